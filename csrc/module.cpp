@@ -1,0 +1,103 @@
+// The Python binding, and the only file that knows Python: raw addresses, sizes and a stream handle in, nothing
+// validated (python/outdim/ops does that once), the interpreter lock released while a kernel runs.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+
+#include "core/layer_norm.h"
+#include "core/moments.h"
+#include "core/rank_histogram.h"
+#include "cpu/dispatch.h"
+
+namespace py = pybind11;
+
+namespace outdim {
+namespace {
+
+template <class T>
+T* address(std::uintptr_t value) {
+  return reinterpret_cast<T*>(value);
+}
+
+using Address = std::uintptr_t;
+
+MomentsArgs moments_args(Address ids, Address table, int64_t vocab, int table_covariates, Address rows,
+                         int row_covariates, Address group, int groups, double tau, bool exact,
+                         bool shape, Address head, Address body) {
+  MomentsArgs args;
+  args.ids = address<const int64_t>(ids);
+  args.table = address<const double>(table);
+  args.vocab = vocab;
+  args.table_covariates = table_covariates;
+  args.rows = address<const double>(rows);
+  args.row_covariates = row_covariates;
+  args.group = address<const uint8_t>(group);
+  args.groups = groups;
+  args.tau = tau;
+  args.exact = exact;
+  args.shape = shape;
+  args.head = address<double>(head);
+  args.body = address<double>(body);
+  return args;
+}
+
+LayerNormArgs layer_norm_args(int dtype, int64_t n, int64_t d, Address x, int64_t x_stride,
+                              Address residual, int64_t residual_stride, Address sum, Address y,
+                              int64_t y_stride, int param_dtype, Address gamma, Address beta,
+                              double eps, bool rms, Address dim_mask, Address scale, Address shift,
+                              Address clip, Address variant, int64_t variants) {
+  LayerNormArgs args;
+  args.dtype = static_cast<DType>(dtype);
+  args.n = n;
+  args.d = d;
+  args.x = address<const void>(x);
+  args.x_stride = x_stride;
+  args.residual = address<const void>(residual);
+  args.residual_stride = residual_stride;
+  args.sum = address<void>(sum);
+  args.y = address<void>(y);
+  args.y_stride = y_stride;
+  args.param_dtype = static_cast<DType>(param_dtype);
+  args.gamma = address<const void>(gamma);
+  args.beta = address<const void>(beta);
+  args.eps = eps;
+  args.rms = rms;
+  args.dim_mask = address<const uint8_t>(dim_mask);
+  args.scale = address<const float>(scale);
+  args.shift = address<const float>(shift);
+  args.clip = address<const float>(clip);
+  args.variant = address<const int32_t>(variant);
+  args.variants = variants;
+  return args;
+}
+
+HiddenView hidden_view(Address data, int dtype, int64_t n, int64_t d, int64_t stride) {
+  return {address<const void>(data), static_cast<DType>(dtype), n, d, stride};
+}
+
+}  // namespace
+}  // namespace outdim
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+  using namespace outdim;
+  using Release = py::call_guard<py::gil_scoped_release>;
+
+  py::class_<MomentsArgs>(m, "MomentsArgs").def(py::init(&moments_args));
+  py::class_<LayerNormArgs>(m, "LayerNormArgs").def(py::init(&layer_norm_args));
+  py::class_<HiddenView>(m, "HiddenView").def(py::init(&hidden_view));
+  m.def("head_size", &head_size);
+  m.def("body_rows", &body_rows);
+
+  m.def("isa", &cpu::isa, "Name of the instruction set in use: avx512, avx2 or baseline.");
+  m.def("isas", &cpu::isas, "Names this binary holds and this processor can run, best first.");
+  m.def("set_isa", &cpu::set_isa, "Choose an instruction set by name (for tests and benchmarks).");
+  m.def("moments", &cpu::moments, Release());
+  m.def(
+      "layer_norm",
+      [](const LayerNormArgs& args, const MomentsArgs* stats, int observed, int threads) {
+        cpu::layer_norm(args, stats, static_cast<Observed>(observed), threads);
+      },
+      Release());
+}

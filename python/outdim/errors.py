@@ -1,0 +1,43 @@
+"""The errors outdim raises on purpose, each with the exit code of the command line."""
+
+
+class OutdimError(Exception):
+    """Base class of every error that outdim raises on purpose."""
+
+    exit_code = 3
+
+
+class ArgumentError(OutdimError, ValueError):
+    """An argument has a wrong value or shape."""
+
+    exit_code = 2
+
+
+class DtypeError(OutdimError, TypeError):
+    """An argument has a wrong dtype or lies on a wrong kind of device."""
+
+    exit_code = 2
+
+
+class DataError(OutdimError, ValueError):
+    """The data, the tokenizer or the model cannot be used as asked."""
+
+    exit_code = 3
+
+
+class BackendError(OutdimError, RuntimeError):
+    """The environment lacks something: the compiled module, CUDA, an optional package."""
+
+    exit_code = 3
+
+
+class PartialRunError(OutdimError, RuntimeError):
+    """Some shards of a run are missing; what is there is intact."""
+
+    exit_code = 4
+
+
+class ResumeError(OutdimError, RuntimeError):
+    """A run directory belongs to other inputs or options than those asked for."""
+
+    exit_code = 5
