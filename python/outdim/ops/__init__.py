@@ -1,0 +1,23 @@
+"""Kernels as functions: tensors in, tensors out, NumPy arrays in, NumPy arrays out.
+
+Each validates its arguments, runs on CUDA, on the CPU or in plain torch (`backend`), and is also
+registered with torch.library as torch.ops.outdim.*, so that torch.compile traces through it.
+"""
+
+from outdim.ops.layer_norm import Edit, layer_norm, layer_norm_moments
+from outdim.ops.merge import empty_state, merge_states
+from outdim.ops.moments import MomentsState, StatisticsArgs, moments
+from outdim.ops.rank_histogram import rank_histogram_add, rank_histogram_touch
+
+__all__ = [
+    "Edit",
+    "MomentsState",
+    "StatisticsArgs",
+    "empty_state",
+    "layer_norm",
+    "layer_norm_moments",
+    "merge_states",
+    "moments",
+    "rank_histogram_add",
+    "rank_histogram_touch",
+]

@@ -1,0 +1,65 @@
+"""What a compiled kernel is asked to do: validated tensors with the outputs already allocated.
+
+`_cpu.py` and `_cuda.py` turn these into addresses, sizes and a stream; both have the functions
+`layer_norm(call, stats, of_input)`, `moments(hidden, call)`, `rank_histogram_touch(hidden, call)`
+and `rank_histogram_add(hidden, call)`. All tensors of a call are on one device. Every matrix of
+rows is a view with contiguous columns (its row stride may be anything, also zero); every other
+tensor is contiguous.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class MomentsCall(NamedTuple):
+    """Covariates, selection, options and outputs of a moments kernel; see csrc/core/moments.h."""
+
+    ids: Tensor | None  # [N] int64, with table
+    table: Tensor | None  # [K1, V] float64, K1 >= 1
+    rows: Tensor | None  # [K2, N] float64, K2 >= 1
+    group: Tensor | None  # [N] uint8
+    groups: int
+    tau: float
+    exact: bool
+    shape: bool
+    head: Tensor  # [groups, 1 + 2 K] float64, to be written
+    body: Tensor  # [groups, R, D] float64, to be written
+
+
+class LayerNormCall(NamedTuple):
+    """Inputs, edit and outputs of a layer_norm kernel; see csrc/core/layer_norm.h."""
+
+    x: Tensor  # [N, D] rows, float32, float16 or bfloat16
+    gamma: Tensor | None  # [D], dtype of beta
+    beta: Tensor | None
+    eps: float
+    rms: bool
+    residual: Tensor | None  # [N, D] rows, dtype of x
+    dim_mask: Tensor | None  # [D] bool
+    scale: Tensor | None  # [M, D] float32
+    shift: Tensor | None
+    clip: Tensor | None
+    variant: Tensor | None  # [N] int32
+    sum: Tensor | None  # [N, D] contiguous, to be written
+    y: Tensor  # [N, D] rows, to be written
+
+
+class RankTouchCall(NamedTuple):
+    """Inputs and output of the step that finds the pages; see csrc/core/rank_histogram.h."""
+
+    dims: Tensor  # [S] int64
+    mask: Tensor | None  # [N] bool
+    touched: Tensor  # [S, 256] uint8 of zeros, to be set where a page is needed
+
+
+class RankAddCall(NamedTuple):
+    """Inputs and tables of the step that adds rows; see csrc/core/rank_histogram.h."""
+
+    dims: Tensor  # [S] int64
+    mask: Tensor | None  # [N] bool
+    ids: Tensor  # [N] int64
+    double_rank: Tensor  # [V] int64
+    page_index: Tensor  # [S, 256] int32
+    count: Tensor  # [pages, 256] int64, added to
+    rank_sum: Tensor  # [pages, 256] int64, added to

@@ -1,0 +1,103 @@
+"""Validation shared by the ops: arrays to tensors, rows of a batch, and the texts of errors."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from outdim.errors import ArgumentError, DtypeError
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+FLOAT_NAMES = "float32, float16, bfloat16 or float64"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Name a dtype without its module."""
+    return str(dtype).removeprefix("torch.")
+
+
+def describe(value: Any) -> str:
+    """Say what came: shape, dtype and, off the CPU, device of a tensor; type of anything else."""
+    if not isinstance(value, Tensor):
+        return f"{type(value).__name__}"
+    where = "" if value.device.type == "cpu" else f" on {value.device}"
+    return f"{tuple(value.shape)} {dtype_name(value.dtype)}{where}"
+
+
+def as_tensor(name: str, value: Any) -> Any:
+    """View a NumPy array as a tensor (copied when read-only or oddly strided); pass on the rest."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if not value.flags.writeable or any(stride < 0 for stride in value.strides):
+        value = value.copy()
+    try:
+        return torch.from_numpy(value)
+    except (TypeError, ValueError) as error:
+        raise DtypeError(
+            f"{name}: expected an array of numbers in native byte order, got {value.dtype}; "
+            "convert it with astype"
+        ) from error
+
+
+def check_hidden(name: str, value: Any) -> None:
+    """Check for a floating tensor (..., D) with D >= 1."""
+    if not isinstance(value, Tensor):
+        raise DtypeError(f"{name}: expected a tensor or NumPy array, got {describe(value)}")
+    if value.dtype not in FLOATS:
+        raise DtypeError(
+            f"{name}: expected {FLOAT_NAMES}, got {describe(value)}; convert it with .float()"
+        )
+    if value.dim() == 0 or value.shape[-1] == 0:
+        raise ArgumentError(f"{name}: expected (..., D) with D >= 1, got {describe(value)}")
+
+
+def as_rows(value: Tensor) -> Tensor:
+    """Flatten (..., D) to N rows with contiguous columns: a view where the strides allow it."""
+    if value.dim() != 2:
+        value = value.reshape(math.prod(value.shape[:-1]), value.shape[-1])
+    if value.stride(1) != 1 and value.shape[1] > 1:
+        value = value.contiguous()
+    return value
+
+
+def check_same(name: str, value: Any, like: str, other: Tensor, *, shape: bool = True) -> None:
+    """Check for a tensor with the dtype, the device and, if asked for, the shape of another."""
+    if not isinstance(value, Tensor):
+        raise DtypeError(f"{name}: expected a tensor or NumPy array, got {describe(value)}")
+    if value.dtype != other.dtype:
+        raise DtypeError(
+            f"{name}: expected the dtype of {like}, {dtype_name(other.dtype)}, "
+            f"got {describe(value)}; convert one of them"
+        )
+    check_device(name, value, like, other)
+    if shape and value.shape != other.shape:
+        raise ArgumentError(
+            f"{name}: expected the shape of {like}, {tuple(other.shape)}, got {describe(value)}"
+        )
+
+
+def check_device(name: str, value: Tensor, like: str, other: Tensor) -> None:
+    """Check that two tensors are on one device."""
+    if value.device != other.device:
+        raise DtypeError(
+            f"{name}: expected a tensor on {other.device} like {like}, got one on "
+            f"{value.device}; move it with .to({str(other.device)!r})"
+        )
+
+
+def check_tensor(
+    name: str,
+    value: Any,
+    dtypes: tuple[torch.dtype, ...],
+    shape: str,
+    fits: Callable[[Tensor], bool],
+) -> None:
+    """Check dtype and, by `fits`, shape; `shape` is how the message says what was expected."""
+    wanted = f"{shape} {' or '.join(dtype_name(dtype) for dtype in dtypes)}"
+    if not isinstance(value, Tensor) or value.dtype not in dtypes:
+        raise DtypeError(f"{name}: expected {wanted}, got {describe(value)}")
+    if not fits(value):
+        raise ArgumentError(f"{name}: expected {wanted}, got {describe(value)}")

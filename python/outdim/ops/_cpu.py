@@ -1,0 +1,90 @@
+"""Addresses and sizes for the CPU kernels of the compiled module."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from outdim.ops._binding import DTYPE_CODES, core
+from outdim.ops._calls import LayerNormCall, MomentsCall
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def moments_args(module: Any, call: MomentsCall) -> Any:
+    """Build the binding's MomentsArgs; the kernels of every device take the same."""
+    table, rows = call.table, call.rows
+    return module.MomentsArgs(
+        _address(call.ids),
+        _address(table),
+        0 if table is None else table.shape[1],
+        0 if table is None else table.shape[0],
+        _address(rows),
+        0 if rows is None else rows.shape[0],
+        _address(call.group),
+        call.groups,
+        call.tau,
+        call.exact,
+        call.shape,
+        call.head.data_ptr(),
+        call.body.data_ptr(),
+    )
+
+
+def layer_norm_args(module: Any, call: LayerNormCall) -> Any:
+    """Build the binding's LayerNormArgs; the kernels of every device take the same."""
+    x, y, residual = call.x, call.y, call.residual
+    parameter = call.gamma if call.gamma is not None else call.beta
+    return module.LayerNormArgs(
+        DTYPE_CODES[x.dtype],
+        x.shape[0],
+        x.shape[1],
+        x.data_ptr(),
+        x.stride(0),
+        _address(residual),
+        0 if residual is None else residual.stride(0),
+        _address(call.sum),
+        y.data_ptr(),
+        y.stride(0),
+        0 if parameter is None else DTYPE_CODES[parameter.dtype],
+        _address(call.gamma),
+        _address(call.beta),
+        call.eps,
+        call.rms,
+        _address(call.dim_mask),
+        _address(call.scale),
+        _address(call.shift),
+        _address(call.clip),
+        _address(call.variant),
+        0 if call.scale is None else call.scale.shape[0],
+    )
+
+
+def hidden_view(module: Any, hidden: Tensor) -> Any:
+    """Build the binding's HiddenView of a matrix of rows."""
+    return module.HiddenView(
+        hidden.data_ptr(),
+        DTYPE_CODES[hidden.dtype],
+        hidden.shape[0],
+        hidden.shape[1],
+        hidden.stride(0),
+    )
+
+
+def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -> None:
+    """Run the kernel with torch's number of threads; `stats` is filled from the same pass."""
+    module: Any = core()
+    module.layer_norm(
+        layer_norm_args(module, call),
+        None if stats is None else moments_args(module, stats),
+        0 if of_input else 1,
+        torch.get_num_threads(),
+    )
+
+
+def moments(hidden: Tensor, call: MomentsCall) -> None:
+    """Run the kernel with torch's number of threads."""
+    module: Any = core()
+    module.moments(hidden_view(module, hidden), moments_args(module, call), torch.get_num_threads())

@@ -1,0 +1,79 @@
+"""Which kernel serves a call."""
+
+from typing import Any, Literal
+
+import torch
+
+from outdim.errors import ArgumentError, BackendError, DtypeError
+from outdim.ops import _cpu, _reference
+from outdim.ops._binding import DTYPE_CODES, core, has_cuda, import_error
+from outdim.ops._check import dtype_name
+
+Backend = Literal["auto", "cpu", "cuda", "reference"]
+
+_BACKENDS = ("auto", "cpu", "cuda", "reference")
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def kernels(backend: str) -> Any:
+    """Return the module of the launchers of a backend that `choose` named."""
+    if backend == "cpu":
+        return _cpu
+    if backend == "reference":
+        return _reference
+    from outdim.ops import _cuda
+
+    return _cuda
+
+
+def via_op(tensor: Any) -> bool:
+    """Whether a call must go through the registered op: it is traced, or the tensor is special.
+
+    Other calls go to the kernel directly, which saves about half of the cost of a small call.
+    """
+    return torch.compiler.is_compiling() or (
+        isinstance(tensor, torch.Tensor) and type(tensor) not in _PLAIN
+    )
+
+
+def choose(backend: str, tensor: torch.Tensor) -> str:
+    """Resolve `backend` for a tensor to "cpu", "cuda" or "reference".
+
+    "auto" takes the kernel of the tensor's device, and the reference for float64, for devices
+    without a kernel and where the compiled module is absent. The others are taken at their word
+    or fail.
+    """
+    if backend == "reference":
+        return "reference"
+    kind = tensor.device.type
+    if backend == "auto":
+        if tensor.dtype in DTYPE_CODES and (
+            (kind == "cpu" and core() is not None) or (kind == "cuda" and has_cuda())
+        ):
+            return kind
+        return "reference"
+    if backend not in _BACKENDS:
+        raise ArgumentError(f"backend: expected one of {', '.join(_BACKENDS)}, got {backend!r}")
+    if kind != backend:
+        raise DtypeError(
+            f'backend: "{backend}" works on {backend} tensors, got one on {tensor.device}; '
+            'move the tensor or pass backend="auto"'
+        )
+    if tensor.dtype not in DTYPE_CODES:
+        raise DtypeError(
+            f'backend: "{backend}" has kernels for float32, float16 and bfloat16, got '
+            f'{dtype_name(tensor.dtype)}; pass backend="reference" or cast'
+        )
+    if core() is None:
+        raise BackendError(
+            f'backend: "{backend}" needs the compiled module outdim._core, which cannot be '
+            f"imported ({import_error()}); build it with `pip install .` from the sources (it takes "
+            'no more than a C++17 compiler) or pass backend="reference"'
+        )
+    if backend == "cuda" and not has_cuda():
+        raise BackendError(
+            'backend: "cuda" needs CUDA kernels, and outdim was built without them; build it where '
+            "nvcc is on PATH (`pip install . -C cmake.define.OUTDIM_CUDA=ON`) or pass "
+            'backend="reference"'
+        )
+    return backend

@@ -1,0 +1,266 @@
+"""The registered ops outdim::layer_norm and outdim::layer_norm_moments, and their gradient."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from outdim.errors import ArgumentError, DtypeError
+from outdim.ops import _reference
+from outdim.ops._calls import LayerNormCall
+from outdim.ops._check import (
+    FLOATS,
+    as_rows,
+    check_device,
+    check_hidden,
+    check_same,
+    check_tensor,
+)
+from outdim.ops._dispatch import choose, kernels
+from outdim.ops._library import register, register_gradient
+from outdim.ops.moments import check_values, id_error, prepare
+
+_ARGUMENTS = (
+    "Tensor x, Tensor? gamma, Tensor? beta, float eps, bool rms, Tensor? residual, "
+    "bool return_sum, Tensor? dim_mask, Tensor? scale, Tensor? shift, Tensor? clip, "
+    "Tensor? variant"
+)
+_STATISTICS = (
+    "Tensor? ids, Tensor? table, Tensor? rows, Tensor? group, int groups, float tau, bool exact, "
+    "bool shape, bool of_input"
+)
+_COUNT = _ARGUMENTS.count(",") + 1
+
+
+def needs_gradient(arguments: tuple[Any, ...]) -> bool:
+    """Whether autograd must see the call."""
+    return torch.is_grad_enabled() and any(
+        isinstance(value, Tensor) and value.requires_grad for value in arguments
+    )
+
+
+def run(*arguments: Any, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Validate, allocate, launch; the second result is empty where no sum is wanted."""
+    *inputs, backend = arguments
+    call, y = _prepare(*inputs, out=out)
+    kernels(choose(backend, call.x)).layer_norm(call, None, False)
+    return y, _sum_of(call, inputs[0])
+
+
+def run_moments(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Validate, allocate, launch the fused kernel."""
+    call, y = _prepare(*arguments[:_COUNT])
+    *statistics, of_input, backend = arguments[_COUNT:]
+    stats = prepare(call.x, *statistics)
+    check_values(stats)
+    try:
+        kernels(choose(backend, call.x)).layer_norm(call, stats, of_input)
+    except IndexError as error:
+        raise id_error(stats) from error
+    return y, _sum_of(call, arguments[0]), stats.head, stats.body
+
+
+def run_pair(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run layer_norm with its gradient, then moments of what it stored."""
+    inputs = list(arguments[:_COUNT])
+    *statistics, of_input, backend = arguments[_COUNT:]
+    inputs[6] = inputs[5] is not None  # the sum is needed wherever there is one
+    y, s = torch.ops.outdim.layer_norm(*inputs, backend)
+    observed = y if not of_input else s if inputs[6] else inputs[0]
+    head, body = torch.ops.outdim.moments(observed.detach(), *statistics, backend)
+    return y, s, head, body
+
+
+def _sum_of(call: LayerNormCall, x: Tensor) -> Tensor:
+    return call.y.new_empty(0) if call.sum is None else call.sum.view(x.shape)
+
+
+def _prepare(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    rms: bool,
+    residual: Tensor | None,
+    return_sum: bool,
+    dim_mask: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    clip: Tensor | None,
+    variant: Tensor | None,
+    out: Tensor | None = None,
+) -> tuple[LayerNormCall, Tensor]:
+    """Validate the arguments and allocate y; returns the call and y in the shape of x."""
+    check_hidden("x", x)
+    d = x.shape[-1]
+    if residual is not None:
+        check_same("residual", residual, "x", x)
+    # The kernels hold parameters of at most their own float32.
+    dtypes = FLOATS if x.dtype == torch.float64 else FLOATS[:3]
+    for name, parameter in (("gamma", gamma), ("beta", beta)):
+        if parameter is not None:
+            check_tensor(name, parameter, dtypes, f"({d},)", lambda t: t.shape == (d,))
+            check_device(name, parameter, "x", x)
+    if gamma is not None and beta is not None:
+        check_same("beta", beta, "gamma", gamma)
+    if dim_mask is not None:
+        check_tensor("dim_mask", dim_mask, (torch.bool,), f"({d},)", lambda t: t.shape == (d,))
+        check_device("dim_mask", dim_mask, "x", x)
+    if scale is not None:
+        check_tensor("scale", scale, (torch.float32,), f"(M, {d})", lambda t: t.shape[-1] == d)
+        check_device("scale", scale, "x", x)
+        variant = _variant_rows(variant, x)
+    rows = as_rows(x)
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+    call = LayerNormCall(
+        rows,
+        _contiguous(gamma),
+        _contiguous(beta),
+        eps,
+        rms,
+        None if residual is None else as_rows(residual),
+        _contiguous(dim_mask),
+        _contiguous(scale),
+        _contiguous(shift),
+        _contiguous(clip),
+        variant,
+        torch.empty(rows.shape, dtype=x.dtype, device=x.device) if return_sum else None,
+        y.view(rows.shape) if out is None else _out_rows(out, x, residual),
+    )
+    return call, y
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
+def _variant_rows(variant: Tensor | None, x: Tensor) -> Tensor | None:
+    """Spread a variant over the rows of x."""
+    if variant is None:
+        return None
+    check_device("variant", variant, "x", x)
+    batch = x.shape[:-1]
+    n = batch.numel()
+    if variant.shape != (n,):
+        try:
+            variant = variant.expand(batch)
+        except RuntimeError as error:
+            raise ArgumentError(
+                f"variant: expected ({n},) or a shape that broadcasts to {tuple(batch)}, got "
+                f"{tuple(variant.shape)}; one variant per sequence is (batch, 1)"
+            ) from error
+    return variant.reshape(n).contiguous()
+
+
+def _out_rows(out: Any, x: Tensor, residual: Tensor | None) -> Tensor:
+    """View `out` as rows, without a copy."""
+    check_same("out", out, "x", x)
+    rows = as_rows(out)
+    copied = rows.numel() > 0 and rows.data_ptr() != out.data_ptr()
+    if copied or out.requires_grad:
+        raise ArgumentError(
+            f"out: expected rows of one stride with contiguous columns and no gradient, got "
+            f"strides {out.stride()}; pass a contiguous tensor"
+        )
+    for name, other in (("x", x), ("residual", residual)):
+        if other is not None and _overlap(out, other):
+            raise ArgumentError(f"out: expected memory of its own, got some of {name}'s")
+    return rows
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether the ranges of addresses of two tensors intersect."""
+    if not a.numel() or not b.numel():
+        return False
+    (a_low, a_high), (b_low, b_high) = (
+        (
+            t.data_ptr(),
+            t.data_ptr()
+            + t.element_size()
+            * (1 + sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True))),
+        )
+        for t in (a, b)
+    )
+    return a_low < b_high and b_low < a_high
+
+
+def _fake(*arguments: Any) -> tuple[Tensor, Tensor]:
+    call, y = _prepare(*arguments[:-1])
+    return y, _sum_of(call, arguments[0])
+
+
+def _fake_moments(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    call, y = _prepare(*arguments[:_COUNT])
+    stats = prepare(call.x, *arguments[_COUNT:-2])
+    return y, _sum_of(call, arguments[0]), stats.head, stats.body
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, gamma, beta, eps, rms, residual, _, dim_mask, scale, shift, clip, variant, _ = inputs
+    for name, table in (("scale", scale), ("shift", shift), ("clip", clip)):
+        if table is not None and table.requires_grad:
+            raise DtypeError(
+                f"edit.{name}: expected a table without gradient, got one that requires it; "
+                "gradients are taken in x, residual, gamma and beta only, so detach it"
+            )
+    ctx.save_for_backward(x, gamma, beta, residual, dim_mask, scale, clip, variant)
+    ctx.eps, ctx.rms = eps, rms
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_y: Tensor | None, grad_sum: Tensor | None) -> tuple[Any, ...]:
+    """Gradients in x, gamma, beta and residual, in plain torch, hence differentiable again.
+
+    With g = grad_z * gamma (masked) and averages over D, LayerNorm has
+    grad_s = (g - mean g - xhat * mean(g * xhat)) / std; RMSNorm lacks the second term.
+    """
+    x, gamma, beta, residual, dim_mask, scale, clip, variant = ctx.saved_tensors
+    none = [None] * 13
+    if grad_y is None:
+        none[0] = none[5] = grad_sum
+        return tuple(none)
+    s = x if residual is None else x + residual
+    z, xhat, inverse_std = _reference.normalise(s, gamma, beta, ctx.eps, ctx.rms, dim_mask)
+    g = grad_y.to(z.dtype)
+    if scale is not None:
+        g = _edit_backward(g, z, scale, clip, _variant_rows(variant, x))
+    rows = tuple(range(g.dim() - 1))
+    mask = None if dim_mask is None else dim_mask.to(g.dtype)
+    gm = g if mask is None else g * mask
+    grads: list[Any] = none
+    if gamma is not None:
+        grads[1] = (gm * xhat).sum(rows).to(gamma.dtype)
+        gm = gm * gamma.to(g.dtype)
+    if beta is not None:
+        grads[2] = (g if mask is None else g * mask).sum(rows).to(beta.dtype)
+    h = gm - xhat * (gm * xhat).mean(-1, keepdim=True)
+    if not ctx.rms:
+        h = h - gm.mean(-1, keepdim=True)
+    grad_s = (h * inverse_std).to(x.dtype)
+    if grad_sum is not None:
+        grad_s = grad_s + grad_sum
+    grads[0] = grad_s
+    grads[5] = grad_s if residual is not None else None
+    return tuple(grads)
+
+
+def _edit_backward(
+    g: Tensor, z: Tensor, scale: Tensor, clip: Tensor | None, variant: Tensor | None
+) -> Tensor:
+    """Take the gradient back through the edit: zero where clamped and where scale is zero."""
+    shape = z.shape if variant is not None else (1,) * (z.dim() - 1) + z.shape[-1:]
+    factor = _reference.edit_rows(scale, variant, z.dtype).view(shape)
+    g = torch.where(factor == 0, 0, g * factor)
+    if clip is not None:
+        g = g * (z.abs() <= _reference.edit_rows(clip, variant, z.dtype).view(shape))
+    return g
+
+
+register(f"layer_norm({_ARGUMENTS}, str backend) -> (Tensor, Tensor)", run, _fake)
+register_gradient("layer_norm", _setup_context, _backward)
+register(
+    f"layer_norm_moments({_ARGUMENTS}, {_STATISTICS}, str backend) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    run_moments,
+    _fake_moments,
+)

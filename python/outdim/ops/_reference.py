@@ -1,0 +1,192 @@
+"""The ops in plain torch: any floating dtype, float64 included, on any device.
+
+They say what the kernels must compute, serve where there is no compiled module, and are the path
+that float64 tensors take. Statistics are float64 throughout.
+"""
+
+import torch
+from torch import Tensor
+
+from outdim.ops._calls import LayerNormCall, MomentsCall, RankAddCall, RankTouchCall
+from outdim.ops.merge import empty_state, merge_states
+
+# Rows are reduced in blocks of about this many values, which bounds the memory of the float64
+# temporaries (six of them) to about 100 MB whatever N is.
+_BLOCK_VALUES = 1 << 21
+
+
+def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -> None:
+    """Write y (and the sum, and the statistics of the input or the output)."""
+    s = call.x if call.residual is None else call.x + call.residual
+    if call.sum is not None:
+        call.sum.copy_(s)
+    z, _, _ = normalise(s, call.gamma, call.beta, call.eps, call.rms, call.dim_mask)
+    call.y.copy_(apply_edit(z, call.scale, call.shift, call.clip, call.variant))
+    if stats is not None:
+        moments(s if of_input else call.y, stats)
+
+
+def work_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Arithmetic of a row: float64 for float64, float32 for the rest."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def normalise(
+    s: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    rms: bool,
+    dim_mask: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return z = xhat * gamma + beta of rows (..., D), then xhat and 1 / std, in work_dtype."""
+    s = s.to(work_dtype(s.dtype))
+    if not rms:
+        s = s - s.mean(-1, keepdim=True)
+    inverse_std = torch.rsqrt(s.square().mean(-1, keepdim=True) + eps)
+    xhat = s * inverse_std
+    z = xhat
+    if gamma is not None:
+        z = z * masked(gamma.to(s.dtype), dim_mask)
+    elif dim_mask is not None:
+        z = z * dim_mask.to(s.dtype)
+    if beta is not None:
+        z = z + masked(beta.to(s.dtype), dim_mask)
+    return z, xhat, inverse_std
+
+
+def masked(parameter: Tensor, dim_mask: Tensor | None) -> Tensor:
+    """Zero gamma or beta at the disabled dimensions."""
+    return parameter if dim_mask is None else parameter * dim_mask.to(parameter.dtype)
+
+
+def edit_rows(table: Tensor, variant: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Look up the row of an edit's table for each row of x; [N, D] or [1, D]."""
+    table = table.to(dtype)
+    return table[:1] if variant is None else table[variant.long()]
+
+
+def apply_edit(
+    z: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    clip: Tensor | None,
+    variant: Tensor | None,
+) -> Tensor:
+    """Return clamp(z, -clip, clip) * scale + shift; scale 0 gives shift whatever z is."""
+    if scale is None or shift is None:
+        return z
+    if clip is not None:
+        bound = edit_rows(clip, variant, z.dtype)
+        z = torch.minimum(torch.maximum(z, -bound), bound)
+    factor = edit_rows(scale, variant, z.dtype)
+    return torch.where(factor == 0, 0, z * factor) + edit_rows(shift, variant, z.dtype)
+
+
+def moments(hidden: Tensor, call: MomentsCall) -> None:
+    """Write head and body: block by block of the selected rows, merged in row order."""
+    step = max(1, _BLOCK_VALUES // hidden.shape[1])
+    for g in range(call.groups):
+        if call.group is None:
+            selected = torch.arange(hidden.shape[0], device=hidden.device)
+        else:
+            selected = (call.group == g + 1).nonzero().squeeze(1)
+        state = empty_state(
+            (call.head.shape[1] - 1) // 2, hidden.shape[1], call.shape, hidden.device
+        )
+        for rows in selected.split(step):
+            if len(rows):
+                covariates = _covariates(call, rows)
+                block = _block_moments(hidden[rows].double(), covariates, call.tau, call.shape)
+                state = merge_states(state, block, call.shape)
+        call.head[g], call.body[g] = state
+
+
+def _covariates(call: MomentsCall, rows: Tensor) -> Tensor:
+    """Gather the covariates [K, n] of selected rows: those of the table first."""
+    found = []
+    if call.table is not None and call.ids is not None:
+        ids = call.ids[rows]
+        _check_index(ids, call.table.shape[1], "an id is outside the table")
+        found.append(call.table[:, ids])
+    if call.rows is not None:
+        found.append(call.rows[:, rows])
+    if not found:
+        return torch.empty(0, len(rows), dtype=torch.float64, device=rows.device)
+    return torch.cat(found)
+
+
+def _block_moments(h: Tensor, x: Tensor, tau: float, shape: bool) -> tuple[Tensor, Tensor]:
+    """Two-pass moments of n >= 1 rows [n, D] float64 against covariates [K, n] float64."""
+    n = h.shape[0]
+    x_mean, x = _centre(x.T)
+    mean, deviation = _centre(h)
+    mean_abs, deviation_abs = _centre(h.abs())
+    squares = deviation.square()
+    body = [mean, squares.sum(0), mean_abs, deviation_abs.square().sum(0)]
+    body += [*(x.T @ deviation), *(x.T @ deviation_abs)]
+    if shape:
+        minimum = h.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf).amin(0)
+        maximum = h.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).amax(0)
+        norm = h.square().sum(1)
+        usable = (norm.isfinite() & (norm > 0)).nonzero().squeeze(1)
+        body += [
+            (squares * deviation).sum(0),
+            squares.square().sum(0),
+            minimum,
+            maximum,
+            (h.abs() >= tau).sum(0).double(),
+            (h[usable] / norm[usable].sqrt()[:, None]).sum(0),
+            (~h.isfinite()).sum(0).double(),
+        ]
+    head = torch.cat([h.new_full((1,), n), x_mean, x.square().sum(0)])
+    return head, torch.stack(body)
+
+
+def _centre(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the column means of [n, D] and the deviations from them.
+
+    The mean is taken about the first row: a constant column has deviations of exactly zero.
+    """
+    shifted = values - values[0]
+    shift = shifted.mean(0)
+    deviation = shifted - shift
+    bad = ~values.isfinite().all(0)
+    mean = (values[0] + shift).masked_fill(bad, torch.nan)
+    return mean, deviation.masked_fill(bad, torch.nan)
+
+
+def _patterns(hidden: Tensor, dims: Tensor) -> Tensor:
+    """Return the 16-bit patterns [n, S] of the chosen columns, as int64."""
+    return hidden[:, dims].contiguous().view(torch.int16).long() & 0xFFFF
+
+
+def rank_histogram_touch(hidden: Tensor, call: RankTouchCall) -> None:
+    """Set touched[s, high byte] for every page that the selected rows need."""
+    if call.mask is not None:
+        hidden = hidden[call.mask]
+    pages = _patterns(hidden, call.dims) >> 8
+    call.touched.scatter_(1, pages.T, 1)
+
+
+def rank_histogram_add(hidden: Tensor, call: RankAddCall) -> None:
+    """Add the selected rows to counts and rank sums; every page they need exists."""
+    ids, count, rank_sum = call.ids, call.count, call.rank_sum
+    if call.mask is not None:
+        hidden, ids = hidden[call.mask], ids[call.mask]
+    if not len(ids):
+        return
+    _check_index(ids, len(call.double_rank), "an id is outside double_rank")
+    patterns = _patterns(hidden, call.dims).T
+    pages = call.page_index.long().gather(1, patterns >> 8)
+    _check_index(pages, len(count), "a page is missing")
+    bins = (pages * 256 + (patterns & 0xFF)).reshape(-1)
+    rank = call.double_rank[ids].expand_as(patterns).reshape(-1)
+    count.view(-1).scatter_add_(0, bins, torch.ones_like(bins))
+    rank_sum.view(-1).scatter_add_(0, bins, rank)
+
+
+def _check_index(index: Tensor, size: int, message: str) -> None:
+    """Raise as the kernels do; torch would let a negative index wrap around."""
+    if index.numel() and (index.min() < 0 or index.max() >= size):
+        raise IndexError(message)

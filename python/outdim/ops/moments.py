@@ -1,0 +1,239 @@
+"""Masked one-pass moments of hidden states against per-token covariates looked up by token id."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from outdim.errors import ArgumentError
+from outdim.ops._calls import MomentsCall
+from outdim.ops._check import as_rows, as_tensor, check_device, check_hidden, check_tensor
+from outdim.ops._dispatch import Backend, choose, kernels, via_op
+from outdim.ops._library import register
+from outdim.ops.merge import body_rows
+
+Accumulate = Literal["exact", "fast"]
+
+_MAX_GROUPS = 255
+
+
+class MomentsState(NamedTuple):
+    """Moments of G groups of rows, float64, on the device of the hidden states.
+
+    `head[g]` is n, the K covariate means, the K covariate M2. `body[g]` has rows of length D:
+    mean h, M2 h, mean |h|, M2 |h|, K co-moments C(x_k, h), K co-moments C(x_k, |h|) and, with
+    `shape`, M3, M4, min, max, number of |h| >= tau, sum of h / ||h||, number of nonfinite values.
+    M2, M3, M4 are sums of powers of deviations from the mean. Table covariates come before row
+    covariates. `outdim.ops.merge_states` merges `(head[g], body[g])` pairs.
+    """
+
+    head: Any  # Tensor or ndarray [G, 1 + 2 K] float64
+    body: Any  # Tensor or ndarray [G, R, D] float64
+
+
+@dataclass(frozen=True)
+class StatisticsArgs:
+    """What `moments` takes besides the hidden states; see there."""
+
+    ids: Any = None
+    table: Any = None
+    rows: Any = None
+    group: Any = None
+    groups: int = 1
+    tau: float = 6.0
+    accum: Accumulate = "exact"
+    shape: bool = True
+
+
+def moments(
+    hidden: Any,
+    *,
+    ids: Any = None,
+    table: Any = None,
+    rows: Any = None,
+    group: Any = None,
+    groups: int = 1,
+    tau: float = 6.0,
+    accum: Accumulate = "exact",
+    shape: bool = True,
+    backend: Backend = "auto",
+) -> MomentsState:
+    """Reduce hidden states to the moments of each dimension, for h and |h|, in one pass.
+
+    For the n rows of each group: n, mean and M2 of every covariate x_k; mean and M2 of h and of
+    |h| and the co-moments C(x_k, .) = sum (x_k - mean x_k)(. - mean) per dimension; and the
+    shape rows listed at `MomentsState`. Rows of group 0 are left out, not multiplied by zero, so
+    they may be NaN. A dimension with a NaN or infinity in a counted row has NaN moments and says
+    so in its nonfinite count; min and max are over the values that are not NaN.
+
+    >>> import torch
+    >>> hidden = torch.tensor([[1.0, -2.0], [3.0, 2.0], [torch.nan, 0.0]])
+    >>> counts = torch.tensor([[10.0, 20.0]], dtype=torch.float64)  # one covariate, V = 2
+    >>> state = moments(hidden, ids=torch.tensor([0, 1, 0]), table=counts,
+    ...                 group=torch.tensor([True, True, False]))
+    >>> state.head[0].tolist()  # n, mean and M2 of the counts
+    [2.0, 15.0, 50.0]
+    >>> state.body[0, :4].tolist()  # mean h, M2 h, mean |h|, M2 |h|
+    [[2.0, 0.0], [2.0, 8.0], [2.0, 2.0], [2.0, 0.0]]
+
+    Args:
+        hidden: (..., D) float32, float16, bfloat16 or float64; the leading dimensions are
+            flattened to N rows. Rows may be strided; columns are made contiguous if they are not.
+        ids: N token ids, int64, of any shape; needed with `table`. Only those of counted rows
+            are looked at.
+        table: [K1, V] float64, covariates by token id.
+        rows: [K2, N] float64, covariates given per row (any shape (K2, ...) with N entries each).
+        group: N values, uint8 or bool, of any shape: 0 leaves the row out, g in 1..groups counts
+            it in state g - 1. None counts every row in state 0.
+        groups: number of states G, 1 to 255.
+        tau: threshold of the count of |h| >= tau.
+        accum: "exact" keeps everything after the load in float64 (error of r <= 1e-12); "fast"
+            sums a few rows in float32 before (about 1e-9). The reference is always exact.
+        shape: whether to take M3, M4, min, max and the other shape rows.
+        backend: "auto", "cpu", "cuda" or "reference". float64 takes the reference.
+
+    Returns:
+        MomentsState of tensors, or of NumPy arrays when `hidden` is one. States of the same rows
+        have the same bytes whatever the number of threads.
+
+    Raises:
+        ArgumentError: a wrong shape or value, or a counted id outside [0, V).
+        DtypeError: a wrong dtype or device.
+        BackendError: the backend asked for is not there.
+
+    Source: shifted sums about a value of the data and Chan's merge (Chan, Golub, LeVeque 1983),
+    Pebay (2008) for M3, M4 and co-moments. No gradient flows through.
+    """
+    arguments = StatisticsArgs(ids, table, rows, group, groups, tau, accum, shape)
+    if isinstance(hidden, np.ndarray):
+        head, body = _run(as_tensor("hidden", hidden), *flatten(arguments), backend)
+        return MomentsState(head.numpy(), body.numpy())
+    if via_op(hidden):
+        head, body = torch.ops.outdim.moments(hidden.detach(), *flatten(arguments), backend)
+        return MomentsState(head, body)
+    return MomentsState(*_run(hidden, *flatten(arguments), backend))
+
+
+def flatten(arguments: StatisticsArgs) -> tuple[Any, ...]:
+    """List the arguments as the registered ops take them, NumPy arrays as tensors."""
+    if arguments.accum not in ("exact", "fast"):
+        raise ArgumentError(f'accum: expected "exact" or "fast", got {arguments.accum!r}')
+    return (
+        as_tensor("ids", arguments.ids),
+        as_tensor("table", arguments.table),
+        as_tensor("rows", arguments.rows),
+        as_tensor("group", arguments.group),
+        arguments.groups,
+        arguments.tau,
+        arguments.accum == "exact",
+        arguments.shape,
+    )
+
+
+def prepare(
+    hidden: Tensor,
+    ids: Tensor | None,
+    table: Tensor | None,
+    rows: Tensor | None,
+    group: Tensor | None,
+    groups: int,
+    tau: float,
+    exact: bool,
+    shape: bool,
+) -> MomentsCall:
+    """Validate the arguments against hidden rows [N, D] and allocate the state."""
+    n, d = hidden.shape
+    k = 0
+    if table is not None:
+        check_tensor("table", table, (torch.float64,), "(K, V)", lambda t: t.dim() == 2)
+        check_device("table", table, "hidden", hidden)
+        if ids is None:
+            raise ArgumentError("ids: expected N token ids, got None; `table` is looked up by them")
+        check_tensor("ids", ids, (torch.int64,), f"{n} values", lambda t: t.numel() == n)
+        check_device("ids", ids, "hidden", hidden)
+        ids, table = ids.reshape(-1).contiguous(), table.contiguous()
+        k += table.shape[0]
+    if rows is not None:
+        check_tensor(
+            "rows", rows, (torch.float64,), f"(K, {n})",
+            lambda t: t.dim() >= 2 and t.numel() == t.shape[0] * n,
+        )  # fmt: skip
+        check_device("rows", rows, "hidden", hidden)
+        rows = rows.reshape(rows.shape[0], n).contiguous()
+        k += rows.shape[0]
+    if group is not None:
+        check_tensor(
+            "group", group, (torch.uint8, torch.bool), f"{n} values", lambda t: t.numel() == n
+        )
+        check_device("group", group, "hidden", hidden)
+        group = group.reshape(-1).contiguous().view(torch.uint8)
+    if not 1 <= groups <= _MAX_GROUPS:
+        raise ArgumentError(f"groups: expected 1 to {_MAX_GROUPS}, got {groups}")
+    return MomentsCall(
+        ids if table is not None and table.shape[0] else None,
+        table if table is not None and table.shape[0] else None,
+        rows if rows is not None and rows.shape[0] else None,
+        group,
+        groups,
+        tau,
+        exact,
+        shape,
+        torch.empty(groups, 1 + 2 * k, dtype=torch.float64, device=hidden.device),
+        torch.empty(groups, body_rows(k, shape), d, dtype=torch.float64, device=hidden.device),
+    )
+
+
+def check_values(call: MomentsCall) -> None:
+    """Check the values of `group`, where that costs no wait for a device."""
+    group = call.group
+    if group is None or group.device.type != "cpu" or group.numel() == 0:
+        return
+    if int(group.max()) > call.groups:
+        raise ArgumentError(
+            f"group: expected values up to groups={call.groups}, got {int(group.max())} in row "
+            f"{int(group.argmax())}"
+        )
+
+
+def id_error(call: MomentsCall) -> ArgumentError:
+    """Describe the first counted row whose id the table does not have."""
+    assert call.ids is not None
+    assert call.table is not None
+    vocab = call.table.shape[1]
+    wrong = (call.ids < 0) | (call.ids >= vocab)
+    if call.group is not None:
+        wrong &= call.group > 0
+    row = int(wrong.nonzero()[0])
+    return ArgumentError(
+        f"ids: expected values in [0, {vocab}), the columns of `table`, got {int(call.ids[row])} "
+        f"in row {row}; the ids must come from the tokenizer that the table was made for"
+    )
+
+
+def _run(hidden: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    *statistics, backend = arguments
+    check_hidden("hidden", hidden)
+    view = as_rows(hidden)
+    call = prepare(view, *statistics)
+    check_values(call)
+    try:
+        kernels(choose(backend, view)).moments(view, call)
+    except IndexError as error:
+        raise id_error(call) from error
+    return call.head, call.body
+
+
+def _fake(hidden: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    check_hidden("hidden", hidden)
+    call = prepare(as_rows(hidden), *arguments[:-1])
+    return call.head, call.body
+
+
+register(
+    "moments(Tensor hidden, Tensor? ids, Tensor? table, Tensor? rows, Tensor? group, int groups, "
+    "float tau, bool exact, bool shape, str backend) -> (Tensor, Tensor)",
+    _run,
+    _fake,
+)
