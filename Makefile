@@ -1,0 +1,44 @@
+# Two commands: `make demo` and `make test`. Both set up .venv first (one pinned constraints file).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+demo: $(VENV)/demo
+	$(BIN)/outdim demo
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+
+clean:
+	rm -rf $(VENV) build dist python/outdim/_core*.so
+
+# What an editable install was built from; a change to it builds the extension anew.
+NATIVE := CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "outdim needs Python 3.11 or newer; give one with: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import sysconfig, pathlib, sys; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' || \
+	  { echo "Python's headers are missing: sudo apt install python3-dev"; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || { echo "A C++ compiler is missing: sudo apt install g++"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing: sudo apt install python3-venv"; exit 1; }
+
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+$(VENV)/demo: $(BIN)/pip $(NATIVE)
+	$(INSTALL) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/test: $(BIN)/pip $(NATIVE)
+	OUTDIM_WERROR=ON $(INSTALL) --editable '.[demo,test]'
+	@touch $@
+
+$(VENV)/dev: $(VENV)/test
+	$(INSTALL) --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,67 @@
+"""outdim: find, explain and test the outlier dimensions of Transformers.
+
+The names below load what they need when first used: ``import outdim`` itself costs nothing but Python.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from outdim.analysis import Correlation, Detection, correlate, detect
+    from outdim.corpus import TokenFrequencies, count_tokens, load_tokenizer, open_corpus
+    from outdim.errors import OutdimError
+    from outdim.models import architecture, load_model, observe
+    from outdim.report import write_report
+    from outdim.stats import Covariates, Moments, RankHistogram
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Correlation": "analysis",
+    "Detection": "analysis",
+    "correlate": "analysis",
+    "detect": "analysis",
+    "TokenFrequencies": "corpus",
+    "count_tokens": "corpus",
+    "load_tokenizer": "corpus",
+    "open_corpus": "corpus",
+    "OutdimError": "errors",
+    "architecture": "models",
+    "load_model": "models",
+    "observe": "models",
+    "write_report": "report",
+    "Covariates": "stats",
+    "Moments": "stats",
+    "RankHistogram": "stats",
+}
+
+__all__ = [
+    "Correlation",
+    "Covariates",
+    "Detection",
+    "Moments",
+    "OutdimError",
+    "RankHistogram",
+    "TokenFrequencies",
+    "architecture",
+    "correlate",
+    "count_tokens",
+    "detect",
+    "load_model",
+    "load_tokenizer",
+    "observe",
+    "open_corpus",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'outdim' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"outdim.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,267 @@
+"""Correlation of hidden states with token frequency, in one pass (Puccetti et al. 2022, section 4)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from outdim.analysis.statistics import GROUPS, PointStatistics
+from outdim.errors import ArgumentError, DataError
+from outdim.stats import Covariates, Moments, MomentsResult
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from outdim.corpus import Batch, Corpus, TokenFrequencies
+    from outdim.models import Architecture, Point
+
+Selection = Literal["text", "all"]
+#: ``text`` leaves special tokens out, ``all`` counts them; padding is in neither.
+SELECTIONS: tuple[Selection, ...] = ("text", "all")
+
+_STATISTICS = (
+    "mean",
+    "variance",
+    "std",
+    "kurtosis",
+    "min",
+    "max",
+    "absmax",
+    "mean_abs",
+    "fraction_over",
+    "nonfinite",
+)
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Moments and correlations of every observed point, with and without special tokens.
+
+    Attributes:
+        points: Names of the points, in the order of the layers.
+        layers: Layer of each point: 0 for the embeddings, i + 1 for block i.
+        moments: `Moments` per (point, group), groups ``text`` and ``special``.
+    """
+
+    points: tuple[str, ...]
+    layers: tuple[int, ...]
+    moments: Mapping[tuple[str, str], Moments]
+
+    @classmethod
+    def of(cls, statistics: PointStatistics) -> Correlation:
+        """What ``statistics`` has accumulated."""
+        return cls(
+            tuple(point.name for point in statistics.points),
+            tuple(point.layer for point in statistics.points),
+            statistics.moments,
+        )
+
+    @cached_property
+    def results(self) -> dict[tuple[str, Selection], MomentsResult]:
+        """Results per (point, selection)."""
+        results: dict[tuple[str, Selection], MomentsResult] = {}
+        for point in self.points:
+            text, special = (self.moments[point, group] for group in GROUPS)
+            results[point, "text"] = text.compute()
+            results[point, "all"] = text.copy().merge(special).compute()
+        return results
+
+    def pearson(
+        self,
+        point: str,
+        covariate: str = "count",
+        *,
+        of: Literal["h", "abs"] = "abs",
+        selection: Selection = "text",
+    ) -> NDArray[np.float64]:
+        """Pearson r of h or |h| with a covariate, float64 [D]; NaN where it is not defined.
+
+        Raises:
+            ArgumentError: No such point, covariate or selection.
+        """
+        if (point, selection) not in self.results:
+            raise ArgumentError(
+                f"point, selection: expected one of {', '.join(self.points)} and 'text' or 'all', got "
+                f"{point!r}, {selection!r}."
+            )
+        return np.asarray(self.results[point, selection].pearson(covariate, of=of))
+
+    def top(self, point: str, covariate: str = "count", *, n: int = 5) -> list[tuple[int, float]]:
+        """The ``n`` dimensions with the largest |r| of |h|, special tokens left out, as (dim, r)."""
+        r = self.pearson(point, covariate)
+        order = np.argsort(-np.abs(r), kind="stable")  # NaN sorts last
+        return [(int(dim), float(r[dim])) for dim in order[:n] if np.isfinite(r[dim])]
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The tidy table of ``stats.parquet``: point, layer, dim, selection, statistic, covariate, value, n."""
+        blocks = list(self._blocks())
+        dims = [len(values) for *_, values, _ in blocks]
+
+        def repeat(position: int, dtype: Any) -> NDArray[Any]:
+            return np.repeat(np.array([block[position] for block in blocks], dtype), dims)
+
+        return {
+            "point": repeat(0, object),
+            "layer": repeat(1, np.int16),
+            "dim": np.concatenate([np.arange(d, dtype=np.int32) for d in dims]),
+            "selection": repeat(2, object),
+            "statistic": repeat(3, object),
+            "covariate": repeat(4, object),
+            "value": np.concatenate([block[5] for block in blocks]),
+            "n": repeat(6, np.int64),
+        }
+
+    def _blocks(self) -> Iterator[tuple[str, int, str, str, str, NDArray[np.float64], int]]:
+        for (point, selection), result in self.results.items():
+            layer = self.layers[self.points.index(point)]
+            for statistic in _STATISTICS:
+                values = np.asarray(getattr(result, statistic), dtype=np.float64)
+                yield point, layer, selection, statistic, "", values, result.n
+            for covariate in result.covariates:
+                for statistic, of in (("pearson", "h"), ("pearson_abs", "abs")):
+                    r = np.asarray(result.pearson(covariate, of=of), dtype=np.float64)
+                    yield point, layer, selection, statistic, covariate, r, result.n
+
+
+def correlate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    source: str | Sequence[str] | Corpus,
+    frequencies: TokenFrequencies | None = None,
+    *,
+    points: Sequence[str] | None = None,
+    max_length: int | None = None,
+    token_budget: int = 4096,
+    fused: bool = True,
+    accum: Literal["exact", "fast"] = "exact",
+) -> Correlation:
+    """Correlate the hidden states of every layer with token frequency, in one streaming pass.
+
+    For every point and dimension, Pearson's r of h and of |h| with the count of the encoded token, its
+    log(1 + count), the mid-rank of its count, and its position; with and without special tokens; next to
+    mean, variance, kurtosis and extremes (Puccetti et al. 2022, section 4; they report r of |h| with the
+    raw count). Nothing is stored per token. For runs that must survive interruption or be spread over
+    processes, use the command line, ``outdim correlate``.
+
+    Args:
+        model: A Hugging Face model; evaluated as it is (call ``model.eval()`` before).
+        tokenizer: Its tokenizer.
+        source: What `outdim.open_corpus` takes, or an open corpus.
+        frequencies: Token counts of the training corpus, or of any corpus that stands for it. None counts
+            ``source`` itself.
+        points: Names of points; None observes the embeddings and the output of every block.
+        max_length: Tokens per sequence, special tokens included; longer documents are split. None takes the
+            model's own limit, at most 512.
+        token_budget: Tokens per batch, padding included.
+        fused: Take the statistics inside our LayerNorm, which may differ from torch's in the last bits;
+            False leaves every bit of the model's computation as it was.
+        accum: ``"exact"`` (float64) or ``"fast"``, see `outdim.ops.moments`.
+
+    Returns:
+        The correlations.
+
+    Raises:
+        DataError: The tokenizer does not belong to the model, or the corpus is empty.
+    """
+    from outdim.corpus import batches, check_tokenizer, count_tokens, encode_pieces, open_corpus
+    from outdim.models import architecture, observe
+
+    corpus = open_corpus(source) if isinstance(source, str | list | tuple) else source
+    arch = architecture(model)
+    check_tokenizer(tokenizer, arch.vocab_size)
+    if frequencies is None:
+        frequencies = count_tokens(corpus, tokenizer)
+    length = sequence_length(model, max_length)
+    chosen = select_points(arch, points)
+    statistics = PointStatistics(
+        chosen, frequency_covariates(frequencies), accum=accum, device=model.device
+    )
+    documents = (document for unit in corpus.units for document in corpus.read(unit))
+    with torch.inference_mode(), observe(model, chosen, statistics, fused=fused):
+        for batch in batches(encode_pieces(documents, tokenizer, length), token_budget):
+            forward(model, batch, statistics)
+    return Correlation.of(statistics)
+
+
+def frequency_covariates(frequencies: TokenFrequencies) -> Covariates:
+    """The standard covariates: count, log1p_count, mid_rank by token id; position per row."""
+    table = np.stack(
+        [np.asarray(frequencies.counts, np.float64), frequencies.log1p(), frequencies.mid_rank()]
+    )
+    return Covariates(torch.from_numpy(table), ("count", "log1p_count", "mid_rank"), ("position",))
+
+
+def select_points(arch: Architecture, names: Sequence[str] | None) -> tuple[Point, ...]:
+    """The named points, or the embeddings and every block.
+
+    Raises:
+        ArgumentError: Unknown name; lists those there are.
+    """
+    if names is None:
+        names = [name for name in ("embeddings",) if name in arch.points]
+        names += [point.name for point in arch.blocks()]
+    unknown = [name for name in names if name not in arch.points]
+    if unknown:
+        raise ArgumentError(
+            f"points: this model has no {', '.join(map(repr, unknown))}; it has {', '.join(arch.points)}."
+        )
+    return tuple(arch.points[name] for name in names)
+
+
+def sequence_length(model: PreTrainedModel, max_length: int | None) -> int:
+    """How many tokens a sequence may have.
+
+    Raises:
+        ArgumentError: More than the model has positions for.
+    """
+    positions = int(getattr(model.config, "max_position_embeddings", None) or 512)
+    padding = getattr(model.config, "pad_token_id", None)
+    if model.config.model_type in ("roberta", "xlm-roberta", "camembert") and padding is not None:
+        positions -= padding + 1  # RoBERTa numbers its positions from padding_idx + 1
+    if max_length is None:
+        return min(positions, 512)
+    if not 3 <= max_length <= positions:
+        raise ArgumentError(
+            f"max_length: expected 3 to {positions}, the number of positions of the model, got {max_length}."
+        )
+    return max_length
+
+
+def forward(
+    model: PreTrainedModel,
+    batch: Batch,
+    statistics: PointStatistics,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> None:
+    """One batch through the model; out of CUDA memory halves it and goes on with the same tokens.
+
+    Raises:
+        DataError: A single sequence does not fit.
+    """
+    extra = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    waiting = [batch]
+    while waiting:
+        part = waiting.pop().to(model.device)
+        statistics.begin(part)
+        try:
+            with autocast():
+                model(input_ids=part.input_ids, attention_mask=part.attention_mask, **extra)
+        except torch.OutOfMemoryError as error:
+            statistics.discard()
+            torch.cuda.empty_cache()
+            if len(part.input_ids) == 1:
+                raise DataError(
+                    f"one sequence of {part.input_ids.shape[1]} tokens does not fit into the memory of "
+                    f"{model.device}: lower --max-length."
+                ) from error
+            waiting += reversed(part.halves())
+        else:
+            statistics.commit()

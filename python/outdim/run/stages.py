@@ -1,0 +1,180 @@
+"""What one shard of each stage computes. A `Worker` holds what is expensive to load."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from outdim.run.plan import Plan, Shard
+from outdim.run.shards import ShardState
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from outdim.corpus import Corpus, TokenFrequencies
+    from outdim.models import Architecture, Point
+    from outdim.stats import Covariates
+
+#: Called with the number of tokens whenever some are done.
+Progress = Callable[[int], None]
+
+
+class Interrupted(BaseException):  # noqa: N818 - like KeyboardInterrupt, not an error
+    """SIGINT or SIGTERM came; everything committed is intact and the run can go on."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(signum).name}")
+        self.exit_code = 128 + signum
+
+
+class StopSignal:
+    """Whether the process was asked to stop; checked between batches, never in the middle of one."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+
+    def check(self) -> None:
+        """Raise `Interrupted` when a signal has come."""
+        if self.signum:
+            raise Interrupted(self.signum)
+
+    @contextmanager
+    def installed(self) -> Iterator[StopSignal]:
+        """Take SIGINT and SIGTERM while the block runs; a second one of a kind kills as usual."""
+
+        def handle(signum: int, frame: FrameType | None) -> None:
+            self.signum = signum
+            signal.signal(signum, signal.SIG_DFL)
+
+        kinds = (signal.SIGINT, signal.SIGTERM)
+        before = {kind: signal.signal(kind, handle) for kind in kinds}
+        try:
+            yield self
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+
+class Worker:
+    """Computes shards of one plan in this process.
+
+    Args:
+        run: The run directory.
+        plan: Its plan.
+        device: Where the model runs.
+        stop: Checked between batches.
+    """
+
+    def __init__(self, run: Path, plan: Plan, device: str = "cpu", stop: StopSignal | None = None) -> None:
+        self.run = run
+        self.plan = plan
+        self.device = device
+        self.stop = stop or StopSignal()
+        self._options = plan.options
+        torch.set_num_threads(plan.options.get("threads", 1))
+        # Two levels of threads would fight for the same cores, and forking after use only warns.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+    def compute(self, stage: str, shard: Shard, progress: Progress = lambda tokens: None) -> ShardState:
+        """The state of ``shard``: a pure function of the plan and the shard.
+
+        Raises:
+            Interrupted: The process was asked to stop; nothing of this shard counts.
+            DataError: Broken data and ``on_error`` is ``fail``.
+        """
+        self.stop.check()
+        return {"count": self._count, "correlate": self._correlate}[stage](shard, progress)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The corpus of the plan."""
+        from outdim.run.setup import open_planned_corpus
+
+        return open_planned_corpus(self._options)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer of the plan."""
+        from outdim.corpus import load_tokenizer
+
+        return load_tokenizer(self._options["tokenizer"])
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The model of the plan, on the device."""
+        from outdim.models import load_model
+
+        return load_model(self._options["model"], dtype=self._options["dtype"], device=self.device)
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """Where the model can be observed."""
+        from outdim.models import architecture
+
+        return architecture(self.model)
+
+    @cached_property
+    def frequencies(self) -> TokenFrequencies:
+        """The merged counts of the stage before, or those that were given."""
+        from outdim.corpus import TokenFrequencies
+
+        return TokenFrequencies.from_parquet(self.run / "counts.parquet")
+
+    @cached_property
+    def covariates(self) -> Covariates:
+        """The standard covariates of the run's counts."""
+        from outdim.analysis.correlate import frequency_covariates
+
+        return frequency_covariates(self.frequencies)
+
+    @cached_property
+    def points(self) -> tuple[Point, ...]:
+        """The points the plan names."""
+        from outdim.analysis.correlate import select_points
+
+        return select_points(self.architecture, self._options["points"])
+
+    def _count(self, shard: Shard, progress: Progress) -> ShardState:
+        raise NotImplementedError
+
+    def _correlate(self, shard: Shard, progress: Progress) -> ShardState:
+        from outdim.analysis.correlate import forward
+        from outdim.analysis.statistics import PointStatistics
+        from outdim.corpus import Unit, batches, encode_pieces
+        from outdim.models import observe
+
+        options = self._options
+        statistics = PointStatistics(
+            self.points,
+            self.covariates,
+            accum=options["accum"],
+            token_dims=options["per_token"],
+            device=self.device,
+        )
+        unit = Unit.from_json(shard.unit)
+        documents = self.corpus.read(unit)
+        pieces = encode_pieces(documents, self.tokenizer, options["max_length"])
+        padded = 0
+        fused = options["fused"] and not options["per_token"]  # sums per token need the hidden state itself
+        with torch.inference_mode(), observe(self.model, self.points, statistics, fused=fused):
+            for batch in batches(pieces, options["token_budget"]):
+                self.stop.check()
+                forward(self.model, batch, statistics, self._autocast)
+                tokens = int(batch.attention_mask.sum())
+                padded += batch.input_ids.numel() - tokens
+                progress(tokens)
+        return ShardState(statistics.state_dict(), {"padded": padded})
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        kind = self._options["autocast"]
+        if not kind:
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, dtype=getattr(torch, kind))

@@ -1,0 +1,161 @@
+"""Detection: planted truths, the published rule, and its false positives under a known null."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_model
+
+from outdim.analysis import detect, detect_parameters
+from outdim.errors import ArgumentError, DataError
+
+L, D = 12, 768
+
+
+def parameters(seed=0, rho=0.0):
+    """Gaussian gamma and beta [L, D] whose layers are correlated by ``rho``, without outliers."""
+    rng = np.random.default_rng(seed)
+
+    def draw():
+        shared = rng.standard_normal(D)
+        return np.sqrt(rho) * shared + np.sqrt(1 - rho) * rng.standard_normal((L, D))
+
+    return 1 + 0.02 * draw(), 0.02 * draw()
+
+
+def test_planted_dimensions_are_found_and_nothing_else():
+    gamma, beta = parameters()
+    gamma[:6, 308], beta[:6, 308] = 2.0, -1.0
+    gamma[3:, 381], beta[3:, 381] = 0.1, 1.5
+    found = detect_parameters(gamma, beta)
+    assert found.dims == (308, 381)
+    assert found.min_layers == 6
+    assert found.layers_both[308] == 6
+    assert found.layers_both[381] == 9
+    assert found.false_positives.expected_dims == 0
+    assert found.false_positives.probability_any == 0
+
+
+def test_one_layer_less_than_asked_for_is_not_enough():
+    gamma, beta = parameters()
+    gamma[:5, 308], beta[:5, 308] = 2.0, -1.0
+    assert detect_parameters(gamma, beta).dims == ()
+    assert detect_parameters(gamma, beta, min_fraction=5 / 12).dims == (308,)
+
+
+def test_gamma_and_beta_are_both_needed_except_by_the_published_code():
+    gamma, beta = parameters()
+    gamma[:, 1] = 3.0
+    beta[:, 2] = 3.0
+    gamma[:, 3], beta[:, 3] = 3.0, 3.0
+    assert detect_parameters(gamma, beta).dims == (3,)
+    assert detect_parameters(gamma, beta, rule="puccetti2022").dims == (1, 2, 3)
+
+
+def test_the_published_rule_asks_for_more_than_three_layers():
+    gamma, beta = parameters()
+    gamma[:3, 1] = 3.0
+    gamma[:4, 2] = 3.0
+    assert detect_parameters(gamma, beta, rule="puccetti2022").dims == (2,)
+
+
+def test_z_scores_use_the_unbiased_standard_deviation():
+    gamma, beta = parameters()
+    found = detect_parameters(gamma, beta)
+    expected = (torch.from_numpy(gamma) - torch.from_numpy(gamma).mean(1, keepdim=True)) / torch.from_numpy(
+        gamma
+    ).std(1, keepdim=True)
+    np.testing.assert_allclose(found.gamma_z, expected.numpy(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("rule", "low", "high"), [("kovaleva2021", 0.0, 0.1), ("puccetti2022", 2.0, 8.0)])
+def test_layer_correlated_null_shows_why_both_parameters_are_asked_for(rule, low, high):
+    # Simulated for papers' rules: intersection 0.007 false dimensions, union 4.7 (layers correlated by 0.9).
+    counts = [
+        len(
+            detect_parameters(*parameters(seed, rho=0.9), rule=rule, min_fraction=1 / 3, permutations=0).dims
+        )
+        for seed in range(40)
+    ]
+    assert low <= np.mean(counts) <= high
+
+
+def test_permutation_null_agrees_with_the_rate_of_independent_layers():
+    # At 1 sigma in 2 of 12 layers nearly everything is flagged by chance, and the permutations must say so.
+    gamma, beta = parameters()
+    found = detect_parameters(gamma, beta, k=1.0, min_fraction=2 / 12)
+    p = 0.3173**2  # two independent two-sided tails
+    expected = D * (1 - (1 - p) ** L - L * p * (1 - p) ** (L - 1))
+    assert found.false_positives.expected_dims == pytest.approx(expected, rel=0.1)
+    assert len(found.dims) == pytest.approx(expected, rel=0.2)
+    assert found.false_positives.probability_any == 1
+
+
+def test_permutations_are_seeded():
+    gamma, beta = parameters()
+    draws = [detect_parameters(gamma, beta, k=1.0, permutations=20, seed=s).false_positives for s in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_untrained_norms_are_constant_and_have_no_outliers():
+    found = detect_parameters(np.ones((4, 64)), np.zeros((4, 64)))
+    assert found.dims == ()
+    assert np.isfinite(found.gamma_z).all()
+
+
+def test_tiny_gamma_of_1e_minus_33_is_no_special_case():
+    gamma, beta = parameters()
+    gamma[:, 127], beta[:, 127] = 5e-33, 4.0
+    assert detect_parameters(gamma, beta).dims == (127,)
+
+
+def test_json_is_plain_and_complete():
+    gamma, beta = parameters()
+    gamma[:, 5], beta[:, 5] = 3.0, 3.0
+    content = detect_parameters(gamma, beta, permutations=10).to_dict()
+    assert [dim["dim"] for dim in content["dims"]] == [5]
+    assert len(content["bounds"]) == L
+    assert content["dims"][0]["layers_both"] == L
+
+
+def test_a_model_with_planted_dimensions():
+    model = tiny_model("bert", num_hidden_layers=4, hidden_size=64)
+    for layer in model.encoder.layer:
+        torch.nn.init.normal_(layer.output.LayerNorm.weight, 1, 0.02)
+        torch.nn.init.normal_(layer.output.LayerNorm.bias, 0, 0.02)
+        layer.output.LayerNorm.weight.data[7] = 3.0
+        layer.output.LayerNorm.bias.data[7] = -2.0
+    found = detect(model)
+    assert found.dims == (7,)
+    assert len(found.layers) == 4
+
+
+def test_rmsnorm_decides_by_gamma_and_says_so():
+    found = detect(tiny_model("llama"))
+    assert found.beta is None
+    assert "no beta" in found.note
+
+
+def test_a_model_without_norms_is_an_error():
+    with pytest.raises(DataError):
+        detect(torch.nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 0}, "k: expected a positive"),
+        ({"min_fraction": 0}, "min_fraction: expected a share"),
+        ({"min_fraction": 1.1}, "min_fraction: expected a share"),
+        ({"rule": "both"}, "rule: expected"),
+    ],
+)
+def test_bad_arguments_name_what_was_expected(arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        detect_parameters(*parameters(), **arguments)
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ArgumentError, match="beta: expected the shape of gamma"):
+        detect_parameters(np.ones((3, 8)), np.ones((4, 8)))
+    with pytest.raises(ArgumentError, match="gamma: expected"):
+        detect_parameters(np.ones(8), None)
