@@ -1,7 +1,7 @@
 """The compiled module: found once, never required."""
 
 from functools import cache
-from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -10,7 +10,7 @@ DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
 @cache
-def core() -> ModuleType | None:
+def core() -> Any:
     """Return the compiled module, or None where the package was installed without it."""
     try:
         from outdim import _core

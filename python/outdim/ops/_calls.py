@@ -61,5 +61,5 @@ class RankAddCall(NamedTuple):
     ids: Tensor  # [N] int64
     double_rank: Tensor  # [V] int64
     page_index: Tensor  # [S, 256] int32
-    count: Tensor  # [pages, 256] int64, added to
-    rank_sum: Tensor  # [pages, 256] int64, added to
+    counts: Tensor  # [pages, 256] int64, added to
+    rank_sums: Tensor  # [pages, 256] int64, added to

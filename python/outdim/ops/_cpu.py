@@ -75,7 +75,7 @@ def hidden_view(module: Any, hidden: Tensor) -> Any:
 
 def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -> None:
     """Run the kernel with torch's number of threads; `stats` is filled from the same pass."""
-    module: Any = core()
+    module = core()
     module.layer_norm(
         layer_norm_args(module, call),
         None if stats is None else moments_args(module, stats),
@@ -86,5 +86,5 @@ def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -
 
 def moments(hidden: Tensor, call: MomentsCall) -> None:
     """Run the kernel with torch's number of threads."""
-    module: Any = core()
+    module = core()
     module.moments(hidden_view(module, hidden), moments_args(module, call), torch.get_num_threads())

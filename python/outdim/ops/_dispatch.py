@@ -1,5 +1,6 @@
 """Which kernel serves a call."""
 
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
@@ -21,9 +22,7 @@ def kernels(backend: str) -> Any:
         return _cpu
     if backend == "reference":
         return _reference
-    from outdim.ops import _cuda
-
-    return _cuda
+    return import_module("outdim.ops._cuda")
 
 
 def via_op(tensor: Any) -> bool:
@@ -67,8 +66,8 @@ def choose(backend: str, tensor: torch.Tensor) -> str:
     if core() is None:
         raise BackendError(
             f'backend: "{backend}" needs the compiled module outdim._core, which cannot be '
-            f"imported ({import_error()}); build it with `pip install .` from the sources (it takes "
-            'no more than a C++17 compiler) or pass backend="reference"'
+            f"imported ({import_error()}); build it with `pip install .` from the sources (a C++17 "
+            'compiler is enough) or pass backend="reference"'
         )
     if backend == "cuda" and not has_cuda():
         raise BackendError(

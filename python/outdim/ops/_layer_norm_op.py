@@ -42,7 +42,8 @@ def needs_gradient(arguments: tuple[Any, ...]) -> bool:
 def run(*arguments: Any, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Validate, allocate, launch; the second result is empty where no sum is wanted."""
     *inputs, backend = arguments
-    call, y = _prepare(*inputs, out=out)
+    inputs.append(out)
+    call, y = _prepare(*inputs)
     kernels(choose(backend, call.x)).layer_norm(call, None, False)
     return y, _sum_of(call, inputs[0])
 
@@ -215,10 +216,10 @@ def _backward(ctx: Any, grad_y: Tensor | None, grad_sum: Tensor | None) -> tuple
     grad_s = (g - mean g - xhat * mean(g * xhat)) / std; RMSNorm lacks the second term.
     """
     x, gamma, beta, residual, dim_mask, scale, clip, variant = ctx.saved_tensors
-    none = [None] * 13
+    grads: list[Tensor | None] = [None] * 13
     if grad_y is None:
-        none[0] = none[5] = grad_sum
-        return tuple(none)
+        grads[0] = grads[5] = grad_sum
+        return tuple(grads)
     s = x if residual is None else x + residual
     z, xhat, inverse_std = _reference.normalise(s, gamma, beta, ctx.eps, ctx.rms, dim_mask)
     g = grad_y.to(z.dtype)
@@ -227,7 +228,6 @@ def _backward(ctx: Any, grad_y: Tensor | None, grad_sum: Tensor | None) -> tuple
     rows = tuple(range(g.dim() - 1))
     mask = None if dim_mask is None else dim_mask.to(g.dtype)
     gm = g if mask is None else g * mask
-    grads: list[Any] = none
     if gamma is not None:
         grads[1] = (gm * xhat).sum(rows).to(gamma.dtype)
         gm = gm * gamma.to(g.dtype)

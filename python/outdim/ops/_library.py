@@ -6,14 +6,15 @@ from typing import Any
 import torch
 
 # Library.define and impl rather than custom_op: half of the overhead of a call.
-_LIBRARY = torch.library.Library("outdim", "FRAGMENT")
+_LIBRARY = torch.library.Library("outdim", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def register(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
     """Define outdim::<schema> with one implementation for every device and a fake for tracing."""
     name = schema.split("(")[0]
-    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    library: Any = _LIBRARY
+    library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    library.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"outdim::{name}", fake, lib=_LIBRARY)
 
 

@@ -15,6 +15,7 @@ from outdim.ops.merge import empty_state, merge_states
 _BLOCK_VALUES = 1 << 21
 
 
+@torch.no_grad()
 def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -> None:
     """Write y (and the sum, and the statistics of the input or the output)."""
     s = call.x if call.residual is None else call.x + call.residual
@@ -83,6 +84,7 @@ def apply_edit(
     return torch.where(factor == 0, 0, z * factor) + edit_rows(shift, variant, z.dtype)
 
 
+@torch.no_grad()
 def moments(hidden: Tensor, call: MomentsCall) -> None:
     """Write head and body: block by block of the selected rows, merged in row order."""
     step = max(1, _BLOCK_VALUES // hidden.shape[1])
@@ -94,7 +96,7 @@ def moments(hidden: Tensor, call: MomentsCall) -> None:
         state = empty_state(
             (call.head.shape[1] - 1) // 2, hidden.shape[1], call.shape, hidden.device
         )
-        for rows in selected.split(step):
+        for rows in torch.split(selected, step):
             if len(rows):
                 covariates = _covariates(call, rows)
                 block = _block_moments(hidden[rows].double(), covariates, call.tau, call.shape)
@@ -171,7 +173,7 @@ def rank_histogram_touch(hidden: Tensor, call: RankTouchCall) -> None:
 
 def rank_histogram_add(hidden: Tensor, call: RankAddCall) -> None:
     """Add the selected rows to counts and rank sums; every page they need exists."""
-    ids, count, rank_sum = call.ids, call.count, call.rank_sum
+    ids, counts, rank_sums = call.ids, call.counts, call.rank_sums
     if call.mask is not None:
         hidden, ids = hidden[call.mask], ids[call.mask]
     if not len(ids):
@@ -179,11 +181,11 @@ def rank_histogram_add(hidden: Tensor, call: RankAddCall) -> None:
     _check_index(ids, len(call.double_rank), "an id is outside double_rank")
     patterns = _patterns(hidden, call.dims).T
     pages = call.page_index.long().gather(1, patterns >> 8)
-    _check_index(pages, len(count), "a page is missing")
+    _check_index(pages, len(counts), "a page is missing")
     bins = (pages * 256 + (patterns & 0xFF)).reshape(-1)
     rank = call.double_rank[ids].expand_as(patterns).reshape(-1)
-    count.view(-1).scatter_add_(0, bins, torch.ones_like(bins))
-    rank_sum.view(-1).scatter_add_(0, bins, rank)
+    counts.view(-1).scatter_add_(0, bins, torch.ones_like(bins))
+    rank_sums.view(-1).scatter_add_(0, bins, rank)
 
 
 def _check_index(index: Tensor, size: int, message: str) -> None:

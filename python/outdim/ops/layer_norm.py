@@ -137,12 +137,11 @@ def layer_norm(
     """
     if return_sum and residual is None:
         raise ArgumentError("return_sum: needs `residual`; without one the sum is x itself")
-    if isinstance(x, np.ndarray):
-        y, s = op.run(*_flatten(x, gamma, beta, eps, rms, residual, return_sum, dim_mask, edit),
-                      backend, out=as_tensor("out", out))  # fmt: skip
-        y = y.numpy() if out is None else out
-        return (y, s.numpy()) if return_sum else y
     arguments = _flatten(x, gamma, beta, eps, rms, residual, return_sum, dim_mask, edit)
+    if isinstance(x, np.ndarray):
+        y, s = op.run(*arguments, backend, out=_writable(out))
+        result = y.numpy() if out is None else out
+        return (result, s.numpy()) if return_sum else result
     if via_op(x) or op.needs_gradient(arguments):
         if out is not None:
             raise ArgumentError(
@@ -218,8 +217,17 @@ def layer_norm_moments(
         run = torch.ops.outdim.layer_norm_moments if via_op(x) else op.run_moments
     y, s, head, body = run(*arguments, *wanted, backend)
     if isinstance(x, np.ndarray):
-        y, s, head, body = (tensor.numpy() for tensor in (y, s, head, body))
+        state = MomentsState(head.numpy(), body.numpy())
+        return y.numpy(), s.numpy() if return_sum else None, state
     return y, s if return_sum else None, MomentsState(head, body)
+
+
+def _writable(out: Any) -> Any:
+    """View an array as a tensor that shares its memory."""
+    tensor = as_tensor("out", out)
+    if isinstance(out, np.ndarray) and out.size and tensor.data_ptr() != out.ctypes.data:
+        raise ArgumentError("out: expected a writable array without negative strides, got another")
+    return tensor
 
 
 def _flatten(

@@ -1,0 +1,7 @@
+"""Accumulators: update with batches, merge, compute; their states are plain tensors."""
+
+from outdim.stats.covariates import Covariates
+from outdim.stats.moments import Moments
+from outdim.stats.result import MomentsResult
+
+__all__ = ["Covariates", "Moments", "MomentsResult"]

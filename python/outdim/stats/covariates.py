@@ -1,0 +1,75 @@
+"""The covariates that hidden states are correlated with."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from outdim.errors import ArgumentError
+from outdim.ops._check import as_tensor, check_tensor
+
+
+@dataclass(frozen=True)
+class Covariates:
+    """Named covariates: K1 looked up by token id in a table, K2 given with every row.
+
+    The standard names are "count", "log1p_count" and "mid_rank" (table) and "position" (rows).
+
+    >>> import numpy as np
+    >>> counts = np.array([7, 2, 0])
+    >>> covariates = Covariates(np.stack([counts, np.log1p(counts)]), ("count", "log1p_count"))
+    >>> covariates.all_names
+    ('count', 'log1p_count')
+
+    Args:
+        table: [K1, V] float64 tensor or array, finite; None for no table.
+        names: K1 names.
+        row_names: K2 names, e.g. ("position",).
+
+    Raises:
+        ArgumentError: another number of names than of rows, a name that occurs twice, a value of
+            the table that is not finite.
+        DtypeError: a table of another dtype.
+    """
+
+    table: Any = None
+    names: tuple[str, ...] = ()
+    row_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        table = as_tensor("table", self.table)
+        if table is None:
+            table = torch.empty(0, 0, dtype=torch.float64)
+        names, row_names = tuple(self.names), tuple(self.row_names)
+        check_tensor("table", table, (torch.float64,), "(K, V)", lambda t: t.dim() == 2)
+        if table.shape[0] != len(names):
+            raise ArgumentError(
+                f"names: expected one for each of the {table.shape[0]} rows of `table`, got {names}"
+            )
+        if len({*names, *row_names}) != len(names) + len(row_names):
+            raise ArgumentError(f"names: expected each once, got {names + row_names}")
+        if not bool(table.isfinite().all()):
+            raise ArgumentError("table: expected finite values, got NaN or infinity")
+        object.__setattr__(self, "table", table)
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "row_names", row_names)
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Names in the order of the state: those of the table, then those of the rows."""
+        return (*self.names, *self.row_names)
+
+    @cached_property
+    def digest(self) -> Tensor:
+        """SHA-256 of names and table, [4] int64: states merge only where it is the same."""
+        header = json.dumps([self.names, self.row_names, list(self.table.shape)])
+        sha = hashlib.sha256(header.encode())
+        sha.update(self.table.contiguous().cpu().numpy().tobytes())
+        words = [
+            int.from_bytes(sha.digest()[i : i + 8], "little", signed=True) for i in range(0, 32, 8)
+        ]
+        return torch.tensor(words, dtype=torch.int64)
