@@ -10,6 +10,7 @@
 #include "core/moments.h"
 #include "core/rank_histogram.h"
 #include "cpu/dispatch.h"
+#include "cpu/parallel.h"
 
 namespace py = pybind11;
 
@@ -77,6 +78,23 @@ HiddenView hidden_view(Address data, int dtype, int64_t n, int64_t d, int64_t st
   return {address<const void>(data), static_cast<DType>(dtype), n, d, stride};
 }
 
+RankHistogramArgs rank_histogram_args(Address dims, int64_t s, Address ids, Address double_rank,
+                                      int64_t vocab, Address mask, Address page_index,
+                                      Address count, Address rank_sum, int64_t pages) {
+  RankHistogramArgs args;
+  args.dims = address<const int64_t>(dims);
+  args.s = s;
+  args.ids = address<const int64_t>(ids);
+  args.double_rank = address<const int64_t>(double_rank);
+  args.vocab = vocab;
+  args.mask = address<const uint8_t>(mask);
+  args.page_index = address<int32_t>(page_index);
+  args.count = address<int64_t>(count);
+  args.rank_sum = address<int64_t>(rank_sum);
+  args.pages = pages;
+  return args;
+}
+
 }  // namespace
 }  // namespace outdim
 
@@ -87,12 +105,15 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<MomentsArgs>(m, "MomentsArgs").def(py::init(&moments_args));
   py::class_<LayerNormArgs>(m, "LayerNormArgs").def(py::init(&layer_norm_args));
   py::class_<HiddenView>(m, "HiddenView").def(py::init(&hidden_view));
+  py::class_<RankHistogramArgs>(m, "RankHistogramArgs").def(py::init(&rank_histogram_args));
   m.def("head_size", &head_size);
   m.def("body_rows", &body_rows);
 
   m.def("isa", &cpu::isa, "Name of the instruction set in use: avx512, avx2 or baseline.");
   m.def("isas", &cpu::isas, "Names this binary holds and this processor can run, best first.");
   m.def("set_isa", &cpu::set_isa, "Choose an instruction set by name (for tests and benchmarks).");
+  m.def("threading", &cpu::threading,
+        "Where threads come from: the path of an OpenMP runtime, threads, or serial (after a fork).");
   m.def("moments", &cpu::moments, Release());
   m.def(
       "layer_norm",
@@ -100,4 +121,11 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         cpu::layer_norm(args, stats, static_cast<Observed>(observed), threads);
       },
       Release());
+  m.def(
+      "rank_histogram_touch",
+      [](const HiddenView& hidden, const RankHistogramArgs& args, Address touched, int threads) {
+        cpu::rank_histogram_touch(hidden, args, address<uint8_t>(touched), threads);
+      },
+      Release());
+  m.def("rank_histogram_add", &cpu::rank_histogram_add, Release());
 }

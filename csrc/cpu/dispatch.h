@@ -1,13 +1,116 @@
 #pragma once
 
+// The tables of function pointers that each per-ISA unit exports, and the choice among them.
+
+#include <cstdint>
 #include <string>
 #include <vector>
 
+#include "core/types.h"
+
 namespace outdim::cpu {
+
+/// A panel is the number of rows that stay in the L2 cache while strips of columns are summed down it.
+constexpr int kMaxPanelRows = 64;
+
+/// Sums of one group of rows over one block, in layout order; rows of length `padded`.
+enum SumRow : int { kSumV = 0, kSumVV = 1, kSumU = 2, kSumRows = 3 };  // then pairs (f v, f u) per covariate
+enum ShapeSum : int { kSumX3 = 0, kSumX4, kSumUnit, kSumOver, kSumNonfinite, kShapeSums };
+
+/// Selected rows of a panel, and where their sums go.
+struct MomentsPanel {
+  const void* const* rows = nullptr;  // [count], at most kMaxPanelRows
+  int64_t count = 0;
+  int64_t d = 0;
+  int64_t padded = 0;           // d rounded up to whole groups of columns
+  const void* covariates = nullptr;  // [covariates, kMaxPanelRows] deviations; float64 if exact, else float32
+  int covariate_count = 0;      // padded with zeros to covariates_padded(...)
+  const float* pivot = nullptr;  // [padded]
+  double* sums = nullptr;        // [kSumRows + 2 covariates, padded]
+
+  double* shape = nullptr;       // [kShapeSums, padded]; null: no shape
+  float* minimum = nullptr;      // [padded]
+  float* maximum = nullptr;
+  float tau = 0;
+
+  const char* next = nullptr;  // first row of the panel to prefetch, or null
+  int64_t next_stride = 0;     // bytes
+};
+
+struct MomentsKernels {
+  int width;                         // float32 lanes; a group of columns is twice that
+  int (*covariates_padded)(int covariates);
+  // [dtype]: coordinate-wise median of three rows, 0 where that is not finite
+  void (*pivot[3])(const void* const rows[3], int64_t d, float* pivot);
+  void (*accumulate[3][2])(const MomentsPanel& panel);  // [dtype][exact]
+};
+
+/// Rows of one call of the LayerNorm kernel. Strides in bytes.
+struct LayerNormPanel {
+  const char* x = nullptr;
+  int64_t x_stride = 0;
+  const char* residual = nullptr;
+  int64_t residual_stride = 0;
+  char* sum = nullptr;  // receives x + residual where there is a residual; a stride of 0 reuses one row
+  int64_t sum_stride = 0;
+  char* y = nullptr;
+  int64_t y_stride = 0;
+  char* copy = nullptr;  // second copy of y that stays in cache, or null
+  int64_t copy_stride = 0;
+  int64_t n = 0;
+  int64_t d = 0;
+  const float* gamma = nullptr;  // [padded], layout order, masked, NaN canonical
+  const float* beta = nullptr;
+  float eps = 0;
+  bool rms = false;
+  bool stream = false;  // store y past the cache; every row must be aligned to 64 bytes
+
+  const float* scale = nullptr;  // [variants, d], natural order; null: no edit
+  const float* shift = nullptr;
+  const float* clip = nullptr;
+  const int32_t* variant = nullptr;  // [n] or null
+};
+
+struct LayerNormKernels {
+  int width;
+  void (*rows[3])(const LayerNormPanel& panel);  // [dtype]
+};
+
+struct Kernels {
+  const char* name;
+  const MomentsKernels* moments;
+  const LayerNormKernels* layer_norm;
+};
+
+/// The kernels in use: of the best instruction set of this processor, or the one set_isa has chosen.
+const Kernels& kernels();
 
 std::string isa();
 std::vector<std::string> isas();
 /// Throws std::invalid_argument for a name that is not in isas().
 void set_isa(const std::string& name);
+
+/// Where the kernels keep column d: bfloat16 has the even columns of each group before the odd ones (simd.h).
+inline int64_t layout_position(DType dtype, int width, int64_t d) {
+  if (dtype != DType::kBFloat16) return d;
+  const int64_t offset = d % (2 * width);
+  return d - offset + (offset & 1) * width + offset / 2;
+}
+inline int64_t padded_columns(int width, int64_t d) {
+  return (d + 2 * width - 1) / (2 * width) * (2 * width);
+}
+
+namespace baseline {
+extern const MomentsKernels kMomentsKernels;
+extern const LayerNormKernels kLayerNormKernels;
+}  // namespace baseline
+namespace avx2 {
+extern const MomentsKernels kMomentsKernels;
+extern const LayerNormKernels kLayerNormKernels;
+}  // namespace avx2
+namespace avx512 {
+extern const MomentsKernels kMomentsKernels;
+extern const LayerNormKernels kLayerNormKernels;
+}  // namespace avx512
 
 }  // namespace outdim::cpu

@@ -1,0 +1,1 @@
+// Counts of distinct whitespace-delimited chunks of text.

@@ -1,0 +1,67 @@
+// Chooses the best instruction set that this binary holds and this processor can run.
+
+#include "cpu/dispatch.h"
+
+#include <atomic>
+#include <stdexcept>
+
+namespace outdim::cpu {
+namespace {
+
+#if defined(OUTDIM_HAVE_avx512)
+bool runs_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+#endif
+#if defined(OUTDIM_HAVE_avx2)
+// Every processor with AVX2 has F16C, which GCC before 11 cannot be asked about.
+bool runs_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+#endif
+
+const std::vector<Kernels>& available() {
+  static const std::vector<Kernels> list = [] {
+    std::vector<Kernels> found;
+#if defined(OUTDIM_HAVE_avx512)
+    if (runs_avx512())
+      found.push_back({"avx512", &avx512::kMomentsKernels, &avx512::kLayerNormKernels});
+#endif
+#if defined(OUTDIM_HAVE_avx2)
+    if (runs_avx2()) found.push_back({"avx2", &avx2::kMomentsKernels, &avx2::kLayerNormKernels});
+#endif
+    found.push_back({"baseline", &baseline::kMomentsKernels, &baseline::kLayerNormKernels});
+    return found;
+  }();
+  return list;
+}
+
+std::atomic<const Kernels*> chosen{nullptr};
+
+}  // namespace
+
+const Kernels& kernels() {
+  const Kernels* choice = chosen.load(std::memory_order_relaxed);
+  return choice != nullptr ? *choice : available().front();
+}
+
+std::string isa() { return kernels().name; }
+
+std::vector<std::string> isas() {
+  std::vector<std::string> names;
+  for (const Kernels& each : available()) names.emplace_back(each.name);
+  return names;
+}
+
+void set_isa(const std::string& name) {
+  std::string known;
+  for (const Kernels& each : available()) {
+    if (name == each.name) {
+      chosen.store(&each, std::memory_order_relaxed);
+      return;
+    }
+    known += (known.empty() ? "" : ", ") + std::string(each.name);
+  }
+  throw std::invalid_argument("isa: expected one of " + known + ", got " + name);
+}
+
+}  // namespace outdim::cpu

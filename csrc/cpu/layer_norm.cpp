@@ -1,0 +1,196 @@
+// LayerNorm on the CPU: parameters put in order once, rows shared among threads, and the fusion with moments. The
+// arithmetic of a row is in layer_norm_kernels.cpp.
+//
+// Fused, a block's rows are normalised one panel at a time; the panel's output (or, of the input, the panel itself) is
+// still in the L2 cache when its statistics are taken, by the same kernel over the same panels as moments alone.
+// They are taken from the stored, rounded values: fused and unfused agree bit for bit.
+
+#include "core/layer_norm.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+
+#include "cpu/buffer.h"
+#include "cpu/moments_block.h"
+#include "cpu/parallel.h"
+
+namespace outdim::cpu {
+namespace {
+
+// An output this large has left the caches near the core before anyone reads it, so storing past them costs the reader
+// nothing and saves reading each line first.
+constexpr int64_t kStreamBytes = 8 << 20;
+constexpr int64_t kTaskRows = 64;
+// Work below this is faster on one thread than waking another.
+constexpr int64_t kElementsPerThread = 1 << 14;
+
+float as_float(DType dtype, const void* values, int64_t i) {
+  if (dtype == DType::kFloat32) return static_cast<const float*>(values)[i];
+  const uint16_t half = static_cast<const uint16_t*>(values)[i];
+  uint32_t bits = static_cast<uint32_t>(half) << 16;
+  if (dtype == DType::kFloat16) {
+    const int exponent = (half >> 10) & 31;
+    const double fraction = half & 1023;
+    const double magnitude = exponent == 31  ? (fraction != 0 ? NAN : INFINITY)
+                             : exponent == 0 ? std::ldexp(fraction, -24)
+                                             : std::ldexp(1024 + fraction, exponent - 25);
+    return static_cast<float>(half & 0x8000 ? -magnitude : magnitude);
+  }
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+/// gamma and beta in float32 and layout order, zero where masked and beyond d, NaN canonical (simd.h says why).
+class Parameters {
+ public:
+  Parameters(const LayerNormArgs& args, int width)
+      : padded_(padded_columns(width, args.d)), values_(2 * padded_) {
+    std::fill_n(values_.data(), 2 * padded_, 0.0f);
+    for (int64_t d = 0; d < args.d; ++d) {
+      if (args.dim_mask != nullptr && args.dim_mask[d] == 0) continue;
+      const int64_t at = layout_position(args.dtype, width, d);
+      values_[at] = value(args, args.gamma, d, 1.0f);
+      values_[padded_ + at] = value(args, args.beta, d, 0.0f);
+    }
+  }
+  const float* gamma() const { return values_.data(); }
+  const float* beta() const { return values_.data() + padded_; }
+
+ private:
+  static float value(const LayerNormArgs& args, const void* from, int64_t d, float otherwise) {
+    if (from == nullptr) return otherwise;
+    const float v = as_float(args.param_dtype, from, d);
+    return v == v ? v : std::numeric_limits<float>::quiet_NaN();
+  }
+
+  int64_t padded_;
+  Buffer<float> values_;
+};
+
+bool can_stream(const LayerNormArgs& args) {
+  const int64_t row_bytes = args.y_stride * item_size(args.dtype);
+  return args.n * args.d * item_size(args.dtype) >= kStreamBytes &&
+         reinterpret_cast<uintptr_t>(args.y) % 64 == 0 && row_bytes % 64 == 0;
+}
+
+/// The rows of a call as panels of the kernel. Each thread has its own, with its own scratch rows.
+class PanelMaker {
+ public:
+  /// `rows`: how many rows of sum and of y are kept when the caller does not want them in memory or in cache.
+  PanelMaker(const LayerNormArgs& args, const Parameters& parameters, int64_t rows, bool keep_copy)
+      : args_(args), row_bytes_(args.d * item_size(args.dtype)) {
+    common_.d = args.d;
+    common_.gamma = parameters.gamma();
+    common_.beta = parameters.beta();
+    common_.eps = static_cast<float>(args.eps);
+    common_.rms = args.rms;
+    common_.stream = can_stream(args);
+    common_.scale = args.scale;
+    common_.shift = args.shift;
+    common_.clip = args.clip;
+    if (args.residual != nullptr && args.sum == nullptr) sum_ = Buffer<char>(rows * row_bytes_);
+    sum_stride_ = rows > 1 ? row_bytes_ : 0;
+    if (keep_copy && common_.stream) copy_ = Buffer<char>(rows * row_bytes_);
+  }
+
+  LayerNormPanel panel(int64_t first, int64_t count) {
+    LayerNormPanel panel = common_;
+    const int64_t size = item_size(args_.dtype);
+    panel.n = count;
+    panel.x_stride = args_.x_stride * size;
+    panel.x = static_cast<const char*>(args_.x) + first * panel.x_stride;
+    panel.y_stride = args_.y_stride * size;
+    panel.y = static_cast<char*>(args_.y) + first * panel.y_stride;
+    if (args_.residual != nullptr) {
+      panel.residual_stride = args_.residual_stride * size;
+      panel.residual = static_cast<const char*>(args_.residual) + first * panel.residual_stride;
+      if (args_.sum != nullptr) {
+        panel.sum_stride = row_bytes_;
+        panel.sum = static_cast<char*>(args_.sum) + first * row_bytes_;
+      } else {
+        panel.sum_stride = sum_stride_;
+        panel.sum = sum_.data();
+      }
+    }
+    panel.copy = copy_.data();
+    panel.copy_stride = row_bytes_;
+    panel.variant = args_.variant != nullptr ? args_.variant + first : nullptr;
+    return panel;
+  }
+
+ private:
+  const LayerNormArgs& args_;
+  int64_t row_bytes_;
+  LayerNormPanel common_;
+  Buffer<char> sum_;
+  int64_t sum_stride_;
+  Buffer<char> copy_;
+};
+
+void plain(const LayerNormArgs& args, int threads) {
+  const LayerNormKernels& kernels = *cpu::kernels().layer_norm;
+  const Parameters parameters(args, kernels.width);
+  const auto rows = kernels.rows[static_cast<int>(args.dtype)];
+  const int64_t tasks = (args.n + kTaskRows - 1) / kTaskRows;
+  const int64_t useful = 1 + args.n * args.d / kElementsPerThread;
+  run_tasks(tasks, static_cast<int>(std::min<int64_t>(threads, useful)), [&](TaskQueue& queue) {
+    PanelMaker maker(args, parameters, 1, false);
+    for (int64_t task = queue.next(); task >= 0; task = queue.next()) {
+      const int64_t first = task * kTaskRows;
+      rows(maker.panel(first, std::min(kTaskRows, args.n - first)));
+    }
+  });
+}
+
+/// Where the panel's observed rows are after the kernel has run.
+PanelRows observed_rows(const LayerNormPanel& panel, Observed observed) {
+  if (observed == Observed::kOutput)
+    return panel.copy != nullptr ? PanelRows{panel.copy, panel.copy_stride, nullptr, 0}
+                                 : PanelRows{panel.y, panel.y_stride, nullptr, 0};
+  return panel.residual != nullptr ? PanelRows{panel.sum, panel.sum_stride, nullptr, 0}
+                                   : PanelRows{panel.x, panel.x_stride, nullptr, 0};
+}
+
+void fused(const LayerNormArgs& args, const MomentsArgs& stats, Observed observed, int threads) {
+  const LayerNormKernels& kernels = *cpu::kernels().layer_norm;
+  const Parameters parameters(args, kernels.width);
+  const auto rows = kernels.rows[static_cast<int>(args.dtype)];
+  const MomentsPlan plan(stats, args.dtype, args.n, args.d);
+  plan.check_ids();
+  MomentsPartials partials(plan);
+  run_tasks(plan.blocks, threads, [&](TaskQueue& queue) {
+    PanelMaker maker(args, parameters, plan.panel_rows, observed == Observed::kOutput);
+    MomentsBlock sums(plan);
+    for (int64_t block = queue.next(); block >= 0; block = queue.next()) {
+      const int64_t end = std::min(plan.n, (block + 1) * plan.block_rows);
+      sums.begin();
+      for (int64_t row = block * plan.block_rows; row < end; row += plan.panel_rows) {
+        const LayerNormPanel panel = maker.panel(row, std::min(plan.panel_rows, end - row));
+        rows(panel);
+        PanelRows seen = observed_rows(panel, observed);
+        if (row + 2 * plan.panel_rows <= end) {
+          seen.next = panel.x + plan.panel_rows * panel.x_stride;
+          seen.next_stride = panel.x_stride;
+        }
+        sums.add(row, panel.n, seen);
+      }
+      sums.finish(partials, block);
+    }
+  });
+  partials.merge(threads);
+}
+
+}  // namespace
+
+void layer_norm(const LayerNormArgs& args, const MomentsArgs* stats, Observed observed, int threads) {
+  if (stats != nullptr)
+    fused(args, *stats, observed, threads);
+  else
+    plain(args, threads);
+}
+
+}  // namespace outdim::cpu

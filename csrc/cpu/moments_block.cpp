@@ -1,0 +1,296 @@
+// The sums of one block of rows, their central moments, and the merge of all blocks in order.
+
+#include "cpu/moments_block.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "core/moments_merge.h"
+#include "cpu/parallel.h"
+
+namespace outdim::cpu {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+// Columns merged at a time: the running state and the differences of means stay in the L1 cache.
+constexpr int64_t kMergeColumns = 256;
+
+/// Rows of a body, by name.
+struct Body {
+  double* data;
+  int64_t stride;
+  int covariates;
+  double* row(int64_t r) const { return data + r * stride; }
+  double* comoment(int k) const { return row(kBaseRows + k); }
+  double* comoment_abs(int k) const { return row(kBaseRows + covariates + k); }
+  double* shape(ShapeRow r) const { return row(kBaseRows + 2 * covariates + r); }
+};
+
+}  // namespace
+
+MomentsBlock::MomentsBlock(const MomentsPlan& plan)
+    : plan_(plan),
+      sum_rows_(kSumRows + 2 * plan.covariates_padded + (plan.args.shape ? kShapeSums : 0)),
+      groups_(plan.args.groups),
+      sums_(plan.args.groups * sum_rows_ * plan.padded),
+      floats_(plan.args.groups * 3 * plan.padded),
+      exact_(plan.covariates_padded * kMaxPanelRows),
+      fast_(plan.covariates_padded * kMaxPanelRows) {
+  std::fill_n(exact_.data(), plan.covariates_padded * kMaxPanelRows, 0.0);
+  std::fill_n(fast_.data(), plan.covariates_padded * kMaxPanelRows, 0.0f);
+}
+
+void MomentsBlock::begin() {
+  const auto covariates = static_cast<size_t>(plan_.args.covariates());
+  for (Group& group : groups_) {
+    group.n = 0;
+    group.pivot.assign(covariates, 0.0);
+    group.sum.assign(covariates, 0.0);
+    group.square.assign(covariates, 0.0);
+    group.used.assign(covariates, 0.0);
+  }
+}
+
+void MomentsBlock::add(int64_t first, int64_t count, const PanelRows& rows) {
+  PanelRows remaining = rows;
+  for (int group = 0; group < plan_.args.groups; ++group) {
+    const int64_t before = groups_[group].n;
+    add_group(group, remaining, first, count);
+    // The next panel is prefetched once.
+    if (groups_[group].n > before) remaining.next = nullptr;
+  }
+}
+
+void MomentsBlock::add_group(int group, const PanelRows& rows, int64_t first, int64_t count) {
+  const uint8_t* selection = plan_.args.group;
+  MomentsPanel panel;
+  for (int64_t row = 0; row < count; ++row) {
+    if (selection != nullptr && selection[first + row] != group + 1) continue;
+    rows_[panel.count] = rows.data + row * rows.stride;
+    selected_[panel.count++] = first + row;
+  }
+  if (panel.count == 0) return;
+
+  Group& state = groups_[group];
+  float* pivot = floats(group);
+  const auto dtype = static_cast<int>(plan_.dtype);
+  if (state.n == 0) {
+    const void* three[3] = {rows_[0], rows_[panel.count / 2], rows_[panel.count - 1]};
+    plan_.kernels.pivot[dtype](three, plan_.d, pivot);
+    std::fill_n(sums(group), sum_rows_ * plan_.padded, 0.0);
+    std::fill_n(pivot + plan_.padded, plan_.padded, std::numeric_limits<float>::infinity());
+    std::fill_n(pivot + 2 * plan_.padded, plan_.padded, -std::numeric_limits<float>::infinity());
+    for (int k = 0; k < plan_.args.covariates(); ++k)
+      state.pivot[k] = plan_.covariate(k, selected_[panel.count / 2]);
+  }
+  load_covariates(state, panel.count);
+  state.n += panel.count;
+
+  panel.rows = rows_;
+  panel.d = plan_.d;
+  panel.padded = plan_.padded;
+  panel.covariates = plan_.args.exact ? static_cast<const void*>(exact_.data()) : fast_.data();
+  panel.covariate_count = plan_.covariates_padded;
+  panel.pivot = pivot;
+  panel.sums = sums(group);
+  if (plan_.args.shape)
+    panel.shape = sums(group) + (kSumRows + 2 * plan_.covariates_padded) * plan_.padded;
+  panel.minimum = pivot + plan_.padded;
+  panel.maximum = pivot + 2 * plan_.padded;
+  // |h| >= tau for float32 h is |h| >= the smallest float32 that is not below tau.
+  panel.tau = static_cast<float>(plan_.args.tau);
+  if (panel.tau < plan_.args.tau)
+    panel.tau = std::nextafter(panel.tau, std::numeric_limits<float>::infinity());
+  panel.next = rows.next;
+  panel.next_stride = rows.next_stride;
+  plan_.kernels.accumulate[dtype][plan_.args.exact ? 1 : 0](panel);
+}
+
+void MomentsBlock::load_covariates(Group& state, int64_t count) {
+  for (int k = 0; k < plan_.args.covariates(); ++k) {
+    for (int64_t i = 0; i < count; ++i) {
+      // Counts reach 1e8 and more: the pivot goes off in float64, before any rounding.
+      const double deviation = plan_.covariate(k, selected_[i]) - state.pivot[k];
+      state.sum[k] += deviation;
+      state.square[k] += deviation * deviation;
+      const auto rounded = static_cast<float>(deviation);
+      exact_[k * kMaxPanelRows + i] = deviation;
+      fast_[k * kMaxPanelRows + i] = rounded;
+      state.used[k] += plan_.args.exact ? deviation : static_cast<double>(rounded);
+    }
+  }
+}
+
+void MomentsBlock::finish(MomentsPartials& partials, int64_t block) {
+  for (int group = 0; group < plan_.args.groups; ++group)
+    finish_group(group, partials.head(block, group), partials.body(block, group));
+}
+
+void MomentsBlock::finish_group(int group, double* head, double* body) {
+  const Group& state = groups_[group];
+  const int covariates = plan_.args.covariates();
+  const auto n = static_cast<double>(state.n);
+  head[0] = n;
+  if (state.n == 0) return;  // the merge leaves it out
+  for (int k = 0; k < covariates; ++k) {
+    const double mean = state.sum[k] / n;
+    head[1 + k] = state.pivot[k] + mean;
+    head[1 + covariates + k] = central_m2(state.sum[k], state.square[k], mean);
+  }
+
+  const Body out{body, plan_.padded, covariates};
+  const double* sum = sums(group);
+  const float* pivots = floats(group);
+  const int64_t padded = plan_.padded;
+  const double* shape = sum + (kSumRows + 2 * plan_.covariates_padded) * padded;
+  for (int64_t j = 0; j < padded; ++j) {
+    const PivotSums sums{pivots[j], sum[kSumV * padded + j], sum[kSumVV * padded + j],
+                         sum[kSumU * padded + j]};
+    // A nonfinite value makes sum v^2 nonfinite, and then every moment of its dimension NaN.
+    const double poison = sums.vv < kInfinity ? 0.0 : kNaN;
+    const double mean_v = sums.v / n + poison;
+    const double mean_x = sums.x() / n + poison;
+    out.row(kMean)[j] = sums.pivot + mean_x;
+    out.row(kM2)[j] = central_m2(sums.x(), sums.xx(), mean_x);
+    out.row(kMeanAbs)[j] = sums.magnitude() + mean_v;
+    out.row(kM2Abs)[j] = central_m2(sums.v, sums.vv, mean_v);
+    for (int k = 0; k < covariates; ++k) {
+      const double fv = sum[(kSumRows + 2 * k) * padded + j];
+      const double fu = sum[(kSumRows + 2 * k + 1) * padded + j];
+      out.comoment(k)[j] = sums.sign() * (fv - 2.0 * fu) - state.used[k] * mean_x;
+      out.comoment_abs(k)[j] = fv - state.used[k] * mean_v;
+    }
+    if (!plan_.args.shape) continue;
+    const double x3 = shape[kSumX3 * padded + j];
+    out.shape(kM3)[j] = central_m3(n, mean_x, sums.xx(), x3);
+    out.shape(kM4)[j] = central_m4(n, mean_x, sums.xx(), x3, shape[kSumX4 * padded + j]);
+    out.shape(kMin)[j] = pivots[padded + j];
+    out.shape(kMax)[j] = pivots[2 * padded + j];
+    out.shape(kCountOver)[j] = shape[kSumOver * padded + j];
+    out.shape(kUnitSum)[j] = shape[kSumUnit * padded + j];
+    out.shape(kNonfinite)[j] = shape[kSumNonfinite * padded + j];
+  }
+}
+
+MomentsPartials::MomentsPartials(const MomentsPlan& plan)
+    : plan_(plan),
+      heads_(plan.blocks * plan.args.groups * plan.head),
+      bodies_(plan.blocks * plan.args.groups * plan.body * plan.padded) {}
+
+namespace {
+
+/// One merge of the chain: block `block` into the blocks before it.
+struct Step {
+  int64_t block;
+  bool first;
+  MergeWeights weights;
+  std::vector<double> delta_x;
+};
+
+void merge_columns(const Step& step, bool shape, const Body& a, const Body& b, int64_t from,
+                   int64_t count) {
+  double delta[kMergeColumns], delta_abs[kMergeColumns];
+  const MergeWeights& w = step.weights;
+  for (int64_t j = 0; j < count; ++j) {
+    delta[j] = b.row(kMean)[from + j] - a.row(kMean)[j];
+    delta_abs[j] = b.row(kMeanAbs)[from + j] - a.row(kMeanAbs)[j];
+  }
+  for (int k = 0; k < a.covariates; ++k) {
+    for (int64_t j = 0; j < count; ++j) {
+      double& c = a.comoment(k)[j];
+      double& c_abs = a.comoment_abs(k)[j];
+      c = merged_comoment(w, c, b.comoment(k)[from + j], step.delta_x[k], delta[j]);
+      c_abs = merged_comoment(w, c_abs, b.comoment_abs(k)[from + j], step.delta_x[k], delta_abs[j]);
+    }
+  }
+  // Higher moments first: each needs the lower ones of both sides as they were.
+  for (int64_t j = 0; shape && j < count; ++j) {
+    const double m2 = a.row(kM2)[j], m2_b = b.row(kM2)[from + j];
+    double& m3 = a.shape(kM3)[j];
+    const double m3_b = b.shape(kM3)[from + j];
+    double& m4 = a.shape(kM4)[j];
+    m4 = merged_m4(w, m4, b.shape(kM4)[from + j], m3, m3_b, m2, m2_b, delta[j]);
+    m3 = merged_m3(w, m3, m3_b, m2, m2_b, delta[j]);
+    a.shape(kMin)[j] = std::min(a.shape(kMin)[j], b.shape(kMin)[from + j]);
+    a.shape(kMax)[j] = std::max(a.shape(kMax)[j], b.shape(kMax)[from + j]);
+    for (const ShapeRow row : {kCountOver, kUnitSum, kNonfinite})
+      a.shape(row)[j] += b.shape(row)[from + j];
+  }
+  for (int64_t j = 0; j < count; ++j) {
+    a.row(kM2)[j] = merged_m2(w, a.row(kM2)[j], b.row(kM2)[from + j], delta[j]);
+    a.row(kM2Abs)[j] = merged_m2(w, a.row(kM2Abs)[j], b.row(kM2Abs)[from + j], delta_abs[j]);
+    a.row(kMean)[j] = merged_mean(w, a.row(kMean)[j], delta[j]);
+    a.row(kMeanAbs)[j] = merged_mean(w, a.row(kMeanAbs)[j], delta_abs[j]);
+  }
+}
+
+/// Merges the heads into `head` and returns the steps that the bodies have to follow.
+std::vector<Step> merge_heads(MomentsPartials& partials, int64_t blocks, int group, int covariates,
+                              double* head) {
+  std::vector<Step> steps;
+  std::fill_n(head, head_size(covariates), 0.0);
+  for (int64_t block = 0; block < blocks; ++block) {
+    const double* other = partials.head(block, group);
+    if (other[0] == 0.0) continue;
+    Step step{block, steps.empty(), {}, {}};
+    if (step.first) {
+      std::copy_n(other, head_size(covariates), head);
+    } else {
+      step.weights = MergeWeights::of(head[0], other[0]);
+      for (int k = 0; k < covariates; ++k) {
+        const double delta = other[1 + k] - head[1 + k];
+        double& m2 = head[1 + covariates + k];
+        m2 = merged_m2(step.weights, m2, other[1 + covariates + k], delta);
+        head[1 + k] = merged_mean(step.weights, head[1 + k], delta);
+        step.delta_x.push_back(delta);
+      }
+      head[0] += other[0];
+    }
+    steps.push_back(std::move(step));
+  }
+  return steps;
+}
+
+}  // namespace
+
+void MomentsPartials::merge(int threads) {
+  const int covariates = plan_.args.covariates();
+  const int64_t chunks = (plan_.padded + kMergeColumns - 1) / kMergeColumns;
+  for (int group = 0; group < plan_.args.groups; ++group) {
+    const auto steps = merge_heads(*this, plan_.blocks, group, covariates,
+                                   plan_.args.head + group * plan_.head);
+    double* body = plan_.args.body + group * plan_.body * plan_.d;
+    run_tasks(chunks, threads, [&](TaskQueue& queue) {
+      Buffer<double> running(plan_.body * kMergeColumns);
+      const Body a{running.data(), kMergeColumns, covariates};
+      for (int64_t chunk = queue.next(); chunk >= 0; chunk = queue.next()) {
+        const int64_t from = chunk * kMergeColumns;
+        const int64_t count = std::min(kMergeColumns, plan_.padded - from);
+        std::fill_n(running.data(), plan_.body * kMergeColumns, 0.0);
+        if (plan_.args.shape) {
+          std::fill_n(a.shape(kMin), kMergeColumns, kInfinity);
+          std::fill_n(a.shape(kMax), kMergeColumns, -kInfinity);
+        }
+        for (const Step& step : steps) {
+          const Body b{this->body(step.block, group), plan_.padded, covariates};
+          if (step.first) {
+            for (int64_t r = 0; r < plan_.body; ++r) std::copy_n(b.row(r) + from, count, a.row(r));
+          } else {
+            merge_columns(step, plan_.args.shape, a, b, from, count);
+          }
+        }
+        // Columns of a group stay together in layout order, so natural columns of this chunk come from it alone.
+        const int64_t end = std::min(plan_.d, from + count);
+        for (int64_t j = from; j < end; ++j) {
+          const int64_t at = layout_position(plan_.dtype, plan_.kernels.width, j) - from;
+          for (int64_t r = 0; r < plan_.body; ++r) body[r * plan_.d + j] = a.row(r)[at];
+        }
+      }
+    });
+  }
+}
+
+}  // namespace outdim::cpu

@@ -1,0 +1,103 @@
+#pragma once
+
+// What moments alone and moments fused into LayerNorm share: the partition of rows, the sums of one block, the partial
+// states of all blocks and their merge. Both walk the same panels of the same blocks, so both give the same bits.
+
+#include <cstdint>
+#include <vector>
+
+#include "core/moments.h"
+#include "cpu/buffer.h"
+#include "cpu/dispatch.h"
+
+namespace outdim::cpu {
+
+/// What is the same for all blocks of a call. The partition depends on n, d and the dtype alone, never on threads.
+struct MomentsPlan {
+  MomentsPlan(const MomentsArgs& args, DType dtype, int64_t n, int64_t d);
+
+  const MomentsArgs& args;
+  const MomentsKernels& kernels;
+  DType dtype;
+  int64_t n;
+  int64_t d;
+  int64_t padded;        // d in whole groups of columns
+  int64_t panel_rows;
+  int64_t block_rows;    // a multiple of panel_rows
+  int64_t blocks;
+  int covariates_padded;
+  int64_t head;          // doubles of one group's head
+  int64_t body;          // rows of one group's body
+
+  /// Throws std::out_of_range for the first selected row whose token id is outside the vocabulary.
+  void check_ids() const;
+  double covariate(int k, int64_t row) const {
+    return k < args.table_covariates ? args.table[k * args.vocab + args.ids[row]]
+                                     : args.rows[(k - args.table_covariates) * n + row];
+  }
+};
+
+/// The states of all blocks, in layout order, and their merge.
+class MomentsPartials {
+ public:
+  explicit MomentsPartials(const MomentsPlan& plan);
+  double* head(int64_t block, int group) {
+    return heads_.data() + (block * plan_.args.groups + group) * plan_.head;
+  }
+  double* body(int64_t block, int group) {
+    return bodies_.data() + (block * plan_.args.groups + group) * plan_.body * plan_.padded;
+  }
+  /// Merges the blocks in their order and writes args.head and args.body. Threads share the columns.
+  void merge(int threads);
+
+ private:
+  const MomentsPlan& plan_;
+  Buffer<double> heads_;
+  Buffer<double> bodies_;
+};
+
+/// Rows of the observed tensor as a panel finds them, and the rows to prefetch meanwhile.
+struct PanelRows {
+  const char* data = nullptr;
+  int64_t stride = 0;  // bytes
+  const char* next = nullptr;
+  int64_t next_stride = 0;
+};
+
+/// The sums of one block; one object a thread, used for one block after the other.
+class MomentsBlock {
+ public:
+  explicit MomentsBlock(const MomentsPlan& plan);
+  void begin();
+  /// Rows [first, first + count) of the call, count <= plan.panel_rows.
+  void add(int64_t first, int64_t count, const PanelRows& rows);
+  /// Writes the state of the block.
+  void finish(MomentsPartials& partials, int64_t block);
+
+ private:
+  struct Group {
+    int64_t n = 0;
+    std::vector<double> pivot;  // of the covariates
+    std::vector<double> sum;    // of their deviations, in float64
+    std::vector<double> square;
+    std::vector<double> used;   // of the deviations as the kernel got them (float32 if fast)
+  };
+
+  void add_group(int group, const PanelRows& rows, int64_t first, int64_t count);
+  void load_covariates(Group& state, int64_t count);
+  void finish_group(int group, double* head, double* body);
+  double* sums(int group) { return sums_.data() + group * sum_rows_ * plan_.padded; }
+  float* floats(int group) { return floats_.data() + group * 3 * plan_.padded; }
+
+  const MomentsPlan& plan_;
+  int64_t sum_rows_;
+  std::vector<Group> groups_;
+  Buffer<double> sums_;    // [groups, sum_rows_, padded]: base and covariates, then shape
+  Buffer<float> floats_;   // [groups, {pivot, minimum, maximum}, padded]
+  Buffer<double> exact_;   // [covariates, kMaxPanelRows]
+  Buffer<float> fast_;
+  int64_t selected_[kMaxPanelRows];
+  const void* rows_[kMaxPanelRows];
+};
+
+}  // namespace outdim::cpu
