@@ -1,0 +1,330 @@
+"""Token frequencies: how often each id of a vocabulary occurs, kept by id."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from outdim.corpus.labels import token_bytes, token_labels
+from outdim.corpus.tokens import special_ids, vocabulary_size
+from outdim.errors import ArgumentError, DataError
+
+Top = list[tuple[int, str, int]]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How frequencies and a tokenizer fit: see :meth:`TokenFrequencies.coverage`.
+
+    ``vocabulary``: ids of the tokenizer; ``seen``: how many of them were counted at least once;
+    ``differing``: ids where the labels of the two differ; ``lost``: counted tokens at ids the
+    tokenizer does not have.
+    """
+
+    vocabulary: int
+    seen: int
+    differing: tuple[int, ...]
+    lost: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether both speak of the same vocabulary."""
+        return not self.differing and not self.lost
+
+
+@dataclass(frozen=True)
+class TokenFrequencies:
+    """Counts by token id.
+
+    ``counts`` int64 [V]: occurrences, those of the template's special tokens included, exactly as
+    in ``tokenizer(text)``; ``special`` bool [V]: ids that stand for no text; ``tokens``: labels for
+    people, never keys; ``documents`` int64 [V]: in how many documents an id occurs, or None;
+    ``raw``: the bytes an id stands for where that is defined (byte-level and byte-fallback
+    vocabularies); ``unjoined``: published counts that belong to no single id
+    (:meth:`from_counts_json`); ``info``: how it was counted (method, why, accounting).
+
+    >>> counts = np.array([5, 0, 2])
+    >>> freq = TokenFrequencies(counts, np.array([True, False, False]), ("[CLS]", "a", "b"))
+    >>> (freq + freq).of([2]).tolist(), freq.total_tokens, freq.special_tokens
+    ([4], 7, 5)
+    """
+
+    counts: NDArray[np.int64]
+    special: NDArray[np.bool_]
+    tokens: tuple[str, ...]
+    documents: NDArray[np.int64] | None = None
+    raw: tuple[bytes | None, ...] | None = None
+    unjoined: tuple[tuple[str, int], ...] = ()
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        size = len(self.counts)
+        for name in ("special", "tokens", "documents", "raw"):
+            value = getattr(self, name)
+            if value is not None and len(value) != size:
+                raise ArgumentError(
+                    f"{name}: expected one for each of the {size} ids, got {len(value)}"
+                )
+
+    @classmethod
+    def for_tokenizer(
+        cls,
+        tokenizer: Any,
+        counts: NDArray[np.int64],
+        documents: NDArray[np.int64] | None = None,
+        info: dict[str, Any] | None = None,
+    ) -> TokenFrequencies:
+        """Counts with the labels of a tokenizer."""
+        special = np.zeros(len(counts), bool)
+        special[[i for i in special_ids(tokenizer) if i < len(counts)]] = True
+        labels = token_labels(tokenizer, len(counts))
+        return cls(
+            counts, special, labels, documents, token_bytes(tokenizer, labels), (), info or {}
+        )
+
+    @property
+    def total_tokens(self) -> int:
+        """All tokens counted."""
+        return int(self.counts.sum())
+
+    @property
+    def special_tokens(self) -> int:
+        """Those of them with special ids."""
+        return int(self.counts[self.special].sum())
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __add__(self, other: TokenFrequencies) -> TokenFrequencies:
+        if self.tokens != other.tokens:
+            raise ArgumentError(
+                f"frequencies of different vocabularies ({len(self)} and {len(other)} ids) cannot be added"
+            )
+        documents = None
+        if self.documents is not None and other.documents is not None:
+            documents = self.documents + other.documents
+        unjoined = (*self.unjoined, *other.unjoined)
+        return TokenFrequencies(
+            self.counts + other.counts,
+            self.special | other.special,
+            self.tokens,
+            documents,
+            self.raw,
+            unjoined,
+        )
+
+    def log1p(self) -> NDArray[np.float64]:
+        """log(1 + count), float64 [V]."""
+        return np.log1p(self.counts.astype(np.float64))
+
+    def mid_rank(self) -> NDArray[np.float64]:
+        """Rank of each id's occurrences among all occurrences sorted by their id's count, float64 [V].
+
+        Ties share the middle of their ranks, so that Pearson's r against it has in it what
+        Spearman's has on the side of the frequency, over the text that was counted. Always a
+        multiple of 1/2; the rarest come first.
+        """
+        levels, level, types = np.unique(self.counts, return_inverse=True, return_counts=True)
+        mass = levels * types
+        before = np.cumsum(mass) - mass
+        ranks: NDArray[np.float64] = before + (mass + 1) / 2
+        found: NDArray[np.float64] = ranks[level]
+        return found
+
+    def of(self, ids: ArrayLike) -> NDArray[np.int64]:
+        """Counts of the given ids, in their shape.
+
+        Raises:
+            ArgumentError: an id lies outside the vocabulary.
+        """
+        wanted = np.asarray(ids, dtype=np.int64)
+        if wanted.size and not (0 <= wanted.min() and wanted.max() < len(self)):
+            bad = wanted[(wanted < 0) | (wanted >= len(self))].flat[0]
+            raise ArgumentError(f"ids: expected 0 to {len(self) - 1}, got {bad}")
+        found: NDArray[np.int64] = self.counts[wanted]
+        return found
+
+    def top(self, n: int = 20, *, special: bool = False) -> Top:
+        """The ``n`` most frequent as (id, token, count); ties in the order of ids; ``special`` ids if asked for."""
+        counts = self.counts if special else np.where(self.special, -1, self.counts)
+        order = np.argsort(-counts, kind="stable")[:n]
+        return [(int(i), self.tokens[i], int(self.counts[i])) for i in order if counts[i] >= 0]
+
+    def coverage(self, tokenizer: Any) -> Coverage:
+        """How these counts fit a tokenizer: seen ids, differing labels, counts beyond its vocabulary."""
+        size = vocabulary_size(tokenizer)
+        labels = token_labels(tokenizer, size)
+        shared = min(size, len(self))
+        differing = tuple(i for i in range(shared) if labels[i] != self.tokens[i])
+        seen = int(np.count_nonzero(self.counts[:shared]))
+        return Coverage(size, seen, differing, int(self.counts[shared:].sum()))
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write id, token, bytes, special, count, documents; one row an id."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        size = len(self)
+        columns = {
+            "id": pa.array(np.arange(size), pa.int64()),
+            "token": pa.array(self.tokens, pa.string()),
+            "bytes": pa.array(self.raw or [None] * size, pa.binary()),
+            "special": pa.array(self.special, pa.bool_()),
+            "count": pa.array(self.counts, pa.int64()),
+            "documents": pa.array(
+                [None] * size if self.documents is None else self.documents, pa.int64()
+            ),
+        }
+        table = pa.table(columns)
+        notes = {
+            "outdim": json.dumps({"info": self.info, "unjoined": self.unjoined}, ensure_ascii=True)
+        }
+        pq.write_table(table.replace_schema_metadata(notes), path, compression="zstd")
+
+    @classmethod
+    def from_parquet(cls, path: str | Path) -> TokenFrequencies:
+        """Read what :meth:`to_parquet` wrote.
+
+        Raises:
+            DataError: there is no such file, or it is of another kind.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path}: not a readable parquet file ({error})") from error
+        if missing := {"id", "token", "special", "count"} - set(table.column_names):
+            raise DataError(f"{path}: no token counts: the columns {sorted(missing)} are missing")
+        ids = table["id"].to_numpy()
+        if not np.array_equal(ids, np.arange(len(ids))):
+            raise DataError(f"{path}: id: expected 0, 1, 2, ... in this order")
+        notes = json.loads((table.schema.metadata or {}).get(b"outdim", b"{}"))
+        documents = table["documents"] if "documents" in table.column_names else None
+        raw = tuple(table["bytes"].to_pylist()) if "bytes" in table.column_names else None
+        return cls(
+            counts=table["count"].to_numpy().astype(np.int64),
+            special=np.array(table["special"].to_pylist(), bool),
+            tokens=tuple(table["token"].to_pylist()),
+            documents=documents.to_numpy()
+            if documents is not None and not documents.null_count
+            else None,
+            raw=raw if raw is not None and any(part is not None for part in raw) else None,
+            unjoined=tuple((text, count) for text, count in notes.get("unjoined", ())),
+            info=notes.get("info", {}),
+        )
+
+    @classmethod
+    def from_counts_json(cls, path: str | Path, tokenizer: Any) -> TokenFrequencies:
+        """Published counts: a JSON list of [decoded string, count], joined to ids by how each id decodes.
+
+        A string that several ids decode to (all partial UTF-8 bytes of a byte-level vocabulary give
+        U+FFFD), or none, is listed in ``unjoined`` and counted nowhere: what cannot be known is not
+        made up. Encoding the strings again instead, as has been done, gives every ``##`` piece of
+        BERT the count 0.
+        """
+        try:
+            rows = json.loads(Path(path).read_text(encoding="utf-8"))
+            pairs = [(str(text), int(count)) for text, count in rows]
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{path}: expected a JSON list of [string, count] ({error})") from error
+        size = vocabulary_size(tokenizer)
+        known = sorted(set(tokenizer.get_vocab().values()))
+        ids_of: dict[str, list[int]] = defaultdict(list)
+        for i in known:
+            ids_of[tokenizer.decode([i])].append(i)
+        counts = np.zeros(size, np.int64)
+        unjoined = []
+        for text, count in pairs:
+            ids = ids_of.get(text, ())
+            if len(ids) == 1:
+                counts[ids[0]] += count
+            else:
+                unjoined.append((text, count))
+        freq = cls.for_tokenizer(tokenizer, counts, info={"published": str(path)})
+        return cls(
+            freq.counts, freq.special, freq.tokens, None, freq.raw, tuple(unjoined), freq.info
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two frequencies of one vocabulary side by side: made by :func:`compare`."""
+
+    first: TokenFrequencies
+    second: TokenFrequencies
+
+    @cached_property
+    def log_ratio(self) -> NDArray[np.float64]:
+        """log2 of the ratio of the shares (count + 1) / (total + V), first over second, float64 [V]."""
+        shares = [
+            (part.counts[self.text] + 1) / (part.counts[self.text].sum() + self.text.sum())
+            for part in (self.first, self.second)
+        ]
+        ratio = np.zeros(len(self.first))
+        ratio[self.text] = np.log2(shares[0] / shares[1])
+        return ratio
+
+    @property
+    def text(self) -> NDArray[np.bool_]:
+        """Ids that are compared: not special in either."""
+        return ~(self.first.special | self.second.special)
+
+    @cached_property
+    def correlation(self) -> float:
+        """Pearson's r of log(1 + count) over the ids that stand for text; NaN where one side is constant."""
+        logs = [part.log1p()[self.text] for part in (self.first, self.second)]
+        if any(np.ptp(values) == 0 for values in logs):
+            return float("nan")
+        return float(np.corrcoef(np.stack(logs))[0, 1])
+
+    def largest(self, n: int = 20) -> list[tuple[int, str, int, int, float]]:
+        """The ``n`` ids whose share differs most: (id, token, first count, second count, log2 ratio).
+
+        Weighted by the larger share, so that rare tokens do not fill the list: |ratio| * larger
+        count share.
+        """
+        first, second = (
+            self.first.counts / max(self.first.total_tokens, 1),
+            self.second.counts / max(self.second.total_tokens, 1),
+        )
+        weight = np.abs(self.log_ratio) * np.maximum(first, second)
+        order = np.argsort(-weight, kind="stable")[:n]
+        return [
+            (
+                int(i),
+                self.first.tokens[i],
+                int(self.first.counts[i]),
+                int(self.second.counts[i]),
+                float(self.log_ratio[i]),
+            )
+            for i in order
+            if weight[i] > 0
+        ]
+
+    def ranks(self) -> NDArray[np.int64]:
+        """Counts sorted from the largest, int64 [V, 2]: the rank-frequency curves of both."""
+        return np.stack(
+            [-np.sort(-part.counts[self.text]) for part in (self.first, self.second)], axis=1
+        )
+
+
+def compare(first: TokenFrequencies, second: TokenFrequencies) -> Comparison:
+    """Put two frequencies of one vocabulary side by side.
+
+    Raises:
+        ArgumentError: they are of different vocabularies.
+    """
+    if first.tokens != second.tokens:
+        raise ArgumentError(
+            f"frequencies of different vocabularies ({len(first)} and {len(second)} ids) cannot be compared"
+        )
+    return Comparison(first, second)

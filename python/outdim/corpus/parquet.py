@@ -1,0 +1,129 @@
+"""The text column of parquet files, read by row groups without the other columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from outdim.corpus.lines import Problem, compression, unpacked
+from outdim.corpus.texts import Accounting, Texts
+from outdim.errors import DataError
+
+_BATCH_BYTES = 8 << 20
+
+
+class UnreadableFileError(DataError):
+    """A parquet file whose footer cannot be read."""
+
+
+def _open(path: str) -> Any:
+    try:
+        if compression(path):  # unusual, as parquet is compressed inside: unpacked in memory
+            return pq.ParquetFile(pa.BufferReader(b"".join(unpacked(path))))
+        return pq.ParquetFile(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, EOFError, pa.ArrowException) as error:
+        raise UnreadableFileError(
+            f"{path}: not a readable parquet file ({error}). Is it cut off?"
+        ) from error
+
+
+def _is_text(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def row_group_sizes(path: str, column: str) -> list[int]:
+    """Uncompressed bytes of the text column in each row group; checks that the column is there and holds text."""
+    file = _open(path)
+    schema = file.schema_arrow
+    if column not in schema.names:
+        raise DataError(
+            f"{path}: column: no {column!r} here; there are: {', '.join(map(repr, schema.names))}"
+        )
+    kind = schema.field(column).type
+    if not _is_text(kind):
+        raise DataError(f"{path}: column {column!r}: expected strings, got {kind}")
+    at = (
+        [
+            file.metadata.row_group(0).column(i).path_in_schema
+            for i in range(file.metadata.num_columns)
+        ]
+        if (file.metadata.num_row_groups)
+        else []
+    )
+    index = at.index(column) if column in at else 0
+    return [
+        int(file.metadata.row_group(i).column(index).total_uncompressed_size)
+        for i in range(file.metadata.num_row_groups)
+    ]
+
+
+def read_parquet(
+    path: str, start: int, stop: int, column: str, account: Accounting, problem: Problem
+) -> Iterator[Texts]:
+    """The documents of row groups [start, stop), nulls left out and accounted for."""
+    file = _open(path)
+    for group in range(start, stop):
+        meta = file.metadata.row_group(group)
+        rows = meta.num_rows
+        first = sum(file.metadata.row_group(i).num_rows for i in range(group))
+        done = 0
+        share = meta.total_byte_size // max(rows, 1) + 1
+        batches = file.iter_batches(
+            batch_size=max(_BATCH_BYTES // share, 1),
+            row_groups=[group],
+            columns=[column],
+            use_threads=False,
+        )
+        while True:
+            try:
+                batch = next(batches, None)
+            except (OSError, pa.ArrowException) as error:
+                for row in range(done, rows):
+                    problem(
+                        "unreadable row group",
+                        first + row,
+                        f"row group {group} is damaged ({error})",
+                    )
+                break
+            if batch is None:
+                break
+            yield _texts(batch.column(0), first + done, account, problem)
+            done += batch.num_rows
+
+
+def _texts(array: Any, first: int, account: Accounting, problem: Problem) -> Texts:
+    """A string column as a block, without nulls and without what is not UTF-8."""
+    array = pc.cast(array, pa.large_string())
+    valid = np.asarray(pc.is_valid(array))
+    offsets = np.frombuffer(array.buffers()[1], np.int64)[
+        array.offset : array.offset + len(array) + 1
+    ]
+    values = array.buffers()[2]
+    data = (
+        np.frombuffer(values, np.uint8)
+        if values is not None and values.size
+        else np.zeros(0, np.uint8)
+    )
+    if array.null_count:
+        account.skip("null", rows=int(array.null_count))
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        for i in np.flatnonzero(valid):
+            try:
+                bytes(data[offsets[i] : offsets[i + 1]]).decode()
+            except UnicodeDecodeError:
+                valid[i] = False
+                problem("invalid UTF-8", first + int(i), "the row is not UTF-8 text")
+    return Texts(data, offsets[:-1], offsets[1:]).take(valid)
