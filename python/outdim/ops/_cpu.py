@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from outdim.ops._binding import DTYPE_CODES, core
-from outdim.ops._calls import LayerNormCall, MomentsCall
+from outdim.ops._calls import LayerNormCall, MomentsCall, RankAddCall, RankTouchCall
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -88,3 +88,45 @@ def moments(hidden: Tensor, call: MomentsCall) -> None:
     """Run the kernel with torch's number of threads."""
     module = core()
     module.moments(hidden_view(module, hidden), moments_args(module, call), torch.get_num_threads())
+
+
+def rank_touch_args(module: Any, call: RankTouchCall) -> Any:
+    """Build the binding's RankHistogramArgs for the step that needs no ids and no tables."""
+    return module.RankHistogramArgs(
+        call.dims.data_ptr(), len(call.dims), 0, 0, 0, _address(call.mask), 0, 0, 0, 0
+    )
+
+
+def rank_histogram_touch(hidden: Tensor, call: RankTouchCall) -> None:
+    """Run the kernel with torch's number of threads."""
+    module = core()
+    module.rank_histogram_touch(
+        hidden_view(module, hidden),
+        rank_touch_args(module, call),
+        call.touched.data_ptr(),
+        torch.get_num_threads(),
+    )
+
+
+def rank_add_args(module: Any, call: RankAddCall) -> Any:
+    """Build the binding's RankHistogramArgs; the kernels of every device take the same."""
+    return module.RankHistogramArgs(
+        call.dims.data_ptr(),
+        len(call.dims),
+        call.ids.data_ptr(),
+        call.double_rank.data_ptr(),
+        len(call.double_rank),
+        _address(call.mask),
+        call.page_index.data_ptr(),
+        call.counts.data_ptr(),
+        call.rank_sums.data_ptr(),
+        len(call.counts),
+    )
+
+
+def rank_histogram_add(hidden: Tensor, call: RankAddCall) -> None:
+    """Run the kernel with torch's number of threads."""
+    module = core()
+    module.rank_histogram_add(
+        hidden_view(module, hidden), rank_add_args(module, call), torch.get_num_threads()
+    )

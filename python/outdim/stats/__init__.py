@@ -2,6 +2,7 @@
 
 from outdim.stats.covariates import Covariates
 from outdim.stats.moments import Moments
+from outdim.stats.rank_histogram import RankHistogram, RankResult
 from outdim.stats.result import MomentsResult
 
-__all__ = ["Covariates", "Moments", "MomentsResult"]
+__all__ = ["Covariates", "Moments", "MomentsResult", "RankHistogram", "RankResult"]

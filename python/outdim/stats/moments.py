@@ -275,14 +275,15 @@ class Moments:
             raise ArgumentError(
                 f"rows: expected ({len(names)}, {n}) values of {names}, got {describe(rows)}"
             )
-        return rows.to(hidden.device, torch.float64)
+        converted: Tensor = rows.to(hidden.device, torch.float64)
+        return converted
 
 
-def _selection(mask: Any) -> Tensor | None:
+def _selection(mask: Any) -> Any:
     """Turn an attention mask into a selection of rows."""
     mask = as_tensor("mask", mask)
     if mask is None or (isinstance(mask, Tensor) and mask.dtype == torch.bool):
-        return mask  # type: ignore[no-any-return]
+        return mask
     if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
         raise DtypeError(f"mask: expected bool or integers, one per row, got {describe(mask)}")
     return mask != 0
