@@ -1,0 +1,19 @@
+"""Models: load one, find its blocks and norms by role, observe its hidden states."""
+
+from outdim.models.architecture import Architecture, NormParameters, architecture
+from outdim.models.load import describe, load_model, model_sha256
+from outdim.models.observe import FusedSink, Observation, observe
+from outdim.models.points import Point
+
+__all__ = [
+    "Architecture",
+    "FusedSink",
+    "NormParameters",
+    "Observation",
+    "Point",
+    "architecture",
+    "describe",
+    "load_model",
+    "model_sha256",
+    "observe",
+]

@@ -1,0 +1,64 @@
+"""Points: the tensors of a model that can be observed, by name."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+Side = Literal["input", "output"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One tensor of a model's forward pass.
+
+    name: `embeddings` (what enters the first block: Hugging Face's `hidden_states[0]`), `block.i` (the hidden
+        state after block i, `hidden_states[i + 1]`), `block.i.norm` (the output of the norm that goes with
+        `block.i`), `final_norm` (the output of a norm after the last block).
+    layer: 0 for the embeddings, i + 1 for block i, the number of blocks for `final_norm`.
+    module: qualified path of the module that is hooked.
+    call, calls: the index of the call of that module within one forward, and how often it is called there
+        (a module shared by all layers, as in ALBERT, is called once a layer).
+    side: whether the point is the input or the output of the module.
+    norm: path of the norm whose output or input (`norm_side`) is this very tensor, or None: the norm that ends
+        the block of a post-LN model, the norm that reads the residual stream in a pre-LN model.
+    norm_call, norm_calls: as `call` and `calls`, for the norm.
+    residual: path of the module that computes norm(dense(x) + residual), where the norm sits in one, or None.
+    batch_first: False where the tensor is [S, B, D] inside the model (XLNet); it is handed out as [B, S, D].
+    """
+
+    name: str
+    layer: int
+    module: str
+    call: int = 0
+    calls: int = 1
+    side: Side = "output"
+    norm: str | None = None
+    norm_side: Side = "output"
+    norm_call: int = 0
+    norm_calls: int = 1
+    residual: str | None = None
+    batch_first: bool = True
+
+
+def first_hidden(value: Any) -> torch.Tensor | None:
+    """Return the first floating-point tensor of at least two dimensions in `value`, the hidden states of a call.
+
+    Transformer blocks take their hidden states first and return them alone or first in a tuple.
+    """
+    if isinstance(value, torch.Tensor):
+        return value if value.is_floating_point() and value.dim() >= 2 else None
+    if isinstance(value, Mapping):
+        value = value.values()
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        for item in value:
+            if isinstance(item, torch.Tensor) and (found := first_hidden(item)) is not None:
+                return found
+    return None
+
+
+def first_hidden_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    """Return the hidden states among the arguments of a call: positional ones first."""
+    found = first_hidden(args)
+    return first_hidden(kwargs) if found is None else found
