@@ -1,0 +1,118 @@
+"""What was run, as rows of (name, value, whether it is code) for people."""
+
+import json
+from typing import Any
+
+from outdim.report.run_files import Run
+from outdim.report.text import number
+
+MAX_FILES = 50
+
+Fact = tuple[str, str, bool]
+
+_TOKENS = {
+    "documents": "documents read",
+    "read": "tokens in them, with special tokens",
+    "special": "of these, special tokens added by the tokenizer",
+    "used": "text tokens in the statistics",
+    "padded": "padding fed to the model, in no statistic",
+    "excluded": "rows left out",
+}
+_NAMES = {
+    "sha256": "SHA-256",
+    "cpu": "CPU",
+    "gpu": "GPU",
+    "isa": "instruction set",
+    "hidden_size": "hidden size (D)",
+    "layers": "layers (L)",
+    "placement": "LayerNorm placement",
+    "vocab_size": "vocabulary size (V)",
+    "python": "Python",
+    "torch": "PyTorch",
+    "why": "why this method",
+    "tokens_per_second": "tokens per second",
+}
+_CODE = {"sha256", "path", "command", "platform"}
+
+
+def fact_groups(run: Run) -> list[tuple[str, list[Fact]]]:
+    """Group what the manifest says, leaving out what it does not."""
+    manifest = run.manifest
+    groups = [
+        ("Run", _run_facts(manifest)),
+        ("Tokens", _token_facts(run)),
+        ("Model", _facts(manifest.get("model"))),
+        ("Tokenizer", _facts(manifest.get("tokenizer"))),
+        ("Data", _facts({k: v for k, v in (manifest.get("data") or {}).items() if k != "files"})),
+        ("Counting", _facts(manifest.get("counting"))),
+        ("Machine and versions", _facts(manifest.get("machine"))),
+        ("Options", [(name, value, True) for name, value, _ in _facts(manifest.get("options"))]),
+    ]
+    return [(name, rows) for name, rows in groups if rows]
+
+
+def data_files(run: Run) -> dict[str, Any]:
+    """List the first files that were read, and how many there were."""
+    files = (run.manifest.get("data") or {}).get("files") or []
+    rows = [
+        {
+            "path": str(file.get("path", "")),
+            "bytes": value_text(file.get("size_bytes")),
+            "sha256": str(file.get("sha256") or "")[:16],
+        }
+        for file in files[:MAX_FILES]
+    ]
+    return {"rows": rows, "total": len(files)}
+
+
+def value_text(value: Any) -> str:
+    """Write a value of the manifest for people."""
+    if value is None or value == {} or value == []:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return number(value, 2)
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {value_text(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(value_text(item) for item in value)
+    return str(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _run_facts(manifest: dict[str, Any]) -> list[Fact]:
+    rows = [
+        ("command", manifest.get("command")),
+        ("begun", manifest.get("created")),
+        ("finished", manifest.get("finished")),
+        ("outdim", manifest.get("outdim")),
+        ("seconds", manifest.get("seconds")),
+        ("tokens_per_second", manifest.get("tokens_per_second")),
+    ]
+    return _facts({name: value for name, value in rows if value is not None})
+
+
+def _token_facts(run: Run) -> list[Fact]:
+    tokens = run.manifest.get("tokens") or {}
+    known = [
+        (label, value_text(tokens[name]), False)
+        for name, label in _TOKENS.items()
+        if name in tokens
+    ]
+    others = {name: value for name, value in tokens.items() if name not in _TOKENS}
+    rows = known + _facts(others)
+    if run.counts is not None:
+        ordinary = run.counts.counts[~run.counts.special]
+        rows += [
+            ("text tokens counted", number(int(ordinary.sum())), False),
+            ("token ids that occur", number(int((run.counts.counts > 0).sum())), False),
+            ("token ids in the vocabulary", number(len(run.counts.ids)), False),
+        ]
+    return rows
+
+
+def _facts(values: dict[str, Any] | None) -> list[Fact]:
+    return [
+        (_NAMES.get(name, name.replace("_", " ")), value_text(value), name in _CODE)
+        for name, value in (values or {}).items()
+    ]

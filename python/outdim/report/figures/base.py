@@ -1,0 +1,132 @@
+"""What every figure of the report has in common."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+from matplotlib import rc_context
+from matplotlib.figure import Figure as Canvas
+from plotly.graph_objects import Figure as Interactive
+
+from outdim.report.colours import GRID, INK, MUTED
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A question the reader answers: traces whose meta[name] is another answer are hidden.
+
+    options maps an answer to its label; the first one is shown at first.
+    """
+
+    name: str
+    label: str
+    options: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure: the same numbers as a table, as an interactive plot and as a static drawing.
+
+    caption says how to read it, alt says in a sentence what it shows to those who do not see it;
+    draw makes the matplotlib figure of the first answers; rows of the table are tidy.
+    """
+
+    id: str
+    title: str
+    caption: str
+    alt: str
+    table: pa.Table
+    interactive: Interactive
+    draw: Callable[[], Canvas]
+    choices: tuple[Choice, ...] = ()
+
+    def svg(self) -> bytes:
+        """Draw the static figure; the same bytes for the same numbers."""
+        buffer = BytesIO()
+        with _drawing():
+            self.draw().savefig(buffer, format="svg", metadata={"Date": None, "Creator": "outdim"})
+        return buffer.getvalue()
+
+    def csv(self) -> bytes:
+        """Write the table with a header line."""
+        buffer = BytesIO()
+        pyarrow.csv.write_csv(self.table, buffer)
+        return buffer.getvalue()
+
+    def save(self, folder: Path) -> bytes:
+        """Write id.svg and id.csv into a folder, whole or not at all; returns the SVG."""
+        svg = self.svg()
+        write_whole(folder / f"{self.id}.svg", svg)
+        write_whole(folder / f"{self.id}.csv", self.csv())
+        return svg
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file in one step: readers see the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def canvas(width: float, height: float, **subplots: Any) -> tuple[Canvas, Any]:
+    """Make a matplotlib figure, in inches, and its axes; call it inside a figure's draw."""
+    figure = Canvas(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(**subplots)
+
+
+def layout(height: int, **changes: Any) -> dict[str, Any]:
+    """Give the plotly layout that all figures share, with changes."""
+    axis = {"gridcolor": GRID, "linecolor": MUTED, "zerolinecolor": GRID, "automargin": True}
+    return {
+        "template": "none",
+        "height": height,
+        "autosize": True,
+        "margin": {"l": 56, "r": 16, "t": 24, "b": 48},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
+        "hoverlabel": {"font": {"family": "system-ui, sans-serif", "size": 13}, "align": "left"},
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        **changes,
+        "xaxis": {**axis, **changes.get("xaxis", {})},
+        "yaxis": {**axis, **changes.get("yaxis", {})},
+    }
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    style = {
+        "svg.fonttype": "none",  # text stays text: searchable, and drawn in the reader's fonts
+        "svg.hashsalt": "outdim",
+        "font.family": ["DejaVu Sans"],
+        "font.size": 9,
+        "text.color": INK,
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": GRID,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "legend.frameon": False,
+        "image.interpolation": "nearest",
+    }
+    with rc_context(style), warnings.catch_warnings():
+        # Tokens may be of any script; the SVG holds the characters, whatever this font lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield

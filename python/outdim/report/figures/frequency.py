@@ -1,0 +1,152 @@
+"""Token frequency by rank, both axes logarithmic (Zipf's plot)."""
+
+import numpy as np
+import plotly.graph_objects as go
+import pyarrow as pa
+from matplotlib.figure import Figure as Canvas
+
+from outdim.report.colours import MUTED, series
+from outdim.report.figures.base import Figure, canvas, layout
+from outdim.report.run_files import Array, Counts
+from outdim.report.text import plot_text, visible
+
+_ALL_UP_TO = 300
+_POINTS = 1_200
+
+
+def frequency_curve(counts: Counts) -> Figure:
+    """Draw the counts of the tokens that occur, ordinary ones as a curve, special ones as marks."""
+    occurring = np.flatnonzero(counts.counts > 0)
+    ordinary = occurring[~counts.special[occurring]]
+    ordinary = ordinary[np.argsort(-counts.counts[ordinary], kind="stable")]
+    special = occurring[counts.special[occurring]]
+    ranks = thinned(len(ordinary))
+    never = len(counts.ids) - len(occurring)
+    thin = (
+        ""
+        if len(ranks) == len(ordinary)
+        else f" Beyond rank {_ALL_UP_TO} the figure and its CSV show {len(ranks):,} of "
+        f"{len(ordinary):,} ranks, evenly spaced on the axis."
+    )
+    return Figure(
+        id="token_frequency",
+        title="How often each token occurs",
+        caption="Each dot is a token of the vocabulary, the most frequent on the left; both axes are "
+        "logarithmic. Natural text falls roughly along Zipf's law, the thin line (count proportional "
+        "to 1/rank): a few tokens make up most of the text, which is why r with the raw count and "
+        "with its logarithm can differ. Diamonds: special tokens, at the place their count would have. "
+        f"{never:,} of {len(counts.ids):,} token ids never occur.{thin}",
+        alt=f"Log-log plot of token count by rank for {len(ordinary):,} tokens that occur.",
+        table=_table(counts, ordinary, ranks, special),
+        interactive=_interactive(counts, ordinary, ranks, special),
+        draw=lambda: _draw(counts, ordinary, ranks, special),
+    )
+
+
+def thinned(count: int) -> Array:
+    """Give the 0-based ranks to draw: all up to _ALL_UP_TO, then evenly spaced in the logarithm."""
+    if count <= _POINTS:
+        return np.arange(count)
+    spaced = np.geomspace(_ALL_UP_TO, count - 1, _POINTS - _ALL_UP_TO).round().astype(int)
+    return np.union1d(np.arange(_ALL_UP_TO), spaced)
+
+
+def _special_ranks(counts: Counts, ordinary: Array, special: Array) -> Array:
+    """Give the 1-based rank that each special token's count would have among the ordinary ones."""
+    falling = -counts.counts[ordinary]
+    return np.searchsorted(falling, -counts.counts[special], side="left") + 1
+
+
+def _table(counts: Counts, ordinary: Array, ranks: Array, special: Array) -> pa.Table:
+    chosen = np.concatenate([ordinary[ranks], special])
+    return pa.table(
+        {
+            "rank": np.concatenate([ranks + 1, _special_ranks(counts, ordinary, special)]),
+            "id": counts.ids[chosen],
+            "token": [counts.tokens[i] for i in chosen],
+            "special": counts.special[chosen],
+            "count": counts.counts[chosen],
+        }
+    )
+
+
+def _interactive(counts: Counts, ordinary: Array, ranks: Array, special: Array) -> go.Figure:
+    hover = "“%{text}” (id %{customdata})<br>rank %{x:,}: %{y:,} times<extra></extra>"
+
+    def labels(chosen: Array) -> list[str]:
+        return [plot_text(visible(counts.tokens[i])) for i in chosen]
+
+    figure = go.Figure()
+    if len(ordinary):
+        figure.add_scatter(**_zipf(counts, ordinary))
+    figure.add_scatter(
+        x=ranks + 1,
+        y=counts.counts[ordinary[ranks]],
+        text=labels(ordinary[ranks]),
+        customdata=counts.ids[ordinary[ranks]],
+        mode="markers",
+        name="tokens",
+        marker={"size": 4, "color": series(0)},
+        hovertemplate=hover,
+    )
+    if len(special):
+        figure.add_scatter(
+            x=_special_ranks(counts, ordinary, special),
+            y=counts.counts[special],
+            text=labels(special),
+            customdata=counts.ids[special],
+            mode="markers",
+            name="special tokens",
+            marker={"size": 10, "color": series(1), "symbol": "diamond-open"},
+            hovertemplate=hover,
+        )
+    ticks = {"type": "log", "dtick": 1, "exponentformat": "power", "zeroline": False}
+    figure.update_layout(
+        layout(
+            height=420,
+            xaxis={"title": "rank of the token", **ticks},
+            yaxis={"title": "count of the token", **ticks},
+        )
+    )
+    return figure
+
+
+def _zipf(counts: Counts, ordinary: Array) -> dict[str, object]:
+    top, last = float(counts.counts[ordinary[0]]), len(ordinary)
+    end = min(last, top)  # the line ends at a count of one
+    return {
+        "x": [1, end],
+        "y": [top, top / end],
+        "mode": "lines",
+        "name": "count ∝ 1/rank",
+        "line": {"color": MUTED, "width": 1},
+        "hoverinfo": "skip",
+    }
+
+
+def _draw(counts: Counts, ordinary: Array, ranks: Array, special: Array) -> Canvas:
+    figure, axes = canvas(7, 4)
+    axes.set(xscale="log", yscale="log", xlabel="rank of the token", ylabel="count of the token")
+    if len(ordinary):
+        line = _zipf(counts, ordinary)
+        axes.plot(line["x"], line["y"], color=MUTED, linewidth=0.8, label="count ∝ 1/rank")
+    axes.plot(
+        ranks + 1,
+        counts.counts[ordinary[ranks]],
+        ".",
+        color=series(0),
+        markersize=3,
+        label="tokens",
+    )
+    if len(special):
+        axes.plot(
+            _special_ranks(counts, ordinary, special),
+            counts.counts[special],
+            "D",
+            color=series(1),
+            markerfacecolor="none",
+            markersize=5,
+            label="special tokens",
+        )
+    axes.legend()
+    return figure

@@ -1,0 +1,243 @@
+"""LayerNorm parameters, gamma against beta, with the bounds of k sigma: paper A's outliers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+import pyarrow as pa
+from matplotlib.figure import Figure as Canvas
+
+from outdim.report.colours import FAINT, MUTED, series
+from outdim.report.figures.base import Choice, Figure, canvas, layout
+from outdim.report.run_files import Array, Floats, Run
+from outdim.report.text import listing
+
+MAX_DIMS = 2_048
+_MAX_PANELS = 24
+_LABELLED = 12
+
+
+@dataclass(frozen=True)
+class Norms:
+    """LayerNorm parameters [L, D]; beta is None for norms without one (RMSNorm)."""
+
+    gamma: Floats
+    beta: Floats | None
+    points: list[str]
+    layers: list[int]
+    labels: list[str]
+    outliers: list[int]
+    k: float
+
+    def z(self) -> Floats:
+        """Give the largest |z| of gamma and beta [L, D] within their layer (unbiased deviation)."""
+        z = _abs_z(self.gamma)
+        return z if self.beta is None else np.maximum(z, _abs_z(self.beta))
+
+
+def read_norms(run: Run) -> Norms | None:
+    """Collect the LayerNorm parameters of a run; None where it has none."""
+    statistics = run.statistics
+    if statistics is None or not len(rows := statistics.norm_rows()):
+        return None
+    gamma, beta = statistics.values["gamma", "", ""][rows], statistics.get("beta")
+    beta = None if beta is None or not np.isfinite(beta[rows]).any() else beta[rows]
+    return Norms(
+        gamma=gamma,
+        beta=beta,
+        points=[statistics.points[p] for p in rows],
+        layers=[statistics.layers[p] for p in rows],
+        labels=statistics.labels(rows),
+        outliers=[dim for dim in run.outlier_dims() if dim < statistics.dims],
+        k=float((run.detection or {}).get("k", 3.0)),
+    )
+
+
+def norm_scatter(norms: Norms) -> Figure:
+    """Draw gamma against beta, a layer at a time (interactive) or side by side (static)."""
+    total = norms.gamma.shape[1]
+    dims = _chosen(norms)
+    rule = (
+        ""
+        if len(dims) == total
+        else f" Of {total:,} dimensions {len(dims):,} are drawn: the outliers, those with the largest "
+        "|z| in any layer, and the rest evenly thinned out; stats.parquet has them all."
+    )
+    drawn = _panels(norms)
+    static = (
+        ""
+        if len(drawn) == len(norms.layers)
+        else f" The static drawing shows {len(drawn)} of {len(norms.layers)} layers, evenly spaced."
+    )
+    reading = (
+        "one dot is one dimension of the layer's LayerNorm, its scale γ to the right and its shift β "
+        f"upwards. Dashed lines: {norms.k:g} standard deviations from the layer's mean. The rule of "
+        "Kovaleva et al. asks for dots in the four corners, beyond the lines of both"
+        if norms.beta is not None
+        else "one dot is one dimension of the layer's norm, which has no β: its number to the right, "
+        f"its scale γ upwards. Dashed lines: {norms.k:g} standard deviations from the layer's mean"
+    )
+    return Figure(
+        id="layer_norm_parameters",
+        title="LayerNorm parameters of each layer",
+        caption=f"In each layer, {reading}, at the same dimension in many layers. Coloured and "
+        f"labelled: the outlier dimensions found, at most {_LABELLED}.{rule}{static}",
+        alt=f"Scatter plot of the LayerNorm parameters of {len(norms.layers)} layers, "
+        f"{total:,} dimensions each; labelled: {listing(norms.outliers[:_LABELLED]) or 'none'}.",
+        table=_table(norms, dims),
+        interactive=_interactive(norms, dims),
+        draw=lambda: _draw(norms, dims, drawn),
+        choices=(
+            Choice(
+                "layer",
+                "Layer",
+                {
+                    point: f"{layer} ({point})"
+                    for point, layer in zip(norms.points, norms.layers, strict=True)
+                },
+            ),
+        )
+        if len(norms.points) > 1
+        else (),
+    )
+
+
+def _abs_z(values: Floats) -> Floats:
+    spread = np.nanstd(values, axis=1, ddof=1, keepdims=True)
+    deviation = np.abs(values - np.nanmean(values, axis=1, keepdims=True))
+    return np.divide(deviation, spread, out=np.zeros_like(deviation), where=spread > 0)
+
+
+def _chosen(norms: Norms) -> Array:
+    """All dimensions, or the outliers, the furthest, and every so-manieth of the rest."""
+    total = norms.gamma.shape[1]
+    if total <= MAX_DIMS:
+        return np.arange(total)
+    order = np.argsort(-np.nan_to_num(norms.z()).max(axis=0), kind="stable")
+    far = np.union1d(order[: MAX_DIMS // 2], np.array(norms.outliers, dtype=int))
+    rest = np.setdiff1d(np.arange(total), far)
+    return np.union1d(far, rest[:: -(-len(rest) // (MAX_DIMS - len(far)))])
+
+
+def _panels(norms: Norms) -> list[int]:
+    count = min(len(norms.layers), _MAX_PANELS)
+    return np.linspace(0, len(norms.layers) - 1, count).round().astype(int).tolist()
+
+
+def _bounds(values: Floats, k: float) -> tuple[float, float]:
+    mean, spread = float(np.nanmean(values)), float(np.nanstd(values, ddof=1))
+    return mean - k * spread, mean + k * spread
+
+
+def _table(norms: Norms, dims: Array) -> pa.Table:
+    columns = {
+        "point": np.repeat(norms.points, len(dims)),
+        "layer": np.repeat(norms.layers, len(dims)),
+        "dim": np.tile(dims, len(norms.points)),
+        "gamma": norms.gamma[:, dims].ravel(),
+    }
+    if norms.beta is not None:
+        columns["beta"] = norms.beta[:, dims].ravel()
+    columns["outlier"] = np.isin(columns["dim"], norms.outliers)
+    return pa.table(columns)
+
+
+def _interactive(norms: Norms, dims: Array) -> go.Figure:
+    figure = go.Figure()
+    labelled = norms.outliers[:_LABELLED]
+    rest = dims[~np.isin(dims, labelled)]
+    for row, point in enumerate(norms.points):
+        gamma = norms.gamma[row]
+        x, y = (
+            (gamma, norms.beta[row]) if norms.beta is not None else (np.arange(len(gamma)), gamma)
+        )
+        shared = {"meta": {"layer": point}, "visible": row == 0}
+        hover = "γ = %{x:.4f}<br>β = %{y:.4f}" if norms.beta is not None else "γ = %{y:.4f}"
+        figure.add_scatter(
+            x=x[rest].astype(np.float32),
+            y=y[rest].astype(np.float32),
+            customdata=rest,
+            mode="markers",
+            name="other dimensions",
+            marker={"size": 5, "color": FAINT, "opacity": 0.7},
+            hovertemplate=f"dimension %{{customdata}}<br>{hover}<extra></extra>",
+            **shared,
+        )
+        for place, dim in enumerate(labelled):
+            figure.add_scatter(
+                x=[x[dim]],
+                y=[y[dim]],
+                mode="markers+text",
+                name=str(dim),
+                text=[str(dim)],
+                textposition="top center",
+                cliponaxis=False,
+                marker={"size": 10, "color": series(place)},
+                hovertemplate=f"dimension {dim}<br>{hover}<extra></extra>",
+                **shared,
+            )
+        figure.add_scatter(**_bound_lines(x, y, norms), **shared)
+    figure.update_layout(
+        layout(
+            height=460,
+            xaxis={"title": "γ (scale)" if norms.beta is not None else "dimension"},
+            yaxis={"title": "β (shift)" if norms.beta is not None else "γ (scale)"},
+        )
+    )
+    return figure
+
+
+def _bound_lines(x: Floats, y: Floats, norms: Norms) -> dict[str, object]:
+    """Trace of the four (two without beta) lines at k sigma, as wide as dots and bounds reach."""
+    (left, right), (low, high) = _bounds(x, norms.k), _bounds(y, norms.k)
+    if norms.beta is None:
+        left, right = 0.0, float(len(x) - 1)
+    x0, x1 = min(left, float(np.nanmin(x))), max(right, float(np.nanmax(x)))
+    y0, y1 = min(low, float(np.nanmin(y))), max(high, float(np.nanmax(y)))
+    lines_x, lines_y = [x0, x1, None, x0, x1], [low, low, None, high, high]
+    if norms.beta is not None:
+        lines_x += [None, left, left, None, right, right]
+        lines_y += [None, y0, y1, None, y0, y1]
+    return {
+        "x": lines_x,
+        "y": lines_y,
+        "mode": "lines",
+        "name": f"mean ± {norms.k:g} σ",
+        "line": {"color": MUTED, "width": 1, "dash": "dash"},
+        "hoverinfo": "skip",
+    }
+
+
+def _draw(norms: Norms, dims: Array, panels: list[int]) -> Canvas:
+    columns = min(4, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, grid = canvas(
+        max(4.5, 2.4 * columns), 0.5 + 2.1 * lines, nrows=lines, ncols=columns, squeeze=False
+    )
+    labelled = norms.outliers[:_LABELLED]
+    rest = dims[~np.isin(dims, labelled)]
+    for axes, row in zip(grid.flat, panels, strict=False):
+        gamma = norms.gamma[row]
+        x, y = (
+            (gamma, norms.beta[row]) if norms.beta is not None else (np.arange(len(gamma)), gamma)
+        )
+        # As an image inside the SVG: tens of thousands of circles would weigh megabytes.
+        axes.scatter(x[rest], y[rest], s=4, color=FAINT, linewidths=0, rasterized=True)
+        for place, dim in enumerate(labelled):
+            axes.scatter([x[dim]], [y[dim]], s=18, color=series(place), zorder=3)
+            axes.annotate(
+                str(dim), (x[dim], y[dim]), xytext=(3, 3), textcoords="offset points", fontsize=7
+            )
+        for bound in _bounds(y, norms.k):
+            axes.axhline(bound, color=MUTED, linewidth=0.7, linestyle="--")
+        for bound in _bounds(x, norms.k) if norms.beta is not None else ():
+            axes.axvline(bound, color=MUTED, linewidth=0.7, linestyle="--")
+        axes.set_title(f"layer {norms.labels[row]}", fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.margins(0.12)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    figure.supxlabel("γ (scale)" if norms.beta is not None else "dimension", fontsize=9)
+    figure.supylabel("β (shift)" if norms.beta is not None else "γ (scale)", fontsize=9)
+    figure.suptitle(f"dashed: mean ± {norms.k:g} σ", fontsize=9)
+    return figure

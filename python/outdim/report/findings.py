@@ -1,0 +1,236 @@
+"""What a run found, and what to beware of, in sentences and tables of plain text."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from outdim.report.figures.correlation import Correlations, describe, read_correlations
+from outdim.report.figures.norms import Norms, read_norms
+from outdim.report.run_files import Run
+from outdim.report.text import listing, number
+
+MAX_OUTLIERS = 20
+_TOP = 3
+_SHOWN_OUTLIERS = 4
+
+RULES = {
+    "kovaleva2021": "γ and β both further than {k:g} σ from their layer's mean, in at least {min_layers} "
+    "of the {layers} layers",
+    "puccetti2022": "γ or β further than {k:g} σ from their layer's mean, in at least {min_layers} of "
+    "the {layers} layers",
+}
+
+
+@dataclass(frozen=True)
+class OutlierTable:
+    """Per outlier dimension the z of γ and β, layer by layer; cells are (text, beyond the bound)."""
+
+    k: float
+    labels: list[str]
+    rows: list[dict[str, Any]]
+    left_out: int
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """The strongest dimensions of one layer, as (dimension, r), beside what is usual there."""
+
+    name: str
+    top: list[tuple[int, float]]
+    median: float
+    high: float
+    outliers: list[float]
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """Layer by layer the dimensions with the largest |r|; measure says which r, in words."""
+
+    measure: str
+    outliers: list[int]
+    rows: list[LayerRow]
+
+
+def findings(run: Run) -> list[str]:
+    """Say what the run found, the most important first."""
+    correlations = read_correlations(run)
+    return [
+        *_about_outliers(run),
+        *(_about_correlations(correlations) if correlations else []),
+        *_about_tokens(run),
+    ]
+
+
+def _about_outliers(run: Run) -> list[str]:
+    found = run.detection
+    if found is None:
+        return []
+    dims = run.outlier_dims()
+    rule = rule_in_words(found, has_beta(found))
+    size = (
+        run.statistics.dims
+        if run.statistics
+        else (run.manifest.get("model") or {}).get("hidden_size")
+    )
+    of = f" of the {size:,}" if size else ""
+    verb = "dimension is an outlier" if len(dims) == 1 else "dimensions are outliers"
+    start = (
+        f"{len(dims)}{of} {verb} by the rule ({rule}): {listing(dims, MAX_OUTLIERS)}."
+        if dims
+        else f"No dimension{of} is an outlier by the rule ({rule})."
+    )
+    chance = (found.get("false_positives") or {}).get("expected_dims")
+    draws = (found.get("false_positives") or {}).get("permutations")
+    if not draws or chance is None:
+        return [start]
+    return [
+        f"{start} By chance alone the rule would find {number(float(chance))} dimensions (the mean of "
+        f"{draws:,} shuffles of the dimensions' positions)."
+    ]
+
+
+def rule_in_words(found: dict[str, Any], beta: bool) -> str:
+    """Write the rule of a detection out, with its numbers."""
+    rule = RULES.get(found.get("rule", ""), str(found.get("rule", "not named")))
+    words = rule.format(
+        k=found.get("k", 3.0),
+        min_layers=found.get("min_layers", "?"),
+        layers=found.get("layers", "?"),
+    )
+    if beta:
+        return words
+    return (
+        words.replace("γ and β both", "γ")
+        .replace("γ or β", "γ")
+        .replace("their layer", "its layer")
+    )
+
+
+def has_beta(found: dict[str, Any]) -> bool:
+    """Say whether the norms of a detection have a β (RMSNorm has none)."""
+    return all(bound.get("beta_std") is not None for bound in found.get("bounds", []))
+
+
+def _about_correlations(correlations: Correlations) -> list[str]:
+    r = np.abs(correlations.r[correlations.headline])
+    if not np.isfinite(r).any():
+        return [f"r of {describe(correlations.headline)} is not defined for any dimension."]
+    row, dim = np.unravel_index(np.nanargmax(r), r.shape)
+    strongest = correlations.r[correlations.headline][row, dim]
+    sentences = [
+        f"The dimension that follows token frequency most closely is {dim}, at {_place(correlations, row)}: "
+        f"r = {number(float(strongest), 2)} of {describe(correlations.headline)}. The median dimension "
+        f"there has |r| = {number(float(np.nanmedian(r[row])), 2)}."
+    ]
+    for outlier in correlations.outliers[:_SHOWN_OUTLIERS]:
+        curve = r[:, outlier]
+        if np.isfinite(curve).any():
+            peak = int(np.nanargmax(curve))
+            sentences.append(
+                f"Outlier dimension {outlier} follows it most at {_place(correlations, peak)}: r = "
+                f"{number(float(correlations.r[correlations.headline][peak, outlier]), 2)}, a larger |r| "
+                f"than {_share_below(r[peak], outlier)} of the other dimensions there."
+            )
+    return sentences
+
+
+def _place(correlations: Correlations, row: int | np.integer[Any]) -> str:
+    point = correlations.points[int(row)]
+    return "the embeddings" if point == "embeddings" else f"layer {correlations.labels[int(row)]}"
+
+
+def _share_below(r: np.ndarray[Any, Any], dim: int) -> str:
+    others = np.delete(r, dim)
+    others = others[np.isfinite(others)]
+    share = float((others < r[dim]).mean()) if len(others) else 0.0
+    return "all" if share == 1.0 else f"{100 * share:.1f} %"
+
+
+def _about_tokens(run: Run) -> list[str]:
+    sentences = []
+    measured = run.statistics.tokens if run.statistics else {}
+    if "text" in measured:
+        both = f" ({measured['all']:,} with special tokens)" if "all" in measured else ""
+        documents = (run.manifest.get("tokens") or {}).get("documents")
+        source = f" of {documents:,} documents" if isinstance(documents, int) else ""
+        sentences.append(
+            f"{measured['text']:,} text tokens{source} went into the statistics{both}."
+        )
+    if run.counts is not None:
+        ordinary = run.counts.counts[~run.counts.special]
+        total = int(ordinary.sum())
+        top = int(np.sort(ordinary)[::-1][:100].sum())
+        if total:
+            sentences.append(
+                f"Frequencies were counted over {total:,} text tokens; {int((ordinary > 0).sum()):,} of "
+                f"{len(run.counts.ids):,} token ids occur, and the 100 most frequent make up "
+                f"{100 * top / total:.0f} % of the text."
+            )
+    return sentences
+
+
+def outlier_table(run: Run) -> OutlierTable | None:
+    """Set out each outlier's z per layer; None without outliers or without parameters."""
+    norms, outliers = read_norms(run), run.outliers()
+    if norms is None or not outliers:
+        return None
+    statistics = run.statistics
+    assert statistics is not None  # read_norms found parameters in it
+    rows = statistics.norm_rows()
+    parameters = [
+        (letter, z[rows])
+        for letter, name in (("γ", "gamma_z"), ("β", "beta_z"))
+        if (z := statistics.get(name)) is not None and not (name == "beta_z" and norms.beta is None)
+    ]
+    return OutlierTable(
+        k=norms.k,
+        labels=norms.labels,
+        rows=[_outlier_row(row, parameters, norms) for row in outliers[:MAX_OUTLIERS]],
+        left_out=max(0, len(outliers) - MAX_OUTLIERS),
+    )
+
+
+def _outlier_row(
+    row: dict[str, Any], parameters: list[tuple[str, Any]], norms: Norms
+) -> dict[str, Any]:
+    dim = int(row["dim"])
+    layers = {"γ": row.get("layers_gamma"), "β": row.get("layers_beta")}
+    return {
+        "dim": dim,
+        "both": row.get("layers_both"),
+        "parameters": [
+            {
+                "letter": letter,
+                "layers": layers[letter],
+                "cells": [
+                    (number(float(value), 1), bool(abs(value) > norms.k)) for value in z[:, dim]
+                ],
+            }
+            for letter, z in parameters
+        ],
+    }
+
+
+def layer_table(run: Run) -> LayerTable | None:
+    """Set out the strongest dimensions of each layer; None without correlations."""
+    correlations = read_correlations(run)
+    if correlations is None:
+        return None
+    shown = correlations.outliers[:_SHOWN_OUTLIERS]
+    rows = []
+    for index, values in enumerate(correlations.r[correlations.headline]):
+        size = np.abs(values)
+        finite = size[np.isfinite(size)]
+        median, high = np.percentile(finite, (50, 95)) if len(finite) else (np.nan, np.nan)
+        order = np.argsort(-size, kind="stable")[: min(_TOP, len(finite))]  # NaN sorts last
+        rows.append(
+            LayerRow(
+                name=correlations.labels[index],
+                top=[(int(dim), float(values[dim])) for dim in order],
+                median=float(median),
+                high=float(high),
+                outliers=[float(values[dim]) for dim in shown],
+            )
+        )
+    return LayerTable(describe(correlations.headline), shown, rows)

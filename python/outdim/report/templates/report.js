@@ -1,0 +1,52 @@
+// Draws the figures from the JSON beside them, in the colours that the reader's system asks for.
+"use strict";
+(() => {
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const partner = JSON.parse(document.getElementById("dark-colours").textContent);
+  const DATA = new Set(["x", "y", "z", "text", "customdata", "meta"]);
+  const NARROW = 560;
+
+  function recoloured(value, key) {
+    if (DATA.has(key)) return value;
+    if (typeof value === "string") return partner[value] ?? value;
+    if (Array.isArray(value)) return value.map((item) => recoloured(item));
+    if (value === null || typeof value !== "object") return value;
+    return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, recoloured(v, k)]));
+  }
+
+  // A narrow screen leaves no room for wide margins or for tools drawn over the legend.
+  function narrowed(layout) {
+    layout.margin = { ...layout.margin, l: 44, r: 8 };
+    layout.font = { ...layout.font, size: 11 };
+    if (layout.coloraxis) layout.coloraxis.colorbar.len = 0.95;
+    return layout;
+  }
+
+  function draw(plot, spec, answers) {
+    const { data, layout } = structuredClone(spec);
+    for (const trace of data) {
+      const meta = trace.meta ?? {};
+      trace.visible = Object.entries(answers).every(([name, value]) => !(name in meta) || meta[name] === value);
+    }
+    const narrow = plot.clientWidth < NARROW;
+    const shaped = narrow ? narrowed(layout) : layout;
+    const figure = { data, layout: shaped };
+    const { data: traces, layout: painted } = dark.matches ? recoloured(figure) : figure;
+    return Plotly.react(plot, traces, painted, {
+      responsive: true,
+      displaylogo: false,
+      displayModeBar: narrow ? false : "hover",
+      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    });
+  }
+
+  for (const plot of document.querySelectorAll(".plot")) {
+    const spec = JSON.parse(document.getElementById(plot.id + "-data").textContent);
+    const selects = [...plot.closest("figure").querySelectorAll("select")];
+    const redraw = () => draw(plot, spec, Object.fromEntries(selects.map((s) => [s.name, s.value])));
+    selects.forEach((select) => select.addEventListener("change", redraw));
+    dark.addEventListener("change", redraw);
+    matchMedia(`(max-width: ${NARROW}px)`).addEventListener("change", redraw);
+    redraw();
+  }
+})();
