@@ -6,10 +6,14 @@
 
 #include <string>
 
+#include "core/chunk_count.h"
 #include "core/layer_norm.h"
 #include "core/moments.h"
 #include "core/rank_histogram.h"
 #include "cpu/dispatch.h"
+#ifdef OUTDIM_CUDA
+#include "cuda/kernels.h"
+#endif
 #include "cpu/parallel.h"
 
 namespace py = pybind11;
@@ -95,6 +99,74 @@ RankHistogramArgs rank_histogram_args(Address dims, int64_t s, Address ids, Addr
   return args;
 }
 
+ChunkRule chunk_rule(const std::array<uint8_t, 256>& byte_class,
+                     const std::array<uint16_t, 16>& cut, uint16_t solid, uint16_t drop,
+                     uint16_t guard, bool wide, bool spaces) {
+  return {byte_class, cut, solid, drop, guard, wide, spaces};
+}
+
+ChunkTexts chunk_texts(Address data, int64_t size, Address starts, Address ends, int64_t n) {
+  return {address<const uint8_t>(data), size, address<int64_t>(starts),
+          address<const int64_t>(ends), n};
+}
+
+template <class T>
+py::bytes bytes_of(const std::vector<T>& values) {
+  return py::bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
+}
+
+py::tuple fresh_chunks(ChunkCounter& counter, const std::string& separator) {
+  FreshChunks found;
+  {
+    py::gil_scoped_release release;
+    found = counter.fresh(reinterpret_cast<const uint8_t*>(separator.data()),
+                          static_cast<int64_t>(separator.size()));
+  }
+  return py::make_tuple(bytes_of(found.data), bytes_of(found.starts), found.joinable);
+}
+
+#ifdef OUTDIM_CUDA
+cuda::Context cuda_context(int device, Address stream, Address workspace) {
+  return {device, address<void>(stream), address<void>(workspace)};
+}
+
+void bind_cuda(py::module_& m) {
+  using Release = py::call_guard<py::gil_scoped_release>;
+  py::class_<cuda::Context>(m, "CudaContext").def(py::init(&cuda_context));
+  m.def(
+      "cuda_info",
+      [] {
+        const cuda::DeviceInfo info = cuda::info();
+        py::dict result;
+        result["architectures"] = OUTDIM_CUDA_ARCHS;
+        result["runtime_version"] = info.runtime_version;
+        result["driver_version"] = info.driver_version;
+        result["devices"] = info.devices;
+        result["error"] = info.error;
+        return result;
+      },
+      "What the CUDA kernels were built for and find here; never raises.");
+  m.def("cuda_max_norm_width", [] { return cuda::kMaxNormWidth; });
+  m.def("cuda_workspace_bytes", &cuda::workspace_bytes, Release());
+  m.def("cuda_moments", &cuda::moments, Release());
+  m.def(
+      "cuda_layer_norm",
+      [](const LayerNormArgs& args, const MomentsArgs* stats, int observed,
+         const cuda::Context& context) {
+        cuda::layer_norm(args, stats, static_cast<Observed>(observed), context);
+      },
+      Release());
+  m.def(
+      "cuda_rank_histogram_touch",
+      [](const HiddenView& hidden, const RankHistogramArgs& args, Address touched,
+         const cuda::Context& context) {
+        cuda::rank_histogram_touch(hidden, args, address<uint8_t>(touched), context);
+      },
+      Release());
+  m.def("cuda_rank_histogram_add", &cuda::rank_histogram_add, Release());
+}
+#endif
+
 }  // namespace
 }  // namespace outdim
 
@@ -128,4 +200,35 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       },
       Release());
   m.def("rank_histogram_add", &cpu::rank_histogram_add, Release());
+#ifdef OUTDIM_CUDA
+  bind_cuda(m);
+#endif
+
+  py::class_<ChunkRule>(m, "ChunkRule").def(py::init(&chunk_rule));
+  py::class_<ChunkTexts>(m, "ChunkTexts").def(py::init(&chunk_texts));
+  py::class_<ChunkCounter>(m, "ChunkCounter")
+      .def(py::init<const ChunkRule&, int, int64_t>())
+      .def("add", &ChunkCounter::add, Release())
+      .def("fresh", &fresh_chunks, "Bytes of the chunks, their int64 starts as bytes, how many are joinable.")
+      .def(
+          "learn",
+          [](ChunkCounter& counter, Address ids, Address offsets, int64_t n) {
+            counter.learn(address<const int32_t>(ids), address<const int64_t>(offsets), n);
+          },
+          Release())
+      .def(
+          "fold",
+          [](ChunkCounter& counter, Address counts, int64_t vocab) {
+            counter.fold(address<int64_t>(counts), vocab);
+          },
+          Release())
+      .def(
+          "count_documents",
+          [](const ChunkCounter& counter, const ChunkTexts& texts, Address documents, int64_t vocab) {
+            counter.count_documents(texts, address<int64_t>(documents), vocab);
+          },
+          Release())
+      .def("clear", &ChunkCounter::clear)
+      .def("chunks", &ChunkCounter::chunks)
+      .def("memory_bytes", &ChunkCounter::memory_bytes);
 }

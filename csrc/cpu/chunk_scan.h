@@ -1,0 +1,108 @@
+#pragma once
+
+// Cuts documents into chunks by a ChunkRule (core/chunk_count.h).
+
+#include <array>
+#include <cstdint>
+
+#include "core/chunk_count.h"
+
+namespace outdim {
+
+// U+2581 stands for the space in SentencePiece vocabularies. Blanks, invisible characters and
+// controls are taken broadly: whatever some normalizer may turn into a space or into nothing.
+inline bool wide_solid(uint32_t code) {
+  return !(code < 0xA1 || code == 0xAD || code == 0x1680 || code == 0x180E ||
+           (code >= 0x2000 && code <= 0x200F) || (code >= 0x2028 && code <= 0x202F) ||
+           (code >= 0x205F && code <= 0x206F) || code == 0x2581 || code == 0x3000 ||
+           code == 0xFEFF || code == 0xFFFD);
+}
+
+// Cuts documents into chunks.
+class Scanner {
+ public:
+  explicit Scanner(const ChunkRule& rule) : rule_(rule) {
+    for (int p = 0; p < 16; ++p) {
+      const bool dropped = has(rule.drop, p);
+      uint16_t events = dropped ? static_cast<uint16_t>(~rule.drop)
+                                : static_cast<uint16_t>(rule.cut[p] | rule.drop);
+      if (!dropped) events = static_cast<uint16_t>(events | rule.guard);
+      if (rule.spaces) events = static_cast<uint16_t>(events | 1u << rule.byte_class[' ']);
+      events_[static_cast<size_t>(p)] = events;
+    }
+  }
+
+  // Calls sink(begin, end) for each chunk until it returns false; returns where it stopped.
+  template <class Sink>
+  int64_t scan(const uint8_t* data, int64_t begin, int64_t end, Sink&& sink) const {
+    if (begin >= end) return end;
+    int64_t chunk = begin;
+    int prev = rule_.byte_class[data[begin]];
+    bool guarded = has(rule_.guard, prev);
+    for (int64_t i = begin + 1; i < end; ++i) {
+      const int cls = rule_.byte_class[data[i]];
+      if (has(events_[static_cast<size_t>(prev)], cls) &&
+          ends_chunk(data, begin, i, end, prev, cls, &guarded)) {
+        if (!has(rule_.drop, prev) && !sink(chunk, i)) return i;
+        chunk = i;
+      }
+      prev = cls;
+    }
+    if (!has(rule_.drop, prev)) sink(chunk, end);
+    return end;
+  }
+
+  // Whether a chunk may follow others in one text: it begins with a single cut space and ends
+  // solid.
+  bool joinable(const uint8_t* chunk, int64_t length) const {
+    if (!rule_.spaces) return true;
+    return length > 1 && chunk[0] == ' ' && solid_after(chunk, 1, length) &&
+           solid_before(chunk, 0, length);
+  }
+
+ private:
+  static bool has(uint16_t set, int cls) { return (set >> cls) & 1; }
+
+  bool ends_chunk(const uint8_t* data, int64_t begin, int64_t i, int64_t end, int prev, int cls,
+                  bool* guarded) const {
+    if (has(rule_.drop, prev) != has(rule_.drop, cls)) {
+      *guarded = has(rule_.guard, cls);
+      return true;
+    }
+    if (rule_.spaces && data[i] == ' ') {
+      const bool cut = i + 1 < end && solid_before(data, begin, i) && solid_after(data, i + 1, end);
+      *guarded = *guarded && !cut;
+      return cut;
+    }
+    const bool cut = !*guarded && has(rule_.cut[static_cast<size_t>(prev)], cls);
+    *guarded = *guarded || has(rule_.guard, cls);
+    return cut;
+  }
+
+  bool solid_before(const uint8_t* data, int64_t begin, int64_t i) const {
+    if (data[i - 1] < 0x80) return has(rule_.solid, rule_.byte_class[data[i - 1]]);
+    int64_t lead = i - 1;
+    while (lead > begin && i - lead < 4 && (data[lead] & 0xC0) == 0x80) --lead;
+    return rule_.wide && wide_solid(code_point(data + lead, i - lead));
+  }
+
+  bool solid_after(const uint8_t* data, int64_t i, int64_t end) const {
+    if (data[i] < 0x80) return has(rule_.solid, rule_.byte_class[data[i]]);
+    return rule_.wide && wide_solid(code_point(data + i, end - i));
+  }
+
+  // Of valid UTF-8; 0 (not solid) where the bytes at hand are no whole character.
+  static uint32_t code_point(const uint8_t* bytes, int64_t size) {
+    const uint8_t lead = bytes[0];
+    const int length = lead < 0xC0 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+    if (length == 0 || size < length) return 0;
+    uint32_t code = lead & (0xFFu >> (length + 1));
+    for (int i = 1; i < length; ++i) code = code << 6 | (bytes[i] & 0x3Fu);
+    return code;
+  }
+
+  const ChunkRule& rule_;
+  std::array<uint16_t, 16> events_{};
+};
+
+}  // namespace outdim
