@@ -151,6 +151,12 @@ FAMILIES = (
 #: Others that it resolves as well (BART and T5 by their encoder and decoder).
 STRANGERS = tuple(name for name in _CONFIGS if name not in FAMILIES)
 
+#: Those without a separate encoder and decoder, and the head by which each gives logits.
+SINGLE = tuple(name for name in _CONFIGS if name not in ("bart", "t5"))
+_MASKED = ("bert", "roberta", "electra", "distilbert", "albert", "deberta-v2", "modernbert")
+HEADS = {name: "MaskedLM" if name in _MASKED else "CausalLM" for name in SINGLE}
+HEADS |= {"xlnet": "SequenceClassification", "vit": "ImageClassification"}
+
 
 def tiny_model(
     family: str,

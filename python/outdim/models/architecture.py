@@ -124,12 +124,8 @@ def architecture(model: nn.Module) -> Architecture:
     return _Roles(base, prefix, trace(base)).resolve()
 
 
-def base_model(model: nn.Module) -> nn.Module:
-    """Return the model without its head; raises ArgumentError where there is none to observe."""
-    return _base_model(model)[0]
-
-
-def _base_model(model: nn.Module) -> tuple[nn.Module, str]:
+def check_model(model: nn.Module) -> None:
+    """Raise ArgumentError unless `model` is a transformers model that hooks can follow."""
     from transformers import PreTrainedModel
 
     if not isinstance(model, PreTrainedModel):
@@ -142,7 +138,12 @@ def _base_model(model: nn.Module) -> tuple[nn.Module, str]:
         raise ArgumentError(
             "model: expected a model that is not compiled, got one after model.compile(); compile later"
         )
-    base: nn.Module = model.base_model
+
+
+def _base_model(model: nn.Module) -> tuple[nn.Module, str]:
+    """The model without its head, and its path with a dot at the end."""
+    check_model(model)
+    base: Any = model.base_model
     if (
         hasattr(base, "encoder")
         and hasattr(base, "decoder")
@@ -159,16 +160,14 @@ def _base_model(model: nn.Module) -> tuple[nn.Module, str]:
 def _same(left: Tensor | None, right: Tensor | None) -> bool:
     """Whether two copies are of one tensor, up to flattening [B, S, D] to rows.
 
-    Equal bits stand for identity: random inputs do not give two tensors of a model the same 10 x D values.
+    Equal bits stand for identity: two tensors of a model do not have the same 10 x D values by chance.
     """
-    if (
-        left is None
-        or right is None
-        or left.dtype != right.dtype
-        or left.shape[-1] != right.shape[-1]
-    ):
+    if left is None or right is None or left.dtype != right.dtype:
         return False
-    return left.numel() == right.numel() and torch.equal(left.flatten(0, -2), right.flatten(0, -2))
+    if left.shape[-1] != right.shape[-1] or left.numel() != right.numel():
+        return False
+    bits = [tensor.contiguous().view(torch.uint8).flatten() for tensor in (left, right)]
+    return torch.equal(*bits)
 
 
 class _Roles:

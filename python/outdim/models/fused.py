@@ -35,7 +35,11 @@ class FusedSink(Protocol):
 
 @contextmanager
 def fuse(
-    model: nn.Module, base: nn.Module, points: Sequence[Point], sink: FusedSink, watch: Watch
+    model: nn.Module,
+    frames: Sequence[nn.Module],
+    points: Sequence[Point],
+    sink: FusedSink,
+    watch: Watch,
 ) -> Iterator[list[Point]]:
     """Replace the forward of the norms at `points`; yields the points that have to be hooked instead.
 
@@ -50,7 +54,7 @@ def fuse(
     rest = []
     for point in points:
         path = str(point.norm)
-        if path not in fused and (norm := _free_norm(model, base, point)) is not None:
+        if path not in fused and (norm := _free_norm(model, frames, point)) is not None:
             fused[path] = _FusedNorm(norm, sink, watch)
         # A norm takes the statistics of one tensor a call.
         if path in fused and point.norm_call not in fused[path].points:
@@ -76,7 +80,7 @@ def fuse(
             del module.forward  # the one of the class comes forth again
 
 
-def _free_norm(model: nn.Module, base: nn.Module, point: Point) -> Norm | None:
+def _free_norm(model: nn.Module, frames: Sequence[nn.Module], point: Point) -> Norm | None:
     """The norm at `point` if it may be replaced, None where hooks have to do.
 
     So it is where rows are not in the order of the ids, where the norm has no parameters, and where somebody
@@ -86,7 +90,7 @@ def _free_norm(model: nn.Module, base: nn.Module, point: Point) -> Norm | None:
     if point.norm is None or not point.batch_first:
         return None
     path = point.norm
-    while path and (module := model.get_submodule(path)) is not base:
+    while path and (module := model.get_submodule(path)) not in frames:
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
         # The hooks by which transformers collects output_hidden_states edit nothing.
         if "forward" in vars(module) or any(

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from torch import Tensor, nn
 
 from outdim.errors import ArgumentError
-from outdim.models.architecture import architecture, base_model
+from outdim.models.architecture import architecture, check_model
 from outdim.models.fused import FusedSink, fuse
 from outdim.models.points import Point
 from outdim.models.watch import Watch
@@ -73,10 +73,11 @@ def observe(
         DataError: a point did not fire exactly once in a forward; layers ran, but no forward of the model;
             without a sink, also when nothing ran.
     """
-    base = base_model(model)
+    check_model(model)
     chosen = _choose(model, points)
     seen = Observation()
     watch = Watch(chosen, seen if sink is None else sink)
+    frames = _frames(model, chosen)
     with ExitStack() as stack:
         rest: Sequence[Point] = chosen
         if fused:
@@ -85,9 +86,10 @@ def observe(
                     "sink: fused=True expects statistics(), absorb(point, state) and a call with (point, hidden), "
                     f"got {type(sink).__name__}; see outdim.models.FusedSink"
                 )
-            rest = stack.enter_context(fuse(model, base, chosen, sink, watch))
-        stack.callback(base.register_forward_pre_hook(watch.begin).remove)
-        stack.callback(base.register_forward_hook(watch.end).remove)
+            rest = stack.enter_context(fuse(model, frames, chosen, sink, watch))
+        for frame in frames:
+            for handle in watch.frame(frame):
+                stack.callback(handle.remove)
         for group in _by_module(rest):
             stack.callback(watch.hook(model.get_submodule(group[0].module), group).remove)
         yield seen
@@ -104,6 +106,24 @@ def _choose(model: nn.Module, points: Sequence[str | Point] | None) -> tuple[Poi
     if twice := [name for name, n in Counter(point.name for point in chosen).items() if n > 1]:
         raise ArgumentError(f"points: expected each once, got {', '.join(twice)} more than once")
     return chosen
+
+
+def _frames(model: nn.Module, points: Sequence[Point]) -> list[nn.Module]:
+    """The modules around all points and their norms, down to the one that holds the list of blocks.
+
+    A forward of any of them is a forward of the model: some heads call an inner module of their base
+    (OPTForCausalLM calls model.decoder), and people call the base.
+    """
+    around: set[str] = {""}
+    paths = [path for point in points for path in (point.module, point.norm) if path is not None]
+    for n, path in enumerate(paths):
+        above = {""}
+        for end in (i for i, sign in enumerate(path) if sign == "."):
+            if isinstance(model.get_submodule(path[:end]), nn.ModuleList):
+                break
+            above.add(path[:end])
+        around = above if n == 0 else around & above
+    return [model.get_submodule(path) for path in sorted(around)]
 
 
 def _by_module(points: Sequence[Point]) -> list[list[Point]]:

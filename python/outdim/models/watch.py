@@ -12,28 +12,41 @@ from outdim.models.points import Point, first_hidden, first_hidden_input
 
 
 class Watch:
-    """Counts calls within a forward, hands points to the sink, and checks that each fired exactly once.
+    """Counts calls within a forward, hands points to the sink, checks that each fired exactly once.
 
-    forwards: complete forwards so far. running: whether one is under way.
+    forwards: complete forwards so far.
     """
 
     def __init__(self, points: Sequence[Point], sink: Callable[[Point, Tensor], object]) -> None:
         self.points, self.sink = points, sink
         self.forwards = 0
-        self.running = False
+        self._depth = 0
         self._calls: Counter[object] = Counter()
         self._fired: Counter[str] = Counter()
         self._outside = 0
 
-    def begin(self, module: nn.Module, args: Any) -> None:
-        """A forward of the model begins; one that raised before it counts for nothing."""
-        self.running = True
-        self._calls.clear()
-        self._fired.clear()
+    def frame(self, module: nn.Module) -> list[RemovableHandle]:
+        """Let forwards of `module` count as forwards of the model, the outermost one where frames nest."""
+        return [
+            module.register_forward_pre_hook(self._begin),
+            module.register_forward_hook(self._end, always_call=True),
+        ]
 
-    def end(self, module: nn.Module, args: Any, output: Any) -> None:
-        """The forward is complete."""
-        self.running = False
+    @property
+    def running(self) -> bool:
+        """Whether a forward is under way."""
+        return self._depth > 0
+
+    def _begin(self, module: nn.Module, args: Any) -> None:
+        if not self._depth:
+            self._calls.clear()
+            self._fired.clear()
+        self._depth += 1
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._depth -= 1
+        if self._depth or output is None:  # None: the forward raised, and counts for nothing
+            return
         wrong = [
             f"{p.name} ({self._fired[p.name]} times)"
             for p in self.points
@@ -41,14 +54,15 @@ class Watch:
         ]
         if wrong:
             raise DataError(
-                f"points: expected each to fire exactly once in a forward of {type(module).__name__}, but "
-                f"{', '.join(wrong)}; the points belong to another model, or it skips or repeats layers"
+                f"points: expected each to fire exactly once in a forward of "
+                f"{type(module).__name__}, but {', '.join(wrong)}; the points belong to another "
+                "model, or it skips or repeats layers"
             )
         self.forwards += 1
 
     def call(self, key: object) -> int | None:
-        """Count a call by whatever stands for its module; its index in this forward, None outside of one."""
-        if not self.running:
+        """Count a call of what `key` stands for; its index in this forward, None outside of one."""
+        if not self._depth:
             return None
         self._calls[key] += 1
         return self._calls[key] - 1
@@ -86,9 +100,9 @@ class Watch:
         )
 
     def check(self, *, ran: bool) -> None:
-        """Raise where layers ran but never within a forward of the model; with `ran`, also where nothing ran."""
+        """Raise where layers ran outside a forward only; with `ran`, also where nothing ran."""
         if not self.forwards and (self._outside or ran):
             raise DataError(
-                "points: none fired, because no forward of the observed model was complete; call the model that "
-                "was given to observe, not a part or a copy of it"
+                "points: none fired, because no forward of the observed model was complete; call the "
+                "model that was given to observe, not a part or a copy of it"
             )
