@@ -85,17 +85,25 @@ def arguments_of(variant, n, d, dtype):
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize(("n", "d"), SHAPES)
 def test_matches_float64(backend, dtype, n, d):
-    if n == 4096 and (d > 1023 or (backend == "reference" and d not in (1, 769))):
-        n = 300  # enough rows for these: the oracle takes most of the time
+    if backend == "reference" and n == 4096 and d > 769:
+        n = 100
     variant = VARIANTS[(n + d) % len(VARIANTS)]
     x = torch.randn(n, d, generator=torch.Generator().manual_seed(d)).mul(3).add(1).to(dtype)
     gamma, beta = parameters(d)
     more = arguments_of(variant, n, d, dtype)
     y = ops.layer_norm(x, gamma, beta, backend=backend, **more)
     assert y.dtype == dtype
+    rows = torch.arange(0, n, 1 if n < 100 else 61)  # every row is computed, some are compared
+    if "residual" in more:
+        x, more["residual"] = x[rows], more["residual"][rows]
+        s = x + more["residual"]
+    else:
+        s = x = x[rows]
+    if "edit" in more:
+        e = more["edit"]
+        more["edit"] = Edit(e.scale, e.shift, e.clip, e.variant[rows])
     want, size = expected(x, gamma, beta, **more)
-    s = x + more["residual"] if "residual" in more else x
-    assert_close(y, s, want, size, dtype, more.get("rms", False))
+    assert_close(y[rows], s, want, size, dtype, more.get("rms", False))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -135,7 +143,7 @@ def test_every_instruction_set(isa, dtype):
     core().set_isa(isa)
     try:
         for variant in VARIANTS:
-            for d in (5, 65, 1023):
+            for d in (5, 1023):
                 x, (gamma, beta) = hidden_states(37, d, dtype), parameters(d)
                 more = arguments_of(variant, 37, d, dtype)
                 want, size = expected(x, gamma, beta, **more)
@@ -247,8 +255,10 @@ def test_numpy_in_numpy_out(backend):
 )
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize(("n", "d"), [(0, 7), (1, 1), (37, 769), (1500, 65)])
+@pytest.mark.parametrize(("n", "d"), [(37, 769), (1500, 65)])
 def test_fused_is_the_pair_bit_for_bit(backend, accum, dtype, variant, n, d):
+    if variant == "plain":
+        n, d = {37: (1, 1), 1500: (0, 7)}[n]
     x, (gamma, beta) = hidden_states(n, d, dtype), parameters(d)
     more = arguments_of(variant, n, d, dtype)
     statistics = {

@@ -40,7 +40,7 @@ def test_kernel_matches_oracle(n, d, dtype):
     assert_state_matches(state.head[0], state.body[0], h, x, tau=1.5, columns=columns_of(d))
 
 
-@pytest.mark.parametrize("dtype", [*KERNEL_DTYPES, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize(("n", "d"), [s for s in SHAPES if s != (4096, 4096)])
 def test_reference_matches_oracle(n, d, dtype):
     n = 3000 if n == 4096 and d == 769 else min(n, 300)  # two blocks, or less for less time
@@ -151,10 +151,10 @@ def test_tiny_values_keep_their_variance(backend):
 def test_error_of_r(dtype, accum, offset, bound):
     n = 16384
     ids, table = zipf_ids(n, 3), frequency_table()[1:]
-    h = torch.randn(n, 64, generator=torch.Generator().manual_seed(4))
-    h += 0.3 * table[0, ids].float()[:, None] * torch.linspace(-1, 1, 64)
-    h[:, 16:32] += offset
-    h[:, 32:48] -= offset
+    h = torch.randn(n, 24, generator=torch.Generator().manual_seed(4))
+    h += 0.3 * table[0, ids].float()[:, None] * torch.linspace(-1, 1, 24)
+    h[:, 8:16] += offset
+    h[:, 16:] -= offset
     h = h.to(dtype)
     state = ops.moments(h, ids=ids, table=table, accum=accum, backend="cpu")
     want = oracle(h, table[:, ids])
