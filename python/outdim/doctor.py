@@ -41,7 +41,7 @@ def _packages() -> Iterator[str]:
 
 
 def _cpu() -> Iterator[str]:
-    from outdim.ops import binding
+    from outdim.ops._binding import core as binding
 
     core = binding()
     if core is None:
@@ -57,7 +57,7 @@ def _cpu() -> Iterator[str]:
 def _cuda() -> Iterator[str]:
     import torch
 
-    from outdim.ops import binding
+    from outdim.ops._binding import core as binding
 
     core = binding()
     info = core.cuda_info() if core is not None and hasattr(core, "cuda_info") else None

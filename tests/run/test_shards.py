@@ -11,7 +11,7 @@ import torch
 
 from outdim.errors import ArgumentError, BackendError, DataError, PartialRunError, ResumeError
 from outdim.run import Plan, ShardStore
-from outdim.run.files import open_run_directory, write_bytes
+from outdim.run.files import check_run_directory, write_bytes
 from outdim.run.shards import ShardState
 
 
@@ -159,7 +159,8 @@ def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
 def test_a_directory_with_other_things_in_it_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(ArgumentError, match="not empty"):
-        open_run_directory(tmp_path)
+        check_run_directory(tmp_path)
     with pytest.raises(ArgumentError, match="is a file"):
-        open_run_directory(tmp_path / "thesis.tex")
-    assert open_run_directory(tmp_path / "a" / "b").is_dir()
+        check_run_directory(tmp_path / "thesis.tex")
+    check_run_directory(tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists()

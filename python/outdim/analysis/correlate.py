@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from outdim.corpus import Batch, Corpus, TokenFrequencies
-    from outdim.models import Architecture, Point
 
 Selection = Literal["text", "all"]
 #: ``text`` leaves special tokens out, ``all`` counts them; padding is in neither.
@@ -71,7 +70,8 @@ class Correlation:
         for point in self.points:
             text, special = (self.moments[point, group] for group in GROUPS)
             results[point, "text"] = text.compute()
-            results[point, "all"] = text.copy().merge(special).compute()
+            both = Moments(text.covariates, accum=text.accum).merge(text).merge(special)
+            results[point, "all"] = both.compute()
         return results
 
     def pearson(
@@ -125,7 +125,7 @@ class Correlation:
             for statistic in _STATISTICS:
                 values = np.asarray(getattr(result, statistic), dtype=np.float64)
                 yield point, layer, selection, statistic, "", values, result.n
-            for covariate in result.covariates:
+            for covariate in self.moments[point, GROUPS[0]].covariates.all_names:
                 for statistic, of in (("pearson", "h"), ("pearson_abs", "abs")):
                     r = np.asarray(result.pearson(covariate, of=of), dtype=np.float64)
                     yield point, layer, selection, statistic, covariate, r, result.n
@@ -180,13 +180,14 @@ def correlate(
     if frequencies is None:
         frequencies = count_tokens(corpus, tokenizer)
     length = sequence_length(model, max_length)
-    chosen = select_points(arch, points)
+    chosen = arch.select(points)
     statistics = PointStatistics(
         chosen, frequency_covariates(frequencies), accum=accum, device=model.device
     )
     documents = (document for unit in corpus.units for document in corpus.read(unit))
     with torch.inference_mode(), observe(model, chosen, statistics, fused=fused):
-        for batch in batches(encode_pieces(documents, tokenizer, length), token_budget):
+        pieces = encode_pieces(documents, tokenizer, length)
+        for batch in batches(pieces, token_budget, pad_id=tokenizer.pad_token_id or 0):
             forward(model, batch, statistics)
     return Correlation.of(statistics)
 
@@ -197,23 +198,6 @@ def frequency_covariates(frequencies: TokenFrequencies) -> Covariates:
         [np.asarray(frequencies.counts, np.float64), frequencies.log1p(), frequencies.mid_rank()]
     )
     return Covariates(torch.from_numpy(table), ("count", "log1p_count", "mid_rank"), ("position",))
-
-
-def select_points(arch: Architecture, names: Sequence[str] | None) -> tuple[Point, ...]:
-    """The named points, or the embeddings and every block.
-
-    Raises:
-        ArgumentError: Unknown name; lists those there are.
-    """
-    if names is None:
-        names = [name for name in ("embeddings",) if name in arch.points]
-        names += [point.name for point in arch.blocks()]
-    unknown = [name for name in names if name not in arch.points]
-    if unknown:
-        raise ArgumentError(
-            f"points: this model has no {', '.join(map(repr, unknown))}; it has {', '.join(arch.points)}."
-        )
-    return tuple(arch.points[name] for name in names)
 
 
 def sequence_length(model: PreTrainedModel, max_length: int | None) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +54,8 @@ class Detection:
         min_layers: Number of layers in which a dimension had to be beyond the threshold.
         gamma, beta: Parameters [L, D], float64; ``beta`` is None for RMSNorm.
         gamma_z, beta_z: Their z-scores within the layer (unbiased standard deviation), [L, D].
-        layers: Names of the norms read, [L].
+        layers: Layer numbers, 1 for the first block, [L].
+        norms: Paths of the norms read, [L].
         layers_gamma, layers_beta, layers_both: In how many layers each dimension is beyond k sigma, [D].
         false_positives: The rule under permutation.
         note: What a reader has to know about these norms ("" where there is nothing).
@@ -66,7 +66,8 @@ class Detection:
     k: float
     min_fraction: float
     min_layers: int
-    layers: tuple[str, ...]
+    layers: tuple[int, ...]
+    norms: tuple[str, ...]
     gamma: Array
     beta: Array | None
     gamma_z: Array
@@ -95,8 +96,8 @@ class Detection:
 
         def bounds(layer: int) -> dict[str, Any]:
             return {
-                "layer": layer,
-                "norm": self.layers[layer],
+                "layer": self.layers[layer],
+                "norm": self.norms[layer],
                 "gamma_mean": float(self.gamma[layer].mean()),
                 "gamma_std": float(self.gamma[layer].std(ddof=1)),
                 "beta_mean": float(self.beta[layer].mean()) if self.beta is not None else None,
@@ -115,9 +116,31 @@ class Detection:
             "bounds": [bounds(layer) for layer in range(len(self.layers))],
         }
 
-    def to_json(self) -> str:
-        """`to_dict` as text."""
-        return json.dumps(self.to_dict(), indent=1)
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Parameters and z-scores as rows of ``stats.parquet`` (point ``block.i.norm``, no selection, n 0)."""
+        named = {"gamma": self.gamma, "gamma_z": self.gamma_z, "beta": self.beta, "beta_z": self.beta_z}
+        blocks = [
+            (layer, name, values[row])
+            for name, values in named.items()
+            if values is not None
+            for row, layer in enumerate(self.layers)
+        ]
+        dimension = self.gamma.shape[1]
+
+        def repeat(values: list[Any], dtype: Any) -> NDArray[Any]:
+            return np.repeat(np.array(values, dtype), dimension)
+
+        nothing = repeat([""] * len(blocks), object)
+        return {
+            "point": repeat([f"block.{layer - 1}.norm" for layer, _, _ in blocks], object),
+            "layer": repeat([layer for layer, _, _ in blocks], np.int16),
+            "dim": np.tile(np.arange(dimension, dtype=np.int32), len(blocks)),
+            "selection": nothing,
+            "statistic": repeat([name for _, name, _ in blocks], object),
+            "covariate": nothing,
+            "value": np.concatenate([values for _, _, values in blocks]),
+            "n": repeat([0] * len(blocks), np.int64),
+        }
 
 
 def detect(
@@ -182,7 +205,8 @@ def detect(
     return detect_parameters(
         gamma,
         beta,
-        names=[norm.path for norm in norms],
+        layers=[norm.layer for norm in norms],
+        norms=[norm.path for norm in norms],
         rule=rule,
         k=k,
         min_fraction=min_fraction,
@@ -196,7 +220,8 @@ def detect_parameters(
     gamma: Array,
     beta: Array | None,
     *,
-    names: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    norms: Sequence[str] = (),
     rule: Rule = "kovaleva2021",
     k: float = 3.0,
     min_fraction: float = 0.5,
@@ -210,11 +235,11 @@ def detect_parameters(
         ArgumentError: Shapes or parameters do not fit.
     """
     _check(gamma, beta, rule, k, min_fraction)
-    layers, dimension = gamma.shape
+    depth = len(gamma)
     min_layers = (
         _PUCCETTI_MIN_LAYERS
         if rule == "puccetti2022"
-        else math.ceil(min_fraction * layers - 1e-9)  # 0.1 * 10 is a little more than 1
+        else math.ceil(min_fraction * depth - 1e-9)  # 0.1 * 10 is a little more than 1
     )
     gamma_z = _z_scores(gamma)
     beta_z = _z_scores(beta) if beta is not None else None
@@ -228,7 +253,8 @@ def detect_parameters(
         k=k,
         min_fraction=min_fraction,
         min_layers=min_layers,
-        layers=tuple(names) if names is not None else tuple(str(layer) for layer in range(layers)),
+        layers=tuple(layers) if layers is not None else tuple(range(1, depth + 1)),
+        norms=tuple(norms) or ("",) * depth,
         gamma=gamma,
         beta=beta,
         gamma_z=gamma_z,

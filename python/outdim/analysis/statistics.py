@@ -79,7 +79,7 @@ class PointStatistics:
         """Take the moments of ``hidden`` [B, S, D]."""
         arguments = self.statistics()
         hidden = hidden.reshape(-1, hidden.shape[-1])
-        self.absorb(point, moments(hidden, **arguments.kwargs()))
+        self.absorb(point, moments(hidden, **vars(arguments)))
         self.columns(point, hidden)
 
     def absorb(self, point: Point, state: MomentsState) -> None:
@@ -120,16 +120,18 @@ class PointStatistics:
             state |= {f"tokens/{field}": tensor for field, tensor in self.tokens.state_dict().items()}
         return state
 
-    def merge_state(self, state: Mapping[str, Tensor], covariates: Covariates) -> None:
+    def merge_state(self, state: Mapping[str, Tensor]) -> None:
         """Merge what `state_dict` of another one gave, behind what is here."""
         for (name, group), mine in self.moments.items():
-            prefix = f"{name}/{group}/"
-            fields = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-            other = Moments(covariates, accum=self.accum)
-            other.load_state_dict(fields)
-            mine.merge(other)
+            other = Moments(mine.covariates, accum=self.accum)
+            mine.merge(other.load_state_dict(_below(f"{name}/{group}/", state)))
         if self.tokens is not None:
-            self.tokens.merge({key[7:]: value for key, value in state.items() if key.startswith("tokens/")})
+            self.tokens.merge(_below("tokens/", state))
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries under ``prefix``, without it."""
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
 
 
 class TokenSums:

@@ -1,7 +1,7 @@
 """Runs that survive: an immutable plan, shards as commit units, and a merge that is a pure function."""
 
-from outdim.run.merge import merge_run
+from outdim.run.engine import Share
 from outdim.run.plan import Plan, Shard
-from outdim.run.shards import ShardStore
+from outdim.run.shards import ShardState, ShardStore
 
-__all__ = ["Plan", "Shard", "ShardStore", "merge_run"]
+__all__ = ["Plan", "Shard", "ShardState", "ShardStore", "Share"]

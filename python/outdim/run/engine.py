@@ -69,14 +69,14 @@ class Progress:
     def __init__(self, stage: str, shards: Sequence[Shard], done: int) -> None:
         total = sum(int(shard.unit.get("size_bytes") or 1) for shard in shards)
         self._bar = tqdm(total=total, desc=stage, unit="B", unit_scale=True, disable=None, leave=False)
-        self._tokens = 0
+        self.total_tokens = 0
         self._begin = time.monotonic()
         self._shards = [done, done + len(shards)]
 
     def tokens(self, count: int) -> None:
         """So many more tokens are done."""
-        self._tokens += count
-        rate = self._tokens / max(time.monotonic() - self._begin, 1e-9)
+        self.total_tokens += count
+        rate = self.total_tokens / max(time.monotonic() - self._begin, 1e-9)
         self._bar.set_postfix_str(f"{rate:,.0f} tokens/s, shard {self._shards[0]}/{self._shards[1]}")
 
     def shard(self, shard: Shard) -> None:
@@ -89,10 +89,8 @@ class Progress:
         self._bar.close()
 
 
-def compute_here(
-    worker: Worker, store: ShardStore, stage: str, shards: Sequence[Shard], done: int = 0
-) -> None:
-    """Compute ``shards`` one after the other in this process.
+def compute_here(worker: Worker, store: ShardStore, stage: str, shards: Sequence[Shard], done: int) -> int:
+    """Compute ``shards`` one after the other in this process; return the number of tokens.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; committed shards are intact.
@@ -104,6 +102,7 @@ def compute_here(
             progress.shard(shard)
     finally:
         progress.close()
+    return progress.total_tokens
 
 
 def compute_in_processes(
@@ -114,9 +113,9 @@ def compute_in_processes(
     shards: Sequence[Shard],
     devices: Sequence[str],
     stop: StopSignal,
-    done: int = 0,
-) -> None:
-    """Compute ``shards`` in one process per device (``cpu`` may occur several times).
+    done: int,
+) -> int:
+    """Compute ``shards`` in one process per device (``cpu`` may occur several times); return the tokens.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; every process stopped after its batch.
@@ -154,6 +153,7 @@ def compute_in_processes(
         stopping.set()
         executor.shutdown(wait=True, cancel_futures=True)
         progress.close()
+    return progress.total_tokens
 
 
 _process: Worker | None = None

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         BackendError: The disk is full; what was at ``path`` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # also unique between machines
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -61,8 +62,8 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def open_run_directory(path: Path) -> Path:
-    """Create ``path``, or accept one that is empty or already a run.
+def check_run_directory(path: Path) -> None:
+    """Accept a path that is new, an empty directory, or a run; nothing is created.
 
     Raises:
         ArgumentError: ``path`` holds something that is not a run of outdim.
@@ -74,8 +75,6 @@ def open_run_directory(path: Path) -> Path:
             f"output: the directory {path} is not empty and is not a run of outdim. Name a new directory; "
             "nothing was written."
         )
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def is_run(path: Path) -> bool:

