@@ -4,7 +4,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <string>
+#include <vector>
 
 #include "core/chunk_count.h"
 #include "core/layer_norm.h"
@@ -115,57 +117,15 @@ py::bytes bytes_of(const std::vector<T>& values) {
   return py::bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
 }
 
-py::tuple fresh_chunks(ChunkCounter& counter, const std::string& separator) {
+py::tuple fresh_chunks(ChunkCounter& counter, const std::array<std::string, 3>& separators,
+                       int joint_class) {
   FreshChunks found;
   {
     py::gil_scoped_release release;
-    found = counter.fresh(reinterpret_cast<const uint8_t*>(separator.data()),
-                          static_cast<int64_t>(separator.size()));
+    found = counter.fresh(separators, joint_class);
   }
-  return py::make_tuple(bytes_of(found.data), bytes_of(found.starts), found.joinable);
+  return py::make_tuple(bytes_of(found.data), bytes_of(found.starts), found.of_joint);
 }
-
-#ifdef OUTDIM_CUDA
-cuda::Context cuda_context(int device, Address stream, Address workspace) {
-  return {device, address<void>(stream), address<void>(workspace)};
-}
-
-void bind_cuda(py::module_& m) {
-  using Release = py::call_guard<py::gil_scoped_release>;
-  py::class_<cuda::Context>(m, "CudaContext").def(py::init(&cuda_context));
-  m.def(
-      "cuda_info",
-      [] {
-        const cuda::DeviceInfo info = cuda::info();
-        py::dict result;
-        result["architectures"] = OUTDIM_CUDA_ARCHS;
-        result["runtime_version"] = info.runtime_version;
-        result["driver_version"] = info.driver_version;
-        result["devices"] = info.devices;
-        result["error"] = info.error;
-        return result;
-      },
-      "What the CUDA kernels were built for and find here; never raises.");
-  m.def("cuda_max_norm_width", [] { return cuda::kMaxNormWidth; });
-  m.def("cuda_workspace_bytes", &cuda::workspace_bytes, Release());
-  m.def("cuda_moments", &cuda::moments, Release());
-  m.def(
-      "cuda_layer_norm",
-      [](const LayerNormArgs& args, const MomentsArgs* stats, int observed,
-         const cuda::Context& context) {
-        cuda::layer_norm(args, stats, static_cast<Observed>(observed), context);
-      },
-      Release());
-  m.def(
-      "cuda_rank_histogram_touch",
-      [](const HiddenView& hidden, const RankHistogramArgs& args, Address touched,
-         const cuda::Context& context) {
-        cuda::rank_histogram_touch(hidden, args, address<uint8_t>(touched), context);
-      },
-      Release());
-  m.def("cuda_rank_histogram_add", &cuda::rank_histogram_add, Release());
-}
-#endif
 
 }  // namespace
 }  // namespace outdim
@@ -209,7 +169,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<ChunkCounter>(m, "ChunkCounter")
       .def(py::init<const ChunkRule&, int, int64_t>())
       .def("add", &ChunkCounter::add, Release())
-      .def("fresh", &fresh_chunks, "Bytes of the chunks, their int64 starts as bytes, how many are joinable.")
+      .def("fresh", &fresh_chunks, "Bytes of the chunks with separators, int64 starts as bytes, how many of each joint.")
       .def(
           "learn",
           [](ChunkCounter& counter, Address ids, Address offsets, int64_t n) {

@@ -15,6 +15,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 namespace outdim {
@@ -43,11 +44,19 @@ struct ChunkTexts {
   int64_t n = 0;
 };
 
-/// Chunks that have no token ids yet, each followed by the separator the caller asked for.
+/// What may stand between a chunk and others, so that they are all cut apart again.
+enum class Joint : int {
+  kSpace =
+      0,  // a separator that begins with a single space, or anything apart where blanks are dropped
+  kClass = 1,  // a character of the class given
+  kNone = 2    // nothing: the chunk has to be tokenized alone
+};
+
+/// Chunks that have no token ids yet, each followed by the separator of its joint.
 struct FreshChunks {
   std::vector<uint8_t> data;
-  std::vector<int64_t> starts;  // [n + 1]; chunk i is data[starts[i] : starts[i + 1] - separator)
-  int64_t joinable = 0;         // the first so many may stand one after the other in one text
+  std::vector<int64_t> starts;  // [n + 1]; a chunk goes from one to the next without its separator
+  std::array<int64_t, 3> of_joint{};  // chunks of each joint, which come in this order
 };
 
 struct ChunkTable;
@@ -61,8 +70,9 @@ class ChunkCounter {
   /// same texts.
   bool add(const ChunkTexts& texts);
 
-  /// The chunks without ids. Nothing may be added between this and `learn`.
-  FreshChunks fresh(const uint8_t* separator, int64_t separator_size);
+  /// The chunks without ids, with separators by joint; joint_class is the class of
+  /// separators[kClass]. Nothing may be added between this and `learn`.
+  FreshChunks fresh(const std::array<std::string, 3>& separators, int joint_class);
 
   /// Token ids of the chunks that `fresh` gave, in its order: ids[offsets[i] : offsets[i + 1]).
   void learn(const int32_t* ids, const int64_t* offsets, int64_t n);

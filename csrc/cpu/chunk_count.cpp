@@ -253,11 +253,12 @@ bool ChunkCounter::add(const ChunkTexts& texts) {
   return !full || std::equal(texts.starts, texts.starts + texts.n, texts.ends);
 }
 
-FreshChunks ChunkCounter::fresh(const uint8_t* separator, int64_t separator_size) {
+FreshChunks ChunkCounter::fresh(const std::array<std::string, 3>& separators, int joint_class) {
   FreshChunks found;
   const Scanner scanner(rule_);
   table_->fresh.clear();
-  for (const bool joinable : {true, false}) {
+  for (int joint = 0; joint < 3; ++joint) {
+    const std::string& separator = separators[static_cast<size_t>(joint)];
     for (int s = 0; s < kShards; ++s) {
       const Shard& shard = table_->shards[static_cast<size_t>(s)];
       for (size_t i = 0; i < shard.slots.size(); ++i) {
@@ -267,14 +268,14 @@ FreshChunks ChunkCounter::fresh(const uint8_t* separator, int64_t separator_size
         std::memcpy(bytes, &slot.a, 8);
         std::memcpy(bytes + 8, &slot.b, 8);
         const uint8_t* from = slot.length <= kShort ? bytes : shard.arena.data() + slot.a;
-        if (scanner.joinable(from, slot.length) != joinable) continue;
+        if (static_cast<int>(scanner.joint(from, slot.length, joint_class)) != joint) continue;
         found.starts.push_back(static_cast<int64_t>(found.data.size()));
         found.data.insert(found.data.end(), from, from + slot.length);
-        found.data.insert(found.data.end(), separator, separator + separator_size);
+        found.data.insert(found.data.end(), separator.begin(), separator.end());
+        ++found.of_joint[static_cast<size_t>(joint)];
         table_->fresh.emplace_back(s, i);
       }
     }
-    if (joinable) found.joinable = static_cast<int64_t>(found.starts.size());
   }
   found.starts.push_back(static_cast<int64_t>(found.data.size()));
   return found;

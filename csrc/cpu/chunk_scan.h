@@ -52,12 +52,17 @@ class Scanner {
     return end;
   }
 
-  // Whether a chunk may follow others in one text: it begins with a single cut space and ends
-  // solid.
-  bool joinable(const uint8_t* chunk, int64_t length) const {
-    if (!rule_.spaces) return true;
-    return length > 1 && chunk[0] == ' ' && solid_after(chunk, 1, length) &&
-           solid_before(chunk, 0, length);
+  // Which separator may stand between this chunk and others in one text.
+  Joint joint(const uint8_t* chunk, int64_t length, int joint_class) const {
+    if (!rule_.spaces) return Joint::kSpace;
+    if (length > 1 && chunk[0] == ' ' && solid_after(chunk, 1, length) &&
+        solid_before(chunk, 0, length)) {
+      return Joint::kSpace;
+    }
+    const int first = rule_.byte_class[chunk[0]], last = rule_.byte_class[chunk[length - 1]];
+    const bool apart = has(rule_.cut[static_cast<size_t>(joint_class)], first) &&
+                       has(rule_.cut[static_cast<size_t>(last)], joint_class);
+    return apart ? Joint::kClass : Joint::kNone;
   }
 
  private:
@@ -71,8 +76,8 @@ class Scanner {
     }
     if (rule_.spaces && data[i] == ' ') {
       const bool cut = i + 1 < end && solid_before(data, begin, i) && solid_after(data, i + 1, end);
-      *guarded = *guarded && !cut;
-      return cut;
+      if (cut) *guarded = false;
+      return cut || (!*guarded && has(rule_.cut[static_cast<size_t>(prev)], cls));
     }
     const bool cut = !*guarded && has(rule_.cut[static_cast<size_t>(prev)], cls);
     *guarded = *guarded || has(rule_.guard, cls);

@@ -284,7 +284,8 @@ class Comparison:
         logs = [part.log1p()[self.text] for part in (self.first, self.second)]
         if any(np.ptp(values) == 0 for values in logs):
             return float("nan")
-        return float(np.corrcoef(np.stack(logs))[0, 1])
+        matrix: NDArray[np.float64] = np.atleast_2d(np.corrcoef(np.stack(logs)))
+        return float(matrix[0, 1])
 
     def largest(self, n: int = 20) -> list[tuple[int, str, int, int, float]]:
         """The ``n`` ids whose share differs most: (id, token, first count, second count, log2 ratio).

@@ -1,0 +1,175 @@
+"""Counting by chunks: each distinct chunk of text is tokenized once, by the model's own tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outdim.corpus.boundaries import DIGIT_CLASS, Rule
+from outdim.corpus.texts import Texts
+from outdim.corpus.tokens import backend
+
+_SEPARATORS = ("\u2021", "\u00b6", "\u00a7", "~", "|", "#", ".", ",", "a")  # rare ones first
+_DIGITS = "7193"
+_JOINED = 512  # chunks in one text: tokenizing them one by one takes three times as long
+_TEXTS = 64  # texts in one call of the tokenizer
+_DOCUMENT_BYTES = 1 << 20
+
+Ids = NDArray[np.int64]
+
+
+def _address(array: NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+class ChunkTable:
+    """Distinct chunks with their counts and token ids; see csrc/core/chunk_count.h.
+
+    Chunks and ids are kept from unit to unit until ``memory_bytes`` are used; then counts are folded
+    into token counts and everything is forgotten.
+    """
+
+    def __init__(
+        self, tokenizer: Any, rule: Rule, vocab_size: int, memory_bytes: int, threads: int
+    ):
+        from outdim import _core
+
+        self._texts_type = _core.ChunkTexts
+        self._counter = _core.ChunkCounter(rule.compiled(), threads, memory_bytes)
+        self._inner = backend(tokenizer)
+        self._vocab_size = vocab_size
+        self._skip = int(rule.prepends)  # leading spaces that are not given to the tokenizer
+        after = " " if rule.dropped else ""
+        self._space = self._separator([f" {mark}{after}" for mark in _SEPARATORS])
+        fine = any(DIGIT_CLASS in pair for pair in rule.cuts)
+        self._digit = self._separator(list(_DIGITS) if fine else [])
+
+    def __len__(self) -> int:
+        """How many distinct chunks are known."""
+        return int(self._counter.chunks())
+
+    def add(self, block: Texts, counts: Ids) -> bool:
+        """Count the chunks of a block; False when memory ran full on the way (``counts`` has it then)."""
+        kept = True
+        texts, _held = self._texts(block)
+        while not self._counter.add(texts):
+            self.fold(counts)
+            self._counter.clear()
+            kept = False
+        return kept
+
+    def add_documents(self, block: Texts, counts: Ids, documents: Ids) -> Iterator[Texts]:
+        """Count chunks, and in how many documents each id occurs; yields documents it could not do."""
+        for part in _parts(block):
+            if self.add(part, counts):
+                self._learn()
+                texts, _held = self._texts(part)
+                self._counter.count_documents(texts, _address(documents), self._vocab_size)
+            else:
+                yield part
+
+    def fold(self, counts: Ids) -> None:
+        """Add the tokens of all chunks counted since the last time to ``counts``."""
+        self._learn()
+        self._counter.fold(_address(counts), self._vocab_size)
+
+    def _texts(self, block: Texts) -> tuple[Any, object]:
+        starts = block.starts.copy()  # moved on by the counter
+        ends = np.ascontiguousarray(block.ends)
+        data = block.data
+        texts = self._texts_type(
+            _address(data), data.size, _address(starts), _address(ends), len(block)
+        )
+        return texts, (starts, ends, data)
+
+    def _separator(self, candidates: list[str]) -> tuple[str, int] | None:
+        """A text that is one id by itself."""
+        for text in candidates:
+            ids = self._encode([text])[0]
+            if len(ids) == 1:
+                return text, int(ids[0])
+        return None
+
+    def _encode(self, texts: list[str]) -> list[Ids]:
+        texts = [text[1:] if self._skip and text.startswith(" ") else text for text in texts]
+        rows = self._inner.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(row.ids, np.int64) for row in rows]
+
+    def _learn(self) -> None:
+        """Tokenize the chunks that have no ids yet."""
+        separators = (self._space, self._digit, None)
+        texts = [separator[0] if separator else "" for separator in separators]
+        data, raw_starts, of_joint = self._counter.fresh(texts, DIGIT_CLASS)
+        starts = np.frombuffer(raw_starts, np.int64)
+        if len(starts) == 1:
+            return
+        ids: list[Ids] = []
+        sizes: list[Ids] = []
+        first = 0
+        for separator, n in zip(separators, of_joint, strict=True):
+            bounds = starts[first : first + n + 1]
+            first += n
+            chunks = _Chunks(data, bounds, len(separator[0].encode()) if separator else 0)
+            for some_ids, some_sizes in self._tokenize(chunks, separator):
+                ids.append(some_ids)
+                sizes.append(some_sizes)
+        flat = np.concatenate(ids).astype(np.int32)
+        offsets = np.zeros(len(starts), np.int64)
+        np.cumsum(np.concatenate(sizes), out=offsets[1:])
+        self._counter.learn(_address(flat), _address(offsets), len(starts) - 1)
+
+    def _tokenize(
+        self, chunks: _Chunks, separator: tuple[str, int] | None
+    ) -> Iterator[tuple[Ids, Ids]]:
+        """Ids of chunks one after the other, and how many each has."""
+        step = _JOINED if separator else 1
+        starts = range(0, len(chunks), step)
+        for at in range(0, len(starts), _TEXTS * (_JOINED // step)):
+            groups = [
+                range(start, min(start + step, len(chunks)))
+                for start in starts[at : at + _TEXTS * (_JOINED // step)]
+            ]
+            rows = self._encode([chunks.text(group, bool(separator)) for group in groups])
+            if separator is None:
+                yield np.concatenate(rows), np.array([len(row) for row in rows], np.int64)
+                continue
+            for group, row in zip(groups, rows, strict=True):
+                yield self._parted(chunks, group, row, separator[1])
+
+    def _parted(self, chunks: _Chunks, group: range, row: Ids, mark: int) -> tuple[Ids, Ids]:
+        """Take the ids of joined chunks apart at the separators."""
+        at = np.flatnonzero(row == mark)
+        if len(at) == len(group):
+            return np.delete(row, at), np.diff(at, prepend=-1) - 1
+        # A chunk has the separator's id in it: one by one, then.
+        rows = self._encode([chunks.text(range(i, i + 1), False) for i in group])
+        return np.concatenate(rows), np.array([len(one) for one in rows], np.int64)
+
+
+class _Chunks:
+    """Chunks in one buffer, each followed by a separator."""
+
+    def __init__(self, data: bytes, starts: Ids, separator_bytes: int):
+        self._data = data
+        self._starts = starts
+        self._separator_bytes = separator_bytes
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def text(self, group: range, joined: bool) -> str:
+        """The text of some chunks, with separators or (for a single one) without."""
+        stop = self._starts[group.stop] - (0 if joined else self._separator_bytes)
+        return self._data[self._starts[group.start] : stop].decode()
+
+
+def _parts(block: Texts) -> Iterator[Texts]:
+    """A block in parts of about a megabyte, so that a part rarely fills the table."""
+    marks = np.cumsum(block.lengths()) // _DOCUMENT_BYTES
+    bounds = [0, *(np.flatnonzero(np.diff(marks)) + 1).tolist(), len(block)]
+    for start, stop in zip(bounds, bounds[1:], strict=False):
+        if stop > start:
+            yield Texts(block.data, block.starts[start:stop], block.ends[start:stop])

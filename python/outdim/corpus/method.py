@@ -1,0 +1,80 @@
+"""Which way of counting is used, and why: chunks only where they are exact."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+
+from outdim.corpus.boundaries import RefusedError, chunk_rule
+from outdim.corpus.counter import CountingMethod, TokenCounter
+from outdim.corpus.documents import Corpus
+from outdim.corpus.texts import Accounting, Texts
+from outdim.errors import ArgumentError
+
+_SAMPLE_UNITS = 4
+_SAMPLE_BYTES = 128 << 10  # of each unit
+_LONG_CHUNK_BYTES = 48
+
+
+def choose_method(corpus: Corpus, tokenizer: Any, method: str = "auto") -> CountingMethod:
+    """Decide how the tokens of a corpus are counted.
+
+    Chunks need the compiled module, a tokenizer whose boundaries are known (:func:`chunk_rule`), and a
+    sample of the corpus whose counts agree with ``tokenizer(text)``; "auto" also wants chunks
+    short enough to repeat.
+
+    Raises:
+        ArgumentError: ``method`` is unknown, or "chunks" is not exact here.
+    """
+    if method not in ("auto", "chunks", "encode"):
+        raise ArgumentError(f"method: expected 'auto', 'chunks' or 'encode', got {method!r}")
+    if method == "encode":
+        return CountingMethod("encode", "asked for")
+    try:
+        return CountingMethod("chunks", _chunks_are_exact(corpus, tokenizer, method == "auto"))
+    except RefusedError as error:
+        if method == "chunks":
+            raise ArgumentError(f"method: 'chunks' cannot be used here: {error}") from error
+        return CountingMethod("encode", f"chunks cannot be used: {error}")
+
+
+def _chunks_are_exact(corpus: Corpus, tokenizer: Any, only_if_short: bool) -> str:
+    if importlib.util.find_spec("outdim._core") is None:
+        raise RefusedError("the compiled module is missing (`outdim doctor` says what to do)")
+    rule = chunk_rule(tokenizer)
+    texts = _sample(corpus)
+    if not texts:
+        return f"{rule.why}; there was nothing to sample"
+    counter = TokenCounter(tokenizer, CountingMethod("chunks", rule.why), workers=1)
+    counts, chunks = counter.count_texts(Texts.of(texts))
+    size = sum(len(text.encode()) for text in texts)
+    expected = np.zeros_like(counts)
+    for row in tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]:
+        expected += np.bincount(row, minlength=len(counts))
+    if not np.array_equal(counts, expected):
+        wrong = int(np.count_nonzero(counts != expected))
+        raise RefusedError(f"on a sample of {len(texts)} documents {wrong} ids differ in count")
+    if only_if_short and size > _LONG_CHUNK_BYTES * max(chunks, 1):
+        raise RefusedError(
+            f"chunks of this text are {size // max(chunks, 1)} bytes long: few repeat"
+        )
+    return f"{rule.why}; {len(texts)} sampled documents agree with plain encoding"
+
+
+def _sample(corpus: Corpus) -> list[str]:
+    """Take the first documents of some units, each at most as long as the sample of a unit."""
+    step = max(len(corpus.units) // _SAMPLE_UNITS, 1)
+    texts: list[str] = []
+    for unit in corpus.units[::step][:_SAMPLE_UNITS]:
+        size = 0
+        for block in corpus.blocks(unit, Accounting()):
+            for text in block.strings():
+                if size >= _SAMPLE_BYTES:
+                    break
+                texts.append(text[:_SAMPLE_BYTES])
+                size += len(text)
+            if size >= _SAMPLE_BYTES:
+                break
+    return texts
