@@ -56,7 +56,7 @@ struct MomentsArgs {
   double* head = nullptr;  // [groups, head_size(K)], written, not added to
   double* body = nullptr;  // [groups, body_rows(K, shape), d]
 
-  int covariates() const { return table_covariates + row_covariates; }
+  constexpr int covariates() const { return table_covariates + row_covariates; }
 };
 
 /// A row-strided view of hidden states; columns are contiguous.

@@ -1,0 +1,89 @@
+"""Addresses, sizes, workspace and stream for the CUDA kernels of the compiled module.
+
+Workspaces come from torch's allocator and kernels run on torch's current stream: nothing waits for
+the device, and a call can be captured in a CUDA graph.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from outdim.errors import BackendError
+from outdim.ops._binding import core
+from outdim.ops._calls import LayerNormCall, MomentsCall, RankAddCall, RankTouchCall
+from outdim.ops._cpu import (
+    hidden_view,
+    layer_norm_args,
+    moments_args,
+    rank_add_args,
+    rank_touch_args,
+)
+
+
+def _context(module: Any, device: torch.device, workspace: Tensor | None = None) -> Any:
+    return module.CudaContext(
+        device.index,
+        torch.cuda.current_stream(device).cuda_stream,
+        0 if workspace is None else workspace.data_ptr(),
+    )
+
+
+def _workspace(module: Any, hidden: Tensor, args: Any) -> Tensor:
+    # Its addresses may be reused as soon as the kernels are queued: reuse is ordered by the stream.
+    n, d = hidden.shape
+    size = module.cuda_workspace_bytes(n, d, args, hidden.device.index)
+    return torch.empty(size, dtype=torch.uint8, device=hidden.device)
+
+
+def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -> None:
+    """Queue the kernels; `stats` is filled from the registers where that is possible.
+
+    With several covariates, groups, shape statistics, exact sums or more than 4096 columns, the
+    statistics are taken by the kernels of `moments` from the tensor just stored.
+    """
+    module = core()
+    if call.x.shape[1] > module.cuda_max_norm_width():
+        raise BackendError(
+            f"x: expected at most {module.cuda_max_norm_width()} columns, got {call.x.shape[1]}; "
+            'pass backend="reference"'
+        )
+    if stats is not None and of_input and call.residual is not None and call.sum is None:
+        call = call._replace(
+            sum=torch.empty(call.x.shape, dtype=call.x.dtype, device=call.x.device)
+        )
+    device = call.x.device
+    args = None if stats is None else moments_args(module, stats)
+    workspace = None if args is None else _workspace(module, call.x, args)
+    module.cuda_layer_norm(
+        layer_norm_args(module, call), args, int(not of_input), _context(module, device, workspace)
+    )
+
+
+def moments(hidden: Tensor, call: MomentsCall) -> None:
+    """Queue the kernels. An id outside the table makes the moments of its covariate NaN."""
+    module = core()
+    args = moments_args(module, call)
+    workspace = _workspace(module, hidden, args)
+    module.cuda_moments(
+        hidden_view(module, hidden), args, _context(module, hidden.device, workspace)
+    )
+
+
+def rank_histogram_touch(hidden: Tensor, call: RankTouchCall) -> None:
+    """Queue the kernel."""
+    module = core()
+    module.cuda_rank_histogram_touch(
+        hidden_view(module, hidden),
+        rank_touch_args(module, call),
+        call.touched.data_ptr(),
+        _context(module, hidden.device),
+    )
+
+
+def rank_histogram_add(hidden: Tensor, call: RankAddCall) -> None:
+    """Queue the kernel. Rows whose id is outside `double_rank` are left out."""
+    module = core()
+    module.cuda_rank_histogram_add(
+        hidden_view(module, hidden), rank_add_args(module, call), _context(module, hidden.device)
+    )
