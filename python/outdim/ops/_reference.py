@@ -121,9 +121,9 @@ def _covariates(call: MomentsCall, rows: Tensor) -> Tensor:
 def _block_moments(h: Tensor, x: Tensor, tau: float, shape: bool) -> tuple[Tensor, Tensor]:
     """Two-pass moments of n >= 1 rows [n, D] float64 against covariates [K, n] float64."""
     n = h.shape[0]
-    x_mean, x = _centre(x.T)
-    mean, deviation = _centre(h)
-    mean_abs, deviation_abs = _centre(h.abs())
+    x_mean, x = centre(x.T)
+    mean, deviation = centre(h)
+    mean_abs, deviation_abs = centre(h.abs())
     squares = deviation.square()
     body = [mean, squares.sum(0), mean_abs, deviation_abs.square().sum(0)]
     body += [*(x.T @ deviation), *(x.T @ deviation_abs)]
@@ -145,7 +145,7 @@ def _block_moments(h: Tensor, x: Tensor, tau: float, shape: bool) -> tuple[Tenso
     return head, torch.stack(body)
 
 
-def _centre(values: Tensor) -> tuple[Tensor, Tensor]:
+def centre(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return the column means of [n, D] and the deviations from them.
 
     The mean is taken about the first row: a constant column has deviations of exactly zero.
