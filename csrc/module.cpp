@@ -127,6 +127,48 @@ py::tuple fresh_chunks(ChunkCounter& counter, const std::array<std::string, 3>& 
   return py::make_tuple(bytes_of(found.data), bytes_of(found.starts), found.of_joint);
 }
 
+#ifdef OUTDIM_CUDA
+cuda::Context cuda_context(int device, Address stream, Address workspace) {
+  return {device, address<void>(stream), address<void>(workspace)};
+}
+
+py::dict cuda_info() {
+  const cuda::DeviceInfo info = cuda::info();
+  py::dict result;
+  result["architectures"] = OUTDIM_CUDA_ARCHS;
+  result["runtime_version"] = info.runtime_version;
+  result["driver_version"] = info.driver_version;
+  result["device_count"] = info.devices;
+  result["error"] = info.error;
+  return result;
+}
+
+void bind_cuda(py::module_& m) {
+  using Release = py::call_guard<py::gil_scoped_release>;
+  py::class_<cuda::Context>(m, "CudaContext").def(py::init(&cuda_context));
+  m.def("cuda_info", &cuda_info,
+        "What the CUDA kernels were built for and find here; never raises.");
+  m.def("cuda_max_norm_width", [] { return cuda::kMaxNormWidth; });
+  m.def("cuda_workspace_bytes", &cuda::workspace_bytes, Release());
+  m.def("cuda_moments", &cuda::moments, Release());
+  m.def(
+      "cuda_layer_norm",
+      [](const LayerNormArgs& args, const MomentsArgs* stats, int observed,
+         const cuda::Context& context) {
+        cuda::layer_norm(args, stats, static_cast<Observed>(observed), context);
+      },
+      Release());
+  m.def(
+      "cuda_rank_histogram_touch",
+      [](const HiddenView& hidden, const RankHistogramArgs& args, Address touched,
+         const cuda::Context& context) {
+        cuda::rank_histogram_touch(hidden, args, address<uint8_t>(touched), context);
+      },
+      Release());
+  m.def("cuda_rank_histogram_add", &cuda::rank_histogram_add, Release());
+}
+#endif
+
 }  // namespace
 }  // namespace outdim
 
@@ -179,7 +221,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def(
           "fold",
           [](ChunkCounter& counter, Address counts, int64_t vocab) {
-            counter.fold(address<int64_t>(counts), vocab);
+            return counter.fold(address<int64_t>(counts), vocab);
           },
           Release())
       .def(
