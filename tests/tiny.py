@@ -1,4 +1,4 @@
-"""Tiny models of every family with seeded random weights, and tokenizers for them: nothing to download."""
+"""Tiny models of every family with seeded random weights, and a tokenizer: no downloads."""
 
 import zlib
 from collections.abc import Sequence
@@ -166,10 +166,10 @@ def tiny_model(
     outliers: Sequence[int] = (),
     **overrides: Any,
 ) -> Any:
-    """A model of `family` (a name in FAMILIES or STRANGERS) in eval mode, D = 32, 4 layers, V = 200.
+    """A model of `family` (in FAMILIES or STRANGERS) in eval mode, D = 32, 4 layers, V = 200.
 
-    head: "" for the base model, or "MaskedLM", "CausalLM", "SequenceClassification" for AutoModelFor<head>.
-    outliers: dimensions at which gamma and beta of every norm of width D are 30 standard deviations away.
+    head: "" for the base model, or "MaskedLM", "CausalLM", ... for AutoModelFor<head>.
+    outliers: dimensions at which gamma and beta of every norm are 30 standard deviations away.
     overrides: more arguments of the config.
     """
     import transformers
@@ -182,12 +182,12 @@ def tiny_model(
         model = auto.from_config(config).eval()
     _randomise(model, seed)
     for dim in outliers:
-        plant_outlier(model, dim, seed)
+        plant_outlier(model, dim)
     return model
 
 
-def plant_outlier(model: nn.Module, dim: int, seed: int = 0) -> None:
-    """Set gamma and beta of `dim` apart by 30 standard deviations in every norm of the model that is wide enough."""
+def plant_outlier(model: nn.Module, dim: int) -> None:
+    """Set gamma and beta of `dim` 30 standard deviations apart in every norm that is so wide."""
     for name, parameter in model.named_parameters():
         if _is_norm(name, parameter) and parameter.shape[0] > dim:
             parameter.data[dim] = 2.5 if name.endswith("weight") else -1.5
@@ -196,7 +196,7 @@ def plant_outlier(model: nn.Module, dim: int, seed: int = 0) -> None:
 def _randomise(model: nn.Module, seed: int) -> None:
     """Give every tensor a spread one can see: fresh models have gamma 1, beta 0 and tiny weights.
 
-    Each tensor draws by its own name, so that a model and the same one with a head share their weights.
+    Each tensor draws by its own name: a model and the same one with a head share their weights.
     """
     prefix = f"{model.base_model_prefix}."
     for name, parameter in model.named_parameters():
@@ -218,7 +218,7 @@ def _is_norm(name: str, parameter: torch.Tensor) -> bool:
 def tiny_inputs(
     model: Any, batch: int = 3, length: int = 7, seed: int = 1
 ) -> dict[str, torch.Tensor]:
-    """Random ordinary ids [B, S] with a mask that pads the last sequence on the right, or random pixels."""
+    """Random ordinary ids [B, S] with a mask that pads the end of the last one, or pixels."""
     generator = torch.Generator().manual_seed(seed)
     if getattr(model, "main_input_name", "input_ids") == "pixel_values":
         size = model.config.image_size
@@ -234,8 +234,9 @@ def tiny_inputs(
 def tiny_tokenizer(vocab_size: int = VOCAB, *, model_max_length: int = 64) -> Any:
     """A fast WordPiece tokenizer in the manner of BERT with exactly `vocab_size` entries.
 
-    Ids 0 to 4 are [PAD], [UNK], [CLS], [SEP], [MASK]; then come letters, digits and signs alone and as
-    continuations (`##a`), so that any ASCII text is covered, and then the words `w0`, `w1`, ...; at least 150.
+    Ids 0 to 4 are [PAD], [UNK], [CLS], [SEP], [MASK]; then come letters and digits alone and as
+    continuations (`##a`) and signs, so that any ASCII text is covered, and then the words `w0`,
+    `w1`, ...
     """
     import string
 

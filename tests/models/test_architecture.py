@@ -2,15 +2,14 @@
 
 import pytest
 import torch
-from tiny import FAMILIES, HIDDEN, LAYERS, STRANGERS, VOCAB, tiny_model
-from torch import nn
-
 from outdim.errors import ArgumentError, DataError
 from outdim.models import architecture
 from outdim.models.norms import recognise_norm
+from tiny import FAMILIES, HIDDEN, LAYERS, STRANGERS, VOCAB, tiny_model
+from torch import nn
 
-# family -> placement, path of the block, norm of block i, norm of the last block, point of the embeddings' norm.
-# {i} is the block and {j} the next: names as in the checkpoints, which is what a name table would get wrong.
+# family -> placement, path of the block, norm of block i, norm of the last block, norm at the
+# embeddings; {i} is the block and {j} the next. Names are what a table of names would get wrong.
 EXPECTED = {
     "bert": (
         "post",
@@ -82,16 +81,16 @@ EXPECTED = {
         "layers.0.layernorm_before",
     ),
     "olmo2": ("branch", "layers.{i}", None, "norm", None),
-    **{
-        name: (
+    **dict.fromkeys(
+        ("llama", "mistral", "qwen2", "gemma2", "olmo"),
+        (
             "pre",
             "layers.{i}",
             "layers.{j}.input_layernorm",
             "norm",
             "layers.0.input_layernorm",
-        )
-        for name in ("llama", "mistral", "qwen2", "gemma2", "olmo")
-    },
+        ),
+    ),
 }
 
 
@@ -149,7 +148,29 @@ def test_albert_with_two_groups_has_one_block_a_layer():
         ("1", 0),
         ("1", 1),
     ]
-    assert not found.shared_norms
+    assert found.shared_norms
+
+
+ATTENTION = {
+    "bert": "encoder.layer.{i}.attention.output.dense",
+    "distilbert": "transformer.layer.{i}.attention",
+    "albert": "encoder.albert_layer_groups.0.albert_layers.0.attention.dense",
+    "gpt2": "h.{i}.attn",
+    "opt": "decoder.layers.{i}.self_attn",
+    "gpt_neox": None,  # parallel branches: only their sum is added
+    "llama": "layers.{i}.self_attn",
+    "bloom": "h.{i}.self_attention.dense",
+    "gemma2": "layers.{i}.post_attention_layernorm",  # which ends the branch
+    "olmo2": "layers.{i}.post_attention_layernorm",
+}
+
+
+@pytest.mark.parametrize("family", ATTENTION)
+def test_attention_is_what_is_added_to_the_hidden_state(family):
+    points = architecture(tiny_model(family)).points
+    for i in range(LAYERS):
+        point = points.get(f"block.{i}.attention")
+        assert (point and point.module) == (ATTENTION[family] and ATTENTION[family].format(i=i))
 
 
 @pytest.mark.parametrize(
@@ -293,7 +314,7 @@ def test_select_names_what_there_is():
     point = found.points["block.1"]
     assert found.select([point, "final_norm"]) == (point, found.points["final_norm"])
     with pytest.raises(
-        ArgumentError, match=r"has no 'block.9'; it has embeddings, block.0, block.0.norm"
+        ArgumentError, match=r"has no 'block.9'; it has embeddings, block.0, block.0.attention, "
     ):
         found.select(["block.9"])
 

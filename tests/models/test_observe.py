@@ -1,13 +1,13 @@
-"""Observing by hooks: the right tensors, not a bit of the model changed, and no point that fires unseen."""
+"""Observing by hooks: the right tensors, not a bit of the model changed, no silence."""
 
 import importlib
+from itertools import pairwise
 
 import pytest
 import torch
-from tiny import HEADS, LAYERS, SINGLE, tiny_inputs, tiny_model
-
 from outdim.errors import ArgumentError, DataError
 from outdim.models import architecture, observe
+from tiny import HEADS, LAYERS, SINGLE, tiny_inputs, tiny_model
 
 
 def run(model, **kwargs):
@@ -93,8 +93,7 @@ def test_shared_layers_give_each_layer_its_own_state():
     model = tiny_model("albert")
     with observe(model) as seen:
         run(model)
-    states = list(seen.values())
-    assert all(not torch.equal(a, b) for a, b in zip(states, states[1:], strict=False))
+    assert all(not torch.equal(a, b) for a, b in pairwise(seen.values()))
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
@@ -188,23 +187,24 @@ def test_a_forward_that_failed_may_be_tried_again():
     assert heard == ["block.1", "block.1", "block.2"]
 
 
+def _replace_block(model, i):
+    """Put another module with the same forward in the place of a block, hooks and all."""
+    original = model.encoder.layer[i]
+    model.encoder.layer[i] = torch.nn.Module()
+    model.encoder.layer[i].forward = original.forward
+    return model
+
+
 def test_a_point_that_does_not_fire_is_an_error():
     model = tiny_model("bert")
     points = architecture(model).points
-    del model.encoder.layer[3]
-    with pytest.raises(AttributeError), observe(model, [points["block.3"]]):
-        run(model)
-    model = tiny_model("bert")
-    skipped = model.encoder.layer[3]
     with (
         pytest.raises(
             DataError, match=r"exactly once in a forward of BertModel, but block.3 \(0 times\)"
         ),
         observe(model, [points["block.2"], points["block.3"]]),
     ):
-        model.encoder.layer[3] = torch.nn.Module()
-        model.encoder.layer[3].forward = skipped.forward
-        run(model)
+        run(_replace_block(model, 3))
 
 
 def test_a_point_that_fires_twice_is_an_error():
@@ -266,6 +266,25 @@ def test_points_of_the_architecture_need_no_probe(monkeypatch):
     with observe(model, blocks) as seen:
         run(model)
     assert len(seen) == LAYERS
+
+
+def test_points_of_another_model():
+    points = architecture(tiny_model("gpt2")).points
+    with (
+        pytest.raises(ArgumentError, match=r"BertModel has no module h.1; the points are those of"),
+        observe(tiny_model("bert"), [points["block.1"]]),
+    ):
+        pass
+
+
+def test_attention_is_what_is_added():
+    model = tiny_model("gpt2")
+    with observe(model, ["block.0", "block.1", "block.1.attention"]) as seen:
+        run(model)
+    block = model.h[1]
+    with torch.inference_mode():
+        middle = seen["block.1.attention"] + seen["block.0"]
+        assert torch.equal(middle + block.mlp(block.ln_2(middle)), seen["block.1"])
 
 
 def test_time_first_states_are_handed_out_batch_first():

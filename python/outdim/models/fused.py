@@ -1,11 +1,10 @@
-"""The fused way to observe: our LayerNorm, in the place of the model's, takes the statistics on the fly."""
+"""The fused way to observe: our LayerNorm in the place of the model's takes the statistics."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +40,10 @@ def fuse(
     sink: FusedSink,
     watch: Watch,
 ) -> Iterator[list[Point]]:
-    """Replace the forward of the norms at `points`; yields the points that have to be hooked instead.
+    """Replace the forward of the norms at `points`, and yield the points left to be hooked.
 
-    Raises ArgumentError in training mode (dropout stands between a norm and its point) and, from within the
-    forward, where gradients are recorded (statistics have none).
+    Raises ArgumentError in training mode (dropout stands between a norm and its point) and, from
+    within the forward, where gradients are recorded (statistics have none).
     """
     if model.training:
         raise ArgumentError(
@@ -54,8 +53,8 @@ def fuse(
     rest = []
     for point in points:
         path = str(point.norm)
-        if path not in fused and (norm := _free_norm(model, frames, point)) is not None:
-            fused[path] = _FusedNorm(norm, sink, watch)
+        if path not in fused and (free := _free_norm(model, frames, point)) is not None:
+            fused[path] = _FusedNorm(free, sink, watch)
         # A norm takes the statistics of one tensor a call.
         if path in fused and point.norm_call not in fused[path].points:
             fused[path].points[point.norm_call] = point
@@ -81,10 +80,10 @@ def fuse(
 
 
 def _free_norm(model: nn.Module, frames: Sequence[nn.Module], point: Point) -> Norm | None:
-    """The norm at `point` if it may be replaced, None where hooks have to do.
+    """Return the norm at `point` if it may be replaced, None where hooks have to do.
 
-    So it is where rows are not in the order of the ids, where the norm has no parameters, and where somebody
-    else hooks or replaces the norm or a module around it: an edit of what leaves those modules would make the
+    So it is where rows are not in the order of the ids, where the norm has no parameters, and where
+    somebody else hooks or replaces the norm or a module around it: an edit there would make the
     output of the norm another tensor than the point.
     """
     if point.norm is None or not point.batch_first:
@@ -104,7 +103,7 @@ def _free_norm(model: nn.Module, frames: Sequence[nn.Module], point: Point) -> N
 
 
 class _FusedNorm:
-    """Takes the place of a norm's forward, and of BERT's norm(dropout(dense(x)) + residual) around it."""
+    """Takes the place of a norm's forward, and of BERT's norm(dropout(dense(x)) + residual)."""
 
     def __init__(self, norm: Norm, sink: FusedSink, watch: Watch) -> None:
         self.module = norm.module
@@ -123,7 +122,7 @@ class _FusedNorm:
         self._watch.emit(point, output if point.norm_side == "output" else hidden_states)
         return output
 
-    def with_residual(self, parent: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    def with_residual(self, parent: Any) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the forward of `parent` in which the residual add is fused too."""
         original: Callable[[Tensor, Tensor], Tensor] = parent.forward
 
@@ -150,7 +149,7 @@ class _FusedNorm:
         return point
 
     def _is_ours(self, x: Tensor) -> bool:
-        """Whether the op gives the dtype that the norm would; under autocast torch chooses another."""
+        """Whether the op gives the dtype that the norm would; under autocast torch chooses it."""
         return x.dtype == self.module.weight.dtype and not torch.is_autocast_enabled(x.device.type)
 
     def _normalise(self, point: Point, x: Tensor, residual: Tensor | None) -> Tensor:
@@ -158,7 +157,8 @@ class _FusedNorm:
 
         if torch.is_grad_enabled():
             raise ArgumentError(
-                "observe(fused=True): expected a forward without gradients; run it under torch.inference_mode()"
+                "observe(fused=True): expected a forward without gradients; run it under "
+                "torch.inference_mode()"
             )
         y, _, state = layer_norm_moments(
             x,

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from outdim.models.architecture import Architecture
 
 _FIX = (
-    "give a directory written by save_pretrained (config.json and weights), or a Hugging Face id while the hub "
-    "can be reached"
+    "give a directory written by save_pretrained (config.json and weights), or a Hugging Face id "
+    "while the hub can be reached"
 )
 
 
@@ -30,8 +30,9 @@ def load_model(
 ) -> "PreTrainedModel":
     """Load the base model (no head) of a local directory or a Hugging Face id, in eval mode.
 
-    No code from the model's repository is run. A pooler whose weights are not there (checkpoints of masked
-    language models) is left out; any other weight that is missing is an error, for it would be random.
+    No code from the model's repository is run. A pooler whose weights are not there (checkpoints of
+    masked language models) is left out; any other missing weight, which would be random, is an
+    error.
 
     >>> model = load_model("bert-base-uncased")  # doctest: +SKIP
 
@@ -59,7 +60,7 @@ def load_model(
             reason = str(error).strip().split("\n")[0]
             raise DataError(f"model: {name!r} cannot be loaded ({reason}); {_FIX}") from error
     _drop_missing_pooler(model, sorted(info["missing_keys"]), name)
-    return model.to(device).eval()  # type: ignore[no-any-return]
+    return model.to(device).eval()
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -69,12 +70,13 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     return found
 
 
-def _drop_missing_pooler(model: nn.Module, missing: list[str], name: str) -> None:
+def _drop_missing_pooler(model: Any, missing: list[str], name: str) -> None:
     other = [key for key in missing if not key.startswith("pooler.")]
     if other:
         raise DataError(
-            f"model: the weights of {name!r} lack {len(other)} tensors of {type(model).__name__}, such as "
-            f"{other[0]}, which would be random; the checkpoint belongs to another class or is incomplete"
+            f"model: the weights of {name!r} lack {len(other)} tensors of {type(model).__name__}, "
+            f"such as {other[0]}, which would be random; the checkpoint belongs to another class "
+            "or is incomplete"
         )
     if missing:
         model.pooler = None  # as with add_pooling_layer=False
@@ -98,7 +100,7 @@ def _quiet_unless_terminal() -> Iterator[None]:
 
 
 def model_sha256(model: nn.Module) -> str:
-    """Return the SHA-256 of all weights: name, dtype, shape and bytes of each, in the order of their names.
+    """Return the SHA-256 of all weights: name, dtype, shape and bytes of each, ordered by name.
 
     It depends on the dtype that the model was loaded in, not on how its files are cut.
     """

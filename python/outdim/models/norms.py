@@ -8,7 +8,7 @@ from torch import nn
 _EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "layer_norm_eps", "norm_eps")
 # For modules that keep no eps attribute (OLMo's LayerNorm): the values in use.
 _EPS_USUAL = (1e-5, 1e-6, 1e-12)
-# Relative to the largest output; a wrong formula is off by tens of percent on the test rows below.
+# Relative to the largest output; on the test rows below a wrong formula is off by tens of percent.
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 
@@ -16,8 +16,8 @@ _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.float16: 5e-3, tor
 class Norm:
     """A LayerNorm or RMSNorm module and how it computes.
 
-    The output is x_hat * (offset + weight) + bias, with x_hat = (x - mean x) / sqrt(var x + eps), or
-    x / sqrt(mean x^2 + eps) where `rms`. `offset` is 1 for the Gemma family and 0 elsewhere.
+    The output is x_hat * (offset + weight) + bias, with x_hat = (x - mean x) / sqrt(var x + eps),
+    or x / sqrt(mean x^2 + eps) where `rms`. `offset` is 1 for the Gemma family and 0 elsewhere.
     """
 
     path: str
@@ -29,24 +29,23 @@ class Norm:
     @property
     def gamma(self) -> torch.Tensor | None:
         """The scale that is applied, [D] (Gemma's 1 + weight); None without parameters."""
-        weight = getattr(self.module, "weight", None)
-        if weight is None:
-            return None
-        weight = weight.detach()
-        return weight if self.offset == 0 else weight.float() + self.offset
+        weight: torch.Tensor | None = getattr(self.module, "weight", None)
+        if weight is None or not self.offset:
+            return None if weight is None else weight.detach()
+        return weight.detach().float() + self.offset
 
     @property
     def beta(self) -> torch.Tensor | None:
         """The bias, [D]; None where there is none."""
-        bias = getattr(self.module, "bias", None)
+        bias: torch.Tensor | None = getattr(self.module, "bias", None)
         return None if bias is None else bias.detach()
 
 
 def recognise_norm(path: str, module: nn.Module, hidden_size: int) -> Norm | None:
     """Return the norm that `module` is over `hidden_size` dimensions, or None when it is none.
 
-    A class name only makes a module a candidate; what it is follows from its output on test rows with a mean
-    that is not zero (LayerNorm against RMSNorm) and of two scales (eps).
+    A class name only makes a module a candidate; what it is follows from its output on test rows
+    with a mean that is not zero (LayerNorm against RMSNorm) and of two scales (eps).
     """
     if "norm" not in type(module).__name__.lower() or any(True for _ in module.children()):
         return None

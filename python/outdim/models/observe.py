@@ -14,7 +14,7 @@ from outdim.models.watch import Watch
 
 
 class Observation(Mapping[str, Tensor]):
-    """The hidden states [B, S, D] of the last forward by name of the point, detached; empty with another sink."""
+    """The hidden states [B, S, D] of the last forward by point, detached; empty with a sink."""
 
     def __init__(self) -> None:
         self._hidden: dict[str, Tensor] = {}
@@ -45,9 +45,7 @@ def observe(
 
     >>> import torch
     >>> from transformers import BertConfig, BertModel
-    >>> config = BertConfig(
-    ...     num_hidden_layers=2, hidden_size=8, num_attention_heads=2, intermediate_size=16, vocab_size=30
-    ... )
+    >>> config = BertConfig(num_hidden_layers=2, hidden_size=8, num_attention_heads=2)
     >>> model = BertModel(config).eval()
     >>> with torch.inference_mode(), observe(model, ["block.1"]) as seen:
     ...     output = model(torch.tensor([[1, 2, 3]]))
@@ -56,22 +54,25 @@ def observe(
 
     Args:
         model: a transformers model, with or without a head; not compiled, not wrapped.
-        points: names (see `Point`), or points of `architecture(model)`, which save the small forward that finds
-            them. None: the embeddings and every block.
-        sink: called as sink(point, hidden [B, S, D]) at once for each point of each forward, with the tensor
-            of the model itself, neither copied nor detached. None: the observation keeps the last forward's.
-        fused: take the statistics inside our LayerNorm, which replaces the model's at points that a norm gives
-            (post-LN) or reads (pre-LN). `sink` is then a `FusedSink`, called with hidden states only at points
-            without such a norm. Outputs agree with the model's to rounding; with False, to the bit.
+        points: names (see `Point`), or points of `architecture(model)`, which save the small
+            forward that finds them. None: the embeddings and every block.
+        sink: called as sink(point, hidden [B, S, D]) at once for each point of each forward, with
+            the tensor of the model itself, neither copied nor detached. None: the observation keeps
+            those of the last forward.
+        fused: take the statistics inside our LayerNorm, which replaces the model's at points that
+            a norm gives (post-LN) or reads (pre-LN). `sink` is then a `FusedSink`, called with
+            hidden states only at points without such a norm. Outputs of the model agree with the
+            plain one's to rounding; with False, to the bit.
 
     Returns:
-        A context manager with an `Observation`. Contexts nest, and leave nothing on the model, also when the
-        forward raises. A forward that raised counts for nothing in the checks.
+        A context manager with an `Observation`. Contexts nest, and leave nothing on the model, also
+        when the forward raises. A forward that raised counts for nothing in the checks.
 
     Raises:
-        ArgumentError: an unknown point; `fused` with another sink, in training mode, or with gradients.
-        DataError: a point did not fire exactly once in a forward; layers ran, but no forward of the model;
-            without a sink, also when nothing ran.
+        ArgumentError: an unknown point; `fused` with another sink, in training mode, or with
+            gradients.
+        DataError: a point did not fire exactly once in a forward; layers ran, but no forward of the
+            model; without a sink, also when nothing ran.
     """
     check_model(model)
     chosen = _choose(model, points)
@@ -83,8 +84,8 @@ def observe(
         if fused:
             if not isinstance(sink, FusedSink):
                 raise ArgumentError(
-                    "sink: fused=True expects statistics(), absorb(point, state) and a call with (point, hidden), "
-                    f"got {type(sink).__name__}; see outdim.models.FusedSink"
+                    "sink: fused=True expects statistics(), absorb(point, state) and a call with "
+                    f"(point, hidden), got {type(sink).__name__}; see outdim.models.FusedSink"
                 )
             rest = stack.enter_context(fuse(model, frames, chosen, sink, watch))
         for frame in frames:
@@ -109,21 +110,27 @@ def _choose(model: nn.Module, points: Sequence[str | Point] | None) -> tuple[Poi
 
 
 def _frames(model: nn.Module, points: Sequence[Point]) -> list[nn.Module]:
-    """The modules around all points and their norms, down to the one that holds the list of blocks.
+    """Return the modules around all points and norms, down to the one with the list of blocks.
 
-    A forward of any of them is a forward of the model: some heads call an inner module of their base
-    (OPTForCausalLM calls model.decoder), and people call the base.
+    A forward of any of them is a forward of the model: some heads call an inner module of their
+    base (OPTForCausalLM calls model.decoder), and people call the base.
     """
     around: set[str] = {""}
     paths = [path for point in points for path in (point.module, point.norm) if path is not None]
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if unknown := [path for path in paths if path not in modules]:
+        raise ArgumentError(
+            f"points: {type(model).__name__} has no module {unknown[0]}; the points are those of "
+            "another model, name them instead"
+        )
     for n, path in enumerate(paths):
         above = {""}
         for end in (i for i, sign in enumerate(path) if sign == "."):
-            if isinstance(model.get_submodule(path[:end]), nn.ModuleList):
+            if isinstance(modules[path[:end]], nn.ModuleList):
                 break
             above.add(path[:end])
         around = above if n == 0 else around & above
-    return [model.get_submodule(path) for path in sorted(around)]
+    return [modules[path] for path in sorted(around)]
 
 
 def _by_module(points: Sequence[Point]) -> list[list[Point]]:

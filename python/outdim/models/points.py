@@ -13,19 +13,22 @@ Side = Literal["input", "output"]
 class Point:
     """One tensor of a model's forward pass.
 
-    name: `embeddings` (what enters the first block: Hugging Face's `hidden_states[0]`), `block.i` (the hidden
-        state after block i, `hidden_states[i + 1]`), `block.i.norm` (the output of the norm that goes with
-        `block.i`), `final_norm` (the output of a norm after the last block).
+    name: `embeddings` (what enters the first block: Hugging Face's `hidden_states[0]`), `block.i`
+        (the hidden state after block i: `hidden_states[i + 1]`, but for the last one of pre-LN
+        models, which is `final_norm` there), `block.i.attention` (what the attention adds to the
+        hidden state, in eval mode), `block.i.norm` (the output of the norm that ends the block or,
+        in pre-LN models, reads its output), `final_norm` (the output of a norm after all blocks).
     layer: 0 for the embeddings, i + 1 for block i, the number of blocks for `final_norm`.
     module: qualified path of the module that is hooked.
-    call, calls: the index of the call of that module within one forward, and how often it is called there
-        (a module shared by all layers, as in ALBERT, is called once a layer).
+    call, calls: the index of the call of that module within one forward, and how often it is called
+        there (a module that all layers share, as in ALBERT, is called once a layer).
     side: whether the point is the input or the output of the module.
-    norm: path of the norm whose output or input (`norm_side`) is this very tensor, or None: the norm that ends
-        the block of a post-LN model, the norm that reads the residual stream in a pre-LN model.
+    norm: path of the norm whose output or input (`norm_side`) is this very tensor, or None: the
+        norm that ends the block (post-LN) or that reads the residual stream (pre-LN).
     norm_call, norm_calls: as `call` and `calls`, for the norm.
-    residual: path of the module that computes norm(dense(x) + residual), where the norm sits in one, or None.
-    batch_first: False where the tensor is [S, B, D] inside the model (XLNet); it is handed out as [B, S, D].
+    residual: path of the module that computes norm(dense(x) + residual) with that norm, or None.
+    batch_first: False where the tensor is [S, B, D] inside the model (XLNet); it is handed out as
+        [B, S, D] all the same.
     """
 
     name: str
@@ -43,7 +46,7 @@ class Point:
 
 
 def first_hidden(value: Any) -> torch.Tensor | None:
-    """Return the first floating-point tensor of at least two dimensions in `value`, the hidden states of a call.
+    """Return the hidden states in `value`: its first float tensor of two or more dimensions.
 
     Transformer blocks take their hidden states first and return them alone or first in a tuple.
     """

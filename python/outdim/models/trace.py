@@ -21,7 +21,9 @@ BATCH, LENGTH = 2, 5
 class Call:
     """One call of a module: when it began and ended, and copies of what it took and gave.
 
-    tensors: the floating-point tensors among its positional arguments. source: the hidden states it took.
+    index: how many calls of the module came before.
+    tensors: the floating-point tensors among its positional arguments.
+    source: the hidden states it took.
     """
 
     path: str
@@ -40,17 +42,17 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """The calls of one forward in the order in which they began, and how often each module was called."""
+    """The calls of one forward in the order in which they began, and their number by path."""
 
     calls: tuple[Call, ...]
     counts: Counter[str]
 
 
 def trace(model: nn.Module) -> Trace:
-    """Run `model` on a few dummy tokens (or one dummy image or sound) and record every call.
+    """Run `model` on a few dummy tokens, images or sounds and record every call.
 
-    Runs in eval mode under `no_grad`, with the hooks that others have put on the model out of the way, and
-    leaves modes and hooks as they were. Raises DataError when the model cannot be run so.
+    Runs in eval mode under `no_grad`, with the hooks that others have put on the model out of the
+    way, and leaves modes and hooks as they were. Raises DataError when the model cannot be run so.
     """
     calls: list[Call] = []
     open_calls: list[Call] = []
@@ -111,7 +113,8 @@ def dummy_inputs(model: nn.Module) -> dict[str, torch.Tensor]:
         values = torch.randn(BATCH, 4000, generator=generator)
     else:
         raise DataError(
-            f"model: {type(model).__name__} takes {name!r}, expected input_ids, pixel_values or input_values"
+            f"model: {type(model).__name__} takes {name}, expected input_ids, pixel_values or "
+            "input_values"
         )
     return {name: values.to(like.device, like.dtype)}
 
@@ -119,7 +122,7 @@ def dummy_inputs(model: nn.Module) -> dict[str, torch.Tensor]:
 def _dummy_ids(model: nn.Module) -> torch.Tensor:
     """Distinct ids away from the special tokens, which sit at one of the ends of a vocabulary."""
     config: Any = model.config
-    special = set()
+    special: set[int | None] = set()
     for name in ("pad", "bos", "eos", "cls", "sep", "mask"):
         value = getattr(config, f"{name}_token_id", None)
         special.update(value if isinstance(value, list | tuple) else [value])
@@ -135,7 +138,7 @@ def _copy(hidden: torch.Tensor | None) -> torch.Tensor | None:
 
 @contextmanager
 def _alone(model: nn.Module) -> Iterator[None]:
-    """Give the model eval mode and no hooks: what others observe or edit is no evidence of how it is built."""
+    """Give the model eval mode and no hooks: what others edit is no evidence of how it is built."""
     modules = list(model.modules())
     kept = [(m.training, m._forward_hooks, m._forward_pre_hooks) for m in modules]
     try:

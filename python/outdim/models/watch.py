@@ -26,7 +26,7 @@ class Watch:
         self._outside = 0
 
     def frame(self, module: nn.Module) -> list[RemovableHandle]:
-        """Let forwards of `module` count as forwards of the model, the outermost one where frames nest."""
+        """Let forwards of `module` count as forwards of the model: where they nest, the outer."""
         return [
             module.register_forward_pre_hook(self._begin),
             module.register_forward_hook(self._end, always_call=True),
@@ -68,16 +68,16 @@ class Watch:
         return self._calls[key] - 1
 
     def fire(self, point: Point) -> None:
-        """The point fired."""
+        """Note that the point fired."""
         self._fired[point.name] += 1
 
     def emit(self, point: Point, hidden: Tensor) -> None:
-        """The point fired: hand out its hidden states, [B, S, D] whatever the model keeps."""
+        """Hand out the hidden states of a point that fired, [B, S, D] whatever the model keeps."""
         self.fire(point)
         self.sink(point, hidden if point.batch_first else hidden.transpose(0, 1))
 
     def hook(self, module: nn.Module, points: Sequence[Point]) -> RemovableHandle:
-        """Hook `points`, which share one side of `module`."""
+        """Register the hook of the points at one side of `module`."""
         key, side, calls = object(), points[0].side, points[0].calls
 
         def at_call(hidden: Tensor | None) -> None:
@@ -103,6 +103,6 @@ class Watch:
         """Raise where layers ran outside a forward only; with `ran`, also where nothing ran."""
         if not self.forwards and (self._outside or ran):
             raise DataError(
-                "points: none fired, because no forward of the observed model was complete; call the "
-                "model that was given to observe, not a part or a copy of it"
+                "points: none fired, because no forward of the observed model was complete; call "
+                "the model that was given to observe, not a part or a copy of it"
             )
