@@ -79,7 +79,8 @@ class ChunkCounter {
 
   /// counts[id] += count for every id of every chunk, then forgets the counts; chunks and ids are
   /// kept. Throws std::out_of_range for an id outside [0, vocab).
-  void fold(int64_t* counts, int64_t vocab);
+  /// Returns how many chunks were counted in all.
+  int64_t fold(int64_t* counts, int64_t vocab);
 
   /// documents[id] += 1 for every document in which the id occurs; all its chunks must be known
   /// (add, learn).

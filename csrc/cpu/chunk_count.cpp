@@ -304,7 +304,8 @@ void ChunkCounter::learn(const int32_t* ids, const int64_t* offsets, int64_t n) 
   table_->bytes += grown;
 }
 
-void ChunkCounter::fold(int64_t* counts, int64_t vocab) {
+int64_t ChunkCounter::fold(int64_t* counts, int64_t vocab) {
+  uint64_t total = 0;
   for (Shard& shard : table_->shards) {
     for (Slot& slot : shard.slots) {
       if (slot.length == 0 || slot.count == 0) continue;
@@ -318,9 +319,11 @@ void ChunkCounter::fold(int64_t* counts, int64_t vocab) {
         }
         counts[ids[k]] += static_cast<int64_t>(slot.count);
       }
+      total += slot.count;
       slot.count = 0;
     }
   }
+  return static_cast<int64_t>(total);
 }
 
 void ChunkCounter::count_documents(const ChunkTexts& texts, int64_t* documents,

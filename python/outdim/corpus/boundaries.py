@@ -68,6 +68,7 @@ class _Normal:
     marks: bool = False  # spaces become U+2581
     prepends: bool = False
     wide: bool = True  # characters above U+007F neither vanish nor become blank
+    ideographs: bool = False  # each is set apart by spaces
     whole: bool = True  # blanks stay blank and apart from what follows, whatever that is
 
 
@@ -118,6 +119,7 @@ def _normalizers(spec: Spec | None) -> _Normal:
             continue
         if kind in ("NFKC", "NFKD", "StripAccents", "BertNormalizer"):
             normal.wide = False
+            normal.ideographs = step.get("handle_chinese_chars", False)
         elif kind in ("Precompiled", "Nmt"):
             normal.wide = normal.whole = False
         elif kind == "Strip" and not step["strip_left"]:
@@ -183,7 +185,7 @@ def _dropping_rule(spec: Spec | None, normal: _Normal, model: Spec) -> Rule | No
     cuts: set[tuple[int, int]] = set()
     if len(kinds) == 1 and kinds[0] == "BertPreTokenizer":
         cuts = {(_LETTER, _PUNCT), (_PUNCT, _LETTER), (_PUNCT, _PUNCT)}
-        if normal.kinds == ["BertNormalizer"]:
+        if normal.kinds == ["BertNormalizer"] and normal.ideographs:
             classes[0xE5 : 0xE9 + 1] = [_HAN] * 5  # U+5000 to U+9FFF: set apart by the normalizer
     elif len(kinds) == 1 and kinds[0] == "Whitespace":
         cuts = {(_LETTER, _PUNCT), (_PUNCT, _LETTER)}
@@ -316,10 +318,10 @@ def _with_added_tokens(rule: Rule, added: list[Spec], inner: Any, normal: _Norma
         _GUARD if byte in guards and one != _DROP else one for byte, one in enumerate(rule.classes)
     ]
     # A guard is cut before like the class it had: its tokens begin there, so nothing of them is cut.
-    cuts = set(rule.cuts)
+    pairs = set(rule.cuts)
     for guard in guards:
-        cuts |= {(before, _GUARD) for before, after in rule.cuts if after == rule.classes[guard]}
-    return Rule(**{**vars(rule), "classes": tuple(classes), "cuts": frozenset(cuts)})
+        pairs |= {(before, _GUARD) for before, after in rule.cuts if after == rule.classes[guard]}
+    return Rule(**{**vars(rule), "classes": tuple(classes), "cuts": frozenset(pairs)})
 
 
 def _reaches_over(text: str, dropped: bool) -> bool:

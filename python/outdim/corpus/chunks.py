@@ -47,10 +47,6 @@ class ChunkTable:
         fine = any(DIGIT_CLASS in pair for pair in rule.cuts)
         self._digit = self._separator(list(_DIGITS) if fine else [])
 
-    def __len__(self) -> int:
-        """How many distinct chunks are known."""
-        return int(self._counter.chunks())
-
     def add(self, block: Texts, counts: Ids) -> bool:
         """Count the chunks of a block; False when memory ran full on the way (``counts`` has it then)."""
         kept = True
@@ -71,10 +67,10 @@ class ChunkTable:
             else:
                 yield part
 
-    def fold(self, counts: Ids) -> None:
-        """Add the tokens of all chunks counted since the last time to ``counts``."""
+    def fold(self, counts: Ids) -> int:
+        """Add the tokens of all chunks counted since the last time; returns how many these were."""
         self._learn()
-        self._counter.fold(_address(counts), self._vocab_size)
+        return int(self._counter.fold(_address(counts), self._vocab_size))
 
     def _texts(self, block: Texts) -> tuple[Any, object]:
         starts = block.starts.copy()  # moved on by the counter

@@ -101,13 +101,12 @@ class TokenCounter:
         return UnitCounts(counted.counts, counted.documents, account)
 
     def count_texts(self, block: Texts) -> tuple[NDArray[np.int64], int]:
-        """Count documents at hand; returns counts int64 [V] and how many chunks are known by now."""
+        """Count documents at hand; returns counts int64 [V] and of how many chunks they are."""
         counted = _Counted(self.vocab_size, documents=False)
         self._count_block(block, counted)
-        if self._rule is not None:
-            self._table.fold(counted.counts)
+        chunks = self._table.fold(counted.counts) if self._rule is not None else len(block)
         self._add_template(counted, Accounting(documents=len(block)))
-        return counted.counts, len(self._table) if self._rule is not None else 0
+        return counted.counts, chunks
 
     def _add_template(self, counted: _Counted, account: Accounting) -> None:
         for ids in self._template:
@@ -175,7 +174,8 @@ def _groups(block: Texts) -> Iterator[list[str]]:
 
 def _to_be_encoded(block: Texts, literals: Sequence[str]) -> NDArray[np.bool_]:
     """Tell which documents begin with a space or hold a literal."""
-    whole: NDArray[np.bool_] = block.data[block.starts] == 0x20
+    whole: NDArray[np.bool_] = block.lengths() > 0
+    whole[whole] = block.data[block.starts[whole]] == 0x20
     data = block.data.tobytes()
     for literal in literals:
         sought = literal.encode()
