@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ops.oracles import assert_state_matches, frequency_table, hidden_states, oracle, zipf_ids
 from outdim import ops
 from outdim.errors import ArgumentError, DataError, DtypeError
+from outdim.ops import merge
 from outdim.stats import Covariates, Moments
 
 NAMES = ("count", "log1p_count")
@@ -351,3 +352,17 @@ def test_covariate_errors():
         Covariates(frequency_table(), NAMES, ("count",))
     with pytest.raises(ArgumentError, match="table: expected finite values"):
         Covariates(torch.tensor([[torch.nan]]).double(), ("count",))
+
+
+@pytest.mark.parametrize("shape", [True, False])
+def test_numpy_and_torch_merge_to_the_same_bytes(shape):
+    """The CPU merges with NumPy, GPUs with torch."""
+    one, two = (
+        Moments(covariates(), shape=shape).update(*stream(n)[:2], rows=stream(n)[2]).state_dict()
+        for n in (200, 77)
+    )
+    tensors = [one["head"], one["body"], two["head"], two["body"]]
+    want = merge._merge(torch, *tensors, shape)
+    got = merge._merge(np, *(tensor.numpy() for tensor in tensors), shape)
+    for a, b in zip(got, want, strict=True):
+        assert a.tobytes() == b.numpy().tobytes()

@@ -96,8 +96,11 @@ def check_tensor(
     fits: Callable[[Tensor], bool],
 ) -> None:
     """Check dtype and, by `fits`, shape; `shape` is how the message says what was expected."""
-    wanted = f"{shape} {' or '.join(dtype_name(dtype) for dtype in dtypes)}"
     if not isinstance(value, Tensor) or value.dtype not in dtypes:
-        raise DtypeError(f"{name}: expected {wanted}, got {describe(value)}")
-    if not fits(value):
-        raise ArgumentError(f"{name}: expected {wanted}, got {describe(value)}")
+        error: type[Exception] = DtypeError
+    elif not fits(value):
+        error = ArgumentError
+    else:
+        return
+    wanted = " or ".join(dtype_name(dtype) for dtype in dtypes)
+    raise error(f"{name}: expected {shape} {wanted}, got {describe(value)}")

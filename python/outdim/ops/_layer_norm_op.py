@@ -39,18 +39,24 @@ def needs_gradient(arguments: tuple[Any, ...]) -> bool:
     )
 
 
-def run(*arguments: Any, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Validate, allocate, launch; the second result is empty where no sum is wanted."""
-    *inputs, backend = arguments
-    inputs.append(out)
-    call, y = _prepare(*inputs)
+def run(
+    arguments: tuple[Any, ...], backend: str, out: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Validate, allocate, launch; the second result is the sum where it is wanted."""
+    call, y = _prepare(out, *arguments)
     kernels(choose(backend, call.x)).layer_norm(call, None, False)
-    return y, _sum_of(call, inputs[0])
+    return y, None if call.sum is None else call.sum.view(arguments[0].shape)
+
+
+def _run(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """Do the same as the registered op, with an empty tensor for a sum that is not wanted."""
+    y, s = run(arguments[:-1], arguments[-1])
+    return y, y.new_empty(0) if s is None else s
 
 
 def run_moments(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Validate, allocate, launch the fused kernel."""
-    call, y = _prepare(*arguments[:_COUNT])
+    call, y = _prepare(None, *arguments[:_COUNT])
     *statistics, of_input, backend = arguments[_COUNT:]
     stats = prepare(call.x, *statistics)
     check_values(stats)
@@ -77,6 +83,7 @@ def _sum_of(call: LayerNormCall, x: Tensor) -> Tensor:
 
 
 def _prepare(
+    out: Tensor | None,
     x: Tensor,
     gamma: Tensor | None,
     beta: Tensor | None,
@@ -89,21 +96,18 @@ def _prepare(
     shift: Tensor | None,
     clip: Tensor | None,
     variant: Tensor | None,
-    out: Tensor | None = None,
 ) -> tuple[LayerNormCall, Tensor]:
     """Validate the arguments and allocate y; returns the call and y in the shape of x."""
     check_hidden("x", x)
     d = x.shape[-1]
     if residual is not None:
         check_same("residual", residual, "x", x)
-    # The kernels hold parameters of at most their own float32.
-    dtypes = FLOATS if x.dtype == torch.float64 else FLOATS[:3]
-    for name, parameter in (("gamma", gamma), ("beta", beta)):
-        if parameter is not None:
-            check_tensor(name, parameter, dtypes, f"({d},)", lambda t: t.shape == (d,))
-            check_device(name, parameter, "x", x)
-    if gamma is not None and beta is not None:
-        check_same("beta", beta, "gamma", gamma)
+    if gamma is not None:
+        _check_parameter("gamma", gamma, x)
+    if beta is not None:
+        _check_parameter("beta", beta, x)
+        if gamma is not None:
+            check_same("beta", beta, "gamma", gamma)
     if dim_mask is not None:
         check_tensor("dim_mask", dim_mask, (torch.bool,), f"({d},)", lambda t: t.shape == (d,))
         check_device("dim_mask", dim_mask, "x", x)
@@ -112,7 +116,7 @@ def _prepare(
         check_device("scale", scale, "x", x)
         variant = _variant_rows(variant, x)
     rows = as_rows(x)
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+    y = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
     call = LayerNormCall(
         rows,
         _contiguous(gamma),
@@ -126,9 +130,17 @@ def _prepare(
         _contiguous(clip),
         variant,
         torch.empty(rows.shape, dtype=x.dtype, device=x.device) if return_sum else None,
-        y.view(rows.shape) if out is None else _out_rows(out, x, residual),
+        as_rows(y) if out is None else _out_rows(out, x, residual),
     )
     return call, y
+
+
+def _check_parameter(name: str, parameter: Any, x: Tensor) -> None:
+    d = x.shape[-1]
+    # The kernels hold parameters of at most their own float32.
+    dtypes = FLOATS if x.dtype == torch.float64 else FLOATS[:3]
+    check_tensor(name, parameter, dtypes, f"({d},)", lambda t: t.shape == (d,))
+    check_device(name, parameter, "x", x)
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
@@ -186,12 +198,12 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, Tensor]:
-    call, y = _prepare(*arguments[:-1])
+    call, y = _prepare(None, *arguments[:-1])
     return y, _sum_of(call, arguments[0])
 
 
 def _fake_moments(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    call, y = _prepare(*arguments[:_COUNT])
+    call, y = _prepare(None, *arguments[:_COUNT])
     stats = prepare(call.x, *arguments[_COUNT:-2])
     return y, _sum_of(call, arguments[0]), stats.head, stats.body
 
@@ -256,7 +268,7 @@ def _edit_backward(
     return g
 
 
-register(f"layer_norm({_ARGUMENTS}, str backend) -> (Tensor, Tensor)", run, _fake)
+register(f"layer_norm({_ARGUMENTS}, str backend) -> (Tensor, Tensor)", _run, _fake)
 register_gradient("layer_norm", _setup_context, _backward)
 register(
     f"layer_norm_moments({_ARGUMENTS}, {_STATISTICS}, str backend) "

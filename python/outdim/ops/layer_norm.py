@@ -139,9 +139,9 @@ def layer_norm(
         raise ArgumentError("return_sum: needs `residual`; without one the sum is x itself")
     arguments = _flatten(x, gamma, beta, eps, rms, residual, return_sum, dim_mask, edit)
     if isinstance(x, np.ndarray):
-        y, s = op.run(*arguments, backend, out=_writable(out))
+        y, s = op.run(arguments, backend, _writable(out))
         result = y.numpy() if out is None else out
-        return (result, s.numpy()) if return_sum else result
+        return (result, s.numpy()) if s is not None else result
     if via_op(x) or op.needs_gradient(arguments):
         if out is not None:
             raise ArgumentError(
@@ -150,7 +150,7 @@ def layer_norm(
             )
         y, s = torch.ops.outdim.layer_norm(*arguments, backend)
     else:
-        y, s = op.run(*arguments, backend, out=out)
+        y, s = op.run(arguments, backend, out)
     return (y, s) if return_sum else y
 
 

@@ -126,7 +126,9 @@ class Moments:
         else:
             device = self._state[0].device
             later = head.to(device), body.to(device)
-            self._state = ops.merge_states(self._state, later, self.shape)
+            head, body = ops.merge_states(self._state, later, self.shape)
+            # A merge with no rows returns one of its arguments: never keep memory of the caller's.
+            self._state = (head.clone(), body.clone()) if head is later[0] else (head, body)
         self._result = None
         return self
 
