@@ -70,12 +70,10 @@ class CountOptions(CorpusOptions, SpreadOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectOptions:
-    """Find outlier dimensions by their LayerNorm parameters (Kovaleva et al. 2021).
+class RuleOptions:
+    """How outlier dimensions are told from the others by their LayerNorm parameters (Kovaleva et al. 2021).
 
     Args:
-        model: Hugging Face id or local directory.
-        output: Run directory.
         rule: ``kovaleva2021``: gamma AND beta beyond k sigma in min_fraction of the layers;
             ``puccetti2022``: gamma OR beta in more than 3 layers, as in the code published with that paper.
         k: Threshold in standard deviations.
@@ -83,8 +81,6 @@ class DetectOptions:
         permutations: For the false-positive rate of the rule.
     """
 
-    model: str
-    output: Path
     rule: Literal["kovaleva2021", "puccetti2022"] = "kovaleva2021"
     k: float = 3.0
     min_fraction: float = 0.5
@@ -92,7 +88,20 @@ class DetectOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorrelateOptions(CorpusOptions, SpreadOptions):
+class DetectOptions(RuleOptions):
+    """Find outlier dimensions by their LayerNorm parameters (Kovaleva et al. 2021).
+
+    Args:
+        model: Hugging Face id or local directory.
+        output: Run directory.
+    """
+
+    model: str
+    output: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrelateOptions(CorpusOptions, SpreadOptions, RuleOptions):
     """Correlate hidden states with token frequency, in one pass (Puccetti et al. 2022).
 
     Args:
@@ -100,7 +109,7 @@ class CorrelateOptions(CorpusOptions, SpreadOptions):
         model: Hugging Face id or local directory.
         tokenizer: Hugging Face id or local directory; None takes the model's.
         counts: ``counts.parquet`` of a run of ``outdim count``, or the run; None counts the corpus itself.
-        points: Where the model is observed, by name; None takes the embeddings and every block.
+        points: Where the model is observed, by name; none takes the embeddings and every block.
         max_length: Tokens per sequence with special tokens; None takes the model's limit, at most 512.
         token_budget: Tokens per batch, padding included.
         device: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes a GPU where there is one.

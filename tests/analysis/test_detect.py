@@ -136,8 +136,11 @@ def test_rmsnorm_decides_by_gamma_and_says_so():
 
 
 def test_a_model_without_norms_is_an_error():
-    with pytest.raises(DataError):
-        detect(torch.nn.Linear(3, 3))
+    model = tiny_model("bert")
+    for layer in model.encoder.layer:
+        layer.output.LayerNorm = torch.nn.Identity()
+    with pytest.raises(DataError, match="no LayerNorm or RMSNorm"):
+        detect(model)
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,27 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from outdim.errors import DataError, OutdimError
-from outdim.options import CorrelateOptions, CountOptions, DetectOptions, SpreadOptions
+from outdim.options import (
+    CorrelateOptions,
+    CountOptions,
+    DetectOptions,
+    RuleOptions,
+    SpreadOptions,
+)
 from outdim.run import engine, manifest, merge, setup
 from outdim.run.engine import Share
 from outdim.run.files import check_run_directory, replacing, write_json
 from outdim.run.plan import Plan
 from outdim.run.shards import ShardStore
 from outdim.run.stages import StopSignal, Worker
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from outdim.analysis import Detection
 
 
 def count(source: Sequence[str], options: CountOptions) -> Path:
@@ -52,18 +63,11 @@ def correlate(source: Sequence[str], options: CorrelateOptions) -> Path:
 
 def detect(options: DetectOptions) -> Path:
     """``outdim detect``: the run directory, with ``detection.json`` and the report."""
-    from outdim.analysis import detect
     from outdim.models import architecture, describe, load_model
 
     check_run_directory(options.output)
     model = load_model(options.model)
-    detection = detect(
-        model,
-        rule=options.rule,
-        k=options.k,
-        min_fraction=options.min_fraction,
-        permutations=options.permutations,
-    )
+    detection = _detect(model, options)
     with _directory(options.output) as run:
         manifest.begin(
             run, "detect", options=setup.plain(options), model=describe(model, architecture(model))
@@ -73,6 +77,18 @@ def detect(options: DetectOptions) -> Path:
         manifest.update(run, finished=manifest.now())
         _report(run)
     return options.output
+
+
+def _detect(model: PreTrainedModel, options: RuleOptions) -> Detection:
+    from outdim.analysis import detect
+
+    return detect(
+        model,
+        rule=options.rule,
+        k=options.k,
+        min_fraction=options.min_fraction,
+        permutations=options.permutations,
+    )
 
 
 def compare(first: str, second: str, output: Path) -> Path:
@@ -117,7 +133,9 @@ def _begin(run: Path, plan: Plan, model: dict[str, Any] | None = None) -> None:
     )
 
 
-def _execute(run: Path, plan: Plan, options: SpreadOptions, devices: Sequence[str]) -> None:
+def _execute(
+    run: Path, plan: Plan, options: CountOptions | CorrelateOptions, devices: Sequence[str]
+) -> None:
     """Compute this process's share of every stage; whoever finds the run complete finishes it."""
     share = setup.choose_share(options)
     store = ShardStore(run, plan)
@@ -144,7 +162,7 @@ def _execute(run: Path, plan: Plan, options: SpreadOptions, devices: Sequence[st
                 file=sys.stderr,
             )
             return
-        _finish(run, plan, worker, seconds, rate)
+        _finish(worker, options, seconds, rate)
 
 
 def _compute(
@@ -179,7 +197,13 @@ def _complete(worker: Worker, store: ShardStore, stage: str, share: Share) -> No
         engine.compute_here(worker, store, stage, missing, len(store.shards) - len(missing))
 
 
-def _finish(run: Path, plan: Plan, worker: Worker, seconds: dict[str, float], rate: float | None) -> None:
+def _finish(
+    worker: Worker,
+    options: CountOptions | CorrelateOptions,
+    seconds: dict[str, float],
+    rate: float | None,
+) -> None:
+    run, plan = worker.run, worker.plan
     parts: dict[str, Any] = {}
     if "count" in plan.stages:
         accounting = merge.merge_counts(run, plan, worker)
@@ -190,8 +214,8 @@ def _finish(run: Path, plan: Plan, worker: Worker, seconds: dict[str, float], ra
             "documents": accounting.documents,
             "excluded": dict(accounting.skipped),
         }
-    if "correlate" in plan.stages:
-        parts["tokens"] = {**parts.get("tokens", {}), **_finish_correlation(run, plan, worker)}
+    if isinstance(options, CorrelateOptions):
+        parts["tokens"] = {**parts.get("tokens", {}), **_finish_correlation(run, plan, worker, options)}
     before = manifest.read(run)
     if rate is None:  # every shard was there already: what was measured then stands
         rate, seconds = before.get("tokens_per_second"), before.get("seconds", seconds)
@@ -199,13 +223,11 @@ def _finish(run: Path, plan: Plan, worker: Worker, seconds: dict[str, float], ra
     _report(run)
 
 
-def _finish_correlation(run: Path, plan: Plan, worker: Worker) -> dict[str, Any]:
-    from outdim.analysis import detect
-
+def _finish_correlation(run: Path, plan: Plan, worker: Worker, options: RuleOptions) -> dict[str, Any]:
     correlation, padded = merge.merge_correlations(run, plan, worker)
     tables = [correlation.columns()]
     try:
-        detection = detect(worker.model)
+        detection = _detect(worker.model, options)
     except DataError as error:
         print(f"outdim correlate: no detection by parameters: {error}", file=sys.stderr)
     else:

@@ -1,0 +1,272 @@
+"""Whole runs over a tiny model: the right numbers, and the same bytes whoever computed them."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from run_helpers import replaced, results
+
+from outdim.corpus import TokenFrequencies, count_tokens, load_tokenizer, open_corpus
+from outdim.errors import ArgumentError, DataError, ResumeError
+from outdim.models import load_model
+from outdim.run import Plan, ShardStore, commands
+from outdim.run.engine import Share
+from outdim.run.stages import Interrupted, StopSignal, Worker
+
+
+@pytest.fixture
+def undisturbed(corpus, options):
+    """The bytes of a run that nothing happened to."""
+    run = commands.correlate([str(corpus)], replaced(options, output=options.output.with_name("undisturbed")))
+    return results(run)
+
+
+def test_numbers_agree_with_hidden_states_kept_and_correlated_afterwards(corpus, options):
+    run = commands.correlate([str(corpus)], options)
+    table = pq.read_table(run / "stats.parquet").to_pandas()
+    tokenizer, model = load_tokenizer(options.model), load_model(options.model)
+    counts = count_tokens(str(corpus), tokenizer).counts
+    hidden, frequency, special = [], [], []
+    for text in open_corpus(str(corpus)).read(open_corpus(str(corpus)).units[0]):
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        for start in range(0, len(ids), 22):
+            piece = [2, *ids[start : start + 22], 3]
+            with torch.inference_mode():
+                states = model(torch.tensor([piece]), output_hidden_states=True).hidden_states
+            hidden.append(torch.stack([state[0] for state in states], 1).double().numpy())
+            frequency += counts[piece].tolist()
+            special += [True, *[False] * (len(piece) - 2), True]
+    hidden, frequency, special = np.concatenate(hidden), np.array(frequency), np.array(special)
+    for selection, rows in (("text", ~special), ("all", np.ones(len(special), bool))):
+        for layer in range(3):
+            for statistic, values in (("pearson", hidden), ("pearson_abs", np.abs(hidden))):
+                found = table.query(
+                    "selection == @selection and layer == @layer and statistic == @statistic and covariate == 'count'"
+                )
+                expected = [np.corrcoef(frequency[rows], values[rows, layer, d])[0, 1] for d in range(16)]
+                np.testing.assert_allclose(found.value, expected, atol=2e-6)
+                assert set(found.n) == {rows.sum()}
+    account = json.loads((run / "manifest.json").read_text())["tokens"]
+    assert account["read"] == len(special)
+    assert account["special"] == special.sum()
+    assert account["used"] == (~special).sum()
+    assert account["padded"] <= 0.05 * (account["padded"] + account["read"])
+
+
+def test_a_run_leaves_everything_a_reader_needs(corpus, options):
+    run = commands.correlate([str(corpus)], options)
+    assert json.loads((run / "detection.json").read_text())["dims"][0]["dim"] == 3
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["finished"]
+    assert manifest["tokens_per_second"] > 0
+    assert manifest["counting"]["accounting"]["documents"] == 120
+    assert (run / "report.html").stat().st_size > 10_000
+    assert TokenFrequencies.from_parquet(run / "counts.parquet").total_tokens > 1000
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_a_finished_run_given_again_computes_nothing_and_stays_the_same(corpus, options, monkeypatch):
+    before = results(commands.correlate([str(corpus)], options))
+    monkeypatch.setattr(Worker, "compute", lambda *args: pytest.fail("computed again"))
+    assert results(commands.correlate([str(corpus)], options)) == before
+
+
+@pytest.mark.parametrize("world", [2, 3, 5, 30])
+def test_any_number_of_shares_in_any_order_gives_the_same_bytes(corpus, options, undisturbed, world):
+    order = list(range(world))
+    random.Random(world).shuffle(order)
+    for index in order:
+        commands.correlate([str(corpus)], replaced(options, shard_index=index, shard_count=world))
+    assert results(options.output) == undisturbed
+
+
+def test_shards_computed_in_any_order_give_the_same_bytes(corpus, options, undisturbed):
+    class Shuffled(ShardStore):
+        def missing(self, stage):
+            return random.Random(1).sample(found := super().missing(stage), len(found))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commands, "ShardStore", Shuffled)
+        commands.correlate([str(corpus)], options)
+    assert results(options.output) == undisturbed
+
+
+def test_a_flipped_bit_in_a_state_is_found_and_computed_again(corpus, options, undisturbed):
+    run = commands.correlate([str(corpus)], options)
+    path = run / "state" / "correlate-000002.safetensors"
+    broken = bytearray(path.read_bytes())
+    broken[-100] ^= 1
+    path.write_bytes(bytes(broken))
+    (run / "stats.parquet").unlink()
+    assert results(commands.correlate([str(corpus)], options)) == undisturbed
+
+
+def test_changed_inputs_and_options_are_refused_and_nothing_is_touched(corpus, options, tmp_path):
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(corpus.read_bytes())
+    run = commands.correlate([str(copy)], options)
+    before = results(run)
+    with pytest.raises(ResumeError, match=r"options.max_length: 24 -> 20"):
+        commands.correlate([str(copy)], replaced(options, max_length=20))
+    copy.write_bytes(corpus.read_bytes().replace(b"w1 ", b"w2 ", 1))
+    with pytest.raises(ResumeError, match=r"inputs.files\[0\].sha256"):
+        commands.correlate([str(copy)], options)
+    assert results(run) == before
+
+
+def test_empty_one_token_and_all_special_shards(options, tmp_path):
+    source = tmp_path / "odd.txt"
+    # One shard of blank lines, one with a single word, one with nothing but special tokens, one ordinary.
+    source.write_text("\n" * 64 + "w1\n" + " " * 61 + "[SEP] [SEP]\n" + " " * 52 + "w1 w2 w3 w1 w2\n")
+    run = commands.correlate([str(source)], replaced(options, shard_bytes=64))
+    table = pq.read_table(run / "stats.parquet").to_pandas()
+    assert len(Plan.read(run).units) == 4
+    assert set(table.query("selection == 'text' and statistic == 'mean'").n) == {6}
+    assert set(table.query("selection == 'all' and statistic == 'mean'").n) == {6 + 2 + 2 * 3}
+
+
+def test_a_corpus_without_a_token_is_an_error_that_leaves_nothing(options, tmp_path):
+    source = tmp_path / "blank.txt"
+    source.write_text("\n\n \n")
+    with pytest.raises(DataError, match="no token"):
+        commands.correlate([str(source)], options)
+    assert not (options.output / "stats.parquet").exists()
+
+
+def test_a_stop_comes_between_batches_and_the_run_goes_on(corpus, options, undisturbed, monkeypatch):
+    compute, seen = Worker.compute, []
+
+    def stopping(self, stage, shard, progress=None):
+        seen.append(shard)
+        if len(seen) == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return compute(self, stage, shard, progress)
+
+    monkeypatch.setattr(Worker, "compute", stopping)
+    with pytest.raises(Interrupted) as caught:
+        commands.correlate([str(corpus)], options)
+    assert caught.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    monkeypatch.undo()
+    assert results(commands.correlate([str(corpus)], options)) == undisturbed
+
+
+def test_given_counts_are_used_and_belong_to_the_plan(corpus, options, tmp_path):
+    tokenizer = load_tokenizer(options.model)
+    counts = np.arange(200)[::-1].copy()
+    TokenFrequencies.for_tokenizer(tokenizer, counts).to_parquet(tmp_path / "other.parquet")
+    run = commands.correlate([str(corpus)], replaced(options, counts=tmp_path / "other.parquet"))
+    assert TokenFrequencies.from_parquet(run / "counts.parquet").counts.tolist() == counts.tolist()
+    assert not list(run.glob("state/count-*"))
+    TokenFrequencies.for_tokenizer(tokenizer, counts + 1).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(ResumeError, match="inputs.counts"):
+        commands.correlate([str(corpus)], replaced(options, counts=tmp_path / "other.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"model": None}, ArgumentError, "model: name it"),
+        ({"model": "/nowhere"}, DataError, "nowhere"),
+        ({"token_budget": 0}, ArgumentError, "token-budget"),
+        ({"max_length": 4000}, ArgumentError, "max_length: expected 3 to 64"),
+        ({"points": ["block.9"]}, ArgumentError, "block.9"),
+        ({"per_token": [16]}, ArgumentError, "per-token: expected dimensions 0 to 15"),
+        ({"threads": 0}, ArgumentError, "threads"),
+        ({"workers": 0}, ArgumentError, "workers"),
+        ({"device": "tpu"}, ArgumentError, "device"),
+        ({"shard_index": 1}, ArgumentError, "shard-index, shard-count"),
+        ({"shard_index": 3, "shard_count": 3}, ArgumentError, "shard-index, shard-count"),
+        ({"counts": "/nowhere.parquet"}, DataError, "counts: there is no"),
+    ],
+)
+def test_bad_options_name_what_was_expected_and_leave_nothing(corpus, options, change, error, message):
+    if "counts" in change:
+        change = {"counts": options.output / "nowhere.parquet"}
+    with pytest.raises(error, match=message):
+        commands.correlate([str(corpus)], replaced(options, **change))
+    assert not options.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Share()),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, Share()),
+        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "2"}, Share(1, 2, waits=True)),
+        ({"SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_ID": "2"}, Share(2, 3)),
+        (
+            {
+                "SLURM_ARRAY_TASK_COUNT": "3",
+                "SLURM_ARRAY_TASK_ID": "14",
+                "SLURM_ARRAY_TASK_MIN": "10",
+                "SLURM_ARRAY_TASK_STEP": "2",
+            },
+            Share(2, 3),
+        ),
+    ],
+)
+def test_shares_from_the_environment(environment, expected):
+    assert Share.from_environment(environment) == expected
+
+
+def test_a_second_signal_kills_as_usual_and_handlers_are_restored():
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignal().installed() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+        with pytest.raises(Interrupted):
+            stop.check()
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def command(corpus, options, *extra: str) -> list[str]:
+    return [
+        sys.executable, "-m", "outdim", "correlate", str(corpus), "--model", options.model,
+        "--output", str(options.output), "--max-length", "24", "--token-budget", "256",
+        "--shard-bytes", "1024", "--workers", "1", "--permutations", "10", *extra,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_worker_processes_and_torchrun_give_the_same_bytes(corpus, options, undisturbed):
+    commands.correlate([str(corpus)], replaced(options, workers=2))
+    assert results(options.output) == undisturbed
+    other = replaced(options, output=options.output.with_name("torchrun"))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    subprocess.run([*torchrun, *command(corpus, other)[1:]], check=True, timeout=300)
+    assert results(other.output) == undisturbed
+
+
+@pytest.mark.slow
+def test_killed_at_fifty_random_points_a_run_gives_the_same_bytes(corpus, options, undisturbed):
+    # The server has everything imported, so that a process is a fork and the kills fall into the work itself.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["outdim.run.commands", "outdim.report", "transformers.models.bert"])
+    rng = random.Random(0)
+    killed = 0
+    while killed < 50:
+        process = context.Process(target=commands.correlate, args=([str(corpus)], options))
+        process.start()
+        process.join(rng.uniform(0.2, 4.0))
+        if process.exitcode is None:
+            process.kill()
+            killed += 1
+            process.join()
+        else:  # complete: lose some of it, so that the next one has work
+            assert process.exitcode == 0
+            assert results(options.output) == undisturbed
+            for path in options.output.glob("state/*"):
+                if rng.random() < 0.5:
+                    path.unlink()
+    assert results(commands.correlate([str(corpus)], options)) == undisturbed
