@@ -5,7 +5,7 @@ import torch
 from outdim.errors import ArgumentError, DataError
 from outdim.models import architecture
 from outdim.models.norms import recognise_norm
-from tiny import FAMILIES, HIDDEN, LAYERS, STRANGERS, VOCAB, tiny_model
+from tiny import FAMILIES, HIDDEN, LAYERS, STRANGERS, VOCAB, tiny_inputs, tiny_model
 from torch import nn
 
 # family -> placement, path of the block, norm of block i, norm of the last block, norm at the
@@ -243,6 +243,15 @@ def test_looking_changes_nothing():
     ]
     assert not any(m._forward_pre_hooks_with_kwargs for m in model.modules())
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("run_before", [False, True])
+def test_transformers_still_collects_hidden_states(run_before):
+    model = tiny_model("bert", output_hidden_states=True)
+    if run_before:
+        model(**tiny_inputs(model))
+    architecture(model)
+    assert len(model(**tiny_inputs(model)).hidden_states) == LAYERS + 1
 
 
 def test_an_edit_by_a_hook_is_no_evidence():

@@ -185,6 +185,15 @@ def test_an_edit_by_hook_is_what_the_statistics_see():
     assert sink.states["block.1"].body[0, 0, 5] == 0
 
 
+def test_the_hooks_of_transformers_are_no_edit():
+    model = tiny_model("bert")
+    inputs = tiny_inputs(model)
+    with torch.inference_mode():
+        model(**inputs, output_hidden_states=True)  # leaves hooks on the blocks
+    _, sink = run(model, inputs, fused=True)
+    assert len(sink.fused) == LAYERS + 1
+
+
 def test_autocast_keeps_the_norms_of_torch():
     model = tiny_model("bert")
     inputs = tiny_inputs(model)

@@ -16,6 +16,10 @@ from outdim.models.points import first_hidden
 # Two different small sizes, so that [B, S, D], [S, B, D] and [B * S, D] can be told apart.
 BATCH, LENGTH = 2, 5
 
+# Set by transformers once its hooks for output_hidden_states are on a model. Where config asks for
+# them, our forward is the one that puts them on, and they go with our hooks.
+_COLLECTING = "_output_capturing_hooks_installed"
+
 
 @dataclass(eq=False)
 class Call:
@@ -133,7 +137,8 @@ def _dummy_ids(model: nn.Module) -> torch.Tensor:
 
 
 def _copy(hidden: torch.Tensor | None) -> torch.Tensor | None:
-    return None if hidden is None else hidden.detach().clone()
+    # On the CPU: the modules of one model may lie on several devices.
+    return None if hidden is None else hidden.detach().to("cpu", copy=True)
 
 
 @contextmanager
@@ -141,6 +146,7 @@ def _alone(model: nn.Module) -> Iterator[None]:
     """Give the model eval mode and no hooks: what others edit is no evidence of how it is built."""
     modules = list(model.modules())
     kept = [(m.training, m._forward_hooks, m._forward_pre_hooks) for m in modules]
+    collecting = [_COLLECTING in vars(module) for module in modules]
     try:
         for module in modules:
             module.training = False
@@ -150,3 +156,6 @@ def _alone(model: nn.Module) -> Iterator[None]:
         for module, (training, hooks, pre_hooks) in zip(modules, kept, strict=True):
             module.training = training
             module._forward_hooks, module._forward_pre_hooks = hooks, pre_hooks
+        for module, before in zip(modules, collecting, strict=True):
+            if not before:
+                vars(module).pop(_COLLECTING, None)
