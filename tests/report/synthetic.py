@@ -36,7 +36,7 @@ def make_run(
     beta: bool = True,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Write a run and return the planted truth: r by (statistic, covariate, selection), gamma, beta."""
+    """Write a run; return what was planted: r by (statistic, covariate, selection), gamma, ..."""
     rng = np.random.default_rng(seed)
     path.mkdir(parents=True, exist_ok=True)
     truth = _parameters(rng, layers, dims, outliers, beta) | {
@@ -119,7 +119,9 @@ def _z(values):
 def _correlations(rng, layers, dims, outliers) -> dict[tuple[str, str, str], Any]:
     r = {}
     depth = np.linspace(0, 1, layers + 1)[:, None]
-    base = np.cumsum(rng.normal(0, 0.09 / layers**0.5, (layers + 1, dims)), axis=0) + rng.normal(-0.04, 0.1, dims)
+    base = np.cumsum(rng.normal(0, 0.09 / layers**0.5, (layers + 1, dims)), axis=0) + rng.normal(
+        -0.04, 0.1, dims
+    )
     for selection in ("text", "all"):
         for statistic in ("pearson", "pearson_abs"):
             for c, covariate in enumerate(COVARIATES):

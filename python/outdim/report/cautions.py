@@ -1,12 +1,12 @@
-"""What a reader must know before trusting the numbers: undefined r, non-finite values, little data."""
+"""What a reader must know before trusting the numbers: undefined r, NaN, little data."""
 
 import numpy as np
 
 from outdim.report.figures.correlation import COVARIATE_NAMES, SELECTION_NAMES
 from outdim.report.run_files import Array, Run, Statistics
-from outdim.report.text import listing, number
+from outdim.report.text import counted, listing, number
 
-# Below this many tokens the standard error of r, 1/sqrt(n - 3) for independent tokens, exceeds 0.01.
+# Below this many the standard error of r, 1/sqrt(n - 3) for independent tokens, exceeds 0.01.
 FEW_TOKENS = 10_003
 
 
@@ -26,7 +26,8 @@ def cautions(run: Run) -> list[str]:
 def _about_the_run(run: Run) -> list[str]:
     if run.manifest and run.manifest.get("finished") is None:
         return [
-            "The manifest does not say that this run finished: its numbers may cover part of the data."
+            "The manifest does not say that this run finished: its numbers may cover part of the "
+            "data."
         ]
     return []
 
@@ -37,8 +38,9 @@ def _about_detection(run: Run) -> list[str]:
     warnings = [str(found["note"])] if found.get("note") else []
     if chance > 0.1:
         warnings.append(
-            f"The outlier rule finds {number(float(chance), 2)} dimensions by chance alone: some of those "
-            "listed are likely to mean nothing. A larger k or a larger share of layers is safer."
+            f"The outlier rule finds {number(float(chance), 2)} dimensions by chance alone: some "
+            "of those listed are likely to mean nothing. A larger k or a larger share of layers is "
+            "safer."
         )
     return warnings
 
@@ -56,8 +58,8 @@ def _nonfinite(statistics: Statistics) -> list[str]:
             for w in worst
         ]
         warnings.append(
-            f"{int(np.nansum(counts)):,} values were NaN or infinite, in {len(np.unique(dims)):,} "
-            f"dimensions; their statistics are left undefined. Most at {listing(places, 5)}."
+            f"{int(np.nansum(counts)):,} values were NaN or infinite, in {counted(len(np.unique(dims)), 'dimension')}; "
+            f"their statistics are left undefined. Most at {listing(places, 5)}."
         )
         break  # 'all' includes 'text'
     return warnings
@@ -72,7 +74,8 @@ def _undefined(statistics: Statistics) -> list[str]:
         missing = np.isnan(statistics.values[key][rows])
         if not missing.any():
             continue
-        name = f"{COVARIATE_NAMES.get(covariate, covariate)}, {SELECTION_NAMES.get(selection, selection)}"
+        measure = COVARIATE_NAMES.get(covariate, covariate)
+        name = f"{measure}, {SELECTION_NAMES.get(selection, selection)}"
         why = _reason(statistics, rows, selection, missing)
         if name not in reasons.setdefault(why, []):
             reasons[why].append(name)
@@ -87,7 +90,7 @@ def _reason(statistics: Statistics, rows: Array, selection: str, missing: Array)
     constant = missing & (deviation[rows] == 0) if deviation is not None else np.zeros_like(missing)
     broken = missing & (counted[rows] > 0) if counted is not None else np.zeros_like(missing)
     rest = missing & ~constant & ~broken
-    if rest.all(axis=1).any():
+    if (missing.all(axis=1) & rest.any(axis=1)).any():
         return "at some points for any dimension, as this measure is the same for every token"
     parts = [
         f"{int(part.sum()):,} {reason}"

@@ -1,4 +1,4 @@
-"""The colours of the page, each for a light and for a dark ground; all safe for colour-blind readers.
+"""The colours of the page, for light and for dark ground, safe for colour-blind readers.
 
 Figures are made with the light ones; the page replaces them by their dark partners where the
 reader's system asks for a dark page.

@@ -15,16 +15,16 @@ _TOP = 3
 _SHOWN_OUTLIERS = 4
 
 RULES = {
-    "kovaleva2021": "γ and β both further than {k:g} σ from their layer's mean, in at least {min_layers} "
+    "kovaleva2021": "γ and β both further than {k:g} σ from their layer's mean, in at least "
+    "{min_layers} of the {layers} layers",
+    "puccetti2022": "γ or β further than {k:g} σ from their layer's mean, in at least {min_layers} "
     "of the {layers} layers",
-    "puccetti2022": "γ or β further than {k:g} σ from their layer's mean, in at least {min_layers} of "
-    "the {layers} layers",
 }
 
 
 @dataclass(frozen=True)
 class OutlierTable:
-    """Per outlier dimension the z of γ and β, layer by layer; cells are (text, beyond the bound)."""
+    """Per outlier the z of γ and β, layer by layer; cells are (text, beyond the bound)."""
 
     k: float
     labels: list[str]
@@ -85,8 +85,8 @@ def _about_outliers(run: Run) -> list[str]:
     if not draws or chance is None:
         return [start]
     return [
-        f"{start} By chance alone the rule would find {number(float(chance))} dimensions (the mean of "
-        f"{draws:,} shuffles of the dimensions' positions)."
+        f"{start} By chance alone the rule would find {number(float(chance))} dimensions (the mean "
+        f"of {draws:,} shuffles of the dimensions' positions)."
     ]
 
 
@@ -119,9 +119,10 @@ def _about_correlations(correlations: Correlations) -> list[str]:
     row, dim = np.unravel_index(np.nanargmax(r), r.shape)
     strongest = correlations.r[correlations.headline][row, dim]
     sentences = [
-        f"The dimension that follows token frequency most closely is {dim}, at {_place(correlations, row)}: "
-        f"r = {number(float(strongest), 2)} of {describe(correlations.headline)}. The median dimension "
-        f"there has |r| = {number(float(np.nanmedian(r[row])), 2)}."
+        f"The dimension that follows token frequency most closely is {dim}, at "
+        f"{_place(correlations, row)}: r = {number(float(strongest), 2)} of "
+        f"{describe(correlations.headline)}. The median dimension there has |r| = "
+        f"{number(float(np.nanmedian(r[row])), 2)}."
     ]
     for outlier in correlations.outliers[:_SHOWN_OUTLIERS]:
         curve = r[:, outlier]
@@ -129,8 +130,8 @@ def _about_correlations(correlations: Correlations) -> list[str]:
             peak = int(np.nanargmax(curve))
             sentences.append(
                 f"Outlier dimension {outlier} follows it most at {_place(correlations, peak)}: r = "
-                f"{number(float(correlations.r[correlations.headline][peak, outlier]), 2)}, a larger |r| "
-                f"than {_share_below(r[peak], outlier)} of the other dimensions there."
+                f"{number(float(correlations.r[correlations.headline][peak, outlier]), 2)}, a "
+                f"larger |r| than {_share_below(r[peak], outlier)} of the other dimensions there."
             )
     return sentences
 
@@ -163,9 +164,9 @@ def _about_tokens(run: Run) -> list[str]:
         top = int(np.sort(ordinary)[::-1][:100].sum())
         if total:
             sentences.append(
-                f"Frequencies were counted over {total:,} text tokens; {int((ordinary > 0).sum()):,} of "
-                f"{len(run.counts.ids):,} token ids occur, and the 100 most frequent make up "
-                f"{100 * top / total:.0f} % of the text."
+                f"Frequencies were counted over {total:,} text tokens; "
+                f"{int((ordinary > 0).sum()):,} of {len(run.counts.ids):,} token ids occur, and "
+                f"the 100 most frequent make up {100 * top / total:.0f} % of the text."
             )
     return sentences
 

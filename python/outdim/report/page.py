@@ -1,4 +1,4 @@
-"""Renders pages: one file, nothing loaded from anywhere, nothing executed but its own three scripts."""
+"""Renders pages: one file that loads nothing and executes only its own three scripts."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ _START = 'document.documentElement.className = "js";'
 
 
 def write_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
-    """Write the HTML report of a run, and its figures as SVG and CSV in the folder figures beside it.
+    """Write the HTML report of a run, and the folder figures (SVG and CSV) beside it.
 
     The page is one file that loads nothing from the network. Each file appears whole or not at all.
 
@@ -98,7 +98,9 @@ def _content(run: Run) -> dict[str, Any]:
     ]
     return {
         "kind": "Outlier dimensions and token frequency",
-        "title": str(title),
+        "title": "/".join(
+            Path(str(title)).parts[-2:]
+        ),  # of a long local path the end says what it is
         "subtitle": _subtitle(run, str(data.get("source") or "")),
         "sections": [(id_, name) for id_, name, there in sections if there],
         "findings": findings(run),

@@ -61,7 +61,7 @@ class Statistics:
         return self.values.get((statistic, covariate, selection))
 
     def hidden_rows(self) -> Array:
-        """Give the indices [R] of the points that are hidden states: embeddings, blocks, final norm."""
+        """Give the indices [R] of the hidden states: embeddings, blocks, final norm."""
         if not self.correlations():
             return np.zeros(0, dtype=int)
         found = [p for p, name in enumerate(self.points) if _HIDDEN.fullmatch(name)]

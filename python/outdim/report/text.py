@@ -24,6 +24,11 @@ def number(value: float | int | None, digits: int = 3) -> str:
     return text.replace("-", _MINUS)
 
 
+def counted(count: int, noun: str) -> str:
+    """Write a count with its noun: '1 layer', '1,024 layers'."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def listing(items: Sequence[object], limit: int = 12) -> str:
     """Write items as prose, the rest counted: '308, 381 and 3 more'."""
     shown = [str(item) for item in items[:limit]]

@@ -1,5 +1,6 @@
 """What the figures of correlations share: which r there are, and their names."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,9 +91,10 @@ def describe(key: Key) -> str:
 def largest_bound(r: Correlations) -> float:
     """Give the bound of a symmetric scale: the largest |r|, rounded up to a tenth."""
     largest = max(float(_largest(values).max(initial=0.0)) for values in r.r.values())
-    return min(1.0, max(0.1, np.ceil(largest * 10 - 1e-9) / 10))
+    return min(1.0, max(0.1, math.ceil(largest * 10 - 1e-9) / 10))
 
 
 def _largest(r: Floats) -> Floats:
     """Give the largest |r| over layers [D]; 0 where r is never defined."""
-    return np.nan_to_num(np.abs(r), nan=0.0).max(axis=0)
+    largest: Floats = np.nan_to_num(np.abs(r), nan=0.0).max(axis=0)
+    return largest

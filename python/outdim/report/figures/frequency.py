@@ -31,11 +31,11 @@ def frequency_curve(counts: Counts) -> Figure:
     return Figure(
         id="token_frequency",
         title="How often each token occurs",
-        caption="Each dot is a token of the vocabulary, the most frequent on the left; both axes are "
-        "logarithmic. Natural text falls roughly along Zipf's law, the thin line (count proportional "
-        "to 1/rank): a few tokens make up most of the text, which is why r with the raw count and "
-        "with its logarithm can differ. Diamonds: special tokens, at the place their count would have. "
-        f"{never:,} of {len(counts.ids):,} token ids never occur.{thin}",
+        caption="Each dot is a token of the vocabulary, the most frequent on the left; both axes "
+        "are logarithmic. Natural text falls roughly along Zipf's law, the thin line (count "
+        "proportional to 1/rank): a few tokens make up most of the text, which is why r with the "
+        "raw count and with its logarithm can differ. Diamonds: special tokens, at the place their "
+        f"count would have. {never:,} of {len(counts.ids):,} token ids never occur.{thin}",
         alt=f"Log-log plot of token count by rank for {len(ordinary):,} tokens that occur.",
         table=_table(counts, ordinary, ranks, special),
         interactive=_interactive(counts, ordinary, ranks, special),

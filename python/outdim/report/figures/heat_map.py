@@ -1,4 +1,4 @@
-"""Heat map, layer x dimension, of r: a dimension that follows frequency everywhere is a vertical line."""
+"""Heat map of r, layer x dimension: what follows frequency everywhere is a vertical line."""
 
 import numpy as np
 import plotly.graph_objects as go
@@ -35,15 +35,15 @@ def heat_map(correlations: Correlations) -> Figure:
     return Figure(
         id="correlation_heat_map",
         title="Which dimensions follow token frequency, and in which layers",
-        caption="Each cell is Pearson's r over all tokens between one dimension of the hidden state "
-        "after one layer and the frequency of the token: orange rises with frequency, blue falls, "
-        "the neutral tone in the middle is none. A dimension that follows frequency through the "
-        "model shows as a vertical line. "
+        caption="Each cell is Pearson's r over all tokens between one dimension of the hidden "
+        "state after one layer and the frequency of the token: orange rises with frequency, blue "
+        "falls, the neutral tone in the middle is none. A dimension that follows frequency through "
+        "the model shows as a vertical line. "
         + rule
         + (marks if outliers else "")
-        + "Empty cells: r is not defined there, see the warnings. Drag to zoom, double-click to reset.",
-        alt=f"Heat map of r, {describe(correlations.headline)}: {len(correlations.points)} layers by "
-        f"{len(dims):,} dimensions.",
+        + "Empty cells: r is not defined there, see the warnings.",
+        alt=f"Heat map of r, {describe(correlations.headline)}: {len(correlations.points)} layers "
+        f"by {len(dims):,} dimensions.",
         table=_table(correlations, dims),
         interactive=_interactive(correlations, dims, outliers),
         draw=lambda: _draw(correlations, dims, outliers),
@@ -52,7 +52,7 @@ def heat_map(correlations: Correlations) -> Figure:
 
 
 def _table(correlations: Correlations, dims: Array) -> pa.Table:
-    """One row per point and dimension, one column per choice: 16 times shorter than one row per r."""
+    """One row per point and dimension, one column per choice: shorter than one row per r."""
     columns = {
         "point": np.repeat(correlations.points, len(dims)),
         "layer": np.repeat(correlations.layers, len(dims)),
@@ -83,8 +83,8 @@ def _interactive(correlations: Correlations, dims: Array, outliers: list[int]) -
     bound = largest_bound(correlations)
     figure.update_layout(
         layout(
-            height=170 + min(420, max(150, 22 * len(correlations.points))),
-            margin={"l": 56, "r": 12, "t": 40, "b": 96},
+            height=120 + min(420, max(150, 22 * len(correlations.points))),
+            margin={"l": 56, "r": 12, "t": 40, "b": 48},
             xaxis={
                 "title": "dimension" if whole else "dimension (those shown, in order)",
                 "showgrid": False,
@@ -102,14 +102,9 @@ def _interactive(correlations: Correlations, dims: Array, outliers: list[int]) -
                 "cmin": -bound,
                 "cmax": bound,
                 "colorbar": {
-                    "orientation": "h",
-                    "title": {"text": "Pearson r", "side": "top"},
-                    "thickness": 12,
-                    "len": 0.6,
-                    "x": 0.5,
-                    "yref": "container",
-                    "y": 0.01,
-                    "yanchor": "bottom",
+                    "title": {"text": "r", "side": "top"},
+                    "thickness": 10,
+                    "xpad": 6,
                     "outlinewidth": 0,
                 },
             },
@@ -153,8 +148,7 @@ def _every(count: int) -> list[int]:
 def _draw(correlations: Correlations, dims: Array, outliers: list[int]) -> Canvas:
     r = correlations.r[correlations.headline][:, dims]
     figure, axes = canvas(9, 1.6 + min(4.5, 0.22 * len(r)))
-    colours = LinearSegmentedColormap.from_list("outdim", DIVERGING)
-    colours.set_bad(GRID)
+    colours = LinearSegmentedColormap.from_list("outdim", DIVERGING).with_extremes(bad=GRID)
     bound = largest_bound(correlations)
     image = axes.imshow(
         np.ma.masked_invalid(r),

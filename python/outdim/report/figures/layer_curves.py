@@ -27,9 +27,9 @@ def layer_curves(correlations: Correlations) -> Figure:
         caption="Solid lines: the outlier dimensions "
         + (f"({listing(marked)}). " if marked else "(none was detected here). ")
         + "Dashed lines: the other dimensions with the largest |r| in any layer under the chosen "
-        f"measures; {MAX_LINES} lines at most. Grey: the median of all dimensions and the band that "
-        "holds 90 % of them (5th to 95th percentile); a line far outside of the band is exceptional, "
-        "one inside is like any other dimension. Choose a name in the legend to hide a line.",
+        f"measures; {MAX_LINES} lines at most. Grey: the median of all dimensions and the band "
+        "that holds 90 % of them (5th to 95th percentile); a line far outside of the band is "
+        "exceptional, one inside is like any other dimension.",
         alt=f"Line chart of r, {describe(correlations.headline)}, by layer for dimensions "
         f"{listing(dims)}, with the median and the 5 to 95 % band of all dimensions.",
         table=_table(correlations),
@@ -40,7 +40,7 @@ def layer_curves(correlations: Correlations) -> Figure:
 
 
 def band(r: Floats) -> Floats:
-    """Give the 5th, 50th and 95th percentile over the dimensions of each layer [3, R]; NaN left out."""
+    """Give the 5th, 50th and 95th percentile over dimensions [3, R]; NaN is left out."""
     percentiles = np.full((3, len(r)), np.nan)
     for row, values in enumerate(r):
         finite = values[np.isfinite(values)]
@@ -107,7 +107,7 @@ def _interactive(correlations: Correlations) -> go.Figure:
             outlier = dim in correlations.outliers
             figure.add_scatter(
                 y=r[:, dim],
-                name=str(dim),
+                name=f"dim {dim}",
                 mode="lines+markers",
                 line={
                     "color": series(place),

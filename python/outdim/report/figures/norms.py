@@ -60,8 +60,8 @@ def norm_scatter(norms: Norms) -> Figure:
     rule = (
         ""
         if len(dims) == total
-        else f" Of {total:,} dimensions {len(dims):,} are drawn: the outliers, those with the largest "
-        "|z| in any layer, and the rest evenly thinned out; stats.parquet has them all."
+        else f" Of {total:,} dimensions {len(dims):,} are drawn: the outliers, those with the "
+        "largest |z| in any layer, and the rest evenly thinned out; stats.parquet has them all."
     )
     drawn = _panels(norms)
     static = (
@@ -70,12 +70,13 @@ def norm_scatter(norms: Norms) -> Figure:
         else f" The static drawing shows {len(drawn)} of {len(norms.layers)} layers, evenly spaced."
     )
     reading = (
-        "one dot is one dimension of the layer's LayerNorm, its scale γ to the right and its shift β "
-        f"upwards. Dashed lines: {norms.k:g} standard deviations from the layer's mean. The rule of "
-        "Kovaleva et al. asks for dots in the four corners, beyond the lines of both"
+        "one dot is one dimension of the layer's LayerNorm, its scale γ to the right and its shift "
+        f"β upwards. Dashed lines: {norms.k:g} standard deviations from the layer's mean. The rule "
+        "of Kovaleva et al. asks for dots in the four corners, beyond the lines of both"
         if norms.beta is not None
-        else "one dot is one dimension of the layer's norm, which has no β: its number to the right, "
-        f"its scale γ upwards. Dashed lines: {norms.k:g} standard deviations from the layer's mean"
+        else "one dot is one dimension of the layer's norm, which has no β: its number to the "
+        f"right, its scale γ upwards. Dashed lines: {norms.k:g} standard deviations from the "
+        "layer's mean"
     )
     return Figure(
         id="layer_norm_parameters",
@@ -105,7 +106,8 @@ def norm_scatter(norms: Norms) -> Figure:
 def _abs_z(values: Floats) -> Floats:
     spread = np.nanstd(values, axis=1, ddof=1, keepdims=True)
     deviation = np.abs(values - np.nanmean(values, axis=1, keepdims=True))
-    return np.divide(deviation, spread, out=np.zeros_like(deviation), where=spread > 0)
+    z: Floats = np.divide(deviation, spread, out=np.zeros_like(deviation), where=spread > 0)
+    return z
 
 
 def _chosen(norms: Norms) -> Array:
@@ -121,7 +123,8 @@ def _chosen(norms: Norms) -> Array:
 
 def _panels(norms: Norms) -> list[int]:
     count = min(len(norms.layers), _MAX_PANELS)
-    return np.linspace(0, len(norms.layers) - 1, count).round().astype(int).tolist()
+    rows = np.linspace(0, len(norms.layers) - 1, count).round()
+    return [int(row) for row in rows]
 
 
 def _bounds(values: Floats, k: float) -> tuple[float, float]:
@@ -147,10 +150,7 @@ def _interactive(norms: Norms, dims: Array) -> go.Figure:
     labelled = norms.outliers[:_LABELLED]
     rest = dims[~np.isin(dims, labelled)]
     for row, point in enumerate(norms.points):
-        gamma = norms.gamma[row]
-        x, y = (
-            (gamma, norms.beta[row]) if norms.beta is not None else (np.arange(len(gamma)), gamma)
-        )
+        x, y = _dots(norms, row)
         shared = {"meta": {"layer": point}, "visible": row == 0}
         hover = "γ = %{x:.4f}<br>β = %{y:.4f}" if norms.beta is not None else "γ = %{y:.4f}"
         figure.add_scatter(
@@ -168,7 +168,7 @@ def _interactive(norms: Norms, dims: Array) -> go.Figure:
                 x=[x[dim]],
                 y=[y[dim]],
                 mode="markers+text",
-                name=str(dim),
+                name=f"dim {dim}",
                 text=[str(dim)],
                 textposition="top center",
                 cliponaxis=False,
@@ -187,13 +187,20 @@ def _interactive(norms: Norms, dims: Array) -> go.Figure:
     return figure
 
 
+def _dots(norms: Norms, row: int) -> tuple[Floats, Floats]:
+    """Give abscissa and ordinate of a layer's dimensions: gamma and beta, or number and gamma."""
+    if norms.beta is not None:
+        return norms.gamma[row], norms.beta[row]
+    return np.arange(norms.gamma.shape[1], dtype=np.float64), norms.gamma[row]
+
+
 def _bound_lines(x: Floats, y: Floats, norms: Norms) -> dict[str, object]:
     """Trace of the four (two without beta) lines at k sigma, as wide as dots and bounds reach."""
     (left, right), (low, high) = _bounds(x, norms.k), _bounds(y, norms.k)
     if norms.beta is None:
         left, right = 0.0, float(len(x) - 1)
-    x0, x1 = min(left, float(np.nanmin(x))), max(right, float(np.nanmax(x)))
-    y0, y1 = min(low, float(np.nanmin(y))), max(high, float(np.nanmax(y)))
+    x0, x1 = _reach(x, left, right)
+    y0, y1 = _reach(y, low, high)
     lines_x, lines_y = [x0, x1, None, x0, x1], [low, low, None, high, high]
     if norms.beta is not None:
         lines_x += [None, left, left, None, right, right]
@@ -208,6 +215,12 @@ def _bound_lines(x: Floats, y: Floats, norms: Norms) -> dict[str, object]:
     }
 
 
+def _reach(values: Floats, low: float, high: float) -> tuple[float, float]:
+    """Span dots and bounds, and a little more."""
+    low, high = min(low, float(np.nanmin(values))), max(high, float(np.nanmax(values)))
+    return low - 0.06 * (high - low), high + 0.06 * (high - low)
+
+
 def _draw(norms: Norms, dims: Array, panels: list[int]) -> Canvas:
     columns = min(4, len(panels))
     lines = -(-len(panels) // columns)
@@ -217,10 +230,7 @@ def _draw(norms: Norms, dims: Array, panels: list[int]) -> Canvas:
     labelled = norms.outliers[:_LABELLED]
     rest = dims[~np.isin(dims, labelled)]
     for axes, row in zip(grid.flat, panels, strict=False):
-        gamma = norms.gamma[row]
-        x, y = (
-            (gamma, norms.beta[row]) if norms.beta is not None else (np.arange(len(gamma)), gamma)
-        )
+        x, y = _dots(norms, row)
         # As an image inside the SVG: tens of thousands of circles would weigh megabytes.
         axes.scatter(x[rest], y[rest], s=4, color=FAINT, linewidths=0, rasterized=True)
         for place, dim in enumerate(labelled):

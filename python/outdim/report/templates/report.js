@@ -14,12 +14,10 @@
     return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, recoloured(v, k)]));
   }
 
-  // A narrow screen leaves no room for wide margins or for tools drawn over the legend.
+  // A narrow screen leaves no room for wide margins, and a finger that drags means to scroll.
   function narrowed(layout) {
-    layout.margin = { ...layout.margin, l: 44, r: 8 };
-    layout.font = { ...layout.font, size: 11 };
-    if (layout.coloraxis) layout.coloraxis.colorbar.len = 0.95;
-    return layout;
+    const margin = { ...layout.margin, l: 44, r: 8 };
+    return { ...layout, margin, font: { ...layout.font, size: 11 }, dragmode: false };
   }
 
   function draw(plot, spec, answers) {
@@ -29,14 +27,12 @@
       trace.visible = Object.entries(answers).every(([name, value]) => !(name in meta) || meta[name] === value);
     }
     const narrow = plot.clientWidth < NARROW;
-    const shaped = narrow ? narrowed(layout) : layout;
-    const figure = { data, layout: shaped };
+    const figure = { data, layout: narrow ? narrowed(layout) : layout };
     const { data: traces, layout: painted } = dark.matches ? recoloured(figure) : figure;
     return Plotly.react(plot, traces, painted, {
       responsive: true,
-      displaylogo: false,
-      displayModeBar: narrow ? false : "hover",
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+      displayModeBar: false, // it would cover the legend, and offers to send the figure to a server
+      showSendToCloud: false,
     });
   }
 

@@ -1,0 +1,73 @@
+"""The page that compares two token counts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from outdim.report.figures.comparison import comparison_figures
+from outdim.report.page import write_page
+from outdim.report.text import number, visible
+
+if TYPE_CHECKING:
+    from outdim.corpus import Comparison
+
+_LARGEST = 30
+
+
+def write_comparison(
+    comparison: "Comparison", output: str | Path, names: tuple[str, str] = ("first", "second")
+) -> Path:
+    """Write the page that compares two token counts, with its figures as SVG and CSV beside it.
+
+    Args:
+        comparison: What `outdim.corpus.compare` returns.
+        output: An existing directory; report.html and the folder figures are written into it.
+        names: How the page calls the two.
+
+    Returns:
+        The path of the HTML file.
+
+    Example:
+        >>> write_comparison(compare(wiki, books), "runs/wiki-books")  # doctest: +SKIP
+        PosixPath('runs/wiki-books/report.html')
+    """
+    return write_page(
+        Path(output) / "report.html",
+        "comparison.html.j2",
+        comparison_figures(comparison, names),
+        kind="Two token counts compared",
+        title=f"{names[0]} and {names[1]}",
+        subtitle=f"{len(comparison.first):,} token ids",
+        sections=[
+            ("findings", "What was found"),
+            ("differences", "Largest differences"),
+            ("figures", "Figures"),
+            ("definitions", "Definitions"),
+        ],
+        names=names,
+        findings=_findings(comparison, names),
+        differences=[_row(*row) for row in comparison.largest(_LARGEST)],
+    )
+
+
+def _findings(comparison: "Comparison", names: tuple[str, str]) -> list[str]:
+    text = comparison.text
+    first, second = comparison.first.counts[text], comparison.second.counts[text]
+    r = number(comparison.correlation)
+    return [
+        f"The logarithms of the counts correlate with r = {r} over {int(text.sum()):,} text tokens."
+        "",
+        f"{names[0]} holds {int(first.sum()):,} text tokens, {names[1]} {int(second.sum()):,}.",
+        f"{int(((first > 0) & (second > 0)).sum()):,} token ids occur in both, "
+        f"{int(((first > 0) & (second == 0)).sum()):,} only in {names[0]}, "
+        f"{int(((first == 0) & (second > 0)).sum()):,} only in {names[1]}.",
+    ]
+
+
+def _row(id_: int, token: str, first: int, second: int, ratio: float) -> dict[str, Any]:
+    return {
+        "id": id_,
+        "token": visible(token),
+        "first": number(first),
+        "second": number(second),
+        "ratio": number(ratio, 2),
+    }

@@ -1,0 +1,201 @@
+"""Two token counts of one vocabulary, against each other and each by rank."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import plotly.graph_objects as go
+import pyarrow as pa
+from matplotlib.figure import Figure as Canvas
+
+from outdim.report.colours import MUTED, series
+from outdim.report.figures.base import Figure, canvas, layout
+from outdim.report.figures.frequency import thinned
+from outdim.report.run_files import Array
+from outdim.report.text import number, plot_text, visible
+
+if TYPE_CHECKING:
+    from outdim.corpus import Comparison
+
+MAX_TOKENS = 4_000
+_DIFFERING = 200
+
+
+def comparison_figures(comparison: "Comparison", names: tuple[str, str]) -> list[Figure]:
+    """Draw the counts of each token in the one against the other, and both rank curves."""
+    return [_scatter(comparison, names), _rank_curves(comparison, names)]
+
+
+def _scatter(comparison: "Comparison", names: tuple[str, str]) -> Figure:
+    chosen = _chosen(comparison)
+    counts = [part.counts[chosen] for part in (comparison.first, comparison.second)]
+    occurring = int(_occurring(comparison).sum())
+    thin = (
+        f"All {occurring:,} tokens that occur in either are drawn."
+        if len(chosen) == occurring
+        else f"Of {occurring:,} tokens that occur in either {len(chosen):,} are drawn: the "
+        f"{_DIFFERING} whose share differs most, weighted by that share, and the rest evenly "
+        "thinned out by frequency."
+    )
+    return Figure(
+        id="counts_compared",
+        title="Counts of each token",
+        caption="Each dot is a token: its count in the first to the right, in the second upwards, "
+        "1 added to both so that tokens absent from one still show; both axes are logarithmic. On "
+        "the line a token has the same share of the text in both; far from it, it belongs to one "
+        f"of them. r of log(1 + count) over all text tokens: {number(comparison.correlation)}. "
+        f"{thin}",
+        alt=f"Log-log scatter plot of the counts of {len(chosen):,} tokens.",
+        table=pa.table(
+            {
+                "id": chosen,
+                "token": [comparison.first.tokens[i] for i in chosen],
+                "first_count": counts[0],
+                "second_count": counts[1],
+                "log2_ratio": comparison.log_ratio[chosen],
+            }
+        ),
+        interactive=_interactive_scatter(comparison, chosen, names),
+        draw=lambda: _draw_scatter(comparison, chosen, names),
+    )
+
+
+def _rank_curves(comparison: "Comparison", names: tuple[str, str]) -> Figure:
+    curves = [_curve(comparison.ranks()[:, side]) for side in (0, 1)]
+    return Figure(
+        id="ranks_compared",
+        title="How often the token of each rank occurs",
+        caption="The tokens of each text sorted by their own frequency, in tokens per million, so "
+        "that texts of different size can be compared; both axes are logarithmic, ranks beyond the "
+        "first few hundred are thinned out evenly on the axis. Where a curve is steeper, fewer "
+        "tokens make up more of the text.",
+        alt="Log-log plot of tokens per million by rank, one curve for each of the two counts.",
+        table=pa.table(
+            {
+                "counts": np.repeat(["first", "second"], [len(rank) for rank, _ in curves]),
+                "rank": np.concatenate([rank for rank, _ in curves]),
+                "per_million": np.concatenate([share for _, share in curves]),
+            }
+        ),
+        interactive=_interactive_ranks(curves, names),
+        draw=lambda: _draw_ranks(curves, names),
+    )
+
+
+def _occurring(comparison: "Comparison") -> Array:
+    either = (comparison.first.counts > 0) | (comparison.second.counts > 0)
+    occurring: Array = comparison.text & either
+    return occurring
+
+
+def _chosen(comparison: "Comparison") -> Array:
+    """Ids to draw: all, or those that differ most and an even choice of the rest."""
+    ids = np.flatnonzero(_occurring(comparison))
+    if len(ids) <= MAX_TOKENS:
+        return ids
+    far = np.array([row[0] for row in comparison.largest(_DIFFERING)], dtype=int)
+    rest = np.setdiff1d(ids, far)
+    rest = rest[np.argsort(-comparison.first.counts[rest], kind="stable")]
+    return np.union1d(far, rest[:: -(-len(rest) // (MAX_TOKENS - len(far)))])
+
+
+def _curve(falling: Array) -> tuple[Array, Array]:
+    """Ranks from 1 and tokens per million at them, of counts that fall."""
+    falling = falling[falling > 0]
+    ranks = thinned(len(falling))
+    return ranks + 1, 1e6 * falling[ranks] / max(int(falling.sum()), 1)
+
+
+def _equal_shares(comparison: "Comparison") -> tuple[list[float], list[float]]:
+    """Give the ends of the line on which a token has the same share in both."""
+    totals = [
+        float(part.counts[comparison.text].sum()) or 1.0
+        for part in (comparison.first, comparison.second)
+    ]
+    largest = max(
+        float(part.counts.max(initial=1)) for part in (comparison.first, comparison.second)
+    )
+    end = largest / max(1.0, totals[1] / totals[0])
+    start = max(1.0, totals[0] / totals[1])
+    return [start, end], [start * totals[1] / totals[0], end * totals[1] / totals[0]]
+
+
+def _interactive_scatter(
+    comparison: "Comparison", chosen: Array, names: tuple[str, str]
+) -> go.Figure:
+    figure = go.Figure()
+    x, y = _equal_shares(comparison)
+    figure.add_scatter(
+        x=x,
+        y=y,
+        mode="lines",
+        name="same share of the text",
+        line={"color": MUTED, "width": 1},
+        hoverinfo="skip",
+    )
+    first, second = (part.counts[chosen] for part in (comparison.first, comparison.second))
+    figure.add_scatter(
+        x=first + 1,
+        y=second + 1,
+        text=[plot_text(visible(comparison.first.tokens[i])) for i in chosen],
+        customdata=np.stack([chosen, first, second], axis=1),
+        mode="markers",
+        name="tokens",
+        marker={"size": 5, "color": series(0), "opacity": 0.5},
+        hovertemplate="“%{text}” (id %{customdata[0]})<br>first: %{customdata[1]:,}<br>"
+        "second: %{customdata[2]:,}<extra></extra>",
+    )
+    ticks = {"type": "log", "dtick": 1, "exponentformat": "power", "zeroline": False}
+    figure.update_layout(
+        layout(
+            height=520,
+            xaxis={"title": f"1 + count in {plot_text(names[0])}", **ticks},
+            yaxis={"title": f"1 + count in {plot_text(names[1])}", **ticks},
+        )
+    )
+    return figure
+
+
+def _draw_scatter(comparison: "Comparison", chosen: Array, names: tuple[str, str]) -> Canvas:
+    figure, axes = canvas(5.5, 5)
+    axes.set(xscale="log", yscale="log")
+    axes.set_xlabel(f"1 + count in {visible(names[0])}", parse_math=False)
+    axes.set_ylabel(f"1 + count in {visible(names[1])}", parse_math=False)
+    axes.plot(
+        *_equal_shares(comparison), color=MUTED, linewidth=0.8, label="same share of the text"
+    )
+    x, y = (part.counts[chosen] + 1 for part in (comparison.first, comparison.second))
+    axes.scatter(x, y, s=5, color=series(0), alpha=0.5, linewidths=0, rasterized=True)
+    axes.legend()
+    return figure
+
+
+def _interactive_ranks(curves: list[tuple[Array, Array]], names: tuple[str, str]) -> go.Figure:
+    figure = go.Figure()
+    for place, ((rank, share), name) in enumerate(zip(curves, names, strict=True)):
+        figure.add_scatter(
+            x=rank,
+            y=share,
+            mode="lines",
+            name=plot_text(name),
+            line={"color": series(place), "width": 2},
+            hovertemplate="rank %{x:,}: %{y:,.2f} per million",
+        )
+    ticks = {"type": "log", "dtick": 1, "exponentformat": "power", "zeroline": False}
+    figure.update_layout(
+        layout(
+            height=420,
+            xaxis={"title": "rank of the token", **ticks},
+            yaxis={"title": "tokens per million", **ticks},
+        )
+    )
+    return figure
+
+
+def _draw_ranks(curves: list[tuple[Array, Array]], names: tuple[str, str]) -> Canvas:
+    figure, axes = canvas(7, 4)
+    axes.set(xscale="log", yscale="log", xlabel="rank of the token", ylabel="tokens per million")
+    for place, ((rank, share), name) in enumerate(zip(curves, names, strict=True)):
+        axes.plot(rank, share, color=series(place), label=visible(name))
+    for text in axes.legend().get_texts():
+        text.set_parse_math(False)
+    return figure

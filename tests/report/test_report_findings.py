@@ -1,0 +1,137 @@
+"""What the page says is what the run holds, and what is wrong with it is said."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from outdim.errors import DataError
+from outdim.report import summary
+from outdim.report.cautions import cautions
+from outdim.report.findings import findings, layer_table, outlier_table
+from outdim.report.run_files import read_counts, read_run
+from report.synthetic import make_run, write_blocks
+
+
+def test_findings_name_the_planted_dimensions(tmp_path):
+    truth = make_run(tmp_path)
+    said = " ".join(findings(read_run(tmp_path)))
+    assert "2 of the 64 dimensions are outliers" in said
+    assert "in at least 2 of the 4 layers" in said
+    r = truth["r"]["pearson_abs", "count", "text"]
+    assert "follows token frequency most closely is 7, at the embeddings: r = 0.85" in said
+    assert f"The median dimension there has |r| = {np.median(np.abs(r[0])):.2f}" in said
+    assert "600,000 text tokens of 6,789 documents" in said
+
+
+def test_layer_table_orders_by_size_of_r(tmp_path):
+    truth = make_run(tmp_path)
+    table = layer_table(read_run(tmp_path))
+    for row, r in zip(table.rows, truth["r"]["pearson_abs", "count", "text"], strict=True):
+        order = np.argsort(-np.abs(r))[:3]
+        assert row.top == [(d, r[d]) for d in order]
+        assert row.median == np.median(np.abs(r))
+        assert row.high == np.percentile(np.abs(r), 95)
+        assert dict(zip(table.outliers, row.outliers, strict=True)) == {d: r[d] for d in (7, 41)}
+
+
+def test_outlier_table_marks_what_is_beyond_the_bound(tmp_path):
+    truth = make_run(tmp_path, outliers=(7, 41))
+    table = outlier_table(read_run(tmp_path))
+    for row in table.rows:
+        for parameter, name in zip(row["parameters"], ("gamma_z", "beta_z"), strict=True):
+            z = truth[name][:, row["dim"]]
+            assert [text for text, _ in parameter["cells"]] == [
+                f"{value:.1f}".replace("-", "−") for value in z
+            ]
+            assert [beyond for _, beyond in parameter["cells"]] == (np.abs(z) > 3).tolist()
+            assert parameter["layers"] == (np.abs(z) > 3).sum()
+
+
+def test_no_outlier_is_said_too(tmp_path):
+    make_run(tmp_path, outliers=(), parts=("stats", "detection"))
+    run = read_run(tmp_path)
+    assert findings(run)[0].startswith("No dimension of the 64 is an outlier by the rule")
+    assert outlier_table(run) is None
+
+
+def test_a_sound_run_has_no_cautions(tmp_path):
+    make_run(tmp_path)
+    assert cautions(read_run(tmp_path)) == []
+
+
+def test_cautions_name_places_and_reasons(tmp_path):
+    rng = np.random.default_rng(1)
+    r = rng.uniform(-0.5, 0.5, (2, 8))
+    r[0, 3] = r[1, 5] = np.nan
+    std = np.ones((2, 8))
+    std[0, 3] = 0.0
+    bad = np.zeros((2, 8))
+    bad[1, 5] = 12.0
+    blocks = []
+    for p, point in enumerate(("embeddings", "block.0")):
+        for statistic, values in (("std", std), ("nonfinite", bad)):
+            blocks.append((point, p, "text", statistic, "", values[p], 50))
+        blocks.append((point, p, "text", "pearson_abs", "count", r[p], 50))
+        blocks.append((point, p, "text", "pearson_abs", "position", np.full(8, np.nan), 50))
+    blocks.append(("block.0.attention", 1, "text", "pearson_abs", "count", r[0], 50))
+    write_blocks(tmp_path / "stats.parquet", blocks)
+    (tmp_path / "manifest.json").write_text('{"finished": null}')
+    said = "\n".join(cautions(read_run(tmp_path)))
+    assert "does not say that this run finished" in said
+    assert "12 values were NaN or infinite, in 1 dimension;" in said
+    assert "block.0 dimension 5 (12)" in said
+    assert "in 2 of 16 places: 1 where the dimension is constant, 1 where values are NaN" in said
+    assert "as this measure is the same for every token (position in the sequence" in said
+    assert "Only 50 text tokens" in said
+    assert "in no figure: block.0.attention" in said
+    assert layer_table(read_run(tmp_path)).rows[0].top[0][0] == int(np.nanargmax(np.abs(r[0])))
+
+
+def test_summary_for_the_terminal(tmp_path):
+    make_run(tmp_path)
+    text = summary(tmp_path)
+    assert "2 of the 64 dimensions are outliers" in text
+    assert "7 (0.85)" in text
+    assert "8,686 tokens/s" in text
+    assert "not written yet" in text
+
+
+@pytest.mark.parametrize("part", ["manifest", "counts", "stats", "detection"])
+def test_any_single_part_is_enough(tmp_path, part):
+    make_run(tmp_path, parts=(part,))
+    run = read_run(tmp_path)
+    assert isinstance(findings(run), list)
+    assert isinstance(cautions(run), list)
+    assert "report" in summary(tmp_path)
+
+
+def test_not_a_run_directory(tmp_path):
+    with pytest.raises(DataError, match=r"holds none of manifest\.json"):
+        read_run(tmp_path)
+    with pytest.raises(DataError, match="got nothing"):
+        read_run(tmp_path / "absent")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="got a file"):
+        read_run(tmp_path / "file")
+
+
+def test_broken_parts_are_named(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"a": ')
+    with pytest.raises(DataError, match=r"manifest\.json: cannot be read as JSON"):
+        read_run(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps([1]))
+    with pytest.raises(DataError, match="expected a JSON object, got list"):
+        read_run(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / "stats.parquet").write_bytes(b"not parquet")
+    with pytest.raises(DataError, match=r"stats\.parquet: cannot be read as parquet"):
+        read_run(tmp_path)
+
+
+def test_missing_column_lists_those_there_are(tmp_path):
+    make_run(tmp_path, parts=("counts",))
+    table = pq.read_table(tmp_path / "counts.parquet").drop_columns(["count"])
+    pq.write_table(table, tmp_path / "counts.parquet")
+    with pytest.raises(DataError, match="column count is missing; it has id, token, bytes"):
+        read_counts(tmp_path / "counts.parquet")

@@ -1,0 +1,210 @@
+"""The page: complete, inert, and nothing in it comes from anywhere else."""
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from outdim.corpus import TokenFrequencies, compare
+from outdim.report import write_comparison, write_report
+from outdim.report.page import embedded_json
+from report.synthetic import make_run
+
+EVIL = '</script><script>document.title="pwned"</script><img src=x onerror=alert(1)>'
+TOKENS = {10: EVIL, 11: "$\\frac{", 12: "\x00\x1b", 13: "{{ 7*7 }}"}
+VOID = {"meta", "link", "img", "br", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects elements, scripts and the text outside of them; checks that tags are balanced."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text: list[str] = []
+        self.scripts: list[tuple[dict[str, str], str]] = []
+        self.styles: list[str] = []
+        self.open: list[str] = []
+        self.feed(source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.scripts.append((self.elements[-1][1], data))
+        elif self.open and self.open[-1] == "style":
+            self.styles.append(data)
+        else:
+            self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attrs for name, attrs in self.elements if name == tag]
+
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run")
+    truth = make_run(path, model=EVIL, tokens=TOKENS)
+    page = write_report(path)
+    return truth, page, Page(page.read_text(encoding="utf-8"))
+
+
+def test_numbers_of_the_page_are_those_of_the_run(written):
+    truth, _, page = written
+    words = page.words()
+    r = truth["r"]["pearson_abs", "count", "text"]
+    for row in r:
+        top = int(np.argmax(np.abs(row)))
+        assert f"{top} ({row[top]:.2f})".replace("-", "−") in words
+        assert f"{np.median(np.abs(row)):.3f}" in words
+    for z in truth["gamma_z"][:, 7]:
+        assert f"{z:.1f}".replace("-", "−") in words
+    for number in ("612,345", "12,345", "20,111", "6,789", "109,482,240", "2,345,678"):
+        assert number in words
+
+
+def test_page_refers_to_nothing_outside(written):
+    _, _, page = written
+    for tag, attrs in page.elements:
+        for name in ("src", "href", "action", "data", "srcset", "poster", "formaction"):
+            value = attrs.get(name, "")
+            assert not re.match(r"(?i)\s*([a-z]+:)?//", value), (tag, name, value)
+            assert not re.match(r"(?i)[a-z]+:", value) or value.startswith("data:"), (tag, value)
+    for style in page.styles + [attrs.get("style", "") for _, attrs in page.elements]:
+        assert "url(" not in style
+        assert "@import" not in style
+    assert not page.all("iframe") + page.all("object") + page.all("embed") + page.all("base")
+
+
+def test_foreign_text_stays_text(written):
+    _, path, page = written
+    assert EVIL in " ".join(page.text)
+    assert len([tag for tag, _ in page.elements if tag == "script"]) == len(page.scripts)
+    assert not any("onerror" in attrs for _, attrs in page.elements)
+    executable = [text for attrs, text in page.scripts if "type" not in attrs]
+    assert len(executable) == 3
+    assert not any("pwned" in text for text in executable)
+    assert "49" not in page.all("h1")
+    tokens = json.loads(_data(page, "token_frequency"))["data"][1]["text"]
+    assert "&lt;/script&gt;" in "".join(tokens)
+    assert "{{␣7*7␣}}" in tokens
+    svg = (path.parent / "figures" / "token_frequency.svg").read_bytes()
+    assert b"<script" not in svg
+
+
+def _data(page: Page, figure: str) -> str:
+    (text,) = [text for attrs, text in page.scripts if attrs.get("id") == f"{figure}-data"]
+    return text
+
+
+def test_policy_allows_only_the_own_scripts(written):
+    import base64
+    import hashlib
+
+    _, _, page = written
+    (policy,) = [m["content"] for m in page.all("meta") if "http-equiv" in m]
+    assert policy.startswith("default-src 'none'; ")
+    for attrs, text in page.scripts:
+        if "type" not in attrs:
+            digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+            assert f"'sha256-{digest}'" in policy
+    assert policy.count("sha256-") == 3
+
+
+def test_page_can_be_read_without_seeing_it(written):
+    _, _, page = written
+    assert page.all("html")[0]["lang"] == "en"
+    assert all(image.get("alt") for image in page.all("img"))
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
+    tags = [tag for tag, _ in page.elements]
+    assert tags.count("caption") == tags.count("table")
+    assert all(th.get("scope") for th in page.all("th"))
+    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    targets = [a["href"][1:] for a in page.all("a") if a["href"].startswith("#")]
+    assert set(targets) <= set(ids)
+
+
+def test_files_of_every_figure_lie_beside_the_page(written):
+    _, path, page = written
+    names = {a["href"] for a in page.all("a") if a["href"].startswith("figures/")}
+    assert len(names) == 8
+    assert {f"figures/{p.name}" for p in (path.parent / "figures").iterdir()} == names
+    for svg in (path.parent / "figures").glob("*.svg"):
+        ElementTree.parse(svg)
+
+
+def test_page_keeps_its_size(tmp_path):
+    make_run(tmp_path, layers=12, dims=768, vocab=30_522, outliers=(308, 381))
+    assert write_report(tmp_path).stat().st_size < 8e6
+
+
+@pytest.mark.parametrize("parts", [("counts",), ("stats", "detection"), ("manifest", "counts")])
+def test_absent_parts_are_left_out(tmp_path, parts):
+    make_run(tmp_path, parts=parts)
+    page = Page(write_report(tmp_path, tmp_path / "elsewhere.html").read_text(encoding="utf-8"))
+    ids = {attrs.get("id") for _, attrs in page.elements}
+    assert ("token_frequency" in ids) == ("counts" in parts)
+    assert ("correlation_heat_map" in ids) == ("stats" in parts)
+    assert ("run" in ids) == ("manifest" in parts or "counts" in parts)
+
+
+def test_a_failure_leaves_the_old_page_whole(tmp_path, monkeypatch):
+    make_run(tmp_path, parts=("counts",))
+    page = write_report(tmp_path)
+    before = page.read_bytes()
+    monkeypatch.setattr("os.fsync", _full)
+    with pytest.raises(OSError, match="disk"):
+        write_report(tmp_path)
+    assert page.read_bytes() == before
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def _full(descriptor: int) -> None:
+    raise OSError(28, "disk full")
+
+
+def test_embedded_json_survives_as_json():
+    value = {"text": "</script><!-- & \u2028 é"}
+    text = str(embedded_json(json.dumps(value, ensure_ascii=False)))
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == value
+
+
+def test_comparison_page(tmp_path):
+    rng = np.random.default_rng(3)
+    tokens = ("[CLS]", "<b>", "$x", *(f"w{i}" for i in range(6_000)))
+    special = np.arange(len(tokens)) == 0
+    first = rng.poisson(1e5 / np.arange(1, len(tokens) + 1)).astype(np.int64)
+    second = rng.permutation(first)
+    comparison = compare(
+        TokenFrequencies(first, special, tokens), TokenFrequencies(second, special, tokens)
+    )
+    path = write_comparison(comparison, tmp_path, names=("one<i>", "two"))
+    page = Page(path.read_text(encoding="utf-8"))
+    words = page.words()
+    assert f"r = {comparison.correlation:.3f}" in words
+    assert f"one<i> holds {first[1:].sum():,} text tokens" in words
+    assert f"{comparison.largest(1)[0][2]:,}" in words
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {
+        f"{kind}_compared.{end}" for kind in ("counts", "ranks") for end in ("svg", "csv")
+    }
+    chosen = json.loads(_data(page, "counts_compared"))["data"][1]["text"]
+    assert len(chosen) <= 4_000
