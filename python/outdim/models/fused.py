@@ -93,7 +93,7 @@ def _free_norm(model: nn.Module, frames: Sequence[nn.Module], point: Point) -> N
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
         # The hooks by which transformers collects output_hidden_states edit nothing.
         if "forward" in vars(module) or any(
-            "output_capturing" not in hook.__module__ for hook in hooks
+            "output_capturing" not in str(hook.__module__) for hook in hooks
         ):
             return None
         path = path.rpartition(".")[0]
