@@ -37,7 +37,10 @@ void add(const RankHistogramArgs& args, int64_t dim, const uint16_t* patterns, c
          int64_t count, uint8_t*) {
   const int32_t* pages = args.page_index + dim * kPages;
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t bin = static_cast<int64_t>(pages[patterns[i] >> 8]) * 256 + (patterns[i] & 255);
+    const int64_t page = pages[patterns[i] >> 8];
+    if (page < 0 || page >= args.pages)
+      throw std::out_of_range("page_index: no page for dims[" + std::to_string(dim) + "]");
+    const int64_t bin = page * 256 + (patterns[i] & 255);
     args.count[bin] += 1;
     args.rank_sum[bin] += ranks[i];
   }
