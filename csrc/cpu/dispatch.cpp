@@ -22,14 +22,21 @@ bool runs_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_suppor
 const std::vector<Kernels>& available() {
   static const std::vector<Kernels> list = [] {
     std::vector<Kernels> found;
+#if defined(__x86_64__)
+    const bool streams = !__builtin_cpu_is("intel");
+#else
+    const bool streams = false;
+#endif
 #if defined(OUTDIM_HAVE_avx512)
     if (runs_avx512())
-      found.push_back({"avx512", &avx512::kMomentsKernels, &avx512::kLayerNormKernels});
+      found.push_back({"avx512", streams, &avx512::kMomentsKernels, &avx512::kLayerNormKernels});
 #endif
 #if defined(OUTDIM_HAVE_avx2)
-    if (runs_avx2()) found.push_back({"avx2", &avx2::kMomentsKernels, &avx2::kLayerNormKernels});
+    if (runs_avx2())
+      found.push_back({"avx2", streams, &avx2::kMomentsKernels, &avx2::kLayerNormKernels});
 #endif
-    found.push_back({"baseline", &baseline::kMomentsKernels, &baseline::kLayerNormKernels});
+    found.push_back(
+        {"baseline", streams, &baseline::kMomentsKernels, &baseline::kLayerNormKernels});
     return found;
   }();
   return list;

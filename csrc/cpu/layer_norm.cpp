@@ -27,21 +27,28 @@ constexpr int64_t kTaskRows = 64;
 // Work below this is faster on one thread than waking another.
 constexpr int64_t kElementsPerThread = 1 << 14;
 
-float as_float(DType dtype, const void* values, int64_t i) {
-  if (dtype == DType::kFloat32) return static_cast<const float*>(values)[i];
-  const uint16_t half = static_cast<const uint16_t*>(values)[i];
-  uint32_t bits = static_cast<uint32_t>(half) << 16;
-  if (dtype == DType::kFloat16) {
-    const int exponent = (half >> 10) & 31;
-    const double fraction = half & 1023;
-    const double magnitude = exponent == 31  ? (fraction != 0 ? NAN : INFINITY)
-                             : exponent == 0 ? std::ldexp(fraction, -24)
-                                             : std::ldexp(1024 + fraction, exponent - 25);
-    return static_cast<float>(half & 0x8000 ? -magnitude : magnitude);
+float from_half(uint16_t half) {
+  const int exponent = (half >> 10) & 31;
+  const double fraction = half & 1023;
+  const double magnitude = exponent == 31  ? (fraction != 0 ? NAN : INFINITY)
+                           : exponent == 0 ? std::ldexp(fraction, -24)
+                                           : std::ldexp(1024 + fraction, exponent - 25);
+  return static_cast<float>(half & 0x8000 ? -magnitude : magnitude);
+}
+
+void to_float(DType dtype, const void* from, int64_t d, float* to) {
+  if (dtype == DType::kFloat32) {
+    std::memcpy(to, from, d * sizeof(float));
+    return;
   }
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
+  const auto* halves = static_cast<const uint16_t*>(from);
+  for (int64_t i = 0; i < d; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(halves[i]) << 16;
+    if (dtype == DType::kBFloat16)
+      std::memcpy(to + i, &bits, sizeof bits);
+    else
+      to[i] = from_half(halves[i]);
+  }
 }
 
 /// gamma and beta in float32 and layout order, zero where masked and beyond d, NaN canonical (simd.h says why).
@@ -49,22 +56,36 @@ class Parameters {
  public:
   Parameters(const LayerNormArgs& args, int width)
       : padded_(padded_columns(width, args.d)), values_(2 * padded_) {
-    std::fill_n(values_.data(), 2 * padded_, 0.0f);
-    for (int64_t d = 0; d < args.d; ++d) {
-      if (args.dim_mask != nullptr && args.dim_mask[d] == 0) continue;
-      const int64_t at = layout_position(args.dtype, width, d);
-      values_[at] = value(args, args.gamma, d, 1.0f);
-      values_[padded_ + at] = value(args, args.beta, d, 0.0f);
-    }
+    fill(args, width, args.gamma, 1.0f, values_.data());
+    fill(args, width, args.beta, 0.0f, values_.data() + padded_);
   }
   const float* gamma() const { return values_.data(); }
   const float* beta() const { return values_.data() + padded_; }
 
  private:
-  static float value(const LayerNormArgs& args, const void* from, int64_t d, float otherwise) {
-    if (from == nullptr) return otherwise;
-    const float v = as_float(args.param_dtype, from, d);
-    return v == v ? v : std::numeric_limits<float>::quiet_NaN();
+  void fill(const LayerNormArgs& args, int width, const void* from, float otherwise, float* to) {
+    std::fill_n(to, padded_, 0.0f);
+    if (from != nullptr)
+      to_float(args.param_dtype, from, args.d, to);
+    else
+      std::fill_n(to, args.d, otherwise);
+    for (int64_t i = 0; i < args.d; ++i)
+      if (to[i] != to[i]) to[i] = std::numeric_limits<float>::quiet_NaN();
+    for (int64_t i = 0; args.dim_mask != nullptr && i < args.d; ++i)
+      if (args.dim_mask[i] == 0) to[i] = 0.0f;
+    if (args.dtype == DType::kBFloat16) even_columns_first(width, to);
+  }
+
+  /// The layout order of bfloat16 (layout_position), group by group.
+  void even_columns_first(int width, float* values) {
+    Buffer<float> odd(width);
+    for (float* group = values; group < values + padded_; group += 2 * width) {
+      for (int i = 0; i < width; ++i) {
+        odd[i] = group[2 * i + 1];
+        group[i] = group[2 * i];
+      }
+      std::copy_n(odd.data(), width, group + width);
+    }
   }
 
   int64_t padded_;
@@ -73,7 +94,7 @@ class Parameters {
 
 bool can_stream(const LayerNormArgs& args) {
   const int64_t row_bytes = args.y_stride * item_size(args.dtype);
-  return args.n * args.d * item_size(args.dtype) >= kStreamBytes &&
+  return kernels().streams && args.n * args.d * item_size(args.dtype) >= kStreamBytes &&
          reinterpret_cast<uintptr_t>(args.y) % 64 == 0 && row_bytes % 64 == 0;
 }
 
@@ -149,10 +170,10 @@ void plain(const LayerNormArgs& args, int threads) {
 /// Where the panel's observed rows are after the kernel has run.
 PanelRows observed_rows(const LayerNormPanel& panel, Observed observed) {
   if (observed == Observed::kOutput)
-    return panel.copy != nullptr ? PanelRows{panel.copy, panel.copy_stride, nullptr, 0}
-                                 : PanelRows{panel.y, panel.y_stride, nullptr, 0};
-  return panel.residual != nullptr ? PanelRows{panel.sum, panel.sum_stride, nullptr, 0}
-                                   : PanelRows{panel.x, panel.x_stride, nullptr, 0};
+    return panel.copy != nullptr ? PanelRows{panel.copy, panel.copy_stride, nullptr, 0, 0}
+                                 : PanelRows{panel.y, panel.y_stride, nullptr, 0, 0};
+  return panel.residual != nullptr ? PanelRows{panel.sum, panel.sum_stride, nullptr, 0, 0}
+                                   : PanelRows{panel.x, panel.x_stride, nullptr, 0, 0};
 }
 
 void fused(const LayerNormArgs& args, const MomentsArgs& stats, Observed observed, int threads) {
@@ -172,10 +193,9 @@ void fused(const LayerNormArgs& args, const MomentsArgs& stats, Observed observe
         const LayerNormPanel panel = maker.panel(row, std::min(plan.panel_rows, end - row));
         rows(panel);
         PanelRows seen = observed_rows(panel, observed);
-        if (row + 2 * plan.panel_rows <= end) {
-          seen.next = panel.x + plan.panel_rows * panel.x_stride;
-          seen.next_stride = panel.x_stride;
-        }
+        seen.next = panel.x + panel.n * panel.x_stride;
+        seen.next_rows = std::min(plan.panel_rows, end - row - panel.n);
+        seen.next_stride = panel.x_stride;
         sums.add(row, panel.n, seen);
       }
       sums.finish(partials, block);

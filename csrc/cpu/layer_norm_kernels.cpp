@@ -1,16 +1,17 @@
 // Rows of LayerNorm or RMSNorm (core/layer_norm.h has the formulas).
 //
 // Bytes a row: x read and y written once (2 D elements), residual and sum once each where present. Mapping: one row at a
-// time; the first pass brings it into L1 and sums it, the second sums squares, the third normalises, edits and stores.
-// Passes two and three read L1, so the row costs one trip to memory.
+// time; the first pass sums the row and its squares, the second normalises, edits and stores it out of L1 and prefetches
+// the rows to come, of x to read and of y to write (without: 1.5x slower where rows come from memory).
 //
-// Variance in two passes about m0, the float32 mean; the second pass also sums x - m0, whose mean d is what float32
-// rounding left out of m0. So var = mean (x - m0)^2 - d^2 and y = (x - m0) r - d r: right to the last bits at mean 1000 and
-// for the price of one addition, where m0 alone leaves an error of 1e-4 standard deviations.
+// Variance in one pass about a guess m0, the mean of every kSampled-th group of columns: var = mean (x - m0)^2 - d^2 with
+// d = mean (x - m0). By Cauchy and Schwarz d^2 <= (D / sampled columns) var for any data, so at most about three bits cancel,
+// and usually none. y = (x - m0) r - d r is right to the last bits also at mean 1000, where subtracting a mean
+// rounded to float32 leaves an error of 1e-4 standard deviations. Exact two-pass variance cost a third pass over L1.
 // Deterministic: a row is computed by one thread, always with the same lanes; so partitions and threads do not matter.
 //
-// Large outputs are stored past the cache (no read for ownership). Tried and lost: four rows at a time in the third pass
-// (shares gamma and beta, but interleaved streamed stores made it 1.6x slower at D = 768).
+// Tried and lost: four rows at a time in the second pass (shares gamma and beta, but 1.6x slower with streamed stores at
+// D = 768); prefetching further ahead than two rows.
 
 #include "cpu/dispatch.h"
 #include "cpu/simd.h"
@@ -18,8 +19,11 @@
 namespace outdim::cpu::OUTDIM_ISA {
 namespace {
 
-// Groups of columns in flight in the summing passes, to hide the latency of addition.
+// Groups of columns in flight in the summing pass, to hide the latency of addition.
 constexpr int kUnroll = 4;
+constexpr int kSampled = 8;
+// Rows of x prefetched ahead of the one being written.
+constexpr int kRowsAhead = 2;
 
 /// Calls whole(column) for each whole group of columns, then part(column, count) for what is left.
 template <class Whole, class Part>
@@ -27,19 +31,6 @@ OUTDIM_INLINE void for_each_group(int64_t d, Whole whole, Part part) {
   int64_t column = 0;
   for (; column + kGroup <= d; column += kGroup) whole(column);
   if (column < d) part(column, d - column);
-}
-
-/// Sum over a row of what `at` gives for its whole groups, with kUnroll independent sums.
-template <int kTerms, class At>
-OUTDIM_INLINE void sum_whole_groups(int64_t d, At at, VecF (*sums)[kUnroll][2]) {
-  for (int term = 0; term < kTerms; ++term)
-    for (int i = 0; i < kUnroll; ++i) sums[term][i][0] = sums[term][i][1] = VecF{};
-  int64_t column = 0;
-  for (; column + kUnroll * kGroup <= d; column += kUnroll * kGroup) {
-#pragma GCC unroll 4
-    for (int i = 0; i < kUnroll; ++i) at(column + i * kGroup, i);
-  }
-  for (int i = 0; column + kGroup <= d; column += kGroup, ++i) at(column, i);
 }
 
 OUTDIM_INLINE float total(const VecF (*sums)[2]) {
@@ -66,24 +57,22 @@ OUTDIM_INLINE void add_row(const char* x, const char* residual, char* sum, int64
       });
 }
 
+/// A guess of the mean; see above for how good it has to be.
 template <DType T>
-OUTDIM_INLINE float mean_of(const char* x, int64_t d) {
-  VecF sums[1][kUnroll][2];
-  sum_whole_groups<1>(
-      d,
-      [&](int64_t column, int i) {
-        const Group g = load_group<T>(x + column * kItemSize<T>);
-        sums[0][i][0] += g.a;
-        sums[0][i][1] += g.b;
-      },
-      sums);
-  const int64_t whole = d / kGroup * kGroup;
-  if (whole < d) {
-    const Group g = load_group_part<T>(x + whole * kItemSize<T>, d - whole);
-    sums[0][0][0] += g.a;
-    sums[0][0][1] += g.b;
+OUTDIM_INLINE float sampled_mean(const char* x, int64_t d) {
+  if (d < kGroup) {
+    const Group g = load_group_part<T>(x, d);
+    return sum_across(g.a + g.b) / static_cast<float>(d);
   }
-  return total(sums[0]) / static_cast<float>(d);
+  VecF sum[2] = {};
+  int64_t count = 0;
+  for (int64_t column = 0; column + kGroup <= d; column += kSampled * kGroup) {
+    const Group g = load_group<T>(x + column * kItemSize<T>);
+    sum[0] += g.a;
+    sum[1] += g.b;
+    count += kGroup;
+  }
+  return sum_across(sum[0] + sum[1]) / static_cast<float>(count);
 }
 
 /// y = (x - mean) scale + offset before gamma and beta.
@@ -94,32 +83,37 @@ struct RowScale {
 };
 
 template <DType T>
-OUTDIM_INLINE RowScale row_scale(const char* x, int64_t d, float eps, bool rms, const Group& tail_mask) {
-  const float mean = rms ? 0.0f : mean_of<T>(x, d);
+OUTDIM_INLINE RowScale row_scale(const char* x, int64_t d, float eps, bool rms,
+                                 const Group& tail_mask) {
+  const float mean = rms ? 0.0f : sampled_mean<T>(x, d);
   const VecF m = splat(mean);
-  VecF sums[2][kUnroll][2];
+  VecF sums[kUnroll][2] = {}, squares[kUnroll][2] = {};
   const auto add = [&](VecF a, VecF b, int i) {
-    sums[0][i][0] += a;
-    sums[0][i][1] += b;
-    sums[1][i][0] += a * a;
-    sums[1][i][1] += b * b;
+    sums[i][0] += a;
+    sums[i][1] += b;
+    squares[i][0] += a * a;
+    squares[i][1] += b * b;
   };
-  sum_whole_groups<2>(
-      d,
-      [&](int64_t column, int i) {
-        const Group g = load_group<T>(x + column * kItemSize<T>);
-        add(g.a - m, g.b - m, i);
-      },
-      sums);
-  const int64_t whole = d / kGroup * kGroup;
-  if (whole < d) {
-    const Group g = load_group_part<T>(x + whole * kItemSize<T>, d - whole);
-    add((VecF)((VecU)(g.a - m) & (VecU)tail_mask.a), (VecF)((VecU)(g.b - m) & (VecU)tail_mask.b), 0);
+  const auto add_group = [&](int64_t column, int i) {
+    const Group g = load_group<T>(x + column * kItemSize<T>);
+    add(g.a - m, g.b - m, i);
+  };
+  int64_t column = 0;
+  for (; column + kUnroll * kGroup <= d; column += kUnroll * kGroup) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kUnroll; ++i) add_group(column + i * kGroup, i);
   }
-  const float count = static_cast<float>(d);
-  const float rest = rms ? 0.0f : total(sums[0]) / count;
-  const float variance = total(sums[1]) / count - rest * rest;
-  const float scale = 1.0f / __builtin_sqrtf((variance > 0 || variance != variance ? variance : 0.0f) + eps);
+  for (; column + kGroup <= d; column += kGroup) add_group(column, 0);
+  if (column < d) {
+    const Group g = load_group_part<T>(x + column * kItemSize<T>, d - column);
+    add((VecF)((VecU)(g.a - m) & (VecU)tail_mask.a), (VecF)((VecU)(g.b - m) & (VecU)tail_mask.b),
+        0);
+  }
+  const auto count = static_cast<float>(d);
+  const float rest = rms ? 0.0f : total(sums) / count;
+  const float variance = total(squares) / count - rest * rest;
+  // Rounding may leave a negative variance for a constant row; NaN has to stay.
+  const float scale = 1.0f / __builtin_sqrtf((variance < 0.0f ? 0.0f : variance) + eps);
   return {mean, scale, -rest * scale};
 }
 
@@ -166,9 +160,15 @@ OUTDIM_INLINE Group edited_group(Group z, const LayerNormPanel& panel, int64_t v
   return {edited(z.a, scale.a, shift.a), edited(z.b, scale.b, shift.b)};
 }
 
+/// Rows to prefetch while one is written.
+struct Coming {
+  const char* x;
+  const char* y;
+};
+
 template <DType T, bool kEdit>
 OUTDIM_INLINE void write_row(const char* x, char* y, char* copy, const LayerNormPanel& panel,
-                             const RowScale& row, int64_t variant) {
+                             const RowScale& row, int64_t variant, const Coming& coming) {
   const VecF mean = splat(row.mean), scale = splat(row.scale), offset = splat(row.offset);
   const auto normalised = [&](Group g, int64_t column, int64_t count) {
     const VecF a = (g.a - mean) * scale + offset, b = (g.b - mean) * scale + offset;
@@ -182,6 +182,10 @@ OUTDIM_INLINE void write_row(const char* x, char* y, char* copy, const LayerNorm
       panel.d,
       [&](int64_t column) {
         const int64_t at = column * kItemSize<T>;
+        for (int byte = 0; byte < kGroup * kItemSize<T>; byte += 64) {
+          __builtin_prefetch(coming.x + at + byte, 0, 3);
+          if (!panel.stream) __builtin_prefetch(coming.y + at + byte, 1, 3);
+        }
         const Stored<T> stored = normalised(load_group<T>(x + at), column, kGroup);
         if (panel.stream)
           stream_group<T>(y + at, stored);
@@ -222,7 +226,11 @@ void write_rows(const LayerNormPanel& panel) {
     const RowScale scale = row_scale<T>(x, panel.d, panel.eps, panel.rms, tail_mask);
     const int64_t variant = panel.variant != nullptr ? panel.variant[row] : 0;
     char* copy = panel.copy != nullptr ? panel.copy + row * panel.copy_stride : nullptr;
-    write_row<T, kEdit>(x, panel.y + row * panel.y_stride, copy, panel, scale, variant);
+    const int64_t left = panel.n - 1 - row;
+    const Coming coming = {
+        panel.x + (row + (left < kRowsAhead ? left : kRowsAhead)) * panel.x_stride,
+        panel.y + (row + (left < 1 ? left : 1)) * panel.y_stride};
+    write_row<T, kEdit>(x, panel.y + row * panel.y_stride, copy, panel, scale, variant, coming);
   }
   if (panel.stream) stream_fence();
 }

@@ -68,10 +68,10 @@ void moments(const HiddenView& hidden, const MomentsArgs& args, int threads) {
       const int64_t end = std::min(plan.n, (block + 1) * plan.block_rows);
       sums.begin();
       for (int64_t row = block * plan.block_rows; row < end; row += plan.panel_rows) {
-        const bool more = row + 2 * plan.panel_rows <= end;
-        const char* next = more ? data + (row + plan.panel_rows) * stride : nullptr;
-        sums.add(row, std::min(plan.panel_rows, end - row),
-                 {data + row * stride, stride, next, stride});
+        const int64_t next = std::min(row + plan.panel_rows, end);
+        const int64_t next_rows = std::min(plan.panel_rows, end - next);
+        sums.add(row, next - row,
+                 {data + row * stride, stride, data + next * stride, next_rows, stride});
       }
       sums.finish(partials, block);
     }

@@ -60,7 +60,7 @@ void MomentsBlock::add(int64_t first, int64_t count, const PanelRows& rows) {
     const int64_t before = groups_[group].n;
     add_group(group, remaining, first, count);
     // The next panel is prefetched once.
-    if (groups_[group].n > before) remaining.next = nullptr;
+    if (groups_[group].n > before) remaining.next_rows = 0;
   }
 }
 
@@ -105,6 +105,7 @@ void MomentsBlock::add_group(int group, const PanelRows& rows, int64_t first, in
   if (panel.tau < plan_.args.tau)
     panel.tau = std::nextafter(panel.tau, std::numeric_limits<float>::infinity());
   panel.next = rows.next;
+  panel.next_rows = rows.next_rows;
   panel.next_stride = rows.next_stride;
   plan_.kernels.accumulate[dtype][plan_.args.exact ? 1 : 0](panel);
 }

@@ -61,6 +61,7 @@ struct PanelRows {
   const char* data = nullptr;
   int64_t stride = 0;  // bytes
   const char* next = nullptr;
+  int64_t next_rows = 0;
   int64_t next_stride = 0;
 };
 

@@ -42,6 +42,36 @@ struct Arithmetic<false> {
   static constexpr int kPerFloat = 1;
 };
 
+/// Lines of the next panel in the order of memory, a few at a time. Going row by row matters: the hardware prefetcher
+/// follows and runs ahead, whereas the strided order of the strips defeats it (2x slower at D = 768).
+class Ahead {
+ public:
+  explicit Ahead(const MomentsPanel& panel, int64_t item_size)
+      : row_(panel.next),
+        stride_(panel.next_stride),
+        row_bytes_(panel.d * item_size),
+        end_(panel.next + panel.next_rows * panel.next_stride) {}
+
+  inline __attribute__((always_inline)) void fetch(int lines) {
+    if (row_ == end_) return;
+    for (int i = 0; i < lines; ++i) {
+      __builtin_prefetch(row_ + offset_, 0, 2);
+      offset_ += 64;
+    }
+    if (offset_ >= row_bytes_) {
+      row_ += stride_;
+      offset_ = 0;
+    }
+  }
+
+ private:
+  const char* row_;
+  int64_t stride_;
+  int64_t row_bytes_;
+  const char* end_;
+  int64_t offset_ = 0;
+};
+
 /// Columns of `count` rows starting at byte `from` of each, and where their sums start.
 struct Strip {
   const void* const* rows;
@@ -103,7 +133,7 @@ OUTDIM_INLINE void add_all(double* sums, const V* values, int count) {
 /// Base sums (if kBase) and those of kCovariates covariates from `first` on. kCovariates is a template parameter
 /// because the sums must live in registers.
 template <DType T, bool kExact, int kFloats, int kSecond, int kCovariates, bool kBase>
-void strip_sums(const MomentsPanel& panel, const Strip& strip, int first) {
+void strip_sums(const MomentsPanel& panel, const Strip& strip, int first, Ahead* shared) {
   using A = Arithmetic<kExact>;
   using V = typename A::Vec;
   constexpr int kVecs = kFloats * A::kPerFloat;
@@ -123,7 +153,7 @@ void strip_sums(const MomentsPanel& panel, const Strip& strip, int first) {
       flip[i] = flip_of(pivot[i]);
     }
   }
-  const char* next = kBase && panel.next != nullptr ? panel.next + from : nullptr;
+  Ahead ahead = *shared;
 
   for (int64_t row = 0; row < strip.count;) {
     const int64_t end = kExact || row + kFlushRows > strip.count ? strip.count : row + kFlushRows;
@@ -132,11 +162,7 @@ void strip_sums(const MomentsPanel& panel, const Strip& strip, int first) {
     for (; row < end; ++row) {
       V h[kVecs];
       load_values<T, kExact, kFloats, kSecond>(static_cast<const char*>(strip.rows[row]) + from, h);
-      if (next != nullptr) {
-        for (int byte = 0; byte < kFloats * kWidth * kItemSize<T>; byte += 64)
-          __builtin_prefetch(next + byte, 0, 2);
-        next += panel.next_stride;
-      }
+      if (kBase) ahead.fetch((kFloats * kWidth * kItemSize<T> + 63) / 64);
       for (int i = 0; i < kVecs; ++i) {
         const V v = absolute(h[i]) - magnitude[i];
         const V u = larger(flipped(h[i], flip[i]), V{});
@@ -164,6 +190,7 @@ void strip_sums(const MomentsPanel& panel, const Strip& strip, int first) {
       add_all(sums + (2 * k + 1) * panel.padded, sum_fu[k], kVecs);
     }
   }
+  *shared = ahead;
 }
 
 /// Powers, extremes, unit vectors and large values. Rows of weight 0 (nonfinite or zero norm) have no unit vector.
@@ -282,9 +309,10 @@ template <DType T, bool kExact, int kCovariates, bool kBase>
 struct MomentSums {
   const MomentsPanel& panel;
   int first;
+  Ahead* ahead;
   template <int kFloats, int kSecond>
   inline __attribute__((always_inline)) void run(const Strip& strip) const {
-    strip_sums<T, kExact, kFloats, kSecond, kCovariates, kBase>(panel, strip, first);
+    strip_sums<T, kExact, kFloats, kSecond, kCovariates, kBase>(panel, strip, first, ahead);
   }
 };
 
@@ -307,25 +335,26 @@ constexpr int strip_floats(int covariates) {
 
 template <DType T, bool kExact>
 void add_moments(const MomentsPanel& panel, const Rows<T>& rows) {
+  Ahead ahead(panel, kItemSize<T>);
   switch (panel.covariate_count < kBaseCovariates ? panel.covariate_count : kBaseCovariates) {
     case 0:
-      for_each_strip<strip_floats<kExact>(0)>(rows, MomentSums<T, kExact, 0, true>{panel, 0});
+      for_each_strip<strip_floats<kExact>(0)>(rows, MomentSums<T, kExact, 0, true>{panel, 0, &ahead});
       break;
     case 1:
-      for_each_strip<strip_floats<kExact>(1)>(rows, MomentSums<T, kExact, 1, true>{panel, 0});
+      for_each_strip<strip_floats<kExact>(1)>(rows, MomentSums<T, kExact, 1, true>{panel, 0, &ahead});
       break;
     case 2:
-      for_each_strip<strip_floats<kExact>(2)>(rows, MomentSums<T, kExact, 2, true>{panel, 0});
+      for_each_strip<strip_floats<kExact>(2)>(rows, MomentSums<T, kExact, 2, true>{panel, 0, &ahead});
       break;
     case 3:
-      for_each_strip<strip_floats<kExact>(3)>(rows, MomentSums<T, kExact, 3, true>{panel, 0});
+      for_each_strip<strip_floats<kExact>(3)>(rows, MomentSums<T, kExact, 3, true>{panel, 0, &ahead});
       break;
     default:
-      for_each_strip<strip_floats<kExact>(4)>(rows, MomentSums<T, kExact, 4, true>{panel, 0});
+      for_each_strip<strip_floats<kExact>(4)>(rows, MomentSums<T, kExact, 4, true>{panel, 0, &ahead});
   }
   for (int first = kBaseCovariates; first < panel.covariate_count; first += kExtraCovariates)
     for_each_strip<strip_floats<kExact>(kExtraCovariates)>(
-        rows, MomentSums<T, kExact, kExtraCovariates, false>{panel, first});
+        rows, MomentSums<T, kExact, kExtraCovariates, false>{panel, first, &ahead});
 }
 
 /// Counts the nonfinite values of a row whose norm says that it has some.
