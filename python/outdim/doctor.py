@@ -46,7 +46,7 @@ def _cpu() -> Iterator[str]:
     core = binding()
     if core is None:
         yield "the compiled module is missing: plain torch serves, several times slower"
-        yield "-> install a C++ compiler and Python's headers (Debian: g++ python3-dev), then: pip install outdim"
+        yield "-> install a C++ compiler and Python's headers (Debian: g++ python3-dev); reinstall"
         return
     import torch
 
@@ -64,9 +64,9 @@ def _cuda() -> Iterator[str]:
     if info is None:
         yield "not built: tensors on a GPU are computed by plain torch"
         if shutil.which("nvcc") is None:
-            yield "-> install the CUDA toolkit (nvcc on PATH), then build again: pip install --no-cache-dir outdim"
+            yield "-> put nvcc of the CUDA toolkit on PATH, then: pip install --no-cache-dir outdim"
         else:
-            yield "-> nvcc is on PATH: build again with OUTDIM_CUDA=ON pip install --no-cache-dir outdim"
+            yield "-> nvcc is on PATH: OUTDIM_CUDA=ON pip install --no-cache-dir outdim"
     else:
         yield ", ".join(f"{key} {value}" for key, value in info.items() if value not in ("", None))
         if not info["device_count"]:

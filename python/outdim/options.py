@@ -1,11 +1,10 @@
-"""Options of the commands, one frozen dataclass each; the command line and YAML files are made from them."""
+"""Options of the commands, one frozen dataclass each, from which the command line is made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,10 +15,11 @@ class CorpusOptions:
         column: Column (parquet, Hugging Face) or key (jsonl) that holds the text.
         name: Configuration of a Hugging Face dataset.
         split: Split of a Hugging Face dataset.
-        min_chars: Leave out documents with fewer characters. Puccetti et al. 2022 use 71 on WikiText-2.
+        min_chars: Leave out documents with fewer characters. Puccetti et al. 2022 use 71 on
+            WikiText-2.
         on_error: Whether a broken line or file ends the run, or is skipped and accounted for.
-        shard_bytes: Size of a commit unit in bytes of input. None: 1/256 of the data, between 256 KiB and
-            64 MiB.
+        shard_bytes: Size of a commit unit in bytes of input. None: 1/256 of the data, between 256
+            KiB and 64 MiB.
     """
 
     column: str = "text"
@@ -36,8 +36,10 @@ class SpreadOptions:
 
     Args:
         workers: Processes on this machine. None: one per GPU, or one per core as memory allows.
-        threads: Threads of a process. Matrix products split their sums by it, so it is part of the plan.
-        shard_index: Which share of the shards is this process's (Slurm and torchrun set it by themselves).
+        threads: Threads of a process. Matrix products split their sums by it, so it is part of the
+            plan.
+        shard_index: Which share of the shards is this process's (Slurm and torchrun set it by
+            themselves).
         shard_count: How many shares there are.
         engine: ``local`` or ``ray`` (needs ``pip install 'outdim[ray]'``).
     """
@@ -71,11 +73,12 @@ class CountOptions(CorpusOptions, SpreadOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class RuleOptions:
-    """How outlier dimensions are told from the others by their LayerNorm parameters (Kovaleva et al. 2021).
+    """How LayerNorm parameters tell outlier dimensions from others (Kovaleva et al. 2021).
 
     Args:
         rule: ``kovaleva2021``: gamma AND beta beyond k sigma in min_fraction of the layers;
-            ``puccetti2022``: gamma OR beta in more than 3 layers, as in the code published with that paper.
+            ``puccetti2022``: gamma OR beta in more than 3 layers, as in the code published with
+            that paper.
         k: Threshold in standard deviations.
         min_fraction: Share of the layers.
         permutations: For the false-positive rate of the rule.
@@ -108,16 +111,19 @@ class CorrelateOptions(CorpusOptions, SpreadOptions, RuleOptions):
         output: Run directory: new, empty, or of the same run, which then goes on.
         model: Hugging Face id or local directory.
         tokenizer: Hugging Face id or local directory; None takes the model's.
-        counts: ``counts.parquet`` of a run of ``outdim count``, or the run; None counts the corpus itself.
+        counts: ``counts.parquet`` of a run of ``outdim count``, or the run; None counts the corpus
+            itself.
         points: Where the model is observed, by name; none takes the embeddings and every block.
-        max_length: Tokens per sequence with special tokens; None takes the model's limit, at most 512.
+        max_length: Tokens per sequence with special tokens; None takes the model's limit, at most
+            512.
         token_budget: Tokens per batch, padding included.
         device: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes a GPU where there is one.
         dtype: The model's parameters are converted to it; None leaves them.
         autocast: Run the forward under torch.autocast with this type.
         fused: Take the statistics inside our LayerNorm (may differ from torch's in the last bits).
         accum: ``exact`` (float64) or ``fast``.
-        per_token: Dimensions whose sums per (token id, point) are kept, for ``outdim correlate --from_run``.
+        per_token: Dimensions whose sums per (token id, point) are kept, for ``outdim correlate
+            --from_run``.
         from_run: Do not run the model: correlate the sums that this run kept with ``counts``.
     """
 

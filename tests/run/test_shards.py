@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from outdim.errors import ArgumentError, BackendError, DataError, PartialRunError, ResumeError
 from outdim.run import Plan, ShardStore
 from outdim.run.files import check_run_directory, write_bytes
@@ -26,7 +25,9 @@ def plan() -> Plan:
     )
 
 
-STATE = ShardState({"b": torch.arange(5), "a": torch.tensor([0.1, float("nan")]).double()}, {"tokens": 5})
+STATE = ShardState(
+    {"b": torch.arange(5), "a": torch.tensor([0.1, float("nan")]).double()}, {"tokens": 5}
+)
 
 
 def test_a_plan_survives_the_disk_and_another_process_may_commit_it_too(tmp_path, plan):
@@ -46,7 +47,10 @@ def test_a_plan_survives_the_disk_and_another_process_may_commit_it_too(tmp_path
             {"inputs": {"files": [{"path": "a.txt", "sha256": "f" * 64}], "tokenizer": "1" * 64}},
             "inputs.files[0].sha256: 0000",
         ),
-        ({"units": ({"path": "a.txt", "start": 0, "size_bytes": 10},)}, "units: 3 entries -> 1 entries"),
+        (
+            {"units": ({"path": "a.txt", "start": 0, "size_bytes": 10},)},
+            "units: 3 entries -> 1 entries",
+        ),
     ],
 )
 def test_another_plan_is_refused_with_the_difference(tmp_path, plan, change, named):
@@ -108,7 +112,8 @@ def test_every_flipped_bit_makes_a_state_count_as_missing(tmp_path, plan):
         broken[position] ^= 1 << position % 8
         path.write_bytes(bytes(broken))
         state = store.read("count", shard)
-        # A flip in the header's padding or spacing may leave the content as it was; nothing else may pass.
+        # A flip in the header's padding or spacing may leave the content as it was; nothing else
+        # may pass.
         assert state is None or (
             state.info == STATE.info
             and all(
@@ -136,7 +141,7 @@ def test_a_state_of_another_stage_shard_or_plan_counts_as_missing(tmp_path, plan
 def test_merging_an_incomplete_run_says_what_is_missing(tmp_path, plan):
     store = ShardStore(tmp_path, plan)
     store.commit("count", store.shards[0], STATE)
-    with pytest.raises(PartialRunError, match="2 of 3 shards .* the first is number 1") as caught:
+    with pytest.raises(PartialRunError, match=r"2 of 3 shards .* the first is number 1") as caught:
         list(store.states("count"))
     assert caught.value.exit_code == 4
 

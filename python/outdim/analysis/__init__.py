@@ -1,4 +1,4 @@
-"""The analyses, one module a step: models, text and statistics in, results out. No files, no pages."""
+"""The analyses, one module a step: models, text and statistics in, results out."""
 
 from outdim.analysis.correlate import Correlation, correlate
 from outdim.analysis.detect import Detection, detect, detect_parameters

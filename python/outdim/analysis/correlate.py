@@ -1,4 +1,4 @@
-"""Correlation of hidden states with token frequency, in one pass (Puccetti et al. 2022, section 4)."""
+"""Correlation of hidden states with token frequency, in one pass (Puccetti et al. 2022)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ Selection = Literal["text", "all"]
 #: ``text`` leaves special tokens out, ``all`` counts them; padding is in neither.
 SELECTIONS: tuple[Selection, ...] = ("text", "all")
 
+_PEARSON: tuple[tuple[str, Literal["h", "abs"]], ...] = (("pearson", "h"), ("pearson_abs", "abs"))
 _STATISTICS = (
     "mean",
     "variance",
@@ -89,19 +90,20 @@ class Correlation:
         """
         if (point, selection) not in self.results:
             raise ArgumentError(
-                f"point, selection: expected one of {', '.join(self.points)} and 'text' or 'all', got "
+                f"point, selection: expected one of {', '.join(self.points)} and 'text' or 'all', "
+                f"got "
                 f"{point!r}, {selection!r}."
             )
         return np.asarray(self.results[point, selection].pearson(covariate, of=of))
 
     def top(self, point: str, covariate: str = "count", *, n: int = 5) -> list[tuple[int, float]]:
-        """The ``n`` dimensions with the largest |r| of |h|, special tokens left out, as (dim, r)."""
+        """The ``n`` dimensions with the largest |r| of |h| over ordinary tokens, as (dim, r)."""
         r = self.pearson(point, covariate)
         order = np.argsort(-np.abs(r), kind="stable")  # NaN sorts last
         return [(int(dim), float(r[dim])) for dim in order[:n] if np.isfinite(r[dim])]
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """The tidy table of ``stats.parquet``: point, layer, dim, selection, statistic, covariate, value, n."""
+        """Columns of ``stats.parquet``, tidy: one row a point, dimension, selection, statistic."""
         blocks = list(self._blocks())
         dims = [len(values) for *_, values, _ in blocks]
 
@@ -126,7 +128,7 @@ class Correlation:
                 values = np.asarray(getattr(result, statistic), dtype=np.float64)
                 yield point, layer, selection, statistic, "", values, result.n
             for covariate in self.moments[point, GROUPS[0]].covariates.all_names:
-                for statistic, of in (("pearson", "h"), ("pearson_abs", "abs")):
+                for statistic, of in _PEARSON:
                     r = np.asarray(result.pearson(covariate, of=of), dtype=np.float64)
                     yield point, layer, selection, statistic, covariate, r, result.n
 
@@ -145,24 +147,24 @@ def correlate(
 ) -> Correlation:
     """Correlate the hidden states of every layer with token frequency, in one streaming pass.
 
-    For every point and dimension, Pearson's r of h and of |h| with the count of the encoded token, its
-    log(1 + count), the mid-rank of its count, and its position; with and without special tokens; next to
-    mean, variance, kurtosis and extremes (Puccetti et al. 2022, section 4; they report r of |h| with the
-    raw count). Nothing is stored per token. For runs that must survive interruption or be spread over
-    processes, use the command line, ``outdim correlate``.
+    For every point and dimension, Pearson's r of h and of |h| with the count of the encoded token,
+    its log(1 + count), the mid-rank of its count, and its position; with and without special
+    tokens; next to mean, variance, kurtosis and extremes (Puccetti et al. 2022, section 4; they
+    report r of |h| with the raw count). Nothing is stored per token. For runs that must survive
+    interruption or be spread over processes, use the command line, ``outdim correlate``.
 
     Args:
         model: A Hugging Face model; evaluated as it is (call ``model.eval()`` before).
         tokenizer: Its tokenizer.
         source: What `outdim.open_corpus` takes, or an open corpus.
-        frequencies: Token counts of the training corpus, or of any corpus that stands for it. None counts
-            ``source`` itself.
+        frequencies: Token counts of the training corpus, or of any corpus that stands for it. None
+            counts ``source`` itself.
         points: Names of points; None observes the embeddings and the output of every block.
-        max_length: Tokens per sequence, special tokens included; longer documents are split. None takes the
-            model's own limit, at most 512.
+        max_length: Tokens per sequence, special tokens included; longer documents are split. None
+            takes the model's own limit, at most 512.
         token_budget: Tokens per batch, padding included.
-        fused: Take the statistics inside our LayerNorm, which may differ from torch's in the last bits;
-            False leaves every bit of the model's computation as it was.
+        fused: Take the statistics inside our LayerNorm, which may differ from torch's in the last
+            bits; False leaves every bit of the model's computation as it was.
         accum: ``"exact"`` (float64) or ``"fast"``, see `outdim.ops.moments`.
 
     Returns:
@@ -171,10 +173,17 @@ def correlate(
     Raises:
         DataError: The tokenizer does not belong to the model, or the corpus is empty.
     """
-    from outdim.corpus import batches, check_tokenizer, count_tokens, encode_pieces, open_corpus
+    from outdim.corpus import (
+        Corpus,
+        batches,
+        check_tokenizer,
+        count_tokens,
+        encode_pieces,
+        open_corpus,
+    )
     from outdim.models import architecture, observe
 
-    corpus = open_corpus(source) if isinstance(source, str | list | tuple) else source
+    corpus = source if isinstance(source, Corpus) else open_corpus(source)
     arch = architecture(model)
     check_tokenizer(tokenizer, arch.vocab_size)
     if frequencies is None:
@@ -214,7 +223,8 @@ def sequence_length(model: PreTrainedModel, max_length: int | None) -> int:
         return min(positions, 512)
     if not 3 <= max_length <= positions:
         raise ArgumentError(
-            f"max_length: expected 3 to {positions}, the number of positions of the model, got {max_length}."
+            f"max_length: expected 3 to {positions}, the number of positions of the model, got "
+            f"{max_length}."
         )
     return max_length
 
@@ -230,7 +240,9 @@ def forward(
     Raises:
         DataError: A single sequence does not fit.
     """
-    extra = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    extra = (
+        {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    )
     waiting = [batch]
     while waiting:
         part = waiting.pop().to(model.device)
@@ -243,7 +255,8 @@ def forward(
             torch.cuda.empty_cache()
             if len(part.input_ids) == 1:
                 raise DataError(
-                    f"one sequence of {part.input_ids.shape[1]} tokens does not fit into the memory of "
+                    f"one sequence of {part.input_ids.shape[1]} tokens does not fit into the "
+                    f"memory of "
                     f"{model.device}: lower --max-length."
                 ) from error
             waiting += reversed(part.halves())

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 Rule = Literal["kovaleva2021", "puccetti2022"]
 Array = NDArray[np.float64]
 
-# "count > 3" of the published code (outliersvsfreq, parameter_access.py): an absolute number of layers.
+# "count > 3" of the published code (outliersvsfreq, parameter_access.py): an absolute number of
+# layers.
 _PUCCETTI_MIN_LAYERS = 4
 
 
@@ -29,11 +30,14 @@ class FalsePositives:
 
     Attributes:
         permutations: Number of permutations drawn.
-        expected_dims: Mean number of dimensions flagged when positions are shuffled independently in
+        expected_dims: Mean number of dimensions flagged when positions are shuffled independently
+            in
             every layer and parameter: agreement over layers is then chance alone.
         probability_any: Share of those permutations with at least one flagged dimension.
-        expected_dims_layers_kept: The same mean when gamma's positions are shuffled against beta's but
-            the layers of each stay aligned, as they are correlated in real models: only the agreement of
+        expected_dims_layers_kept: The same mean when gamma's positions are shuffled against beta's
+            but
+            the layers of each stay aligned, as they are correlated in real models: only the
+                agreement of
             gamma with beta is chance. Says nothing about a rule that does not ask for both.
     """
 
@@ -56,7 +60,8 @@ class Detection:
         gamma_z, beta_z: Their z-scores within the layer (unbiased standard deviation), [L, D].
         layers: Layer numbers, 1 for the first block, [L].
         norms: Paths of the norms read, [L].
-        layers_gamma, layers_beta, layers_both: In how many layers each dimension is beyond k sigma, [D].
+        layers_gamma, layers_beta, layers_both: In how many layers each dimension is beyond k sigma,
+            [D].
         false_positives: The rule under permutation.
         note: What a reader has to know about these norms ("" where there is nothing).
     """
@@ -117,8 +122,13 @@ class Detection:
         }
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """Parameters and z-scores as rows of ``stats.parquet`` (point ``block.i.norm``, no selection, n 0)."""
-        named = {"gamma": self.gamma, "gamma_z": self.gamma_z, "beta": self.beta, "beta_z": self.beta_z}
+        """Parameters and z-scores as rows of ``stats.parquet`` (point ``block.i.norm``, n 0)."""
+        named = {
+            "gamma": self.gamma,
+            "gamma_z": self.gamma_z,
+            "beta": self.beta,
+            "beta_z": self.beta_z,
+        }
         blocks = [
             (layer, name, values[row])
             for name, values in named.items()
@@ -154,14 +164,16 @@ def detect(
 ) -> Detection:
     """Find dimensions whose LayerNorm parameters are extreme at the same position in many layers.
 
-    z_l,d = (w_l,d - mean_d w_l) / sd_d(w_l), for w = gamma and w = beta of the norm that ends each layer
-    (post-LN models) or, where no norm ends the layer, of the norm that reads its output (pre-LN models).
+    z_l,d = (w_l,d - mean_d w_l) / sd_d(w_l), for w = gamma and w = beta of the norm that ends each
+    layer (post-LN models) or, where no norm ends the layer, of the norm that reads its output
+    (pre-LN models).
 
     - ``"kovaleva2021"`` (Kovaleva et al. 2021, section 3): |z| > k for gamma AND beta, in at least
-      ``ceil(min_fraction * L)`` layers. RMSNorm has no beta: gamma alone decides, and ``note`` says so.
-    - ``"puccetti2022"`` (the code published with Puccetti et al. 2022): |z| > k in more than 3 layers for
-      gamma OR for beta. ``min_fraction`` is not used. The published code also truncates its list to twice
-      the shorter of the two and cuts it at six; neither belongs to the definition, and neither is done here.
+      ``ceil(min_fraction * L)`` layers. RMSNorm has no beta: gamma alone decides, and ``note`` says
+      so.
+    - ``"puccetti2022"`` (the code published with Puccetti et al. 2022): |z| > k in more than 3
+      layers for gamma OR for beta. ``min_fraction`` is not used. The published code also cuts its
+      list at six and at twice the shorter of the two; neither is part of the definition, or done.
 
     Args:
         model: A Hugging Face model of a family that `outdim.models.architecture` knows.
@@ -180,7 +192,9 @@ def detect(
 
     Example:
         >>> from transformers import BertConfig, BertModel
-        >>> config = BertConfig(hidden_size=64, num_hidden_layers=4, num_attention_heads=2, vocab_size=99)
+        >>> config = BertConfig(
+        ...     hidden_size=64, num_hidden_layers=4, num_attention_heads=2, vocab_size=99
+        ... )
         >>> model = BertModel(config)
         >>> for layer in model.encoder.layer:
         ...     norm = layer.output.LayerNorm
@@ -195,8 +209,10 @@ def detect(
     norms = arch.norms()
     if not norms:
         raise DataError(
-            f"model: {type(model).__name__} has no LayerNorm or RMSNorm that ends or reads its blocks, "
-            "so its parameters cannot show outlier dimensions; use `outdim correlate`, which reads hidden "
+            f"model: {type(model).__name__} has no LayerNorm or RMSNorm that ends or reads its "
+            f"blocks, "
+            "so its parameters cannot show outlier dimensions; use `outdim correlate`, which reads "
+            "hidden "
             "states."
         )
     gamma = np.stack([norm.gamma.detach().double().cpu().numpy() for norm in norms])
@@ -290,7 +306,8 @@ def _z_scores(parameters: Array) -> Array:
     deviation = parameters - parameters.mean(1, keepdims=True)
     spread = parameters.std(1, ddof=1, keepdims=True)
     # An untrained norm is constant: nothing in it is extreme.
-    return np.divide(deviation, spread, out=np.zeros_like(deviation), where=spread > 0)
+    z: Array = np.divide(deviation, spread, out=np.zeros_like(deviation), where=spread > 0)
+    return z
 
 
 def _flag(
@@ -327,7 +344,9 @@ def _permute(
         gamma = rng.permuted(over_gamma, axis=1)
         beta = rng.permuted(over_beta, axis=1) if over_beta is not None else None
         independent[draw] = _flag(gamma, beta, rule, min_layers).sum()
-        shuffled = over_beta[:, rng.permutation(over_beta.shape[1])] if over_beta is not None else None
+        shuffled = (
+            over_beta[:, rng.permutation(over_beta.shape[1])] if over_beta is not None else None
+        )
         layers_kept[draw] = _flag(over_gamma, shuffled, rule, min_layers).sum()
     return FalsePositives(
         permutations=permutations,

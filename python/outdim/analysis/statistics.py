@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class PointStatistics:
         points: Sequence[Point],
         covariates: Covariates,
         *,
-        accum: str = "exact",
+        accum: Literal["exact", "fast"] = "exact",
         token_dims: Sequence[int] = (),
         device: torch.device | str = "cpu",
     ) -> None:
@@ -48,7 +48,9 @@ class PointStatistics:
             for point in self.points
             for group in GROUPS
         }
-        self.tokens = TokenSums([point.name for point in self.points], token_dims) if token_dims else None
+        self.tokens = (
+            TokenSums([point.name for point in self.points], token_dims) if token_dims else None
+        )
         self._table = covariates.table.to(device)
         self._arguments: StatisticsArgs | None = None
         self._pending: dict[str, MomentsState] = {}
@@ -117,7 +119,9 @@ class PointStatistics:
             for field, tensor in moments.state_dict().items()
         }
         if self.tokens is not None:
-            state |= {f"tokens/{field}": tensor for field, tensor in self.tokens.state_dict().items()}
+            state |= {
+                f"tokens/{field}": tensor for field, tensor in self.tokens.state_dict().items()
+            }
         return state
 
     def merge_state(self, state: Mapping[str, Tensor]) -> None:
@@ -137,8 +141,8 @@ def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class TokenSums:
     """Sums of h and |h| per (token id, point) for chosen dimensions, ordinary tokens only.
 
-    With them any table of token frequencies can be correlated afterwards, and the tokens that drive a
-    dimension listed, without another forward pass.
+    With them any table of token frequencies can be correlated afterwards, and the tokens that drive
+    a dimension listed, without another forward pass.
 
     Attributes:
         ids: Token ids seen, ascending, int64 [U].

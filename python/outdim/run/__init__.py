@@ -1,4 +1,4 @@
-"""Runs that survive: an immutable plan, shards as commit units, and a merge that is a pure function."""
+"""Runs that survive: an immutable plan, shards as commit units, a merge that is pure."""
 
 from outdim.run.engine import Share
 from outdim.run.plan import Plan, Shard

@@ -43,7 +43,7 @@ def count(source: Sequence[str], options: CountOptions) -> Path:
 
 
 def correlate(source: Sequence[str], options: CorrelateOptions) -> Path:
-    """``outdim correlate``: the run directory, with ``stats.parquet``, ``detection.json`` and the report."""
+    """``outdim correlate``: the run directory, with ``stats.parquet`` and the report."""
     if options.from_run is not None:
         from outdim.run.tokens import correlate_kept_sums
 
@@ -105,7 +105,7 @@ def compare(first: str, second: str, output: Path) -> Path:
 
 @contextmanager
 def _directory(path: Path) -> Iterator[Path]:
-    """The run directory; one that was made for nothing, with no shard committed, is removed again."""
+    """The run directory; one made for nothing, with no shard committed, is removed again."""
     new = not path.exists() or not any(path.iterdir())
     path.mkdir(parents=True, exist_ok=True)
     try:
@@ -157,8 +157,10 @@ def _execute(
                 return
         elif missing := store.missing(plan.stages[-1]):
             print(
-                f"outdim {plan.command}: this share is done; {len(missing)} of {len(store.shards)} shards belong to "
-                "others and are not committed yet. Whoever commits the last one writes the results.",
+                f"outdim {plan.command}: this share is done; {len(missing)} of {len(store.shards)} "
+                f"shards belong to "
+                "others and are not committed yet. Whoever commits the last one writes the "
+                "results.",
                 file=sys.stderr,
             )
             return
@@ -190,7 +192,7 @@ def _compute(
 
 
 def _complete(worker: Worker, store: ShardStore, stage: str, share: Share) -> None:
-    """Make the stage whole: wait for processes that run now, or do the work of those that may run later."""
+    """Make the stage whole: wait for those who run now, do the work of those who may run later."""
     if share.waits:
         engine.wait_for_others(store, stage, share, worker.stop)
     elif missing := store.missing(stage):
@@ -215,7 +217,10 @@ def _finish(
             "excluded": dict(accounting.skipped),
         }
     if isinstance(options, CorrelateOptions):
-        parts["tokens"] = {**parts.get("tokens", {}), **_finish_correlation(run, plan, worker, options)}
+        parts["tokens"] = {
+            **parts.get("tokens", {}),
+            **_finish_correlation(run, plan, worker, options),
+        }
     before = manifest.read(run)
     if rate is None:  # every shard was there already: what was measured then stands
         rate, seconds = before.get("tokens_per_second"), before.get("seconds", seconds)
@@ -223,7 +228,9 @@ def _finish(
     _report(run)
 
 
-def _finish_correlation(run: Path, plan: Plan, worker: Worker, options: RuleOptions) -> dict[str, Any]:
+def _finish_correlation(
+    run: Path, plan: Plan, worker: Worker, options: RuleOptions
+) -> dict[str, Any]:
     correlation, padded = merge.merge_correlations(run, plan, worker)
     tables = [correlation.columns()]
     try:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -33,7 +33,8 @@ class Share:
     Attributes:
         index: Of this process.
         count: Number of processes.
-        waits: Whether the others run at the same time (torchrun), so that waiting for them makes sense.
+        waits: Whether the others run at the same time (torchrun), so that waiting for them makes
+            sense.
     """
 
     index: int = 0
@@ -43,7 +44,8 @@ class Share:
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
             raise ArgumentError(
-                f"shard-index, shard-count: expected 0 <= index < count, got {self.index} and {self.count}."
+                f"shard-index, shard-count: expected 0 <= index < count, got {self.index} and "
+                f"{self.count}."
             )
 
     def owns(self, shard: Shard) -> bool:
@@ -52,7 +54,7 @@ class Share:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Share:
-        """The share that torchrun or a Slurm job array gives to this process; everything outside of them."""
+        """The share that torchrun or a Slurm job array gives; everything outside of them."""
         if "TORCHELASTIC_RUN_ID" in environment:
             return cls(int(environment["RANK"]), int(environment["WORLD_SIZE"]), waits=True)
         if "SLURM_ARRAY_TASK_COUNT" in environment:
@@ -68,7 +70,9 @@ class Progress:
 
     def __init__(self, stage: str, shards: Sequence[Shard], done: int) -> None:
         total = sum(int(shard.unit.get("size_bytes") or 1) for shard in shards)
-        self._bar = tqdm(total=total, desc=stage, unit="B", unit_scale=True, disable=None, leave=False)
+        self._bar = tqdm(
+            total=total, desc=stage, unit="B", unit_scale=True, disable=None, leave=False
+        )
         self.total_tokens = 0
         self._begin = time.monotonic()
         self._shards = [done, done + len(shards)]
@@ -77,7 +81,9 @@ class Progress:
         """So many more tokens are done."""
         self.total_tokens += count
         rate = self.total_tokens / max(time.monotonic() - self._begin, 1e-9)
-        self._bar.set_postfix_str(f"{rate:,.0f} tokens/s, shard {self._shards[0]}/{self._shards[1]}")
+        self._bar.set_postfix_str(
+            f"{rate:,.0f} tokens/s, shard {self._shards[0]}/{self._shards[1]}"
+        )
 
     def shard(self, shard: Shard) -> None:
         """One more shard is committed."""
@@ -89,7 +95,9 @@ class Progress:
         self._bar.close()
 
 
-def compute_here(worker: Worker, store: ShardStore, stage: str, shards: Sequence[Shard], done: int) -> int:
+def compute_here(
+    worker: Worker, store: ShardStore, stage: str, shards: Sequence[Shard], done: int
+) -> int:
     """Compute ``shards`` one after the other in this process; return the number of tokens.
 
     Raises:
@@ -115,7 +123,7 @@ def compute_in_processes(
     stop: StopSignal,
     done: int,
 ) -> int:
-    """Compute ``shards`` in one process per device (``cpu`` may occur several times); return the tokens.
+    """Compute ``shards`` in one process per device (``cpu`` may repeat); return the tokens.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; every process stopped after its batch.
@@ -146,7 +154,8 @@ def compute_in_processes(
             reported = seen
     except BrokenProcessPool as error:
         raise PartialRunError(
-            f"a worker of the stage '{stage}' died (killed, or out of memory). What was committed is intact: "
+            f"a worker of the stage '{stage}' died (killed, or out of memory). What was committed "
+            f"is intact: "
             "give the same command again to go on, with fewer --workers if memory was short."
         ) from error
     finally:
@@ -158,7 +167,7 @@ def compute_in_processes(
 
 _process: Worker | None = None
 _process_store: ShardStore | None = None
-_count_tokens: Callable[[int], None] = lambda tokens: None  # noqa: E731 - replaced in a worker process
+_process_tokens: Any = None  # a counter shared with the parent
 
 
 class _SharedStop(StopSignal):
@@ -173,29 +182,36 @@ class _SharedStop(StopSignal):
             raise Interrupted(signal.SIGTERM)
 
 
-def _start_process(run: Path, plan: dict[str, Any], devices: Any, stopping: Any, tokens: Any) -> None:
-    global _process, _process_store, _count_tokens
+def _start_process(
+    run: Path, plan: dict[str, Any], devices: Any, stopping: Any, tokens: Any
+) -> None:
+    global _process, _process_store, _process_tokens
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
     # An orphan must not go on for hours after its parent was killed.
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     loaded = Plan.from_json(plan)
     _process = Worker(run, loaded, devices.get(), _SharedStop(stopping))
     _process_store = ShardStore(run, loaded)
+    _process_tokens = tokens
 
-    def count(done: int) -> None:
-        with tokens.get_lock():
-            tokens.value += done
 
-    _count_tokens = count
+def _add_tokens(done: int) -> None:
+    with _process_tokens.get_lock():
+        _process_tokens.value += done
+
+
+def _die_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _compute_in_process(stage: str, shard: Shard) -> None:
     assert _process is not None
     assert _process_store is not None
     try:
-        state = _process.compute(stage, shard, _count_tokens)
+        state = _process.compute(stage, shard, _add_tokens)
     except Interrupted:
         return  # the parent raises its own
     _process_store.commit(stage, shard, state)

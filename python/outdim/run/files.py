@@ -22,7 +22,9 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         BackendError: The disk is full; what was at ``path`` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # also unique between machines
+    temporary = path.with_name(
+        f".{path.name}.{uuid.uuid4().hex}.tmp"
+    )  # also unique between machines
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -32,7 +34,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise BackendError(
-                f"{path}: the disk is full. What was committed before is intact; free some space and give "
+                f"{path}: the disk is full. What was committed before is intact; free some space "
+                f"and give "
                 "the same command again to go on."
             ) from error
         raise
@@ -69,10 +72,13 @@ def check_run_directory(path: Path) -> None:
         ArgumentError: ``path`` holds something that is not a run of outdim.
     """
     if path.exists() and not path.is_dir():
-        raise ArgumentError(f"output: {path} is a file; name a directory that is new, empty or a run.")
+        raise ArgumentError(
+            f"output: {path} is a file; name a directory that is new, empty or a run."
+        )
     if path.is_dir() and not is_run(path) and any(path.iterdir()):
         raise ArgumentError(
-            f"output: the directory {path} is not empty and is not a run of outdim. Name a new directory; "
+            f"output: the directory {path} is not empty and is not a run of outdim. Name a new "
+            f"directory; "
             "nothing was written."
         )
 

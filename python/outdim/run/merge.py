@@ -15,6 +15,7 @@ from outdim.run.files import replacing
 from outdim.run.plan import Plan
 from outdim.run.shards import ShardStore
 from outdim.run.stages import Worker
+from outdim.run.tokens import save_sums
 
 if TYPE_CHECKING:
     from outdim.analysis import Correlation
@@ -35,7 +36,7 @@ _SCHEMA = pa.schema(
 
 
 def merge_counts(run: Path, plan: Plan, worker: Worker) -> Accounting:
-    """Add the counts of every shard and write ``counts.parquet``; return what was read and left out.
+    """Add the counts of every shard, write ``counts.parquet``; return what was read and left out.
 
     Raises:
         PartialRunError: A shard is missing.
@@ -55,7 +56,8 @@ def merge_counts(run: Path, plan: Plan, worker: Worker) -> Accounting:
     if total is None or not total.counts.any():
         left_out = {} if total is None else dict(total.accounting.skipped)
         raise DataError(
-            f"source: {' '.join(plan.options['source'])}: the corpus has no token (left out: {left_out})."
+            f"source: {' '.join(plan.options['source'])}: the corpus has no token (left out: "
+            f"{left_out})."
         )
     frequencies = TokenFrequencies.for_tokenizer(worker.tokenizer, total.counts, total.documents)
     with replacing(run / "counts.parquet") as temporary:
@@ -83,8 +85,7 @@ def merge_correlations(run: Path, plan: Plan, worker: Worker) -> tuple[Correlati
     if not correlation.results[correlation.points[0], "all"].n:
         raise DataError(f"source: {' '.join(plan.options['source'])}: the corpus has no token.")
     if total.tokens is not None:
-        with replacing(run / "tokens.safetensors") as temporary:
-            total.tokens.save(temporary)
+        save_sums(run / "tokens.safetensors", total.tokens, correlation)
     return correlation, padded
 
 

@@ -27,7 +27,8 @@ class Shard:
     Attributes:
         index: Position in the plan; merging goes by it.
         unit: Plain data that names file and range.
-        sha256: Of the unit and of the plan's inputs: a state computed from anything else has another name.
+        sha256: Of the unit and of the plan's inputs: a state computed from anything else has
+            another name.
     """
 
     index: int
@@ -66,14 +67,18 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return json.loads(canonical_json({"format": FORMAT, **dataclasses.asdict(self)}))
+        value: dict[str, Any] = json.loads(
+            canonical_json({"format": FORMAT, **dataclasses.asdict(self)})
+        )
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Plan:
         """The inverse of `to_json`."""
         if value.get("format") != FORMAT:
             raise ResumeError(
-                f"plan.json has format {value.get('format')!r}, this version of outdim writes {FORMAT}: "
+                f"plan.json has format {value.get('format')!r}, this version of outdim writes "
+                f"{FORMAT}: "
                 "start a new run directory."
             )
         return cls(
@@ -99,7 +104,7 @@ class Plan:
             raise DataError(f"{run / 'plan.json'} is broken ({error}).") from error
 
     def commit(self, run: Path) -> None:
-        """Write ``plan.json``, or check that the one there is this one. Any number of processes may race.
+        """Write ``plan.json``, or check that the one there is this one; processes may race.
 
         Raises:
             ResumeError: The directory belongs to another plan; the message shows the difference.
@@ -109,14 +114,17 @@ class Plan:
             staged = path.with_name(f"plan.{uuid.uuid4().hex}.json")
             with replacing(staged) as temporary:
                 temporary.write_text(json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n")
-            with suppress(FileExistsError):  # another process was first: compare with its plan below
+            with suppress(
+                FileExistsError
+            ):  # another process was first: compare with its plan below
                 os.link(staged, path)
             staged.unlink()
         committed = Plan.read(run)
         if committed.sha256 != self.sha256:
             raise ResumeError(
                 f"{run} holds a run of something else, and continuing it would mix the two. "
-                f"{'; '.join(_differences(committed.to_json(), self.to_json()))}. Give the options and inputs "
+                f"{'; '.join(_differences(committed.to_json(), self.to_json()))}. Give the options "
+                f"and inputs "
                 "of that run, or name a new directory."
             )
 
@@ -129,7 +137,9 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
             difference
             for key in keys
             if old.get(key) != new.get(key)
-            for difference in _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+            for difference in _differences(
+                old.get(key), new.get(key), f"{name}.{key}" if name else key
+            )
         ]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         found = [

@@ -25,7 +25,9 @@ _MIN_SHARD_BYTES, _MAX_SHARD_BYTES, _SHARDS = 1 << 18, 1 << 26, 256
 def plan_corpus(source: Sequence[str], options: CorpusOptions) -> tuple[Corpus, dict[str, Any]]:
     """Open the corpus; return it with the plan options that open the same one again."""
     if not source:
-        raise ArgumentError("source: name the text: files, globs, a Hugging Face dataset id, or python-docs.")
+        raise ArgumentError(
+            "source: name the text: files, globs, a Hugging Face dataset id, or python-docs."
+        )
     if options.min_chars < 0 or (options.shard_bytes is not None and options.shard_bytes < 1):
         raise ArgumentError("min-chars, shard-bytes: expected positive numbers.")
     planned = {
@@ -107,7 +109,9 @@ def plan_correlate(source: Sequence[str], options: CorrelateOptions) -> tuple[Pl
     arch = architecture(model)
     per_token = sorted(set(options.per_token or ()))
     if per_token and not 0 <= per_token[0] <= per_token[-1] < arch.hidden_size:
-        raise ArgumentError(f"per-token: expected dimensions 0 to {arch.hidden_size - 1}, got {per_token}.")
+        raise ArgumentError(
+            f"per-token: expected dimensions 0 to {arch.hidden_size - 1}, got {per_token}."
+        )
     tokenizer_name = options.tokenizer or options.model
     tokenizer = load_tokenizer(tokenizer_name)
     check_tokenizer(tokenizer, arch.vocab_size)
@@ -121,7 +125,9 @@ def plan_correlate(source: Sequence[str], options: CorrelateOptions) -> tuple[Pl
         path = counts_path(options.counts)
         coverage = TokenFrequencies.from_parquet(path).coverage(tokenizer)
         if not coverage.fits:
-            raise DataError(f"counts: {path} is of another vocabulary than the tokenizer's: {coverage}.")
+            raise DataError(
+                f"counts: {path} is of another vocabulary than the tokenizer's: {coverage}."
+            )
         inputs["counts"] = hashlib.sha256(path.read_bytes()).hexdigest()
     method = choose_method(corpus, tokenizer) if options.counts is None else None
     plan = Plan(
@@ -187,8 +193,8 @@ def choose_share(options: SpreadOptions) -> Share:
 def choose_devices(options: SpreadOptions, device: str, model_bytes: int = 0) -> list[str]:
     """The device of every process on this machine.
 
-    ``auto`` takes the GPUs there are (under torchrun the local rank's), else the CPU with one process per
-    core, as many as have room for three times the model.
+    ``auto`` takes the GPUs there are (under torchrun the local rank's), else the CPU with one
+    process per core, as many as have room for three times the model.
     """
     if options.workers is not None and options.workers < 1:
         raise ArgumentError(f"workers: expected at least 1, got {options.workers}.")

@@ -37,15 +37,17 @@ class ShardState:
 class ShardStore:
     """The committed states of one run.
 
-    A state is one safetensors file with its checksum inside, written as temporary file, fsync, rename.
-    A file that is missing, truncated, altered, or of another plan counts as missing.
+    A state is one safetensors file with its checksum inside, written as temporary file, fsync,
+    rename. A file that is missing, truncated, altered, or of another plan counts as missing.
     """
 
     def __init__(self, run: Path, plan: Plan) -> None:
         self.directory = run / "state"
         self.directory.mkdir(exist_ok=True)
         self.shards = tuple(plan.shards())
-        self._sound: set[Path] = set()  # read and found sound by this object: polling need not read again
+        self._sound: set[Path] = (
+            set()
+        )  # read and found sound by this object: polling need not read again
 
     def path(self, stage: str, shard: Shard) -> Path:
         """Where the state of ``shard`` lies."""
@@ -98,8 +100,10 @@ class ShardStore:
             state = self.read(stage, shard)
             if state is None:
                 raise PartialRunError(
-                    f"{len(self.missing(stage))} of {len(self.shards)} shards of the stage '{stage}' are "
-                    f"missing, the first is number {shard.index}. Give the command of the run again to "
+                    f"{len(self.missing(stage))} of {len(self.shards)} shards of the stage "
+                    f"'{stage}' are "
+                    f"missing, the first is number {shard.index}. Give the command of the run "
+                    f"again to "
                     "compute them."
                 )
             yield state

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int], None]
 
 
-class Interrupted(BaseException):  # noqa: N818 - like KeyboardInterrupt, not an error
+class Interrupted(BaseException):
     """SIGINT or SIGTERM came; everything committed is intact and the run can go on."""
 
     def __init__(self, signum: int) -> None:
@@ -37,7 +37,7 @@ class Interrupted(BaseException):  # noqa: N818 - like KeyboardInterrupt, not an
 
 
 class StopSignal:
-    """Whether the process was asked to stop; checked between batches, never in the middle of one."""
+    """Whether the process was asked to stop; checked between batches."""
 
     def __init__(self) -> None:
         self.signum = 0
@@ -74,7 +74,9 @@ class Worker:
         stop: Checked between batches.
     """
 
-    def __init__(self, run: Path, plan: Plan, device: str = "cpu", stop: StopSignal | None = None) -> None:
+    def __init__(
+        self, run: Path, plan: Plan, device: str = "cpu", stop: StopSignal | None = None
+    ) -> None:
         self.run = run
         self.plan = plan
         self.device = device
@@ -84,7 +86,9 @@ class Worker:
         # Two levels of threads would fight for the same cores, and forking after use only warns.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-    def compute(self, stage: str, shard: Shard, progress: Progress = lambda tokens: None) -> ShardState:
+    def compute(
+        self, stage: str, shard: Shard, progress: Progress = lambda tokens: None
+    ) -> ShardState:
         """The state of ``shard``: a pure function of the plan and the shard.
 
         Raises:
@@ -183,9 +187,13 @@ class Worker:
         documents = self.corpus.read(unit)
         pieces = encode_pieces(documents, self.tokenizer, options["max_length"])
         padded = 0
-        fused = options["fused"] and not options["per_token"]  # sums per token need the hidden state itself
+        fused = (
+            options["fused"] and not options["per_token"]
+        )  # sums per token need the hidden state itself
         with torch.inference_mode(), observe(self.model, self.points, statistics, fused=fused):
-            for batch in batches(pieces, options["token_budget"], pad_id=self.tokenizer.pad_token_id or 0):
+            for batch in batches(
+                pieces, options["token_budget"], pad_id=self.tokenizer.pad_token_id or 0
+            ):
                 self.stop.check()
                 forward(self.model, batch, statistics, self._autocast)
                 padded += batch.padded

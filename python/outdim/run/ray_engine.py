@@ -1,0 +1,106 @@
+"""Shards as calls of Ray actors that hold the model: machines may come, go and die."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from outdim.errors import BackendError, PartialRunError
+from outdim.options import SpreadOptions
+from outdim.run.engine import Progress
+from outdim.run.plan import Plan, Shard
+from outdim.run.shards import ShardStore
+from outdim.run.stages import Worker
+
+_POLL_S = 0.5
+_RETRIES = 5  # of a shard, over actors that died under it
+
+
+class _Actor:
+    """A `Worker` somewhere in the cluster; the run directory is on a file system all share."""
+
+    def __init__(self, run: str, plan: dict[str, Any], device: str) -> None:
+        from pathlib import Path
+
+        loaded = Plan.from_json(plan)
+        self._worker = Worker(Path(run), loaded, device)
+        self._store = ShardStore(Path(run), loaded)
+
+    def compute(self, stage: str, shard: Shard) -> int:
+        """Commit one shard; return its number of tokens."""
+        if self._store.read(stage, shard) is not None:
+            return 0  # the actor died after the commit, and the call came again
+        tokens = 0
+
+        def count(done: int) -> None:
+            nonlocal tokens
+            tokens += done
+
+        self._store.commit(stage, shard, self._worker.compute(stage, shard, count))
+        return tokens
+
+
+def compute_on_ray(
+    worker: Worker,
+    store: ShardStore,
+    stage: str,
+    shards: Sequence[Shard],
+    options: SpreadOptions,
+    done: int,
+) -> int:
+    """Compute ``shards`` on the Ray cluster of the environment, or one of this machine's own.
+
+    One actor per GPU of the cluster, or per ``threads`` CPUs; ``workers`` overrides their number.
+    An actor that dies is started again elsewhere and its shard computed anew.
+
+    Raises:
+        BackendError: Ray is not installed.
+        Interrupted: SIGINT or SIGTERM came.
+        PartialRunError: A shard failed on every attempt.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise BackendError("--engine ray needs Ray: pip install 'outdim[ray]'.") from error
+    if not ray.is_initialized():
+        ray.init(
+            address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False
+        )
+    gpu = worker.device.startswith("cuda")
+    threads = worker.plan.options["threads"]
+    cluster = ray.cluster_resources()
+    room = int(cluster.get("GPU", 0)) if gpu else int(cluster.get("CPU", 1)) // threads
+    resources = {"num_gpus": 1} if gpu else {"num_cpus": threads}
+    actor = ray.remote(max_restarts=-1, max_task_retries=_RETRIES, **resources)(_Actor)
+    actors = [
+        actor.remote(str(worker.run.absolute()), worker.plan.to_json(), "cuda" if gpu else "cpu")
+        for _ in range(min(options.workers or room, len(shards), max(room, 1)))
+    ]
+    progress = Progress(stage, shards, done)
+    waiting = list(reversed(shards))
+    running = {
+        a.compute.remote(stage, shard): (a, shard) for a in actors for shard in [waiting.pop()]
+    }
+    try:
+        while running:
+            finished, _ = ray.wait(list(running), num_returns=1, timeout=_POLL_S)
+            worker.stop.check()
+            for reference in finished:
+                free, shard = running.pop(reference)
+                progress.tokens(ray.get(reference))
+                progress.shard(shard)
+                if waiting:
+                    shard = waiting.pop()
+                    running[free.compute.remote(stage, shard)] = (free, shard)
+    except ray.exceptions.RayError as error:
+        raise PartialRunError(
+            f"Ray could not compute a shard of the stage '{stage}' ({error}). What was committed "
+            f"is intact: give "
+            "the same command again to go on."
+        ) from error
+    finally:
+        for a in actors:
+            ray.kill(a)
+        progress.close()
+    return progress.total_tokens

@@ -1,0 +1,146 @@
+"""Without a forward pass: correlate the sums per token that a run kept with any frequencies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from outdim.errors import DataError
+from outdim.options import CorrelateOptions
+from outdim.run.files import check_run_directory, replacing
+
+if TYPE_CHECKING:
+    from outdim.analysis import Correlation
+    from outdim.analysis.statistics import TokenSums
+    from outdim.corpus import TokenFrequencies
+
+_DRIVERS = 20  # tokens listed per point and dimension
+
+
+def correlate_kept_sums(options: CorrelateOptions) -> Path:
+    """``outdim correlate --from-run``: write ``correlations.csv`` and ``drivers.csv``.
+
+    Pearson's r over the occurrences of ordinary tokens, from n, sum of h and of |h| per token id
+    and the
+    variances the run kept: exactly what a pass over the text with these frequencies would give.
+
+    Raises:
+        DataError: The run kept no sums per token, or the counts are of another vocabulary.
+    """
+    from outdim.corpus import TokenFrequencies
+    from outdim.run.setup import counts_path
+
+    assert options.from_run is not None
+    check_run_directory(options.output)
+    path = options.from_run / "tokens.safetensors"
+    if not path.is_file():
+        raise DataError(f"{options.from_run} kept no sums per token: run it with --per-token DIMS.")
+    frequencies = TokenFrequencies.from_parquet(counts_path(options.counts or options.from_run))
+    with safe_open(path, "pt") as file:
+        kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        about = json.loads(file.metadata()["outdim"])
+    if kept["ids"].numel() and int(kept["ids"][-1]) >= len(frequencies):
+        raise DataError(
+            f"counts: {len(frequencies)} ids, but the run saw the token id {int(kept['ids'][-1])}: "
+            f"the counts "
+            "are of another vocabulary."
+        )
+    options.output.mkdir(parents=True, exist_ok=True)
+    _write(options.output / "correlations.csv", _correlations(kept, about, frequencies))
+    _write(options.output / "drivers.csv", _drivers(kept, about, frequencies))
+    return options.output
+
+
+def _correlations(
+    kept: dict[str, torch.Tensor], about: dict[str, Any], frequencies: TokenFrequencies
+) -> pa.Table:
+    ids, n = kept["ids"].numpy(), kept["n"].numpy().astype(np.float64)
+    covariates = {
+        "count": np.asarray(frequencies.counts, np.float64),
+        "log1p_count": frequencies.log1p(),
+        "mid_rank": frequencies.mid_rank(),
+    }
+    blocks = []
+    for covariate, by_id in covariates.items():
+        x = by_id[ids]
+        x = x - np.average(x, weights=n)
+        for statistic, sums, squares in (
+            ("pearson", kept["sums"].numpy(), kept["m2"].numpy()),
+            ("pearson_abs", kept["sums_abs"].numpy(), kept["m2_abs"].numpy()),
+        ):
+            r = _pearson(x, n, sums, squares)
+            blocks += [
+                (point, dim, statistic, covariate, r[p, s], int(n.sum()))
+                for p, point in enumerate(about["points"])
+                for s, dim in enumerate(about["dims"])
+            ]
+    names = ("point", "dim", "statistic", "covariate", "value", "n")
+    return pa.table(dict(zip(names, map(list, zip(*blocks, strict=True)), strict=True)))
+
+
+def _pearson(
+    x: NDArray[np.float64],
+    n: NDArray[np.float64],
+    sums: NDArray[np.float64],
+    m2: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Pearson's r [P, S] from sums per token [U, P, S] and M2 [P, S]; x [U] is centred."""
+    mean = sums.sum(0) / n.sum()
+    comoment = np.einsum("u,ups->ps", x, sums - n[:, None, None] * mean)
+    scale = np.sqrt((n * x * x).sum() * m2)
+    r: NDArray[np.float64] = np.full_like(m2, np.nan)
+    np.divide(comoment, scale, out=r, where=scale > 0)
+    return r
+
+
+def _drivers(
+    kept: dict[str, torch.Tensor], about: dict[str, Any], frequencies: TokenFrequencies
+) -> pa.Table:
+    """Tokens with the largest share of the sum of |h|, per point and dimension."""
+    ids, n = kept["ids"].numpy(), kept["n"].numpy()
+    sums, sums_abs = kept["sums"].numpy(), kept["sums_abs"].numpy()
+    rows = []
+    for p, point in enumerate(about["points"]):
+        for s, dim in enumerate(about["dims"]):
+            order = np.argsort(-sums_abs[:, p, s], kind="stable")[:_DRIVERS]
+            total = sums_abs[:, p, s].sum()
+            rows += [
+                {
+                    "point": point,
+                    "dim": dim,
+                    "id": int(ids[u]),
+                    "token": frequencies.tokens[ids[u]],
+                    "n": int(n[u]),
+                    "mean": sums[u, p, s] / n[u],
+                    "mean_abs": sums_abs[u, p, s] / n[u],
+                    "share": sums_abs[u, p, s] / total if total else float("nan"),
+                }
+                for u in order
+            ]
+    return pa.Table.from_pylist(rows)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    with replacing(path) as temporary:
+        pa.csv.write_csv(table, temporary)
+
+
+def save_sums(path: Path, sums: TokenSums, correlation: Correlation) -> None:
+    """Write ``tokens.safetensors``: the sums, and the M2 [P, S] that r needs besides."""
+    m2 = torch.stack(
+        [correlation.results[point, "text"].body[:, sums.dims][[1, 3]] for point in sums.points], 1
+    )
+    tensors = {**sums.state_dict(), "m2": m2[0].contiguous(), "m2_abs": m2[1].contiguous()}
+    with replacing(path) as temporary:
+        save_file(
+            tensors, temporary, {"outdim": json.dumps({"points": sums.points, "dims": sums.dims})}
+        )

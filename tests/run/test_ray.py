@@ -1,0 +1,44 @@
+"""Runs on a Ray cluster of two nodes of which one dies."""
+
+import threading
+import time
+
+import pytest
+from outdim.run import commands
+from run_helpers import replaced, results
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def cluster():
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    yield made
+    import ray
+
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_a_node_killed_in_the_middle_changes_no_byte(cluster, corpus, options, undisturbed):
+    import ray
+
+    second = cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    assert ray.cluster_resources()["CPU"] == 2
+
+    def kill_when_at_work() -> None:
+        while len(list(options.output.glob("state/correlate-*"))) < 2:
+            time.sleep(0.05)
+        cluster.remove_node(second, allow_graceful=False)
+
+    killer = threading.Thread(target=kill_when_at_work)
+    killer.start()
+    commands.correlate([str(corpus)], replaced(options, engine="ray", workers=2))
+    killer.join()
+    assert len(cluster.list_all_nodes()) == 1
+    assert results(options.output) == undisturbed
