@@ -35,24 +35,27 @@ def test_layer_table_orders_by_size_of_r(tmp_path):
         assert dict(zip(table.outliers, row.outliers, strict=True)) == {d: r[d] for d in (7, 41)}
 
 
-def test_outlier_table_marks_what_is_beyond_the_bound(tmp_path):
+def test_outlier_table_holds_z_and_counts_what_is_beyond_the_bound(tmp_path):
     truth = make_run(tmp_path, outliers=(7, 41))
     table = outlier_table(read_run(tmp_path))
+    assert not table.nearest
     for row in table.rows:
-        for parameter, name in zip(row["parameters"], ("gamma_z", "beta_z"), strict=True):
-            z = truth[name][:, row["dim"]]
-            assert [text for text, _ in parameter["cells"]] == [
-                f"{value:.1f}".replace("-", "−") for value in z
-            ]
-            assert [beyond for _, beyond in parameter["cells"]] == (np.abs(z) > 3).tolist()
-            assert parameter["layers"] == (np.abs(z) > 3).sum()
+        for letter, name in (("γ", "gamma_z"), ("β", "beta_z")):
+            np.testing.assert_allclose(row.z[letter], truth[name][:, row.dim], rtol=1e-12)
+            assert row.layers[letter] == (np.abs(truth[name][:, row.dim]) > 3).sum()
+        beyond = [np.abs(truth[name][:, row.dim]) > 3 for name in ("gamma_z", "beta_z")]
+        assert row.both == np.logical_and(*beyond).sum()
 
 
-def test_no_outlier_is_said_too(tmp_path):
-    make_run(tmp_path, outliers=(), parts=("stats", "detection"))
+def test_no_outlier_is_said_and_the_nearest_shown(tmp_path):
+    truth = make_run(tmp_path, layers=12, dims=384, outliers=(), parts=("stats", "detection"))
     run = read_run(tmp_path)
-    assert findings(run)[0].startswith("No dimension of the 64 is an outlier by the rule")
-    assert outlier_table(run) is None
+    assert findings(run)[0].startswith("No dimension of the 384 is an outlier by the rule")
+    table = outlier_table(run)
+    beyond = (np.abs(truth["gamma_z"]) > 3).sum(0) + (np.abs(truth["beta_z"]) > 3).sum(0)
+    assert table.nearest
+    assert beyond[[row.dim for row in table.rows]].min() >= 1
+    assert beyond[table.rows[0].dim] == beyond.max()
 
 
 def test_a_sound_run_has_no_cautions(tmp_path):

@@ -58,8 +58,9 @@ def _nonfinite(statistics: Statistics) -> list[str]:
             for w in worst
         ]
         warnings.append(
-            f"{int(np.nansum(counts)):,} values were NaN or infinite, in {counted(len(np.unique(dims)), 'dimension')}; "
-            f"their statistics are left undefined. Most at {listing(places, 5)}."
+            f"{int(np.nansum(counts)):,} values were NaN or infinite, in "
+            f"{counted(len(np.unique(dims)), 'dimension')}; their statistics are left undefined. "
+            f"Most at {listing(places, 5)}."
         )
         break  # 'all' includes 'text'
     return warnings

@@ -112,7 +112,12 @@ def _token_facts(run: Run) -> list[Fact]:
 
 
 def _facts(values: dict[str, Any] | None) -> list[Fact]:
+    """Rows of a part of the manifest, whose own order is alphabetical: names first, hashes last."""
+
+    def place(name: str) -> int:
+        return {"name": 0, "source": 0, "cpu": 0, "sha256": 2}.get(name, 1)
+
     return [
         (_NAMES.get(name, name.replace("_", " ")), value_text(value), name in _CODE)
-        for name, value in (values or {}).items()
+        for name, value in sorted((values or {}).items(), key=lambda item: place(item[0]))
     ]

@@ -23,12 +23,23 @@ RULES = {
 
 
 @dataclass(frozen=True)
+class OutlierRow:
+    """z of γ (and β) of one dimension by layer, and in how many layers it is beyond k."""
+
+    dim: int
+    both: int
+    layers: dict[str, int]
+    z: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
 class OutlierTable:
-    """Per outlier the z of γ and β, layer by layer; cells are (text, beyond the bound)."""
+    """The outliers or, if nearest, the dimensions that come nearest to being one."""
 
     k: float
+    nearest: bool
     labels: list[str]
-    rows: list[dict[str, Any]]
+    rows: list[OutlierRow]
     left_out: int
 
 
@@ -85,7 +96,7 @@ def _about_outliers(run: Run) -> list[str]:
     if not draws or chance is None:
         return [start]
     return [
-        f"{start} By chance alone the rule would find {number(float(chance))} dimensions (the mean "
+        f"{start} By chance alone the rule would find {float(chance):.2g} dimensions (the mean "
         f"of {draws:,} shuffles of the dimensions' positions)."
     ]
 
@@ -172,45 +183,28 @@ def _about_tokens(run: Run) -> list[str]:
 
 
 def outlier_table(run: Run) -> OutlierTable | None:
-    """Set out each outlier's z per layer; None without outliers or without parameters."""
-    norms, outliers = read_norms(run), run.outliers()
-    if norms is None or not outliers:
+    """Set out each outlier's z per layer; None without parameters or without any |z| beyond k."""
+    norms = read_norms(run)
+    if norms is None or not norms.named:
         return None
-    statistics = run.statistics
-    assert statistics is not None  # read_norms found parameters in it
-    rows = statistics.norm_rows()
-    parameters = [
-        (letter, z[rows])
-        for letter, name in (("γ", "gamma_z"), ("β", "beta_z"))
-        if (z := statistics.get(name)) is not None and not (name == "beta_z" and norms.beta is None)
-    ]
     return OutlierTable(
         k=norms.k,
+        nearest=not norms.outliers,
         labels=norms.labels,
-        rows=[_outlier_row(row, parameters, norms) for row in outliers[:MAX_OUTLIERS]],
-        left_out=max(0, len(outliers) - MAX_OUTLIERS),
+        rows=[_outlier_row(dim, norms) for dim in norms.named[:MAX_OUTLIERS]],
+        left_out=max(0, len(norms.named) - MAX_OUTLIERS),
     )
 
 
-def _outlier_row(
-    row: dict[str, Any], parameters: list[tuple[str, Any]], norms: Norms
-) -> dict[str, Any]:
-    dim = int(row["dim"])
-    layers = {"γ": row.get("layers_gamma"), "β": row.get("layers_beta")}
-    return {
-        "dim": dim,
-        "both": row.get("layers_both"),
-        "parameters": [
-            {
-                "letter": letter,
-                "layers": layers[letter],
-                "cells": [
-                    (number(float(value), 1), bool(abs(value) > norms.k)) for value in z[:, dim]
-                ],
-            }
-            for letter, z in parameters
-        ],
-    }
+def _outlier_row(dim: int, norms: Norms) -> OutlierRow:
+    z = {letter: scores[:, dim] for letter, scores in norms.z.items()}
+    beyond = {letter: np.abs(values) > norms.k for letter, values in z.items()}
+    return OutlierRow(
+        dim=dim,
+        both=int(np.all(list(beyond.values()), axis=0).sum()),
+        layers={letter: int(over.sum()) for letter, over in beyond.items()},
+        z={letter: values.tolist() for letter, values in z.items()},
+    )
 
 
 def layer_table(run: Run) -> LayerTable | None:

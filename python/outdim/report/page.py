@@ -90,7 +90,11 @@ def _content(run: Run) -> dict[str, Any]:
     title = model.get("name") or tokenizer.get("name") or run.path.resolve().name
     sections = [
         ("findings", "What was found", True),
-        ("outliers", "Outlier dimensions", outliers),
+        (
+            "outliers",
+            "Nearest to outliers" if outliers and outliers.nearest else "Outlier dimensions",
+            outliers,
+        ),
         ("layers", "Correlation by layer", layers),
         ("figures", "Figures", run.statistics or run.counts),
         ("run", "What was run", groups),

@@ -83,8 +83,8 @@ def _interactive(correlations: Correlations, dims: Array, outliers: list[int]) -
     bound = largest_bound(correlations)
     figure.update_layout(
         layout(
-            height=120 + min(420, max(150, 22 * len(correlations.points))),
-            margin={"l": 56, "r": 12, "t": 40, "b": 48},
+            height=120 + min(420, max(200, 22 * len(correlations.points))),
+            margin={"l": 56, "r": 12, "t": 40 if outliers else 12, "b": 48},
             xaxis={
                 "title": "dimension" if whole else "dimension (those shown, in order)",
                 "showgrid": False,

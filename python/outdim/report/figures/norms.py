@@ -1,6 +1,7 @@
 """LayerNorm parameters, gamma against beta, with the bounds of k sigma: paper A's outliers."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import plotly.graph_objects as go
@@ -15,6 +16,7 @@ from outdim.report.text import listing
 MAX_DIMS = 2_048
 _MAX_PANELS = 24
 _LABELLED = 12
+_NEAREST = 5
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,25 @@ class Norms:
     outliers: list[int]
     k: float
 
-    def z(self) -> Floats:
-        """Give the largest |z| of gamma and beta [L, D] within their layer (unbiased deviation)."""
-        z = _abs_z(self.gamma)
-        return z if self.beta is None else np.maximum(z, _abs_z(self.beta))
+    @cached_property
+    def z(self) -> dict[str, Floats]:
+        """z-scores within the layer by letter, [L, D]; beta's only where there is one."""
+        scores = {"γ": _z(self.gamma)}
+        return scores if self.beta is None else scores | {"β": _z(self.beta)}
+
+    @cached_property
+    def named(self) -> list[int]:
+        """Dimensions to speak of: the outliers or, where there is none, the nearest to being one.
+
+        Nearest are those beyond k in the most layers in all parameters at once, then in any.
+        """
+        if self.outliers:
+            return self.outliers
+        beyond = np.stack([np.abs(z) > self.k for z in self.z.values()])
+        furthest = np.max([np.nan_to_num(np.abs(z)).max(axis=0) for z in self.z.values()], axis=0)
+        together, somewhere = beyond.all(axis=0).sum(axis=0), beyond.sum(axis=(0, 1))
+        order = np.lexsort((-furthest, -somewhere, -together))[:_NEAREST]
+        return [int(dim) for dim in order if somewhere[dim]]
 
 
 def read_norms(run: Run) -> Norms | None:
@@ -78,13 +95,18 @@ def norm_scatter(norms: Norms) -> Figure:
         f"right, its scale γ upwards. Dashed lines: {norms.k:g} standard deviations from the "
         "layer's mean"
     )
+    labels = (
+        "the outlier dimensions found"
+        if norms.outliers
+        else "the dimensions nearest to being outliers, as none was found"
+    )
     return Figure(
         id="layer_norm_parameters",
         title="LayerNorm parameters of each layer",
         caption=f"In each layer, {reading}, at the same dimension in many layers. Coloured and "
-        f"labelled: the outlier dimensions found, at most {_LABELLED}.{rule}{static}",
+        f"labelled: {labels}, at most {_LABELLED}.{rule}{static}",
         alt=f"Scatter plot of the LayerNorm parameters of {len(norms.layers)} layers, "
-        f"{total:,} dimensions each; labelled: {listing(norms.outliers[:_LABELLED]) or 'none'}.",
+        f"{total:,} dimensions each; labelled: {listing(norms.named[:_LABELLED]) or 'none'}.",
         table=_table(norms, dims),
         interactive=_interactive(norms, dims),
         draw=lambda: _draw(norms, dims, drawn),
@@ -103,9 +125,9 @@ def norm_scatter(norms: Norms) -> Figure:
     )
 
 
-def _abs_z(values: Floats) -> Floats:
+def _z(values: Floats) -> Floats:
     spread = np.nanstd(values, axis=1, ddof=1, keepdims=True)
-    deviation = np.abs(values - np.nanmean(values, axis=1, keepdims=True))
+    deviation = values - np.nanmean(values, axis=1, keepdims=True)
     z: Floats = np.divide(deviation, spread, out=np.zeros_like(deviation), where=spread > 0)
     return z
 
@@ -115,8 +137,8 @@ def _chosen(norms: Norms) -> Array:
     total = norms.gamma.shape[1]
     if total <= MAX_DIMS:
         return np.arange(total)
-    order = np.argsort(-np.nan_to_num(norms.z()).max(axis=0), kind="stable")
-    far = np.union1d(order[: MAX_DIMS // 2], np.array(norms.outliers, dtype=int))
+    z = np.max([np.nan_to_num(np.abs(z)).max(axis=0) for z in norms.z.values()], axis=0)
+    far = np.union1d(np.argsort(-z, kind="stable")[: MAX_DIMS // 2], norms.outliers).astype(int)
     rest = np.setdiff1d(np.arange(total), far)
     return np.union1d(far, rest[:: -(-len(rest) // (MAX_DIMS - len(far)))])
 
@@ -147,7 +169,7 @@ def _table(norms: Norms, dims: Array) -> pa.Table:
 
 def _interactive(norms: Norms, dims: Array) -> go.Figure:
     figure = go.Figure()
-    labelled = norms.outliers[:_LABELLED]
+    labelled = norms.named[:_LABELLED]
     rest = dims[~np.isin(dims, labelled)]
     for row, point in enumerate(norms.points):
         x, y = _dots(norms, row)
@@ -227,7 +249,7 @@ def _draw(norms: Norms, dims: Array, panels: list[int]) -> Canvas:
     figure, grid = canvas(
         max(4.5, 2.4 * columns), 0.5 + 2.1 * lines, nrows=lines, ncols=columns, squeeze=False
     )
-    labelled = norms.outliers[:_LABELLED]
+    labelled = norms.named[:_LABELLED]
     rest = dims[~np.isin(dims, labelled)]
     for axes, row in zip(grid.flat, panels, strict=False):
         x, y = _dots(norms, row)
