@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_model
-
 from outdim.analysis import detect, detect_parameters
 from outdim.errors import ArgumentError, DataError
+from tiny import tiny_model
 
 L, D = 12, 768
 
@@ -61,18 +60,23 @@ def test_the_published_rule_asks_for_more_than_three_layers():
 def test_z_scores_use_the_unbiased_standard_deviation():
     gamma, beta = parameters()
     found = detect_parameters(gamma, beta)
-    expected = (torch.from_numpy(gamma) - torch.from_numpy(gamma).mean(1, keepdim=True)) / torch.from_numpy(
-        gamma
-    ).std(1, keepdim=True)
+    expected = (
+        torch.from_numpy(gamma) - torch.from_numpy(gamma).mean(1, keepdim=True)
+    ) / torch.from_numpy(gamma).std(1, keepdim=True)
     np.testing.assert_allclose(found.gamma_z, expected.numpy(), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("rule", "low", "high"), [("kovaleva2021", 0.0, 0.1), ("puccetti2022", 2.0, 8.0)])
+@pytest.mark.parametrize(
+    ("rule", "low", "high"), [("kovaleva2021", 0.0, 0.1), ("puccetti2022", 2.0, 8.0)]
+)
 def test_layer_correlated_null_shows_why_both_parameters_are_asked_for(rule, low, high):
-    # Simulated for papers' rules: intersection 0.007 false dimensions, union 4.7 (layers correlated by 0.9).
+    # Simulated for papers' rules: intersection 0.007 false dimensions, union 4.7 (layers correlated
+    # by 0.9).
     counts = [
         len(
-            detect_parameters(*parameters(seed, rho=0.9), rule=rule, min_fraction=1 / 3, permutations=0).dims
+            detect_parameters(
+                *parameters(seed, rho=0.9), rule=rule, min_fraction=1 / 3, permutations=0
+            ).dims
         )
         for seed in range(40)
     ]
@@ -80,7 +84,8 @@ def test_layer_correlated_null_shows_why_both_parameters_are_asked_for(rule, low
 
 
 def test_permutation_null_agrees_with_the_rate_of_independent_layers():
-    # At 1 sigma in 2 of 12 layers nearly everything is flagged by chance, and the permutations must say so.
+    # At 1 sigma in 2 of 12 layers nearly everything is flagged by chance, and the permutations must
+    # say so.
     gamma, beta = parameters()
     found = detect_parameters(gamma, beta, k=1.0, min_fraction=2 / 12)
     p = 0.3173**2  # two independent two-sided tails
@@ -92,7 +97,10 @@ def test_permutation_null_agrees_with_the_rate_of_independent_layers():
 
 def test_permutations_are_seeded():
     gamma, beta = parameters()
-    draws = [detect_parameters(gamma, beta, k=1.0, permutations=20, seed=s).false_positives for s in (1, 1, 2)]
+    draws = [
+        detect_parameters(gamma, beta, k=1.0, permutations=20, seed=s).false_positives
+        for s in (1, 1, 2)
+    ]
     assert draws[0] == draws[1] != draws[2]
 
 

