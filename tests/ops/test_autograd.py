@@ -158,6 +158,7 @@ def compiled_step(x, gamma, beta, residual, scale, shift, ids, table):
     return z, state.body, alone.head, touched
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of inductor itself
 @pytest.mark.parametrize(
     "compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 )
