@@ -123,6 +123,10 @@ def test_errors():
     counts = torch.ones(5).long()
     with pytest.raises(ArgumentError, match=r"dims: expected each once, got \[1, 1\]"):
         RankHistogram([1, 1], counts)
+    with pytest.raises(ArgumentError, match=r"dims: expected none below zero, got \[-1\]"):
+        RankHistogram([-1], counts)
+    with pytest.raises(ArgumentError, match=r"D >= 10 for the dims, got \(2, 3\) float16"):
+        RankHistogram([9], counts).update(torch.zeros(2, 3).half(), torch.tensor([0, 1]))
     with pytest.raises(DtypeError, match=r"counts: expected \(V,\) int64"):
         RankHistogram([1], counts.float())
     with pytest.raises(ArgumentError, match="counts: expected none below zero"):

@@ -99,7 +99,8 @@ def moments(
         have the same bytes whatever the number of threads.
 
     Raises:
-        ArgumentError: a wrong shape or value, or a counted id outside [0, V).
+        ArgumentError: a wrong shape or value, or a counted id outside [0, V). The CUDA kernel, for
+            which raising would mean to wait, makes the moments with the table NaN instead.
         DtypeError: a wrong dtype or device.
         BackendError: the backend asked for is not there.
 

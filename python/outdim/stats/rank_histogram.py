@@ -43,7 +43,7 @@ class RankHistogram:
         backend: "auto", "cpu", "cuda" or "reference".
 
     Raises:
-        ArgumentError: negative counts, no or repeated dimensions.
+        ArgumentError: negative counts, no, repeated or negative dimensions.
         DtypeError: another dtype.
 
     Sums are int64: one value may be shared by up to 2e9 tokens.
@@ -58,9 +58,12 @@ class RankHistogram:
         check_tensor("counts", counts, (torch.int64,), "(V,)", lambda t: t.dim() == 1)
         if len(dims.unique()) != len(dims):
             raise ArgumentError(f"dims: expected each once, got {dims.tolist()}")
+        if int(dims.min()) < 0:
+            raise ArgumentError(f"dims: expected none below zero, got {dims.tolist()}")
         if bool((counts < 0).any()):
             raise ArgumentError("counts: expected none below zero, got negative ones")
         self.dims: Tensor = dims.cpu()
+        self._width = int(dims.max()) + 1
         self.counts: Tensor = counts.cpu()
         self.backend = backend
         self.dtype: torch.dtype | None = None
@@ -93,6 +96,11 @@ class RankHistogram:
             raise DtypeError(
                 f"hidden: expected float16 or bfloat16, got {describe(hidden)}; cast it, e.g. with "
                 ".bfloat16(), to count rounded values"
+            )
+        if hidden.dim() == 0 or hidden.shape[-1] < self._width:
+            raise ArgumentError(
+                f"hidden: expected (..., D) with D >= {self._width} for the dims, got "
+                f"{describe(hidden)}"
             )
         self._take_dtype(hidden.dtype)
         self._to(hidden.device)
