@@ -11,137 +11,15 @@
 #include <utility>
 
 #include "cpu/chunk_scan.h"
+#include "cpu/chunk_table.h"
 #include "cpu/parallel.h"
 
 namespace outdim {
 namespace {
 
-constexpr int kShards = 64;
 constexpr int64_t kCacheSlots = 8192;  // x 32 bytes = 256 KiB, within the L2 of today's processors
+constexpr size_t kPassed = 4096;
 constexpr int64_t kTaskBytes = 256 << 10;
-constexpr int64_t kShort = 16;  // bytes of a chunk that are kept inside a slot
-
-// A chunk of up to 16 bytes is (a, b) itself, padded with zeros; a longer one is kept elsewhere: a
-// is where, b its hash.
-struct Chunk {
-  uint64_t a = 0;
-  uint64_t b = 0;
-  uint32_t length = 0;
-};
-
-struct Slot {
-  uint64_t a;
-  uint64_t b;
-  uint32_t length;  // 0: empty
-  uint32_t
-      ids;  // where in the shard's ids the number of ids and then the ids stand; 0: not known yet
-  uint64_t count;
-};
-static_assert(sizeof(Slot) == 32, "two slots a cache line");
-
-uint64_t mix(uint64_t a, uint64_t b) {
-  const auto product = static_cast<unsigned __int128>(a) * b;
-  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
-}
-
-// Odd constants of wyhash (public domain).
-uint64_t hash_of(uint64_t a, uint64_t b, uint64_t length) {
-  return mix(a ^ 0xa0761d6478bd642full, b ^ 0xe7037ed1a0b428dbull ^ length);
-}
-
-uint64_t load(const uint8_t* bytes, int64_t size) {
-  uint64_t word = 0;
-  std::memcpy(&word, bytes, static_cast<size_t>(size));
-  return word;
-}
-
-uint64_t hash_long(const uint8_t* bytes, int64_t length) {
-  uint64_t hash = static_cast<uint64_t>(length);
-  int64_t i = 0;
-  for (; i + 16 <= length; i += 16) {
-    hash = mix(load(bytes + i, 8) ^ 0x8ebc6af09c88c6e3ull, load(bytes + i + 8, 8) ^ hash);
-  }
-  const int64_t left = length - i;
-  const uint64_t a = load(bytes + i, std::min<int64_t>(left, 8));
-  const uint64_t b = left > 8 ? load(bytes + i + 8, left - 8) : 0;
-  return hash_of(a ^ hash, b, static_cast<uint64_t>(length));
-}
-
-struct Shard {
-  mutable std::mutex lock;
-  std::vector<Slot> slots;
-  uint64_t used = 0;
-  std::vector<uint8_t> arena;   // bytes of long chunks
-  std::vector<int32_t> ids{0};  // position 0 means "not known"
-
-  int64_t memory_bytes() const {
-    return static_cast<int64_t>(slots.capacity() * sizeof(Slot) + arena.capacity() +
-                                ids.capacity() * sizeof(int32_t));
-  }
-
-  // The slot of a chunk, or the empty one where it belongs.
-  const Slot* find(const Chunk& chunk, uint64_t hash, const uint8_t* bytes) const {
-    const uint64_t mask = slots.size() - 1;
-    for (uint64_t i = (hash >> 13) & mask;; i = (i + 1) & mask) {
-      const Slot& slot = slots[i];
-      if (slot.length == 0) return &slot;
-      if (slot.length != chunk.length || slot.b != chunk.b) continue;
-      if (bytes == nullptr ? slot.a == chunk.a
-                           : std::memcmp(arena.data() + slot.a, bytes, chunk.length) == 0) {
-        return &slot;
-      }
-    }
-  }
-
-  uint64_t hash_of_slot(const Slot& slot) const {
-    return slot.length <= kShort ? hash_of(slot.a, slot.b, slot.length) : slot.b;
-  }
-
-  void grow() {
-    std::vector<Slot> old(std::max<size_t>(slots.size() * 2, 64));
-    old.swap(slots);
-    const uint64_t mask = slots.size() - 1;
-    for (const Slot& slot : old) {
-      if (slot.length == 0) continue;
-      uint64_t i = (hash_of_slot(slot) >> 13) & mask;
-      while (slots[i].length != 0) i = (i + 1) & mask;
-      slots[i] = slot;
-    }
-  }
-
-  void add(Chunk chunk, uint64_t hash, const uint8_t* bytes, uint64_t count) {
-    if ((used + 1) * 10 > slots.size() * 7) grow();
-    Slot* slot = const_cast<Slot*>(find(chunk, hash, bytes));
-    if (slot->length == 0) {
-      if (bytes != nullptr) {
-        chunk.a = arena.size();
-        arena.insert(arena.end(), bytes, bytes + chunk.length);
-      }
-      *slot = {chunk.a, chunk.b, chunk.length, 0, 0};
-      ++used;
-    }
-    slot->count += count;
-  }
-};
-
-// Reads a chunk of at most 16 bytes; `room` bytes may be read from its start.
-Chunk short_chunk(const uint8_t* bytes, int64_t length, int64_t room) {
-  Chunk chunk;
-  chunk.length = static_cast<uint32_t>(length);
-  if (room < 16) {
-    chunk.a = load(bytes, std::min<int64_t>(length, 8));
-    chunk.b = length > 8 ? load(bytes + 8, length - 8) : 0;
-    return chunk;
-  }
-  const uint64_t a = load(bytes, 8), b = load(bytes + 8, 8);
-  if (length <= 8) {
-    chunk.a = a & (~0ull >> (64 - 8 * length));
-  } else {
-    chunk.a = a;
-    chunk.b = b & (~0ull >> (128 - 8 * length));
-  }
-  return chunk;
-}
 
 // Documents in groups of about kTaskBytes: the first document of each, and n.
 std::vector<int64_t> group_documents(const ChunkTexts& texts) {
@@ -158,66 +36,79 @@ std::vector<int64_t> group_documents(const ChunkTexts& texts) {
   return groups;
 }
 
-}  // namespace
-
-struct ChunkTable {
-  std::array<Shard, kShards> shards;
-  std::vector<std::pair<int, size_t>> fresh;  // shard and slot of the chunks that wait for ids
-  std::atomic<int64_t> bytes{0};
-
-  Shard& shard(uint64_t hash) { return shards[hash >> 58]; }
-  const Shard& shard(uint64_t hash) const { return shards[hash >> 58]; }
-
-  void add(const Chunk& chunk, uint64_t hash, const uint8_t* data, uint64_t count) {
-    Shard& home = shard(hash);
-    std::lock_guard<std::mutex> hold(home.lock);
-    const int64_t before = home.memory_bytes();
-    home.add(chunk, hash, data, count);
-    const int64_t grown = home.memory_bytes() - before;
-    if (grown != 0) bytes.fetch_add(grown, std::memory_order_relaxed);
-  }
-};
-
-namespace {
-
-// One thread's cache in front of the table.
+// One thread's cache in front of the table. Chunks wait in a batch while their slots are fetched,
+// so that the latency of the L2 is paid once a batch; what the cache drops waits for the table in
+// the same way.
 class Cache {
  public:
-  explicit Cache(ChunkTable* table) : table_(table), slots_(kCacheSlots) {}
+  Cache(ChunkTable* table, int64_t limit) : table_(table), limit_(limit), slots_(kCacheSlots) {
+    passed_.reserve(kPassed);
+  }
 
-  void count(const uint8_t* bytes, int64_t length, int64_t room) {
+  // False when the table is full.
+  bool count(const uint8_t* bytes, int64_t length, int64_t room) {
     if (length > kShort) {
-      const uint64_t hash = hash_long(bytes, length);
-      table_->add({0, hash, static_cast<uint32_t>(length)}, hash, bytes, 1);
-      return;
+      table_->add_long({0, hash_long(bytes, length), static_cast<uint32_t>(length)}, bytes);
+      return !is_full();
     }
-    const Chunk chunk = short_chunk(bytes, length, room);
-    const uint64_t hash = hash_of(chunk.a, chunk.b, chunk.length);
-    Slot& slot = slots_[hash & (kCacheSlots - 1)];
-    if (slot.a == chunk.a && slot.b == chunk.b && slot.length == chunk.length) {
-      ++slot.count;
-      return;
-    }
-    pass_on(slot);
-    slot = {chunk.a, chunk.b, chunk.length, 0, 1};
+    Waiting& one = batch_[waiting_++];
+    one.chunk = short_chunk(bytes, length, room);
+    one.hash = hash_of(one.chunk.a, one.chunk.b, one.chunk.length);
+    __builtin_prefetch(&slots_[one.hash & (kCacheSlots - 1)], 1);
+    return waiting_ < batch_.size() || drain();
   }
 
   void flush() {
+    drain();
     for (Slot& slot : slots_) {
       pass_on(slot);
       slot.length = 0;
     }
+    table_->add_short(passed_, &sorted_);
+    passed_.clear();
   }
 
  private:
+  struct Waiting {
+    Chunk chunk;
+    uint64_t hash;
+  };
+
+  bool is_full() const { return table_->bytes.load(std::memory_order_relaxed) > limit_; }
+
+  bool drain() {
+    bool room = true;
+    for (size_t i = 0; i < waiting_; ++i) {
+      const Chunk& chunk = batch_[i].chunk;
+      Slot& slot = slots_[batch_[i].hash & (kCacheSlots - 1)];
+      if (((slot.a ^ chunk.a) | (slot.b ^ chunk.b) | (slot.length ^ chunk.length)) == 0) {
+        ++slot.count;
+        continue;
+      }
+      pass_on(slot);
+      slot = {chunk.a, chunk.b, chunk.length, 0, 1};
+      if (passed_.size() == kPassed) {
+        table_->add_short(passed_, &sorted_);
+        passed_.clear();
+        room = !is_full();
+      }
+    }
+    waiting_ = 0;
+    return room;
+  }
+
   void pass_on(const Slot& slot) {
     if (slot.length == 0) return;
-    table_->add({slot.a, slot.b, slot.length}, hash_of(slot.a, slot.b, slot.length), nullptr,
-                slot.count);
+    passed_.push_back(
+        {{slot.a, slot.b, slot.length}, hash_of(slot.a, slot.b, slot.length), slot.count});
   }
 
   ChunkTable* table_;
+  int64_t limit_;
   std::vector<Slot> slots_;
+  std::array<Waiting, 64> batch_;
+  size_t waiting_ = 0;
+  std::vector<Passed> passed_, sorted_;
 };
 
 }  // namespace
@@ -235,16 +126,16 @@ bool ChunkCounter::add(const ChunkTexts& texts) {
   const Scanner scanner(rule_);
   std::atomic<bool> full{false};
   cpu::run_tasks(static_cast<int64_t>(groups.size()) - 1, threads_, [&](cpu::TaskQueue& queue) {
-    Cache cache(table_.get());
+    Cache cache(table_.get(), limit_);
     for (int64_t task = queue.next(); task >= 0 && !full; task = queue.next()) {
       const auto group = static_cast<size_t>(task);
       for (int64_t i = groups[group]; i < groups[group + 1] && !full; ++i) {
         texts.starts[i] = scanner.scan(
             texts.data, texts.starts[i], texts.ends[i], [&](int64_t begin, int64_t end) {
               if (end - begin > UINT32_MAX) throw std::length_error("a chunk of more than 4 GiB");
-              cache.count(texts.data + begin, end - begin, texts.size - begin);
-              if (table_->bytes.load(std::memory_order_relaxed) > limit_) full = true;
-              return !full.load(std::memory_order_relaxed);
+              if (cache.count(texts.data + begin, end - begin, texts.size - begin)) return true;
+              full = true;
+              return false;
             });
       }
     }

@@ -36,6 +36,59 @@ TEXTS = [
     "\u2581 lower\u2581one eighth \u2581\u2581two \u2581 x",
 ]
 
+FRAGMENTS = [
+    *[
+        "a",
+        "B",
+        "the",
+        "The",
+        "fox",
+        "s",
+        "t",
+        "ll",
+        "7",
+        "42",
+        "1234567",
+        "é",
+        "e\u0301",
+        "ß",
+        "İ",
+    ],
+    *[" ", " ", " ", " ", "  ", "   ", "\n", "\n\n", "\t", "\r\n", "\r", "\x0b", "\x0c", "\x00"],
+    *["\u00a0", "\u3000", "\u2003", "\u200b", "\u200d", "\ufeff", "\u2028", "\x85", "\x1c", "\x07"],
+    *[
+        "\u0301",
+        "\u0338",
+        "\u0308",
+        "\u0600",
+        "\u00ad",
+        "¨",
+        "´",
+        "ﷺ",
+        "ﬁ",
+        "½",
+        "\ufffd",
+        "\u180e",
+    ],
+    *["'", "'s", "'T", "'re", "’", "“", "—", ".", ",", ";", "!", "?", "(", ")", "[", "]", "<", ">"],
+    *['"', "``", "''", "-", "_", "/", "\\", "#", "##", "$", "%", "&", "*", "@", "^", "|", "~", "="],
+    *["中", "文", "。", "，", "あ", "ア", "한", "ไ", "हि", "ال", "َ", "١", "я", "Ж", "σ", "ς", "Σ"],
+    *[
+        "👍",
+        "👍🏽",
+        "👩\u200d👧",
+        "❤\ufe0f",
+        "🇩🇪",
+        "𝔘",
+        "\U000e0041",
+        "\ue000",
+        "\u2581",
+        "\u2581a",
+    ],
+    *["[SEP]", "[CLS]", "[UNK]", "[MASK]", "<s>", "</s>", "<unk>", "<mask>", "<pad>", "[", "<|"],
+    *["<|endoftext|>", "[sep]", "‡", "¶", "§", "x" * 40, "lowe" * 30],
+]
+
 Build = Callable[[list[str]], Any]
 
 
@@ -237,3 +290,26 @@ BUILD: dict[str, Build] = {
 def build(name: str) -> Any:
     """The tokenizer of a kind, trained once."""
     return BUILD[name](TEXTS * 3)
+
+
+@cache
+def build_with_visible_edges(name: str) -> Any:
+    """The same normalizer and pre-tokenizer before a model that shows where each piece begins.
+
+    Its tokens are single characters, ``##`` before all but the first of a piece; a trained vocabulary
+    would hide many a wrong cut behind merges it does not have.
+    """
+    inner = Tokenizer.from_str(build(name).backend_tokenizer.to_str())
+    letters = {*"".join(TEXTS), *"".join(FRAGMENTS), "\u2581", *pre_tokenizers.ByteLevel.alphabet()}
+    names = [token.content for token in inner.get_added_tokens_decoder().values()]
+    words = [
+        *dict.fromkeys([*names, "<none>"]),
+        *sorted(letters),
+        *(f"##{x}" for x in sorted(letters)),
+    ]
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    inner.model = models.WordPiece(
+        vocabulary, unk_token="<none>", max_input_chars_per_word=1_000_000
+    )
+    inner.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    return _fast(inner)
