@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import docstring_parser
-from jsonargparse import ActionYesNo, ArgumentParser, Namespace
+from jsonargparse import SUPPRESS, ActionYesNo, ArgumentParser, Namespace
 
 from outdim import __version__, options
 from outdim.errors import OutdimError
@@ -52,7 +52,7 @@ def _count(config: Namespace) -> None:
         first, second = config.compare
         print(commands.compare(first, second, config.output))
     else:
-        print(commands.count(config.source, _options(options.CountOptions, config)))
+        print(commands.count(config.get("source", ()), _options(options.CountOptions, config)))
 
 
 def _detect(config: Namespace) -> None:
@@ -64,7 +64,7 @@ def _detect(config: Namespace) -> None:
 def _correlate(config: Namespace) -> None:
     from outdim.run import commands
 
-    print(commands.correlate(config.source, _options(options.CorrelateOptions, config)))
+    print(commands.correlate(config.get("source", ()), _options(options.CorrelateOptions, config)))
 
 
 def _report(config: Namespace) -> None:
@@ -123,6 +123,7 @@ def _corpus_argument(parser: ArgumentParser) -> None:
         "source",
         nargs="*",
         type=str,
+        default=SUPPRESS,  # an empty list would hide the one of a config file
         help="local parquet, jsonl, txt files or globs (also .gz, .zst), a Hugging Face id, or "
         "python-docs, the English documentation inside Python itself",
     )

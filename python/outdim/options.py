@@ -35,12 +35,14 @@ class SpreadOptions:
     """Who does the work. None of this changes the answer, ``threads`` excepted.
 
     Args:
-        workers: Processes on this machine. None: one per GPU, or one per core as memory allows.
+        workers: Processes on this machine, or threads for counting. None: one per GPU, or one per
+            core as memory allows.
         threads: Threads of a process. Matrix products split their sums by it, so it is part of the
             plan.
         shard_index: Which share of the shards is this process's (Slurm and torchrun set it by
             themselves).
         shard_count: How many shares there are.
+        memory: Bytes the table of chunks may take while counting.
         engine: ``local`` or ``ray`` (needs ``pip install 'outdim[ray]'``).
     """
 
@@ -48,6 +50,7 @@ class SpreadOptions:
     threads: int = 1
     shard_index: int | None = None
     shard_count: int | None = None
+    memory: int = 1 << 30
     engine: Literal["local", "ray"] = "local"
 
 
@@ -61,14 +64,12 @@ class CountOptions(CorpusOptions, SpreadOptions):
         method: ``chunks`` tokenises each distinct chunk of text once, where that is provably exact;
             ``encode`` tokenises everything; ``auto`` decides and says why in the manifest.
         documents: Count as well in how many documents each token occurs.
-        memory: Bytes the chunk table of a process may take.
     """
 
     output: Path
     tokenizer: str | None = None
     method: Literal["auto", "chunks", "encode"] = "auto"
     documents: bool = False
-    memory: int = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)

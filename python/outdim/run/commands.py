@@ -142,7 +142,7 @@ def _execute(
     seconds: dict[str, float] = {}
     rate = None
     with StopSignal().installed() as stop:
-        worker = Worker(run, plan, devices[0], stop)
+        worker = Worker(run, plan, devices[0], stop, options.memory, options.workers)
         for stage in plan.stages:
             begin = time.monotonic()
             tokens = _compute(worker, store, stage, options, devices, share)
@@ -184,11 +184,10 @@ def _compute(
         from outdim.run.ray_engine import compute_on_ray
 
         return compute_on_ray(worker, store, stage, own, options, done)
-    if len(devices) == 1 or len(own) == 1:
+    # Counting has its own threads, which share what they have tokenised: one process is best.
+    if stage == "count" or len(devices) == 1 or len(own) == 1:
         return engine.compute_here(worker, store, stage, own, done)
-    return engine.compute_in_processes(
-        worker.run, worker.plan, store, stage, own, devices[: len(own)], worker.stop, done
-    )
+    return engine.compute_in_processes(worker, store, stage, own, devices[: len(own)], done)
 
 
 def _complete(worker: Worker, store: ShardStore, stage: str, share: Share) -> None:

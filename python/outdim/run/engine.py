@@ -114,13 +114,11 @@ def compute_here(
 
 
 def compute_in_processes(
-    run: Path,
-    plan: Plan,
+    worker: Worker,
     store: ShardStore,
     stage: str,
     shards: Sequence[Shard],
     devices: Sequence[str],
-    stop: StopSignal,
     done: int,
 ) -> int:
     """Compute ``shards`` in one process per device (``cpu`` may repeat); return the tokens.
@@ -136,7 +134,10 @@ def compute_in_processes(
     progress = Progress(stage, shards, done)
     reported = 0
     executor = ProcessPoolExecutor(
-        len(devices), context, _start_process, (run, plan.to_json(), queue, stopping, tokens)
+        len(devices),
+        context,
+        _start_process,
+        (worker.run, worker.plan.to_json(), queue, stopping, tokens),
     )
     try:
         futures: dict[Future[None], Shard] = {
@@ -145,7 +146,7 @@ def compute_in_processes(
         waiting = set(futures)
         while waiting:
             finished, waiting = wait(waiting, _POLL_S, FIRST_COMPLETED)
-            stop.check()
+            worker.stop.check()
             for future in finished:
                 future.result()
                 progress.shard(futures[future])
@@ -191,6 +192,8 @@ def _start_process(
     assert parent is not None
     # An orphan must not go on for hours after its parent was killed.
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    # The processes share the cores already; tokenizers' own threads would fight for them.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     loaded = Plan.from_json(plan)
     _process = Worker(run, loaded, devices.get(), _SharedStop(stopping))
     _process_store = ShardStore(run, loaded)

@@ -69,8 +69,6 @@ def plan_count(source: Sequence[str], options: CountOptions) -> Plan:
 
     if options.tokenizer is None:
         raise ArgumentError("tokenizer: name it: a Hugging Face id or a local directory.")
-    if options.memory < 1 << 20:
-        raise ArgumentError(f"memory: expected at least 1 MiB (1048576), got {options.memory}.")
     corpus, planned = plan_corpus(source, options)
     tokenizer = load_tokenizer(options.tokenizer)
     return Plan(
@@ -82,7 +80,6 @@ def plan_count(source: Sequence[str], options: CountOptions) -> Plan:
             "tokenizer": options.tokenizer,
             "method": dataclasses.asdict(choose_method(corpus, tokenizer, options.method)),
             "documents": options.documents,
-            "memory": options.memory,
             "threads": _threads(options),
         },
         units=tuple(unit.as_dict() for unit in corpus.units),
@@ -140,7 +137,6 @@ def plan_correlate(source: Sequence[str], options: CorrelateOptions) -> tuple[Pl
             "tokenizer": tokenizer_name,
             "method": dataclasses.asdict(method) if method else None,
             "documents": False,
-            "memory": CountOptions.memory,
             "points": [point.name for point in arch.select(options.points)],
             "max_length": sequence_length(model, options.max_length),
             "token_budget": options.token_budget,
@@ -217,6 +213,8 @@ def choose_devices(options: SpreadOptions, device: str, model_bytes: int = 0) ->
 def _threads(options: SpreadOptions) -> int:
     if options.threads < 1:
         raise ArgumentError(f"threads: expected at least 1, got {options.threads}.")
+    if options.memory < 1 << 20:
+        raise ArgumentError(f"memory: expected at least 1 MiB (1048576), got {options.memory}.")
     return options.threads
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -72,19 +71,27 @@ class Worker:
         plan: Its plan.
         device: Where the model runs.
         stop: Checked between batches.
+        memory: Bytes of the table of chunks that counting may take.
+        counters: Threads that count; None takes all cores.
     """
 
     def __init__(
-        self, run: Path, plan: Plan, device: str = "cpu", stop: StopSignal | None = None
+        self,
+        run: Path,
+        plan: Plan,
+        device: str = "cpu",
+        stop: StopSignal | None = None,
+        memory: int = 1 << 30,
+        counters: int | None = None,
     ) -> None:
         self.run = run
         self.plan = plan
         self.device = device
         self.stop = stop or StopSignal()
+        self.memory = memory
+        self.counters = counters
         self._options = plan.options
-        torch.set_num_threads(plan.options.get("threads", 1))
-        # Two levels of threads would fight for the same cores, and forking after use only warns.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        torch.set_num_threads(plan.options["threads"])
 
     def compute(
         self, stage: str, shard: Shard, progress: Progress = lambda tokens: None
@@ -164,7 +171,13 @@ class Worker:
 
         options = self._options
         method = CountingMethod(**options["method"])
-        return TokenCounter(self.tokenizer, method, documents=options["documents"])
+        return TokenCounter(
+            self.tokenizer,
+            method,
+            documents=options["documents"],
+            memory_bytes=self.memory,
+            workers=self.counters,
+        )
 
     def _count(self, shard: Shard, progress: Progress) -> ShardState:
         from outdim.corpus import Unit

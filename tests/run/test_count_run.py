@@ -1,0 +1,172 @@
+"""Runs of `outdim count`, and the command line around all of them."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from outdim import cli
+from outdim.corpus import TokenFrequencies, load_tokenizer
+from outdim.errors import ArgumentError, DataError
+from outdim.options import CountOptions
+from outdim.run import commands
+
+
+@pytest.fixture
+def count_options(tiny_directory, tmp_path) -> CountOptions:
+    return CountOptions(
+        output=tmp_path / "counts", tokenizer=str(tiny_directory), shard_bytes=1024, documents=True
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    monkeypatch.setattr(commands, "_report", lambda run: None)
+
+
+def test_counts_are_those_of_the_tokenizer(corpus, count_options):
+    run = commands.count([str(corpus)], count_options)
+    tokenizer = load_tokenizer(count_options.tokenizer)
+    ids = [tokenizer(line).input_ids for line in corpus.read_text().splitlines()]
+    found = TokenFrequencies.from_parquet(run / "counts.parquet")
+    np.testing.assert_array_equal(found.counts, np.bincount(np.concatenate(ids), minlength=200))
+    documents = np.bincount(np.concatenate([np.unique(row) for row in ids]), minlength=200)
+    np.testing.assert_array_equal(found.documents, documents)
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["tokens"]["read"] == sum(map(len, ids))
+    assert manifest["tokens"]["documents"] == len(ids)
+    assert manifest["counting"]["why"]
+
+
+@pytest.mark.parametrize("method", ["chunks", "encode"])
+def test_both_methods_give_the_same_bytes(corpus, count_options, method):
+    auto = commands.count([str(corpus)], count_options)
+    other = dataclasses.replace(
+        count_options, output=count_options.output.with_name(method), method=method
+    )
+    one = commands.count([str(corpus)], other)
+    assert (one / "counts.parquet").read_bytes() == (auto / "counts.parquet").read_bytes()
+
+
+def test_shares_of_a_count_give_the_same_bytes(corpus, count_options):
+    whole = commands.count([str(corpus)], count_options)
+    parts = dataclasses.replace(count_options, output=count_options.output.with_name("parts"))
+    for index in (2, 0, 1):
+        commands.count([str(corpus)], dataclasses.replace(parts, shard_index=index, shard_count=3))
+    assert (parts.output / "counts.parquet").read_bytes() == (whole / "counts.parquet").read_bytes()
+
+
+def test_a_broken_row_fails_or_is_accounted_for(count_options, tmp_path):
+    source = tmp_path / "broken.jsonl"
+    source.write_text('{"text": "w1 w2"}\n{"text": \n{"text": "w3"}\n')
+    with pytest.raises(DataError, match="line 2"):
+        commands.count([str(source)], count_options)
+    assert not count_options.output.exists()
+    run = commands.count([str(source)], dataclasses.replace(count_options, on_error="skip"))
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert sum(manifest["tokens"]["excluded"].values()) == 1
+    assert manifest["tokens"]["documents"] == 2
+
+
+def test_an_unknown_column_lists_those_there_are(count_options, tmp_path):
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"body": "w1 w2"}\n')
+    with pytest.raises(DataError, match="body"):
+        commands.count([str(source)], count_options)
+    assert not count_options.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["count", "{corpus}", "--output", "{out}"], 2, "tokenizer: name it"),
+        (["count", "--tokenizer", "{model}", "--output", "{out}"], 2, "source: name the text"),
+        (
+            ["count", "/nowhere.txt", "--tokenizer", "{model}", "--output", "{out}"],
+            3,
+            "no such file",
+        ),
+        (["count", "{corpus}", "--tokenizer", "{tmp}", "--output", "{out}"], 3, "tokenizer:"),
+        (["count", "{corpus}", "--tokenizer", "{model}", "--output", "{tmp}"], 2, "not empty"),
+        (["detect", "--model", "{tmp}", "--output", "{out}"], 3, "model"),
+        (["detect", "--model", "{model}", "--output", "{out}", "--k", "0"], 2, "k: expected"),
+        (["correlate", "{corpus}", "--output", "{out}"], 2, "model: name it"),
+        (["report", "{tmp}"], 3, "holds none of"),
+        (["count", "--compare", "{tmp}", "{tmp}", "--output", "{out}"], 3, "counts: there is no"),
+    ],
+)
+def test_errors_end_with_their_exit_code_and_leave_nothing(
+    arguments, code, said, corpus, tiny_directory, tmp_path, capsys
+):
+    (tmp_path / "something").write_text("x")
+    names = {"corpus": corpus, "model": tiny_directory, "tmp": tmp_path, "out": tmp_path / "out"}
+    assert cli.main([argument.format(**names) for argument in arguments]) == code
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert "Traceback" not in captured.err
+    assert not captured.out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["count", "--nonsense"], ["nope"], [], ["count", "x", "--k", "3"]]
+)
+def test_a_wrong_command_line_ends_with_2_and_the_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "usage: outdim" in capsys.readouterr().err
+
+
+def test_the_path_of_the_result_is_all_that_stdout_gets(corpus, tiny_directory, tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = [
+        str(corpus),
+        "--tokenizer",
+        str(tiny_directory),
+        "--output",
+        str(out),
+        "--documents",
+    ]
+    assert cli.main(["count", *arguments]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{out}\n"
+    assert captured.err == ""
+
+
+def test_yaml_and_command_line_are_the_same(corpus, tiny_directory, tmp_path, capsys):
+    options = [
+        "count",
+        str(corpus),
+        "--tokenizer",
+        str(tiny_directory),
+        "--output",
+        str(tmp_path / "a"),
+    ]
+    with pytest.raises(SystemExit):
+        cli.main([*options, "--min-chars", "20", "--print_config"])
+    config = tmp_path / "options.yaml"
+    config.write_text(capsys.readouterr().out)
+    assert cli.main(["count", "--config", str(config)]) == 0
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    assert manifest["options"]["min_chars"] == 20
+
+
+def test_resuming_something_else_ends_with_5(corpus, tiny_directory, tmp_path, capsys):
+    options = [
+        "count",
+        str(corpus),
+        "--tokenizer",
+        str(tiny_directory),
+        "--output",
+        str(tmp_path / "a"),
+    ]
+    assert cli.main(options) == 0
+    assert cli.main([*options, "--min-chars", "9"]) == 5
+    assert "options.min_chars: 0 -> 9" in capsys.readouterr().err
+
+
+def test_negative_sizes_are_refused(corpus, count_options):
+    for change in ({"min_chars": -1}, {"shard_bytes": 0}, {"memory": 5}):
+        with pytest.raises(ArgumentError):
+            commands.count([str(corpus)], dataclasses.replace(count_options, **change))
