@@ -24,7 +24,7 @@ DARK = {
     **SERIES,
     INK: "#e6eaef",
     MUTED: "#a5b1bf",
-    FAINT: "#66727f",
+    FAINT: "#8592a0",
     GRID: "#323a44",
     BAND: "rgba(165,177,191,0.22)",
 }

@@ -21,6 +21,7 @@ Key = tuple[str, str, str]  # statistic, covariate, selection
 
 COVARIATES = ("count", "log1p_count", "mid_rank", "position")
 SELECTIONS = ("text", "all")
+STATISTICS = ("pearson_abs", "pearson", "gamma", "beta", "std", "nonfinite")
 PARTS = ("manifest.json", "counts.parquet", "stats.parquet", "detection.json")
 
 _STRINGS = ("point", "selection", "statistic", "covariate")
@@ -44,7 +45,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Statistics:
-    """The tidy table of statistics as dense arrays.
+    """What the report shows of the tidy table of statistics (STATISTICS), as dense arrays.
 
     points [P] names ordered by layer, layers [P]; values maps (statistic, covariate, selection) to
     [P, D] float64, NaN where the table has no row; tokens maps a selection to its number of tokens.
@@ -229,9 +230,11 @@ def _scatter(
             covariates[covariate[first]],
             selections[selection[first]],
         )
+        tokens[key[2]] = max(tokens.get(key[2], 0), int(n[rows].max()))
+        if key[0] not in STATISTICS:
+            continue
         array = values.setdefault(key, np.full((len(index), dims), np.nan))
         array[row[rows], dim[rows]] = value[rows]
-        tokens[key[2]] = max(tokens.get(key[2], 0), int(n[rows].max()))
 
 
 def _encode(column: pa.Array) -> tuple[Array, list[str]]:

@@ -65,20 +65,18 @@ def _table(correlations: Correlations, dims: Array) -> pa.Table:
 
 def _interactive(correlations: Correlations, dims: Array, outliers: list[int]) -> go.Figure:
     whole = len(dims) == next(iter(correlations.r.values())).shape[1]
-    x = np.arange(len(dims))
+    x = dims if whole else [str(dim) for dim in dims]
     figure = go.Figure()
     for key, r in correlations.r.items():
         figure.add_heatmap(
             x=x,
             y=correlations.labels,
             z=r[:, dims].astype(np.float32),
-            customdata=None if whole else np.tile(dims, (len(r), 1)).astype(np.int32),
             coloraxis="coloraxis",
             meta=meta(key),
             visible=key == correlations.headline,
             hoverongaps=False,
-            hovertemplate=f"dimension %{{{'x' if whole else 'customdata'}}}<br>layer %{{y}}<br>"
-            "r = %{z:.3f}<extra></extra>",
+            hovertemplate="dimension %{x}<br>layer %{y}<br>r = %{z:.3f}<extra></extra>",
         )
     bound = largest_bound(correlations)
     figure.update_layout(
@@ -89,7 +87,8 @@ def _interactive(correlations: Correlations, dims: Array, outliers: list[int]) -
                 "title": "dimension" if whole else "dimension (those shown, in order)",
                 "showgrid": False,
                 "zeroline": False,
-                **({} if whole else _ticks(dims)),
+                "type": "linear" if whole else "category",
+                "nticks": 10,
             },
             yaxis={
                 "title": "layer",
@@ -136,11 +135,6 @@ def _marks(dims: Array, outliers: list[int]) -> list[dict[str, object]]:
     ]
 
 
-def _ticks(dims: Array) -> dict[str, object]:
-    at = np.linspace(0, len(dims) - 1, min(8, len(dims))).astype(int)
-    return {"tickmode": "array", "tickvals": at.tolist(), "ticktext": [str(dims[i]) for i in at]}
-
-
 def _every(count: int) -> list[int]:
     return list(range(0, count, max(1, -(-count // 20))))
 
@@ -159,11 +153,13 @@ def _draw(correlations: Correlations, dims: Array, outliers: list[int]) -> Canva
         vmax=bound,
     )
     axes.grid(False)
-    axes.set(xlabel="dimension", ylabel="layer", title=f"r of {describe(correlations.headline)}")
+    axes.set(xlabel="dimension", ylabel="layer")
+    axes.set_title(f"r of {describe(correlations.headline)}", pad=26 if outliers else 6)
     rows = _every(len(correlations.labels))
     axes.set_yticks(rows, [correlations.labels[i] for i in rows])
-    columns = np.linspace(0, len(dims) - 1, min(8, len(dims))).astype(int)
-    axes.set_xticks(columns, [str(dims[i]) for i in columns])
+    if len(dims) < correlations.r[correlations.headline].shape[1]:
+        columns = np.linspace(0, len(dims) - 1, min(8, len(dims))).astype(int)
+        axes.set_xticks(columns, [str(dims[i]) for i in columns])
     places = sorted((int(np.searchsorted(dims, dim)), dim) for dim in outliers)
     for turn, (x, dim) in enumerate(places):
         axes.annotate(
@@ -174,6 +170,5 @@ def _draw(correlations: Correlations, dims: Array, outliers: list[int]) -> Canva
             ha="center",
             fontsize=7,
         )
-    axes.title.set_position((0.5, 1.1))
     figure.colorbar(image, ax=axes, label="Pearson r", shrink=0.9, pad=0.01)
     return figure

@@ -13,7 +13,8 @@ from outdim.report.figures.base import Choice, Figure, canvas, layout
 from outdim.report.run_files import Array, Floats, Run
 from outdim.report.text import listing
 
-MAX_DIMS = 2_048
+# 12 layers x 768 dimensions fit six times; this many dots are 0.7 MB of page.
+MAX_DOTS = 60_000
 _MAX_PANELS = 24
 _LABELLED = 12
 _NEAREST = 5
@@ -30,6 +31,7 @@ class Norms:
     labels: list[str]
     outliers: list[int]
     k: float
+    detected: bool
 
     @cached_property
     def z(self) -> dict[str, Floats]:
@@ -43,7 +45,7 @@ class Norms:
 
         Nearest are those beyond k in the most layers in all parameters at once, then in any.
         """
-        if self.outliers:
+        if self.outliers or not self.detected:
             return self.outliers
         beyond = np.stack([np.abs(z) > self.k for z in self.z.values()])
         furthest = np.max([np.nan_to_num(np.abs(z)).max(axis=0) for z in self.z.values()], axis=0)
@@ -67,6 +69,7 @@ def read_norms(run: Run) -> Norms | None:
         labels=statistics.labels(rows),
         outliers=[dim for dim in run.outlier_dims() if dim < statistics.dims],
         k=float((run.detection or {}).get("k", 3.0)),
+        detected=run.detection is not None,
     )
 
 
@@ -89,7 +92,7 @@ def norm_scatter(norms: Norms) -> Figure:
     reading = (
         "one dot is one dimension of the layer's LayerNorm, its scale γ to the right and its shift "
         f"β upwards. Dashed lines: {norms.k:g} standard deviations from the layer's mean. The rule "
-        "of Kovaleva et al. asks for dots in the four corners, beyond the lines of both"
+        "of Kovaleva et al. asks for dots in the four corners, beyond the lines of both, at the same dimension in many layers"
         if norms.beta is not None
         else "one dot is one dimension of the layer's norm, which has no β: its number to the "
         f"right, its scale γ upwards. Dashed lines: {norms.k:g} standard deviations from the "
@@ -97,13 +100,13 @@ def norm_scatter(norms: Norms) -> Figure:
     )
     labels = (
         "the outlier dimensions found"
-        if norms.outliers
+        if norms.outliers or not norms.detected
         else "the dimensions nearest to being outliers, as none was found"
     )
     return Figure(
         id="layer_norm_parameters",
         title="LayerNorm parameters of each layer",
-        caption=f"In each layer, {reading}, at the same dimension in many layers. Coloured and "
+        caption=f"In each layer, {reading}. Coloured and "
         f"labelled: {labels}, at most {_LABELLED}.{rule}{static}",
         alt=f"Scatter plot of the LayerNorm parameters of {len(norms.layers)} layers, "
         f"{total:,} dimensions each; labelled: {listing(norms.named[:_LABELLED]) or 'none'}.",
@@ -134,13 +137,14 @@ def _z(values: Floats) -> Floats:
 
 def _chosen(norms: Norms) -> Array:
     """All dimensions, or the outliers, the furthest, and every so-manieth of the rest."""
-    total = norms.gamma.shape[1]
-    if total <= MAX_DIMS:
+    layers, total = norms.gamma.shape
+    kept = MAX_DOTS // layers
+    if total <= kept:
         return np.arange(total)
     z = np.max([np.nan_to_num(np.abs(z)).max(axis=0) for z in norms.z.values()], axis=0)
-    far = np.union1d(np.argsort(-z, kind="stable")[: MAX_DIMS // 2], norms.outliers).astype(int)
+    far = np.union1d(np.argsort(-z, kind="stable")[: kept // 2], norms.outliers).astype(int)
     rest = np.setdiff1d(np.arange(total), far)
-    return np.union1d(far, rest[:: -(-len(rest) // (MAX_DIMS - len(far)))])
+    return np.union1d(far, rest[:: -(-len(rest) // max(1, kept - len(far)))])
 
 
 def _panels(norms: Norms) -> list[int]:
@@ -178,7 +182,7 @@ def _interactive(norms: Norms, dims: Array) -> go.Figure:
         figure.add_scatter(
             x=x[rest].astype(np.float32),
             y=y[rest].astype(np.float32),
-            customdata=rest,
+            customdata=rest.astype(np.int32),
             mode="markers",
             name="other dimensions",
             marker={"size": 5, "color": FAINT, "opacity": 0.7},
