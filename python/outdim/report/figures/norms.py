@@ -92,8 +92,8 @@ def norm_scatter(norms: Norms) -> Figure:
     reading = (
         "one dot is one dimension of the layer's LayerNorm, its scale γ to the right and its shift "
         f"β upwards. Dashed lines: {norms.k:g} standard deviations from the layer's mean. The rule "
-        "of Kovaleva et al. asks for dots in the four corners, beyond the lines of both, at the same "
-        "dimension in many layers"
+        "of Kovaleva et al. asks for dots in the four corners, beyond the lines of both, at the "
+        "same dimension in many layers"
         if norms.beta is not None
         else "one dot is one dimension of the layer's norm, which has no β: its number to the "
         f"right, its scale γ upwards. Dashed lines: {norms.k:g} standard deviations from the "
