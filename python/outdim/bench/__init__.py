@@ -1,0 +1,78 @@
+"""``outdim bench``: the kernels against torch and against the bandwidth of this machine.
+
+The cases, the clock and the roofline are also those of the benchmarks in the repository.
+"""
+
+from __future__ import annotations
+
+import json as json_format
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from outdim.bench.inputs import make_inputs
+from outdim.bench.layer_norm import layer_norm_case
+from outdim.bench.machine import machine
+from outdim.bench.moments import fused_case, moments_case
+from outdim.bench.table import table
+from outdim.bench.timing import Row, keep_freed_memory, measure
+from outdim.errors import ArgumentError, BackendError
+
+FORMAT = "outdim.bench/1"
+
+_SIZE = {"cpu": (16384, 768), "cuda": (65536, 1024)}
+_ROUNDS = 7
+
+
+def main(device: str = "cpu", json: str | None = None) -> None:
+    """Measure LayerNorm, moments and the two fused, and print a table of each.
+
+    Args:
+        device: "cpu" or "cuda".
+        json: write the rows to this file as well.
+
+    Raises:
+        ArgumentError, BackendError: another device, or none of that kind.
+    """
+    check_device(device)
+    kept = keep_freed_memory()
+    print(f"{machine(device)['gpu' if device == 'cuda' else 'cpu']}, torch {torch.__version__}")
+    print("Median and minimum over interleaved rounds; GB/s of what must be moved; x outdim: how")
+    print("many times as long as outdim; compiling torch's rivals takes a while ...")
+    rows = short(device, *_SIZE[device], _ROUNDS)
+    if json is not None:
+        write(Path(json), "bench", rows, {**machine(device), "keeps_freed_memory": kept})
+
+
+def short(device: str, N: int, D: int, rounds: int) -> list[Row]:
+    """Measure and print the three operations in float32 and bfloat16, with torch's threads."""
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs = make_inputs(N, D, dtype, device)
+        for build in (layer_norm_case, moments_case, fused_case):
+            rows += measure_and_print(build(inputs, torch.get_num_threads()), rounds)
+    return rows
+
+
+def measure_and_print(case: Any, rounds: int) -> list[Row]:
+    """`measure`, with a table on stdout."""
+    rows = measure(case, rounds)
+    print("\n" + table(rows), flush=True)
+    return rows
+
+
+def check_device(device: str) -> None:
+    """Raise unless the device is "cpu", or "cuda" and there is one."""
+    if device not in ("cpu", "cuda"):
+        raise ArgumentError(f"device: expected 'cpu' or 'cuda', got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BackendError("device: torch finds no CUDA device; `outdim doctor` says more")
+
+
+def write(path: Path, name: str, rows: Iterable[Row], facts: dict[str, Any]) -> None:
+    """Write rows as JSON: {"format", "name", "machine", "rows"}."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"format": FORMAT, "name": name, "machine": facts, "rows": list(rows)}
+    path.write_text(json_format.dumps(content, indent=1) + "\n")
