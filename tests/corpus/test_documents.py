@@ -1,0 +1,397 @@
+"""Reading corpora: every row is a document, an error with its place, or accounted for."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from outdim.corpus import Accounting, Corpus, Unit, open_corpus
+from outdim.corpus import streams as streams_module
+from outdim.errors import ArgumentError, DataError
+
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda data: data,
+    ".gz": gzip.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
+}
+TEXTS = ["The first.", "zweitens: größer", "第三 \u0301 👍", "  spaces kept  ", "last\ttab"]
+
+
+def read(corpus: Corpus) -> list[str]:
+    return [text for unit in corpus.units for text in corpus.read(unit)]
+
+
+def account(corpus: Corpus) -> Accounting:
+    total = Accounting()
+    for unit in corpus.units:
+        part = Accounting()
+        for _ in corpus.blocks(unit, part):
+            pass
+        total = total + part
+    return total
+
+
+def write(path: Path, texts: list[Any], column: str = "text") -> Path:
+    packing = "." + path.name.rsplit(".", 1)[-1]
+    pack = PACK.get(packing, PACK[""])
+    kind = path.name.split(".")[1]
+    if kind == "txt":
+        path.write_bytes(pack("".join(f"{text}\n" for text in texts).encode()))
+    elif kind == "jsonl":
+        rows = (json.dumps({"id": i, column: text}) for i, text in enumerate(texts))
+        path.write_bytes(pack("".join(f"{row}\n" for row in rows).encode()))
+    else:
+        sink = pa.BufferOutputStream()
+        table = pa.table({"id": range(len(texts)), column: pa.array(texts, pa.string())})
+        pq.write_table(table, sink, row_group_size=2)
+        path.write_bytes(pack(sink.getvalue().to_pybytes()))
+    return path
+
+
+@pytest.mark.parametrize("packing", PACK)
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
+class TestKinds:
+    def test_reads_what_was_written(self, tmp_path: Path, kind: str, packing: str) -> None:
+        path = write(tmp_path / f"a.{kind}{packing}", TEXTS)
+        assert read(open_corpus(path)) == TEXTS
+
+    def test_any_cut_into_units_gives_the_same(
+        self, tmp_path: Path, kind: str, packing: str
+    ) -> None:
+        path = write(tmp_path / f"a.{kind}{packing}", TEXTS * 3)
+        for unit_bytes in (1, 7, 40, 1000):
+            assert read(open_corpus(path, unit_bytes=unit_bytes)) == TEXTS * 3
+
+    def test_blank_and_short_documents_are_accounted_for(
+        self, tmp_path: Path, kind: str, packing: str
+    ) -> None:
+        path = write(tmp_path / f"a.{kind}{packing}", ["", " \t", "αβγ", "four", "fünf!"])
+        corpus = open_corpus(path, min_chars=4)
+        assert read(corpus) == ["four", "fünf!"]
+        found = account(corpus)
+        assert found.skipped == {"blank": 2, "short": 1}
+        assert (found.documents, found.characters, found.bytes) == (2, 9, 10)
+
+    def test_units_are_plain_data_in_fixed_order(
+        self, tmp_path: Path, kind: str, packing: str
+    ) -> None:
+        path = write(tmp_path / f"a.{kind}{packing}", TEXTS)
+        first, again = open_corpus(path, unit_bytes=9), open_corpus(path, unit_bytes=9)
+        assert first.units == again.units
+        assert [unit.index for unit in first.units] == list(range(len(first.units)))
+        stored = json.loads(json.dumps([unit.as_dict() for unit in first.units]))
+        assert tuple(Unit(**fields) for fields in stored) == first.units
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    data=st.lists(
+        st.sampled_from(
+            [
+                b"a",
+                b"\xc3\xa9",
+                b"\n",
+                b"\n",
+                b"\r\n",
+                b"\r",
+                b" ",
+                b"\x00",
+                b"\xff",
+                b"\xef\xbb\xbf",
+            ]
+        ),
+        max_size=40,
+    ).map(b"".join),
+    unit_bytes=st.integers(1, 50),
+)
+def test_any_bytes_as_txt(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, unit_bytes: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.txt"
+    path.write_bytes(data)
+    expected, left_out = [], 0
+    for i, line in enumerate(data.split(b"\n")):
+        line = line.removesuffix(b"\r") if i < data.count(b"\n") else line.removesuffix(b"\r")
+        if i == 0:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            left_out += 1
+            continue
+        if line.strip(b" \t\n\v\f\r"):
+            expected.append(text)
+    if not data:
+        with pytest.raises(DataError, match="nothing to read"):
+            open_corpus(path)
+        return
+    corpus = open_corpus(path, on_error="skip", unit_bytes=unit_bytes)
+    assert read(corpus) == expected
+    found = account(corpus)
+    assert found.skipped["invalid UTF-8"] == left_out
+    lines = data.count(b"\n") + (not data.endswith(b"\n"))
+    assert found.documents + found.skipped.total() == lines
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    rows=st.lists(
+        st.one_of(
+            st.binary(max_size=12).filter(lambda row: b"\n" not in row),
+            st.builds(lambda text: json.dumps({"text": text}).encode(), st.text(max_size=9)),
+            st.sampled_from(
+                [
+                    b'{"text": "\\ud800"}',
+                    b'{"text": null}',
+                    b'{"text": 3}',
+                    b"{}",
+                    b"[]",
+                    b"nan",
+                    b"[" * 3000,
+                ]
+            ),
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    unit_bytes=st.integers(9, 60),
+)
+def test_any_rows_as_jsonl(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[bytes], unit_bytes: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    path.write_bytes(b'{"text": "first"}\n' + b"\n".join(rows) + b"\n")
+    corpus = open_corpus(path, on_error="skip", unit_bytes=unit_bytes)
+    found = account(corpus)
+    assert found.documents + found.skipped.total() == len(rows) + 1
+    assert len(read(corpus)) == found.documents
+    assert all(text.encode() for text in read(corpus))
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("row", "reason"),
+        [
+            (b'{"text": "ok"', "broken line: not valid JSON"),
+            (b'{"txt": "ok"}', "no column: no 'text' here; there are: 'txt'"),
+            (b'["text"]', "broken line: expected a JSON object, got a list"),
+            (b'{"text": 3}', "not a string: 'text' is a int"),
+            (b'{"text": "\\udc00x"}', "lone surrogate"),
+            (b'{"text": "\xff"}', "invalid UTF-8"),
+        ],
+    )
+    @pytest.mark.parametrize("unit_bytes", [10, 1000])
+    def test_a_broken_row_is_named_or_skipped(
+        self, tmp_path: Path, row: bytes, reason: str, unit_bytes: int
+    ) -> None:
+        path = tmp_path / "a.jsonl"
+        path.write_bytes(b'{"text": "x"}\n' * 2 + b"\n" + row + b'\n{"text": "y"}\n')
+        with pytest.raises(DataError) as raised:
+            read(open_corpus(path, unit_bytes=unit_bytes))
+        assert f"a.jsonl: line 4: {reason}" in str(raised.value)
+        assert "on_error='skip'" in str(raised.value)
+        corpus = open_corpus(path, on_error="skip", unit_bytes=unit_bytes)
+        assert read(corpus) == ["x", "x", "y"]
+        found = account(corpus)
+        assert found.skipped == {reason.split(":")[0]: 1, "blank": 1}
+        assert "line 4" in found.places[0]
+
+    @pytest.mark.parametrize("packing", [".gz", ".zst"])
+    @pytest.mark.parametrize("damage", ["cut", "garbled"])
+    def test_a_damaged_packed_file(self, tmp_path: Path, packing: str, damage: str) -> None:
+        path = tmp_path / f"a.txt{packing}"
+        lines = [f"line {i} {hash(str(i))}" for i in range(20_000)]
+        data = bytearray(PACK[packing]("\n".join(lines).encode()))
+        if damage == "cut":
+            del data[len(data) * 3 // 4 :]
+        else:
+            data[len(data) * 3 // 4 : len(data) * 3 // 4 + 40] = b"\xff" * 40
+        path.write_bytes(bytes(data))
+        with pytest.raises(DataError, match=r"a\.txt.*damaged or cut off after line"):
+            read(open_corpus(path))
+        corpus = open_corpus(path, on_error="skip")
+        assert read(corpus) == lines[: len(read(corpus))]
+        assert account(corpus).skipped["truncated file"] == 1
+
+    def test_a_damaged_parquet_file(self, tmp_path: Path) -> None:
+        whole = write(tmp_path / "a.parquet", TEXTS)
+        cut = tmp_path / "b.parquet"
+        cut.write_bytes(whole.read_bytes()[:-20])
+        with pytest.raises(DataError, match=r"b\.parquet: not a readable parquet file"):
+            open_corpus([whole, cut])
+        corpus = open_corpus([whole, cut], on_error="skip")
+        assert read(corpus) == TEXTS
+        assert corpus.unreadable.skipped == {"unreadable file": 1}
+
+    def test_a_damaged_row_group(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.parquet"
+        texts = [f"{i} " + "abcdefgh" * 40 for i in range(8)]
+        pq.write_table(pa.table({"text": texts}), path, row_group_size=4, compression="gzip")
+        data = bytearray(path.read_bytes())
+        data[30:60] = b"\x00" * 30
+        path.write_bytes(bytes(data))
+        with pytest.raises(DataError, match="row 1: unreadable row group"):
+            read(open_corpus(path))
+        corpus = open_corpus(path, on_error="skip")
+        assert read(corpus) == texts[4:]
+        assert account(corpus).skipped == {"unreadable row group": 4}
+
+    def test_invalid_utf8_in_parquet(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.parquet"
+        data = pa.array([b"ok", b"\xff", None, b"fine"], pa.binary()).view(pa.string())
+        pq.write_table(pa.table({"text": data}), path)
+        with pytest.raises(DataError, match="row 2: invalid UTF-8"):
+            read(open_corpus(path))
+        corpus = open_corpus(path, on_error="skip")
+        assert read(corpus) == ["ok", "fine"]
+        assert account(corpus).skipped == {"invalid UTF-8": 1, "null": 1}
+
+    def test_unknown_columns_list_those_there_are(self, tmp_path: Path) -> None:
+        for name in ("a.parquet", "a.jsonl", "a.jsonl.gz"):
+            path = write(tmp_path / name, TEXTS, column="content")
+            with pytest.raises(DataError, match="no 'text' here; there are: 'id', 'content'"):
+                open_corpus(path)
+            assert read(open_corpus(path, column="content")) == TEXTS
+
+    def test_a_column_of_another_type(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.parquet", TEXTS)
+        with pytest.raises(DataError, match="column 'id': expected strings, got int64"):
+            open_corpus(path, column="id")
+
+    def test_missing_files_and_unknown_kinds(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="no such file"):
+            open_corpus(tmp_path / "missing.txt")
+        with pytest.raises(DataError, match="no such file"):
+            open_corpus(str(tmp_path / "*.parquet"))
+        (tmp_path / "a.csv").write_text("x")
+        with pytest.raises(DataError, match=r"expected \.txt, \.jsonl or \.parquet"):
+            open_corpus(tmp_path / "a.csv")
+
+    def test_empty_files(self, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").write_text("")
+        with pytest.raises(DataError, match="nothing to read"):
+            open_corpus(tmp_path / "a.txt")
+
+    def test_arguments(self) -> None:
+        with pytest.raises(
+            ArgumentError, match="on_error: expected 'fail' or 'skip', got 'ignore'"
+        ):
+            open_corpus("python-docs", on_error="ignore")
+        with pytest.raises(ArgumentError, match="unit_bytes"):
+            open_corpus("python-docs", unit_bytes=0)
+
+
+class TestSources:
+    def test_globs_directories_and_lists_in_sorted_order_each_file_once(
+        self, tmp_path: Path
+    ) -> None:
+        for name in ("b.txt", "a.txt", "sub.jsonl"):
+            write(tmp_path / name, [name])
+        (tmp_path / "notes.md").write_text("not text")
+        glob = str(tmp_path / "*.txt")
+        assert read(open_corpus(glob)) == ["a.txt", "b.txt"]
+        assert read(open_corpus(tmp_path)) == ["a.txt", "b.txt", "sub.jsonl"]
+        assert read(open_corpus([tmp_path / "b.txt", glob])) == ["b.txt", "a.txt"]
+
+    def test_files_are_described(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.txt"
+        path.write_bytes(b"abc\n")
+        (described,) = open_corpus(path).files
+        assert described == {
+            "path": str(path),
+            "size_bytes": 4,
+            "sha256": "edeaaff3f1774ad2888673770c6d64097e391bc362d7d6fb34982ddf0efd18cb",
+        }
+
+    def test_python_docs(self) -> None:
+        corpus = open_corpus("python-docs", unit_bytes=1 << 19)
+        texts = read(corpus)
+        assert len(corpus.units) > 3
+        assert 1_500_000 < sum(map(len, texts)) < 4_000_000
+        assert any(text.startswith("JSON (JavaScript Object Notation)") for text in texts)
+        assert texts == read(open_corpus("python-docs"))
+
+    def test_crlf_and_byte_order_mark(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.txt"
+        path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n\r\n\xef\xbb\xbfthree\rx")
+        assert read(open_corpus(path)) == ["one", "two", "\ufeffthree\rx"]
+
+    def test_members_of_packed_files_follow_each_other(self, tmp_path: Path) -> None:
+        for name, pack in (("a.txt.gz", PACK[".gz"]), ("a.txt.zst", PACK[".zst"])):
+            (tmp_path / name).write_bytes(pack(b"one\ntw") + pack(b"o\n") + pack(b"three"))
+            assert read(open_corpus(tmp_path / name)) == ["one", "two", "three"]
+        (tmp_path / "b.txt.gz").write_bytes(PACK[".gz"](b"one\n") + b"\0" * 512)
+        assert read(open_corpus(tmp_path / "b.txt.gz")) == ["one"]
+
+    def test_kinds_of_string_columns(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.parquet"
+        for kind in (pa.string(), pa.large_string(), pa.string_view()):
+            pq.write_table(pa.table({"text": pa.array(["é", None, "b"], kind)}), path)
+            assert read(open_corpus(path)) == ["é", "b"]
+        pq.write_table(pa.table({"text": pa.array(["x", "y", "x"]).dictionary_encode()}), path)
+        assert read(open_corpus(path)) == ["x", "y", "x"]
+
+    def test_hugging_face_datasets_are_streamed_by_shards(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        datasets = pytest.importorskip("datasets")
+        rows = {"text": [*TEXTS, None], "other": range(6)}
+        stream = datasets.Dataset.from_dict(rows).to_iterable_dataset(num_shards=3)
+        monkeypatch.setattr(streams_module, "resolve_revision", lambda source: "abc123")
+        monkeypatch.setattr(streams_module, "open_stream", lambda *arguments: stream)
+        corpus = open_corpus("someone/corpus")
+        assert [unit.path for unit in corpus.units] == ["hf://datasets/someone/corpus@abc123"] * 3
+        assert read(corpus) == TEXTS
+        assert account(corpus).skipped == {"null": 1}
+        with pytest.raises(DataError, match="no 'body' here; there are: 'text', 'other'"):
+            open_corpus("someone/corpus", column="body")
+
+    def test_an_unreachable_dataset(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        hub = pytest.importorskip("huggingface_hub")
+
+        def fail(*_: object, **__: object) -> None:
+            raise ConnectionError("offline")
+
+        monkeypatch.setattr(hub.HfApi, "dataset_info", fail)
+        with pytest.raises(DataError, match="'no/such' is no local file"):
+            open_corpus("no/such")
+
+
+def test_accounting_adds_and_survives_json() -> None:
+    first = Accounting(1, 2, 3, 4, 5)
+    first.skip("blank", rows=2)
+    first.skip("broken line", "a: line 1")
+    both = first + first
+    assert (both.documents, both.special, both.skipped["blank"]) == (2, 10, 4)
+    assert Accounting.from_dict(json.loads(json.dumps(both.as_dict()))) == both
+
+
+@pytest.mark.slow
+def test_a_line_of_100_megabytes_needs_little_more_than_itself(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"word " * 20_000_000 + b"\nsecond\n")
+    program = (
+        "import resource, sys\n"
+        "from outdim.corpus import open_corpus, Accounting\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "corpus = open_corpus(sys.argv[1]); before = peak(); account = Accounting()\n"
+        "for unit in corpus.units:\n"
+        "    for block in corpus.blocks(unit, account): pass\n"
+        "print(account.documents, account.bytes, (peak() - before) // 1024)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
+    )
+    documents, size, megabytes = map(int, done.stdout.split())
+    assert (documents, size) == (2, 100_000_006)
+    assert megabytes < 500

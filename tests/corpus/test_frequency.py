@@ -1,0 +1,176 @@
+"""Token frequencies: arithmetic, storage, published counts, comparison."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from corpus.zoo import TEXTS, build
+from outdim.corpus import TokenFrequencies, compare, count_tokens, special_ids
+from outdim.errors import ArgumentError, DataError
+from scipy.stats import rankdata
+
+
+def frequencies(counts: list[int], **fields: Any) -> TokenFrequencies:
+    special = np.arange(len(counts)) == 0
+    tokens = tuple(f"t{i}" for i in range(len(counts)))
+    return TokenFrequencies(np.array(counts, np.int64), special, tokens, **fields)
+
+
+class TestArithmetic:
+    def test_totals_and_lookups(self) -> None:
+        freq = frequencies([9, 1, 0, 5])
+        assert (freq.total_tokens, freq.special_tokens, len(freq)) == (15, 9, 4)
+        assert freq.of([[3, 0], [2, 2]]).tolist() == [[5, 9], [0, 0]]
+        assert freq.top(2) == [(3, "t3", 5), (1, "t1", 1)]
+        assert freq.top(9, special=True)[0] == (0, "t0", 9)
+        np.testing.assert_allclose(freq.log1p(), np.log([10, 2, 1, 6]))
+
+    def test_mid_rank_is_the_rank_among_occurrences(self) -> None:
+        counts = [3, 0, 1, 3, 7, 1]
+        occurrences = np.repeat(np.arange(6), counts)
+        ranks = rankdata(np.array(counts)[occurrences])
+        mid_rank = frequencies(counts).mid_rank()
+        np.testing.assert_array_equal(mid_rank[occurrences], ranks)
+        assert mid_rank[1] < mid_rank[2]
+
+    def test_adding(self) -> None:
+        a = frequencies([1, 2], documents=np.array([1, 1]))
+        b = frequencies([10, 20], documents=np.array([2, 3]))
+        assert (a + b).counts.tolist() == [11, 22]
+        both = (a + b).documents
+        assert both is not None
+        assert both.tolist() == [3, 4]
+        assert (a + frequencies([1, 1])).documents is None
+        with pytest.raises(ArgumentError, match="different vocabularies"):
+            a + frequencies([1, 2, 3])
+
+    def test_bad_ids_and_shapes(self) -> None:
+        with pytest.raises(ArgumentError, match="ids: expected 0 to 1, got 2"):
+            frequencies([1, 2]).of([0, 2])
+        with pytest.raises(ArgumentError, match="documents: expected one for each of the 2 ids"):
+            frequencies([1, 2], documents=np.array([1]))
+
+
+class TestStorage:
+    @pytest.mark.parametrize("name", ["bert uncased", "roberta", "llama"])
+    @pytest.mark.parametrize("documents", [False, True])
+    def test_parquet_round_trip(self, tmp_path: Path, name: str, documents: bool) -> None:
+        (tmp_path / "a.txt").write_text("\n".join(TEXTS[:7]))
+        path = tmp_path / "counts.parquet"
+        freq = count_tokens(tmp_path / "a.txt", build(name), documents=documents)
+        freq.to_parquet(path)
+        assert pq.read_table(path).column_names == [
+            "id",
+            "token",
+            "bytes",
+            "special",
+            "count",
+            "documents",
+        ]
+        again = TokenFrequencies.from_parquet(path)
+        np.testing.assert_array_equal(again.counts, freq.counts)
+        np.testing.assert_array_equal(again.special, freq.special)
+        assert (again.documents is None) == (not documents)
+        assert (again.tokens, again.raw, again.info) == (freq.tokens, freq.raw, freq.info)
+        assert again.coverage(build(name)).fits
+
+    def test_bytes_of_byte_level_tokens(self) -> None:
+        freq = TokenFrequencies.for_tokenizer(build("roberta"), np.zeros(900, np.int64)[:0])
+        tokenizer = build("roberta")
+        size = len(tokenizer)
+        freq = TokenFrequencies.for_tokenizer(tokenizer, np.zeros(size, np.int64))
+        text = "größer 中 <mask> x"
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert freq.raw is not None
+        assert b"".join(freq.raw[i] or b"?" for i in ids) == "größer 中<mask> x".encode()
+
+    def test_other_files_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="not a readable parquet file"):
+            TokenFrequencies.from_parquet(tmp_path / "none.parquet")
+        import pyarrow as pa
+
+        pq.write_table(pa.table({"id": [0]}), tmp_path / "other.parquet")
+        with pytest.raises(DataError, match="are missing"):
+            TokenFrequencies.from_parquet(tmp_path / "other.parquet")
+
+
+class TestCoverage:
+    def test_of_another_vocabulary(self) -> None:
+        bert, gpt2 = build("bert uncased"), build("gpt2")
+        freq = TokenFrequencies.for_tokenizer(bert, np.arange(len(bert)))
+        assert freq.coverage(bert).fits
+        assert freq.coverage(bert).seen == len(bert) - 1
+        assert not freq.coverage(gpt2).fits
+
+
+class TestPublishedCounts:
+    """Totals of the published lists: papers.md B4."""
+
+    def test_of_bert_join_wholly(self, shared_data: Path, minilm: Any) -> None:
+        folder = shared_data / "token_counts"
+        wiki = TokenFrequencies.from_counts_json(
+            folder / "bert-base-uncased_wiki_word_counts.json", minilm
+        )
+        books = TokenFrequencies.from_counts_json(
+            folder / "bert-base-uncased_book_corpus_word_counts.json", minilm
+        )
+        assert wiki.unjoined == books.unjoined == ()
+        assert (wiki.total_tokens, np.count_nonzero(wiki.counts)) == (2_995_979_011, 29_158)
+        assert (books.total_tokens, np.count_nonzero(books.counts)) == (1_240_329_242, 28_035)
+        assert wiki.top(3) == [
+            (1996, "the", 149_611_994),
+            (1010, ",", 122_639_227),
+            (1012, ".", 119_905_042),
+        ]
+        cls, sep = minilm.convert_tokens_to_ids(["[CLS]", "[SEP]"])
+        assert wiki.of([cls, sep]).tolist() == [99_366_913, 99_366_914]
+        both = wiki + books
+        assert np.count_nonzero(both.counts) == 29_160
+        pieces = np.array([token.startswith("##") for token in both.tokens])
+        assert (both.counts[pieces] > 0).sum() > 5_000
+        assert both.of(minilm.convert_tokens_to_ids("#")) == 298_820
+
+    def test_what_several_ids_decode_to_is_listed_not_guessed(self, tmp_path: Path) -> None:
+        path = tmp_path / "counts.json"
+        path.write_text('[[" the", 7], ["\\ufffd", 5], ["no such token", 3]]', encoding="utf-8")
+        tokenizer = build("gpt2")
+        (the,) = tokenizer(" the", add_special_tokens=False)["input_ids"]
+        freq = TokenFrequencies.from_counts_json(path, tokenizer)
+        assert freq.of(the) == freq.total_tokens == 7
+        assert freq.unjoined == (("\ufffd", 5), ("no such token", 3))
+
+    def test_other_json_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "a.json").write_text('{"the": 3}')
+        with pytest.raises(DataError, match="expected a JSON list of"):
+            TokenFrequencies.from_counts_json(tmp_path / "a.json", build("gpt2"))
+
+
+class TestComparing:
+    def test_wikipedia_and_books(self, shared_data: Path, minilm: Any) -> None:
+        folder = shared_data / "token_counts"
+        wiki, books = (
+            TokenFrequencies.from_counts_json(
+                folder / f"bert-base-uncased_{name}_word_counts.json", minilm
+            )
+            for name in ("wiki", "book_corpus")
+        )
+        both = compare(wiki, books)
+        text = ~wiki.special
+        assert both.correlation == pytest.approx(
+            np.corrcoef(wiki.log1p()[text], books.log1p()[text])[0, 1]
+        )
+        differing = [token for _, token, *_ in both.largest(12)]
+        assert {"i", "you", '"'} & set(differing)
+        assert both.ranks()[0].tolist() == [149_611_994, 70_741_867]
+        ids = [i for i, *_ in both.largest(5)]
+        assert not special_ids(minilm) & set(ids)
+
+    def test_the_same_twice_and_constants(self) -> None:
+        same = compare(frequencies([5, 1, 2, 3]), frequencies([0, 1, 2, 3]))
+        assert same.correlation == pytest.approx(1)
+        assert same.largest() == []
+        assert np.isnan(compare(frequencies([1, 1, 1]), frequencies([1, 2, 3])).correlation)
+        with pytest.raises(ArgumentError, match="cannot be compared"):
+            compare(frequencies([1]), frequencies([1, 2]))
