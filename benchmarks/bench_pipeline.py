@@ -7,8 +7,8 @@ Python, a paragraph a document, tokenized with the vocabulary of BERT.
 from __future__ import annotations
 
 import argparse
+import gc
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -52,6 +52,7 @@ class Text(NamedTuple):
 
     @property
     def tokens(self) -> int:
+        """Special tokens included."""
         return sum(len(ids) for ids in self.tokenizer(self.paragraphs).input_ids)
 
 
@@ -64,12 +65,12 @@ def main() -> None:
     if chosen.memory:
         print(*peak_memory(chosen.memory))
         return
-    rows = []
+    facts, rows = common.describe(), []
     for row in all_rows(chosen.quick):
         rows.append(row)
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
     if chosen.json is not None:
-        write(chosen.json, "pipeline", rows, common.describe())
+        write(chosen.json, "pipeline", rows, facts)
 
 
 def all_rows(quick: bool) -> Iterator[Row]:
@@ -119,7 +120,7 @@ def overhead(model: BertModel, batch_tokens: int, rounds: int) -> Iterator[Row]:
     """
     with make_text(4 * batch_tokens) as text:
         pieces = encode_pieces(text.paragraphs, text.tokenizer, MAX_LENGTH)
-        batch = next(batches(pieces, batch_tokens))
+        batch = max(batches(pieces, batch_tokens), key=lambda batch: batch.tokens)
         covariates = frequency_covariates(text.frequencies)
     points = architecture(model).select(None)
     sink = PointStatistics(points, covariates)
@@ -184,10 +185,11 @@ def whole_runs(model: BertModel, tokens: int, rounds: int) -> Iterator[Row]:
         }
         times: dict[str, list[float]] = {name: [] for name in ways}
         results = {}
+        order = random.Random(0)
         for _ in range(rounds):
-            for name, run in ways.items():
+            for name in order.sample(list(ways), len(ways)):
                 start = time.perf_counter()
-                results[name] = run()
+                results[name] = ways[name]()
                 times[name].append(time.perf_counter() - start)
         cells = MAX_LENGTH * len(text.paragraphs)
         for name, taken in times.items():
@@ -234,16 +236,19 @@ def memory(tokens: int) -> Iterator[Row]:
 
 
 def peak_memory(tokens: int) -> tuple[float, float]:
-    """Peak resident MiB before the first batch and at the end."""
+    """Resident MiB before the first batch, and the peak from then on."""
     model = make_model(small=True)
     with make_text(tokens) as text:
-        before = _peak_mib()
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here: see proc(5)
+        before = _status_mib("VmRSS")
         outdim.correlate(model, text.tokenizer, str(text.path), text.frequencies, max_length=128)
-    return before, _peak_mib()
+    return before, _status_mib("VmHWM")
 
 
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _status_mib(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
 if __name__ == "__main__":

@@ -47,8 +47,10 @@ def _case(inputs: Inputs, threads: int, columns: int, scipy: bool) -> Case:
         assert error <= 1e-12, f"the error of rho is {error:.1e}, expected at most 1e-12"
         return {"error_r": error}
 
+    grown = RankHistogram(dims, counts).update(hidden, ids)
     variants = [
         Variant("outdim", ours, check, role="ours"),
+        Variant("outdim, update alone", lambda: grown.update(hidden, ids), lambda _: {}),
         Variant("torch, sort and searchsorted", by_torch, check),
     ]
     if scipy:

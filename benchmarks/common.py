@@ -1,4 +1,4 @@
-"""What the benchmark programs share: their options, their sizes, and the commit in their results."""
+"""What the benchmark programs share: options, sizes, and the commit in their results."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _BATCH = 16  # texts, as in the published code
 _DIMS = 12  # as many as it looks at: two outliers and ten random ones
 
 Found = dict[int, tuple[list[int], NDArray[np.float64]]]
-"""Per layer (1 is the first block): dimensions, and r of |h| with the count over ordinary tokens."""
+"""Per layer (1: the first block) dimensions, and r of |h| with the count over ordinary tokens."""
 
 
 def published_way(

