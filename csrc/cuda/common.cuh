@@ -10,19 +10,14 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
-#include <utility>
 
 #include "core/types.h"
+#include "cuda/launch.cuh"
 
 namespace outdim::cuda {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
-
-inline void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess)
-    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
-}
 
 /// Makes a device current for the calling thread and restores the one before it.
 class DeviceGuard {
@@ -43,27 +38,6 @@ inline int device_attribute(cudaDeviceAttr attribute, int device) {
   int value = 0;
   check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
   return value;
-}
-
-/// Launches on the current device; a grid without blocks is no work.
-template <class... Params, class... Args>
-void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, void* stream,
-            Args&&... args) {
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  if (shared_bytes > 48 * 1024) {  // above this a kernel has to ask
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                               cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared_bytes)),
-          "cudaFuncSetAttribute");
-  }
-  kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(Params(args)...);
-  check(cudaGetLastError(), "kernel launch");
-}
-
-template <class T>
-__device__ __forceinline__ T* dynamic_shared() {
-  extern __shared__ __align__(16) unsigned char outdim_dynamic_shared[];
-  return reinterpret_cast<T*>(outdim_dynamic_shared);
 }
 
 /// Calls `use(T{})` with the type of a DType and returns what it returns.
@@ -213,11 +187,6 @@ __device__ __forceinline__ Packet<T, V> pack(const float* in) {
 /// Whether rows that start at `p`, `stride` elements apart, can be read in packets of `bytes`.
 inline bool rows_aligned(const void* p, int64_t stride, int64_t item_bytes, int64_t bytes) {
   return reinterpret_cast<uintptr_t>(p) % bytes == 0 && stride * item_bytes % bytes == 0;
-}
-
-/// Barrier of the `threads` threads that name it; 1 <= id <= 15, 0 is that of __syncthreads.
-__device__ __forceinline__ void named_barrier(int id, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 /// Sum over the lanes of a warp, the same bits in every lane.

@@ -8,7 +8,7 @@
 //              costs nothing in the inner loop.
 //   precision  a warp adds at most 32 rows of a stage in float32; then the 8 warps' sums go through
 //   shared memory into
-//              float64 registers, each owned by one thread. Exact: float64 from the load on.
+//              float64 totals, each owned by one thread. Exact: float64 from the load on.
 //   order      which thread adds which row depends on N, the labels and the number of SMs alone,
 //   and partial states are
 //              merged in a fixed order: the same bytes every time on a device. No atomics.
@@ -81,6 +81,18 @@ __device__ __forceinline__ double warps_sum(const A* staged, int item) {
   return sum;
 }
 
+/// Dynamic shared memory of a block: what its threads stage, then its totals, of item i owned by
+/// thread i % kThreads.
+template <class A, int K, bool Shape>
+struct Layout {
+  static constexpr int V = columns_per_thread(sizeof(A) == 8);
+  static constexpr int kItems = sum_rows(K, Shape) * V * kWarp;
+  static constexpr int kSumsBytes = sizeof(A) * sum_rows(K, Shape) * V * kThreads;
+  static constexpr int kExtremesBytes = Shape ? sizeof(double) * kExtremeRows * V * kThreads : 0;
+  static constexpr int kStagedBytes = kSumsBytes > kExtremesBytes ? kSumsBytes : kExtremesBytes;
+  static constexpr int kBytes = kStagedBytes + sizeof(double) * kItems;
+};
+
 template <class T, class A, int K, bool Shape>
 __global__ void __launch_bounds__(kThreads, column_blocks_per_sm(K, Shape))
     column_sums(const ColumnArgs args) {
@@ -89,11 +101,11 @@ __global__ void __launch_bounds__(kThreads, column_blocks_per_sm(K, Shape))
   constexpr int V = columns_per_thread(kExact);
   constexpr int kFlight =
       (Packet<T, V>::kWords <= 2 ? 8 : 4) / (Shape ? 2 : 1);  // rows loaded ahead of use
-  constexpr int kItems = Sums::kCount * V * kWarp;
-  constexpr int kOwned =
-      ceil_div(kItems, kThreads);  // float64 totals of a thread: items threadIdx.x + m kThreads
+  constexpr int kItems = Layout<A, K, Shape>::kItems;
   __shared__ Stage<A, K, Shape> stage;
   A* const staged = dynamic_shared<A>();  // [kCount, V, kThreads]
+  double* const totals =
+      reinterpret_cast<double*>(dynamic_shared<char>() + Layout<A, K, Shape>::kStagedBytes);
 
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t tile = static_cast<int64_t>(blockIdx.x) * tile_columns(kExact);
@@ -111,7 +123,6 @@ __global__ void __launch_bounds__(kThreads, column_blocks_per_sm(K, Shape))
   Sums sums[V];
   ColumnExtremes extremes[V];
   A pivot[V];
-  double owned[kOwned];
   double scalar[1 + K];
 #pragma unroll
   for (int i = 0; i < V; ++i) {
@@ -119,8 +130,7 @@ __global__ void __launch_bounds__(kThreads, column_blocks_per_sm(K, Shape))
     extremes[i].clear();
     pivot[i] = A(0);
   }
-#pragma unroll
-  for (int m = 0; m < kOwned; ++m) owned[m] = 0.0;
+  for (int item = threadIdx.x; item < kItems; item += kThreads) totals[item] = 0.0;
 #pragma unroll
   for (int s = 0; s < 1 + K; ++s) scalar[s] = 0.0;
   bool has_pivot = false;  // the same in all threads of the block
@@ -175,10 +185,8 @@ __global__ void __launch_bounds__(kThreads, column_blocks_per_sm(K, Shape))
       for (int i = 0; i < V; ++i) sums[i].clear();
       __syncthreads();
 #pragma unroll
-      for (int m = 0; m < kOwned; ++m) {
-        const int item = threadIdx.x + m * kThreads;
-        if (item < kItems) owned[m] += warps_sum(staged, item);
-      }
+      for (int item = threadIdx.x; item < kItems; item += kThreads)
+        totals[item] += warps_sum(staged, item);
     }
   }
 
@@ -209,17 +217,12 @@ __global__ void __launch_bounds__(kThreads, column_blocks_per_sm(K, Shape))
       for (int i = 0; i < V; ++i) staged[(q * V + i) * kThreads + threadIdx.x] = sums[i].sum[q];
     }
     __syncthreads();
-#pragma unroll
-    for (int m = 0; m < kOwned; ++m) {
-      const int item = threadIdx.x + m * kThreads;
-      if (item < kItems) owned[m] = warps_sum(staged, item);
-    }
+    for (int item = threadIdx.x; item < kItems; item += kThreads)
+      totals[item] = warps_sum(staged, item);
   }
-#pragma unroll
-  for (int m = 0; m < kOwned; ++m) {
-    const int item = threadIdx.x + m * kThreads;
+  for (int item = threadIdx.x; item < kItems; item += kThreads) {
     const int64_t of = tile + item % kWarp * V + item / kWarp % V;
-    if (item < kItems && of < args.d) partial[(1 + item / (kWarp * V)) * args.d + of] = owned[m];
+    if (of < args.d) partial[(1 + item / (kWarp * V)) * args.d + of] = totals[item];
   }
   if (warp == 0) {
 #pragma unroll
@@ -254,14 +257,11 @@ __global__ void __launch_bounds__(kThreads, column_blocks_per_sm(K, Shape))
 
 template <class T, class A, int K, bool Shape>
 void launch_kernel(const ColumnArgs& args, int groups, void* stream) {
-  constexpr int V = columns_per_thread(sizeof(A) == 8);
-  constexpr size_t kSums = sizeof(A) * sum_rows(K, Shape) * V * kThreads;
-  constexpr size_t kExtremes = Shape ? sizeof(double) * kExtremeRows * V * kThreads : 0;
   const int64_t tiles = ceil_div<int64_t>(args.d, tile_columns(sizeof(A) == 8));
   launch(&column_sums<T, A, K, Shape>,
          dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(args.splits),
               static_cast<unsigned>(groups)),
-         dim3(kThreads), kSums > kExtremes ? kSums : kExtremes, stream, args);
+         dim3(kThreads), Layout<A, K, Shape>::kBytes, stream, args);
 }
 
 template <class T, class A>

@@ -13,12 +13,12 @@ namespace {
 constexpr int kRowsPerBlock = 8;
 constexpr int kPage = 256;
 
-/// Calls `use(s, row, pattern)` for every selected row and dimension.
+/// Calls `use(s, row, pattern)` for every selected row and dimension that there is.
 template <class Use>
 __device__ __forceinline__ void for_each_pattern(const HiddenView& hidden,
                                                  const RankHistogramArgs& args, Use&& use) {
   const int64_t s = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x;
-  if (s >= args.s) return;
+  if (s >= args.s || args.dims[s] < 0 || args.dims[s] >= hidden.d) return;
   const uint16_t* const column = static_cast<const uint16_t*>(hidden.data) + args.dims[s];
   const int64_t step = static_cast<int64_t>(gridDim.y) * kRowsPerBlock;
   for (int64_t row = static_cast<int64_t>(blockIdx.y) * kRowsPerBlock + threadIdx.y; row < hidden.n;

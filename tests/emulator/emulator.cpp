@@ -1,0 +1,216 @@
+// Runs CUDA device code on the CPU: a fiber per thread of a block, blocks one after the other. A
+// fiber runs until it waits at a barrier or a shuffle, and the fibers take turns in an order that
+// can be chosen, so that a missing barrier shows as a result that depends on the order. Stops the
+// process at what a GPU would hang on or leave undefined: diverged shuffles, barriers that some
+// threads never reach. Shared memory starts as NaN.
+//
+// Not modelled: the interleaving of single memory accesses, the memory model, the compiler for the
+// device.
+
+#include <ucontext.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "cuda/launch.cuh"
+
+namespace emulator {
+
+uint3 thread, block;
+dim3 block_size, grid_size;
+unsigned char* dynamic_shared = nullptr;
+
+namespace {
+
+constexpr int kWarp = 32;
+constexpr int kMaxThreads = 1024;
+constexpr size_t kMaxShared = 227 * 1024;
+constexpr size_t kStackBytes = 96 * 1024;
+
+int multiprocessors = 3;
+int order =
+    0;  // 0: ascending, 1: descending, otherwise the seed of a new random order for each turn
+
+struct Fiber {
+  ucontext_t context;
+  uint3 thread;
+  bool blocked = false;
+  bool done = false;
+};
+struct Barrier {
+  int expected = 0;
+  std::vector<int> waiting;
+};
+struct Warp {
+  uint64_t value[2]
+                [kWarp];  // by parity of the call: a fast lane may be one call ahead of a slow one
+  int operation[2][kWarp];
+  int calls[kWarp] = {};
+  std::vector<int> waiting;
+};
+
+std::vector<Fiber> fibers;
+std::vector<std::unique_ptr<char[]>> stacks;
+std::map<int, Barrier> barriers;
+std::vector<Warp> warps;
+ucontext_t scheduler;
+int current = 0;
+const std::function<void()>* kernel = nullptr;
+
+[[noreturn]] void stop(const char* what) {
+  std::fprintf(stderr, "emulator: block (%u, %u, %u), thread %d: %s\n", block.x, block.y, block.z,
+               current, what);
+  std::abort();
+}
+
+void wait() {
+  fibers[current].blocked = true;
+  swapcontext(&fibers[current].context, &scheduler);
+}
+
+void wake(std::vector<int>& waiting) {
+  for (int f : waiting) fibers[f].blocked = false;
+  waiting.clear();
+}
+
+/// Leaves a value for the warp and waits until all lanes have; returns where they are.
+int meet(uint64_t value, int operation) {
+  Warp& warp = warps[current / kWarp];
+  const int mine = current % kWarp;
+  const int parity = warp.calls[mine]++ % 2;
+  warp.value[parity][mine] = value;
+  warp.operation[parity][mine] = operation;
+  warp.waiting.push_back(current);
+  if (warp.waiting.size() < kWarp) {
+    wait();
+  } else {
+    for (int other : warp.operation[parity]) {
+      if (other != operation) stop("lanes meet at different operations");
+    }
+    wake(warp.waiting);
+  }
+  return parity;
+}
+
+void enter() {
+  (*kernel)();
+  fibers[current].done = true;
+  swapcontext(&fibers[current].context, &scheduler);
+}
+
+void start_fibers(int count) {
+  fibers.assign(count, Fiber{});
+  warps.assign((count + kWarp - 1) / kWarp, Warp{});
+  barriers.clear();
+  while (static_cast<int>(stacks.size()) < count) stacks.emplace_back(new char[kStackBytes]);
+  for (int f = 0; f < count; ++f) {
+    Fiber& fiber = fibers[f];
+    fiber.thread = {f % block_size.x, f / block_size.x % block_size.y,
+                    f / (block_size.x * block_size.y)};
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = stacks[f].get();
+    fiber.context.uc_stack.ss_size = kStackBytes;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, enter, 0);
+  }
+}
+
+void run_block(int count, std::mt19937& random) {
+  start_fibers(count);
+  std::vector<int> turn(count);
+  std::iota(turn.begin(), turn.end(), 0);
+  if (order == 1) std::reverse(turn.begin(), turn.end());
+  for (int left = count; left > 0;) {
+    if (order > 1) std::shuffle(turn.begin(), turn.end(), random);
+    bool progress = false;
+    for (int f : turn) {
+      if (fibers[f].done || fibers[f].blocked) continue;
+      progress = true;
+      current = f;
+      thread = fibers[f].thread;
+      swapcontext(&scheduler, &fibers[f].context);
+      if (fibers[f].done) --left;
+    }
+    if (!progress) stop("every thread left waits for one that is done or waits elsewhere");
+  }
+}
+
+}  // namespace
+
+int lane() { return current % kWarp; }
+
+void barrier(int id, int threads) {
+  const int expected = threads < 0 ? static_cast<int>(fibers.size()) : threads;
+  if (expected % kWarp) stop("a barrier of a part of a warp");
+  Barrier& at = barriers[id];
+  if (at.waiting.empty()) at.expected = expected;
+  if (at.expected != expected) stop("a barrier with different numbers of threads");
+  at.waiting.push_back(current);
+  if (static_cast<int>(at.waiting.size()) < expected) {
+    wait();
+  } else {
+    wake(at.waiting);
+  }
+}
+
+uint64_t exchange(uint64_t value, int source, int operation) {
+  const int parity = meet(value, operation);
+  return warps[current / kWarp].value[parity][source % kWarp];
+}
+
+unsigned ballot(bool predicate) {
+  const int parity = meet(predicate, 3);
+  unsigned mask = 0;
+  for (int l = 0; l < kWarp; ++l) {
+    mask |= static_cast<unsigned>(warps[current / kWarp].value[parity][l]) << l;
+  }
+  return mask;
+}
+
+void run(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body) {
+  const int count = threads.x * threads.y * threads.z;
+  if (count < 1 || count > kMaxThreads) stop("too many threads in a block");
+  if (shared_bytes > kMaxShared) stop("too much shared memory");
+  kernel = &body;
+  grid_size = grid;
+  block_size = threads;
+  std::mt19937 random(order);
+  // Its exact size, for the address sanitizer.
+  const auto shared = std::unique_ptr<unsigned char[]>(new unsigned char[shared_bytes]);
+  dynamic_shared = shared.get();
+  for (block.z = 0; block.z < grid.z; ++block.z) {
+    for (block.y = 0; block.y < grid.y; ++block.y) {
+      for (block.x = 0; block.x < grid.x; ++block.x) {
+        std::fill_n(dynamic_shared, shared_bytes, 0xff);
+        run_block(count, random);
+      }
+    }
+  }
+}
+
+}  // namespace emulator
+
+// The part of the CUDA runtime that the host code calls.
+extern "C" {
+__attribute__((visibility("default"))) void emulator_configure(int multiprocessors, int order) {
+  emulator::multiprocessors = multiprocessors;
+  emulator::order = order;
+}
+cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? emulator::multiprocessors
+                                                       : static_cast<int>(emulator::kMaxShared);
+  return cudaSuccess;
+}
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+const char* cudaGetErrorString(cudaError_t) { return "emulated"; }
+cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 0, cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int* version) { return *version = 0, cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+}

@@ -1,0 +1,65 @@
+"""The checks of tests/gpu on the CPU: the device code of csrc/cuda, thread by thread."""
+
+import pytest
+import torch
+from gpu import checks
+
+pytestmark = pytest.mark.slow
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+@pytest.mark.parametrize(("n", "d"), [(0, 64), (1, 1), (37, 130), (600, 769)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"exact": True, "shape": True},
+        {"table": 0, "shape": True},
+        {"table": 3, "rows": 2, "groups": 2, "labels": True, "shape": True},
+        {"table": 2, "groups": 3, "labels": True, "exact": True},
+    ],
+    ids=["fast", "exact-shape", "bare-shape", "groups", "exact-groups"],
+)
+def test_moments(order, n, d, dtype, options):
+    checks.check_moments(CPU, n, d, dtype, "spikes", margin=3 * (n % 2), **options)
+
+
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+def test_moments_far_from_zero(order, dtype):
+    checks.check_moments(CPU, 300, 70, dtype, "offset", margin=8)
+
+
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+@pytest.mark.parametrize(
+    ("n", "d", "margin"), [(1, 1, 0), (37, 100, 3), (150, 769, 0), (9, 3504, 8)]
+)
+@pytest.mark.parametrize("variant", ["bare", "full", "rms", "residual", "edit", "clip"])
+def test_layer_norm(order, n, d, margin, dtype, variant):
+    checks.check_layer_norm(CPU, n, d, dtype, variant, margin=margin)
+
+
+@pytest.mark.parametrize("d", [5000, 16384])
+@pytest.mark.parametrize("variant", ["full", "residual", "edit"])
+def test_wide_layer_norm(order, d, variant):
+    for dtype in checks.DTYPES:
+        checks.check_layer_norm(CPU, 4, d, dtype, variant)
+
+
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+@pytest.mark.parametrize(("n", "d"), [(0, 64), (1, 64), (150, 64), (60, 769), (20, 3504)])
+@pytest.mark.parametrize("variant", ["full", "residual", "edit"])
+@pytest.mark.parametrize("of", ["output", "input"])
+def test_fused(order, n, d, dtype, variant, of):
+    checks.check_fused(CPU, n, d, dtype, variant, of, labels=n % 2 == 1)
+
+
+def test_fused_with_much_to_take(order):
+    options = {"table": 3, "rows": 1, "groups": 2, "labels": True, "shape": True, "exact": True}
+    checks.check_fused(CPU, 50, 130, torch.bfloat16, "residual", "input", **options)
+    checks.check_fused(CPU, 50, 130, torch.float16, "full", "output", **options)
+
+
+def test_rank_histogram(order):
+    checks.check_rank_histogram(CPU, 100, 40)

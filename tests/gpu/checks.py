@@ -1,0 +1,266 @@
+"""What the CUDA kernels must do, against float64 on the CPU, on whatever device they are given.
+
+Run by tests/gpu on a GPU and by tests/emulator on the CPU, where the device code runs thread by
+thread.
+"""
+
+import torch
+from outdim import ops
+from outdim.ops import _reference
+from outdim.ops._calls import LayerNormCall, MomentsCall
+from outdim.ops.merge import body_rows
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+VOCAB = 50
+# A relative rounding error of a value of each type.
+ROUNDING = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def hidden_states(n, d, dtype, kind="normal", seed=0):
+    """Normal values; "spikes": dimensions and a row hundreds of times larger, constant ones, one of
+    constant magnitude; "offset": mean 1000."""
+    h = torch.randn(n, d, generator=generator(seed))
+    if kind == "offset":
+        h += 1000
+    if kind == "spikes" and d > 3:
+        h[:, 1] *= 1000
+        h[:1] *= 300
+        h[:, 2] = 3.25
+        h[:, 3] = torch.where(h[:, 3] > 0, 0.1, -0.1)
+    return h.clamp(-6e4, 6e4).to(dtype)  # float16 ends at 65504
+
+
+def guarded(values, device, margin=0):
+    """Copy rows into the middle of a larger matrix of sevens; returns (whole, rows)."""
+    n, d = values.shape
+    whole = torch.full((n + 2, d + margin), 7.0, dtype=values.dtype, device=device)
+    rows = whole[1 : n + 1, margin // 2 : margin // 2 + d]
+    rows.copy_(values)
+    return whole, rows
+
+
+def assert_margins_kept(whole, rows, margin):
+    outside = whole.clone()
+    n, d = rows.shape
+    outside[1 : n + 1, margin // 2 : margin // 2 + d] = 7.0
+    assert bool((outside == 7.0).all()), "written outside of the rows"
+
+
+def same_bytes(a, b):
+    a, b = a.contiguous().view(-1), b.contiguous().view(-1)
+    return torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+
+
+def statistics(n, device, *, table=1, rows=0, groups=1, labels=False, exact=False, shape=False):
+    """Arguments of `moments`: rows of group 0 have ids that are nowhere in the table."""
+    g = generator(n + 1)
+    ids = torch.randint(0, VOCAB, (n,), generator=g)
+    group = None
+    if labels:
+        group = torch.randint(0, groups + 1, (n,), generator=g, dtype=torch.uint8)
+        ids[group == 0] = -100
+        group = group.to(device)
+    by_id = torch.rand(table, VOCAB, generator=g, dtype=torch.float64) ** 4 * 1000
+    by_row = torch.rand(rows, n, generator=g, dtype=torch.float64) * 10
+    return ops.StatisticsArgs(
+        ids=ids.to(device) if table else None,
+        table=by_id.to(device) if table else None,
+        rows=by_row.to(device) if rows else None,
+        group=group,
+        groups=groups,
+        tau=1.5,
+        accum="exact" if exact else "fast",
+        shape=shape,
+    )
+
+
+def moments_oracle(hidden, args):
+    """Moments of the same rounded values by the reference, in float64 on the CPU."""
+    hidden = hidden.cpu()
+    d = hidden.shape[1]
+
+    def cpu(value):
+        return None if value is None else value.cpu()
+
+    k = sum(0 if value is None else len(value) for value in (args.table, args.rows))
+    head = torch.empty(args.groups, 1 + 2 * k, dtype=torch.float64)
+    body = torch.empty(args.groups, body_rows(k, args.shape), d, dtype=torch.float64)
+    call = MomentsCall(
+        cpu(args.ids), cpu(args.table), cpu(args.rows), cpu(args.group), args.groups, args.tau,
+        True, args.shape, head, body,
+    )  # fmt: skip
+    _reference.moments(hidden, call)
+    return head, body
+
+
+def assert_moments(state, hidden, args, tolerance=None):
+    """Compare with the oracle; each row of the body relative to what its terms amount to.
+
+    The default tolerances: 1e-12 exact; fast, 32 values are added in float32 before the first
+    float64, which is a few 1e-7 of the sum of their magnitudes, and third and fourth powers of a
+    spike lose one digit more.
+    """
+    if tolerance is None:
+        tolerance = 1e-12 if args.accum == "exact" else 5e-6
+    head, body = moments_oracle(hidden, args)
+    got_head, got_body = state.head.cpu(), state.body.cpu()
+    assert torch.equal(got_head[:, 0], head[:, 0])
+    torch.testing.assert_close(got_head, head, rtol=1e-12, atol=1e-9, equal_nan=True)
+    for want, got, of_rows in zip(body, got_body, head, strict=True):
+        names, scales = _scales(want, of_rows, args.shape)
+        for name, scale, a, b in zip(names, scales, got, want, strict=True):
+            nan = a.isnan() | b.isnan()
+            assert torch.equal(a.isnan(), b.isnan()), f"NaN in {name}"
+            limit = tolerance * scale + 1e-13
+            wrong = ((a - b).abs() > limit) & (a != b) & ~nan
+            assert not wrong.any(), (
+                f"{name}: {int(wrong.sum())} of {wrong.numel()} columns off, first at "
+                f"{int(wrong.nonzero()[0])}: {a[wrong][0]} for {b[wrong][0]}"
+            )
+
+
+def _scales(body, head, shape):
+    k = (len(head) - 1) // 2
+    n = head[0].clamp(min=1)
+    std, std_abs = (body[1] / n).sqrt(), (body[3] / n).sqrt()
+    x_std = (head[1 + k :] / n).sqrt()
+    # The mean is the pivot, a float32, plus what is summed.
+    names = ["mean", "M2", "mean |h|", "M2 |h|"]
+    scales = [std + 0.1 * body[0].abs(), body[1], std_abs + 0.1 * body[2], body[3]]
+    names += [f"C(x_{i}, h)" for i in range(k)] + [f"C(x_{i}, |h|)" for i in range(k)]
+    scales += [s * std * n for s in x_std] + [s * std_abs * n for s in x_std]
+    if shape:
+        zero = torch.zeros(())
+        names += ["M3", "M4", "min", "max", "over", "unit", "nonfinite"]
+        scales += [n * std**3 + body[-7].abs(), body[-6], zero, zero, zero, n.sqrt(), zero]
+    return names, scales
+
+
+def layer_norm_oracle(x, gamma=None, beta=None, eps=1e-5, *, rms=False, residual=None,
+                      dim_mask=None, edit=None):  # fmt: skip
+    """Return s rounded as stored, and y in float64 of the same rounded inputs, both on the CPU."""
+
+    def double(value):
+        return None if value is None else value.cpu().double()
+
+    s = x.cpu() if residual is None else (x.cpu().float() + residual.cpu().float()).to(x.dtype)
+    y = torch.empty(s.shape, dtype=torch.float64)
+    parts = (None,) * 4
+    if edit is not None:
+        variant = None if edit.variant is None else edit.variant.cpu()
+        parts = (double(edit.scale), double(edit.shift), double(edit.clip), variant)
+    mask = None if dim_mask is None else dim_mask.cpu()
+    call = LayerNormCall(
+        double(s), double(gamma), double(beta), eps, rms, None, mask, *parts, None, y
+    )
+    _reference.layer_norm(call, None, False)
+    return s, y
+
+
+def assert_normalised(y, want, *, offset=False):
+    """Compare y with the oracle: half a unit in its last place, and float32 arithmetic.
+
+    A row of mean 1000 and deviation 1 is known in float32 to 3e-5, and so is its mean.
+    """
+    limit = ROUNDING[y.dtype] * want.abs() * 1.01 + (2e-4 if offset else 4e-6) * (1 + want.abs())
+    error = (y.cpu().double() - want).abs()
+    assert bool((error <= limit).all()), f"off by {float(error.max())}"
+
+
+def norm_arguments(d, dtype, device, variant, n):
+    """Keyword arguments of layer_norm for a named variant."""
+    g = generator(d)
+    arguments = {
+        "gamma": torch.rand(d, generator=g).to(dtype),
+        "beta": torch.randn(d, generator=g).to(dtype),
+        "dim_mask": torch.rand(d, generator=g) > 0.1,
+    }
+    if variant == "bare":
+        return {}
+    if variant == "rms":
+        arguments |= {"rms": True, "beta": None, "gamma": arguments["gamma"].float()}
+    if variant == "residual":
+        arguments["residual"] = torch.randn(n, d, generator=g).to(dtype)
+    arguments = {
+        name: value.to(device) if isinstance(value, torch.Tensor) else value
+        for name, value in arguments.items()
+    }
+    if variant in ("edit", "clip"):
+        scale = torch.rand(3, d, generator=g)
+        scale[1, ::5] = 0
+        clip = (torch.rand(3, d, generator=g) * 2).to(device) if variant == "clip" else None
+        of_row = torch.randint(0, 3, (n,), generator=g, dtype=torch.int32)
+        arguments["edit"] = ops.Edit(
+            scale.to(device), torch.randn(3, d, generator=g).to(device), clip, of_row.to(device)
+        )
+    return arguments
+
+
+def check_layer_norm(device, n, d, dtype, variant, kind="normal", margin=0):
+    """y (and the sum) against the oracle, and nothing written besides."""
+    _, x = guarded(hidden_states(n, d, dtype, kind), device, margin)
+    arguments = norm_arguments(d, dtype, device, variant, n)
+    whole, out = guarded(torch.zeros(n, d, dtype=dtype), device, margin)
+    with_sum = "residual" in arguments
+    result = ops.layer_norm(x, **arguments, out=out, return_sum=with_sum)
+    s, want = layer_norm_oracle(x, **arguments)
+    if with_sum:
+        assert same_bytes(result[1].cpu(), s)
+    assert_normalised(out, want, offset=kind == "offset" and dtype == torch.float32)
+    assert_margins_kept(whole, out, margin)
+
+
+def check_moments(device, n, d, dtype, kind="normal", margin=0, **options):
+    """A state against the oracle, with NaN in the rows left out; the same bytes when repeated."""
+    values = hidden_states(n, d, dtype, kind)
+    args = statistics(n, device, **options)
+    if args.group is not None:
+        values[args.group.cpu() == 0] = torch.nan
+    _, hidden = guarded(values, device, margin)
+    state = ops.moments(hidden, **vars(args))
+    assert_moments(state, hidden, args)
+    again = ops.moments(hidden, **vars(args))
+    assert same_bytes(state.head, again.head)
+    assert same_bytes(state.body, again.body)
+
+
+def check_fused(device, n, d, dtype, variant, of, **options):
+    """Statistics taken with y are those of the stored tensor, and y is that of layer_norm."""
+    x = hidden_states(n, d, dtype, "spikes").to(device)
+    arguments = norm_arguments(d, dtype, device, variant, n)
+    args = statistics(n, device, **options)
+    y, _, state = ops.layer_norm_moments(x, **arguments, statistics=args, of=of)
+    assert same_bytes(y, ops.layer_norm(x, **arguments))
+    s_want, want = layer_norm_oracle(x, **arguments)
+    assert_normalised(y, want)
+    observed = y.cpu() if of == "output" else s_want
+    assert_moments(state, observed, args)
+    again = ops.layer_norm_moments(x, **arguments, statistics=args, of=of)[2]
+    assert same_bytes(state.head, again.head)
+    assert same_bytes(state.body, again.body)
+
+
+def check_rank_histogram(device, n, d):
+    """Counts and rank sums against the reference."""
+    hidden = hidden_states(n, d, torch.bfloat16).to(device)
+    dims = torch.arange(0, d, 2)
+    ids = torch.randint(0, VOCAB, (n,), generator=generator())
+    mask = torch.arange(n) % 5 != 4
+    rank = torch.arange(VOCAB) * 3 + 1
+    touched = ops.rank_histogram_touch(hidden, dims.to(device), mask=mask.to(device))
+    want = ops.rank_histogram_touch(hidden.cpu(), dims, mask=mask, backend="reference")
+    assert torch.equal(touched.cpu(), want)
+    index = torch.full(want.shape, -1, dtype=torch.int32)
+    index[want.bool()] = torch.arange(int(want.sum()), dtype=torch.int32)
+    pages = torch.zeros(2, int(want.sum()), 256, dtype=torch.int64)
+    found = pages.to(device)
+    call = (ids, rank, index)
+    ops.rank_histogram_add(
+        hidden, dims.to(device), *(t.to(device) for t in call), *found, mask=mask.to(device)
+    )
+    ops.rank_histogram_add(hidden.cpu(), dims, *call, *pages, mask=mask, backend="reference")
+    assert torch.equal(found.cpu(), pages)
