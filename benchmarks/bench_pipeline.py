@@ -77,7 +77,7 @@ def all_rows(quick: bool) -> Iterator[Row]:
     model = make_model(small=quick)
     for threads in sorted({1, torch.get_num_threads()}):
         with num_threads(threads):
-            yield from overhead(model, batch_tokens=1024, rounds=3 if quick else 7)
+            yield from overhead(model, batch_tokens=1024, rounds=5)
     yield from whole_runs(model, tokens=2500, rounds=2)
     yield from memory(tokens=5_000 if quick else 20_000)
 

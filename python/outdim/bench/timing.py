@@ -22,7 +22,7 @@ Row = dict[str, Any]
 ROUNDS = 15
 # Rivals that take a second a call run in fewer rounds, but never in fewer than these.
 MIN_ROUNDS = 3
-SECONDS_PER_VARIANT = 0.35
+SECONDS_PER_VARIANT = 0.25
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt(3)
 
