@@ -1,11 +1,12 @@
 """English-like text of any size whose vocabulary grows as that of real text does.
 
-Words are drawn by rank from a law with two regimes, as measured for large corpora (Ferrer i Cancho and Sole
-2001): p(r) ~ (r + 2.7)^-1.05 up to rank 8,000, then r^-1.8, so that the number of distinct words grows
-like N^0.55 without end. The first ranks are the words of the documentation inside Python, most
-frequent first; every later rank has a word of its own, spelled with English syllables. Words are
-capitalized at sentence starts and, by rank, as names; 3 % are numbers; punctuation, quotes, brackets,
-hyphens and 's are sprinkled on in about the proportions of Wikipedia. A line is a paragraph of about 80 words.
+Words are drawn by rank from a law with two regimes, as measured for large corpora (Ferrer i Cancho
+and Sole 2001): p(r) ~ (r + 2.7)^-1.05 up to rank 8,000, then r^-1.8, so that the number of distinct
+words grows like N^0.55 without end. The first ranks are the words of the documentation inside
+Python, most frequent first; every later rank has a word of its own, spelled with English syllables.
+Words are capitalized at sentence starts and, by rank, as names; 3 % are numbers; punctuation,
+quotes, brackets, hyphens and 's are sprinkled on in about the proportions of Wikipedia. A line is a
+paragraph of about 80 words.
 """
 
 from __future__ import annotations
@@ -25,13 +26,22 @@ _AFTER = ["", ",", ".", ";", ":", "'s", ")", '"', "?", "!", ',"', '."']
 _AFTER_SHARE = [0.873, 0.052, 0.045, 0.003, 0.003, 0.009, 0.006, 0.004, 0.001, 0.001, 0.002, 0.001]
 _SENTENCE_ENDS = [2, 8, 9, 11]  # of _AFTER
 _BLANKS = [" ", "\n", ""]
-_SYLLABLES = (
-    "an ar ba be bel ber bo bra bri ca car cer cha chi cla co con cor cra da de del di do dra du el en er es "
-    "fa fi flo for ga ge gra gri ha hen her ho il in jo ka ke kin la lan le len li lin lo lu ma man mar me "
-    "men mi mo mon na ne ni no nor o or pa par pe per pi pla po pra pro ra re ri ro ros ru sa san se sen sha "
-    "she si so sta ste stra su ta tan te ten ter ti to tor tra tri tu u va ve ver vi vo wa wen wi wo za"
-).split()
-_ENDINGS = "s ed ing er ly al ic ion ment ness ous ville ton berg ski son ia um a e y n t".split()
+_SYLLABLES = re.findall(
+    "[a-z]+",
+    """
+    an ar ba be bel ber bo bra bri ca car cer cha chi cla co con cor cra da de del di do dra du el
+    en er es fa fi flo for ga ge gra gri ha hen her ho il in jo ka ke kin la lan le len li lin lo lu
+    ma man mar me men mi mo mon na ne ni no nor o or pa par pe per pi pla po pra pro ra re ri ro ros
+    ru sa san se sen sha she si so sta ste stra su ta tan te ten ter ti to tor tra tri tu u va ve
+    ver vi vo wa wen wi wo za
+    """,
+)
+_ENDINGS = re.findall(
+    "[a-z]+",
+    """
+    s ed ing er ly al ic ion ment ness ous ville ton berg ski son ia um a e y n t
+    """,
+)
 
 
 class Words:

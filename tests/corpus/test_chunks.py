@@ -1,4 +1,4 @@
-"""Counting by chunks gives the counts of plain encoding, for every kind of tokenizer and any text."""
+"""Counting by chunks gives the counts of plain encoding, for every kind and any text."""
 
 from collections.abc import Callable, Sequence
 from functools import cache

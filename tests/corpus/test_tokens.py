@@ -28,7 +28,7 @@ class TestLoading:
         assert tokenizer(TEXTS)["input_ids"] == build("roberta")(TEXTS)["input_ids"]
 
     def test_there_is_none(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="tokenizer: .* cannot be loaded"):
+        with pytest.raises(DataError, match=r"tokenizer: .* cannot be loaded"):
             load_tokenizer(str(tmp_path))
 
     def test_the_backend_is_a_copy_without_truncation(self, minilm: Any) -> None:

@@ -24,7 +24,8 @@ TEXTS = [
     "The quick brown fox doesn't jump over the lazy dog's 1,234 friends; they've (never) \"met\".",
     "Hello, world! It's 3.14159 or 22/7 -- isn't it? We'll see: I'd say so, she said 'twas fine.",
     "naïve café résumé coöperate Ångström ﬁne ½ ² ™ ΑΒΓ Ελληνικά ςσ Straße ISTANBUL İstanbul",
-    "人人生而自由，在尊严和权利上一律平等。他们赋有理性和良心，并应以兄弟关系的精神相对待。 中 文 abc中文abc",
+    "人人生而自由，在尊严和权利上一律平等。他们赋有理性和良心，"
+    "并应以兄弟关系的精神相对待。 中 文 abc中文abc",
     "يُولَدُ جَمِيعُ النَّاسِ أَحْرَارًا مُتَسَاوِينَ فِي الْكَرَامَةِ وَالْحُقُوقِ. \u0600 ١٢٣",
     "Все люди рождаются свободными и равными в своём достоинстве и правах.",
     "👩\u200d👩\u200d👧 family 👍🏽 flags 🇩🇪🇫🇷 hearts ❤\ufe0f and 😀😀 text",
@@ -296,8 +297,8 @@ def build(name: str) -> Any:
 def build_with_visible_edges(name: str) -> Any:
     """The same normalizer and pre-tokenizer before a model that shows where each piece begins.
 
-    Its tokens are single characters, ``##`` before all but the first of a piece; a trained vocabulary
-    would hide many a wrong cut behind merges it does not have.
+    Its tokens are single characters, ``##`` before all but the first of a piece; a trained
+    vocabulary would hide many a wrong cut behind merges it does not have.
     """
     inner = Tokenizer.from_str(build(name).backend_tokenizer.to_str())
     letters = {*"".join(TEXTS), *"".join(FRAGMENTS), "\u2581", *pre_tokenizers.ByteLevel.alphabet()}

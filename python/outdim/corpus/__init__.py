@@ -1,9 +1,10 @@
-"""Documents, tokens and their frequencies: where text comes from and how it is counted and batched."""
+"""Documents, tokens and their frequencies: where text comes from, how it is counted and batched."""
 
+from outdim.corpus.compare import Comparison, compare
 from outdim.corpus.count import count_tokens
 from outdim.corpus.counter import CountingMethod, TokenCounter, UnitCounts
 from outdim.corpus.documents import Corpus, open_corpus
-from outdim.corpus.frequency import Comparison, Coverage, TokenFrequencies, compare
+from outdim.corpus.frequency import Coverage, TokenFrequencies
 from outdim.corpus.method import choose_method
 from outdim.corpus.texts import Accounting, Texts
 from outdim.corpus.tokens import (

@@ -1,11 +1,13 @@
 """Where text may be cut so that its chunks, tokenized alone, give exactly the tokens of the whole.
 
-A tokenizer is looked at as a pipeline: added tokens, normalizer, pre-tokenizer, model. Each kind that is
-known here has its argument in docs/counting.md; whatever is not known makes :func:`chunk_rule` refuse.
+A tokenizer is looked at as a pipeline: added tokens, normalizer, pre-tokenizer, model. Each kind
+that is known here has its argument in docs/counting.md; whatever is not known makes
+:func:`chunk_rule` refuse.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import string
 from collections.abc import Iterator
@@ -32,9 +34,9 @@ class RefusedError(Exception):
 class Rule:
     """A rule for the chunk counter (csrc/core/chunk_count.h), and how its chunks are to be encoded.
 
-    ``why`` says in words what the rule rests on. ``prepends``: the normalizer puts a mark before every
-    text, so that a chunk is encoded without its space; documents that begin with a space, or hold one
-    of ``literals``, are then encoded whole.
+    ``why`` says in words what the rule rests on. ``prepends``: the normalizer puts a mark before
+    every text, so that a chunk is encoded without its space; documents that begin with a space, or
+    hold one of ``literals``, are then encoded whole.
     """
 
     why: str
@@ -120,9 +122,7 @@ def _normalizers(spec: Spec | None) -> _Normal:
         if kind in ("NFKC", "NFKD", "StripAccents", "BertNormalizer"):
             normal.wide = False
             normal.ideographs = step.get("handle_chinese_chars", False)
-        elif kind in ("Precompiled", "Nmt"):
-            normal.wide = normal.whole = False
-        elif kind == "Strip" and not step["strip_left"]:
+        elif kind in ("Precompiled", "Nmt") or (kind == "Strip" and not step["strip_left"]):
             normal.wide = normal.whole = False
         elif kind == "Prepend" and step["prepend"] == _MARK and len(normal.kinds) == 1:
             normal.prepends, normal.whole = True, False
@@ -200,7 +200,7 @@ def _dropping_rule(spec: Spec | None, normal: _Normal, model: Spec) -> Rule | No
 
 
 def _is_local(step: Spec) -> bool:
-    """Steps that cut between classes of neighbouring characters: chunks and the whole are cut alike."""
+    """Tell steps that look at neighbouring characters only: they cut chunks and texts alike."""
     if step["type"] == "Digits":
         return True
     if step["type"] == "Punctuation":
@@ -317,7 +317,7 @@ def _with_added_tokens(rule: Rule, added: list[Spec], inner: Any, normal: _Norma
     classes = [
         _GUARD if byte in guards and one != _DROP else one for byte, one in enumerate(rule.classes)
     ]
-    # A guard is cut before like the class it had: its tokens begin there, so nothing of them is cut.
+    # A guard is cut before like the class it had: its tokens begin there, nothing of them is cut.
     pairs = set(rule.cuts)
     for guard in guards:
         pairs |= {(before, _GUARD) for before, after in rule.cuts if after == rule.classes[guard]}
@@ -325,15 +325,15 @@ def _with_added_tokens(rule: Rule, added: list[Spec], inner: Any, normal: _Norma
 
 
 def _reaches_over(text: str, dropped: bool) -> bool:
-    """Whether a cut could fall inside: at any blank, or only between a character and a blank after it."""
+    """Whether a cut could fall inside: at a blank, or only where a blank follows a character."""
     blank = [letter.isspace() or letter == _MARK for letter in text]
     if dropped:
         return any(blank)
-    return any(after and not before for before, after in zip(blank, blank[1:], strict=False))
+    return any(after and not before for before, after in itertools.pairwise(blank))
 
 
 def _check_solid(rule: Rule, inner: Any) -> None:
-    """Refuse when an ASCII character does not stay solid, or does not stay apart from spaces around it."""
+    """Refuse when an ASCII character does not stay solid, or apart from the spaces around it."""
     normalizer = inner.normalizer
     if normalizer is None or rule.dropped:
         return

@@ -1,7 +1,8 @@
-"""Counting by chunks: each distinct chunk of text is tokenized once, by the model's own tokenizer."""
+"""Counting by chunks: each distinct chunk is tokenized once, by the model's own tokenizer."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,8 +29,8 @@ def _address(array: NDArray[Any]) -> int:
 class ChunkTable:
     """Distinct chunks with their counts and token ids; see csrc/core/chunk_count.h.
 
-    Chunks and ids are kept from unit to unit until ``memory_bytes`` are used; then counts are folded
-    into token counts and everything is forgotten.
+    Chunks and ids are kept from unit to unit until ``memory_bytes`` are used; then counts are
+    folded into token counts and everything is forgotten.
     """
 
     def __init__(
@@ -47,8 +48,18 @@ class ChunkTable:
         fine = any(DIGIT_CLASS in pair for pair in rule.cuts)
         self._digit = self._separator(list(_DIGITS) if fine else [])
 
+    @property
+    def distinct(self) -> int:
+        """Distinct chunks at hand."""
+        return int(self._counter.chunks())
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that chunks, counts and ids take."""
+        return int(self._counter.memory_bytes())
+
     def add(self, block: Texts, counts: Ids) -> bool:
-        """Count the chunks of a block; False when memory ran full on the way (``counts`` has it then)."""
+        """Count the chunks of a block; False when memory ran full and some went to ``counts``."""
         kept = True
         texts, _held = self._texts(block)
         while not self._counter.add(texts):
@@ -58,7 +69,7 @@ class ChunkTable:
         return kept
 
     def add_documents(self, block: Texts, counts: Ids, documents: Ids) -> Iterator[Texts]:
-        """Count chunks, and in how many documents each id occurs; yields documents it could not do."""
+        """Count chunks, and documents by id; yields those whose documents it could not count."""
         for part in _parts(block):
             if self.add(part, counts):
                 self._learn()
@@ -166,6 +177,6 @@ def _parts(block: Texts) -> Iterator[Texts]:
     """A block in parts of about a megabyte, so that a part rarely fills the table."""
     marks = np.cumsum(block.lengths()) // _DOCUMENT_BYTES
     bounds = [0, *(np.flatnonzero(np.diff(marks)) + 1).tolist(), len(block)]
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         if stop > start:
             yield Texts(block.data, block.starts[start:stop], block.ends[start:stop])

@@ -28,8 +28,8 @@ def count_tokens(
     Args:
         source: an open :class:`Corpus`, or what :func:`open_corpus` takes.
         tokenizer: a fast Hugging Face tokenizer (:func:`load_tokenizer`).
-        method: "chunks" counts distinct chunks of text first and tokenizes each once, tens of times as
-            fast for text that repeats its words; "encode" encodes every document; "auto" takes
+        method: "chunks" counts distinct chunks of text first and tokenizes each once, tens of times
+            as fast for text that repeats its words; "encode" encodes every document; "auto" takes
             chunks where that is proved exact for the tokenizer and a sample of the corpus agrees.
         documents: also count in how many documents each id occurs (see :class:`TokenCounter`).
         memory_bytes: bound of the table of chunks.

@@ -1,4 +1,4 @@
-"""Corpora: where documents come from, cut into work units that can be read one by one in any order."""
+"""Corpora: where documents come from, cut into work units that are read in any order."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Corpus:
 
     @property
     def files(self) -> list[dict[str, Any]]:
-        """path, size_bytes and sha256 of every file; reads them all when first asked (about 1 s a gigabyte)."""
+        """path, size_bytes and sha256 of every file; the first call reads them (1 s a gigabyte)."""
         if self._files is None:
             self._files = [
                 _describe(path) for path in dict.fromkeys(unit.path for unit in self.units)
@@ -132,18 +132,18 @@ class Corpus:
 
     @property
     def unreadable(self) -> Accounting:
-        """Files left out when the corpus was opened (``on_error="skip"``), to be added to the account once."""
+        """Files left out when the corpus was opened (``on_error="skip"``): to be accounted once."""
         return self._opening
 
     def read(self, unit: Unit) -> Iterator[str]:
-        """The documents of a unit; ``Corpus.skipped`` counts what this reading leaves out, by reason."""
+        """The documents of a unit; ``skipped`` counts what this reading leaves out, by reason."""
         account = Accounting()
         self.skipped = account.skipped
         for block in self.blocks(unit, account):
             yield from block.strings()
 
     def blocks(self, unit: Unit, account: Accounting) -> Iterator[Texts]:
-        """The documents of a unit as blocks of bytes, entered in ``account``: the fast way to read."""
+        """The documents of a unit as blocks of bytes, entered in ``account``: the fast way."""
         for block in self._raw_blocks(unit, account):
             yield admit(block, self.min_chars, account)
 
@@ -151,7 +151,7 @@ class Corpus:
         def problem(reason: str, index: int, details: str) -> None:
             where = f"row {index + 1}"
             if unit.kind in ("lines", "file"):
-                where = f"line {line_number(unit.path, unit.start, index) if unit.start > 0 else index + 1}"
+                where = f"line {line_number(unit.path, unit.start, index)}"
             place = f"{unit.path}: {where}: {reason}: {details}"
             if self.on_error == "fail":
                 raise DataError(
@@ -240,7 +240,7 @@ def _missing(path: str, error: OSError | None = None) -> NoReturn:
 
 
 def _find_files(sources: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """All files meant by paths, globs and directories, each once; empty when the source is a dataset id."""
+    """All files meant by paths, globs and directories, each once; none for a dataset id."""
     found: dict[str, None] = {}
     for source in sources:
         text = os.path.expanduser(os.fspath(source))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +104,8 @@ class TokenFrequencies:
     def __add__(self, other: TokenFrequencies) -> TokenFrequencies:
         if self.tokens != other.tokens:
             raise ArgumentError(
-                f"frequencies of different vocabularies ({len(self)} and {len(other)} ids) cannot be added"
+                f"frequencies of different vocabularies ({len(self)} and {len(other)} ids) "
+                "cannot be added"
             )
         documents = None
         if self.documents is not None and other.documents is not None:
@@ -125,7 +125,7 @@ class TokenFrequencies:
         return np.log1p(self.counts.astype(np.float64))
 
     def mid_rank(self) -> NDArray[np.float64]:
-        """Rank of each id's occurrences among all occurrences sorted by their id's count, float64 [V].
+        """Rank of each id's occurrences among all, sorted by their id's count; float64 [V].
 
         Ties share the middle of their ranks, so that Pearson's r against it has in it what
         Spearman's has on the side of the frequency, over the text that was counted. Always a
@@ -145,20 +145,20 @@ class TokenFrequencies:
             ArgumentError: an id lies outside the vocabulary.
         """
         wanted = np.asarray(ids, dtype=np.int64)
-        if wanted.size and not (0 <= wanted.min() and wanted.max() < len(self)):
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             bad = wanted[(wanted < 0) | (wanted >= len(self))].flat[0]
             raise ArgumentError(f"ids: expected 0 to {len(self) - 1}, got {bad}")
         found: NDArray[np.int64] = self.counts[wanted]
         return found
 
     def top(self, n: int = 20, *, special: bool = False) -> Top:
-        """The ``n`` most frequent as (id, token, count); ties in the order of ids; ``special`` ids if asked for."""
+        """The ``n`` most frequent as (id, token, count), ties by id; special ids if asked for."""
         counts = self.counts if special else np.where(self.special, -1, self.counts)
         order = np.argsort(-counts, kind="stable")[:n]
         return [(int(i), self.tokens[i], int(self.counts[i])) for i in order if counts[i] >= 0]
 
     def coverage(self, tokenizer: Any) -> Coverage:
-        """How these counts fit a tokenizer: seen ids, differing labels, counts beyond its vocabulary."""
+        """How these counts fit a tokenizer: seen ids, differing labels, counts beyond it."""
         size = vocabulary_size(tokenizer)
         labels = token_labels(tokenizer, size)
         shared = min(size, len(self))
@@ -224,7 +224,7 @@ class TokenFrequencies:
 
     @classmethod
     def from_counts_json(cls, path: str | Path, tokenizer: Any) -> TokenFrequencies:
-        """Published counts: a JSON list of [decoded string, count], joined to ids by how each id decodes.
+        """Published counts: a JSON list of [decoded string, count], joined by how each id decodes.
 
         A string that several ids decode to (all partial UTF-8 bytes of a byte-level vocabulary give
         U+FFFD), or none, is listed in ``unjoined`` and counted nowhere: what cannot be known is not
@@ -253,79 +253,3 @@ class TokenFrequencies:
         return cls(
             freq.counts, freq.special, freq.tokens, None, freq.raw, tuple(unjoined), freq.info
         )
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two frequencies of one vocabulary side by side: made by :func:`compare`."""
-
-    first: TokenFrequencies
-    second: TokenFrequencies
-
-    @cached_property
-    def log_ratio(self) -> NDArray[np.float64]:
-        """log2 of the ratio of the shares (count + 1) / (total + V), first over second, float64 [V]."""
-        shares = [
-            (part.counts[self.text] + 1) / (part.counts[self.text].sum() + self.text.sum())
-            for part in (self.first, self.second)
-        ]
-        ratio = np.zeros(len(self.first))
-        ratio[self.text] = np.log2(shares[0] / shares[1])
-        return ratio
-
-    @property
-    def text(self) -> NDArray[np.bool_]:
-        """Ids that are compared: not special in either."""
-        return ~(self.first.special | self.second.special)
-
-    @cached_property
-    def correlation(self) -> float:
-        """Pearson's r of log(1 + count) over the ids that stand for text; NaN where one side is constant."""
-        logs = [part.log1p()[self.text] for part in (self.first, self.second)]
-        if any(np.ptp(values) == 0 for values in logs):
-            return float("nan")
-        matrix: NDArray[np.float64] = np.atleast_2d(np.corrcoef(np.stack(logs)))
-        return float(matrix[0, 1])
-
-    def largest(self, n: int = 20) -> list[tuple[int, str, int, int, float]]:
-        """The ``n`` ids whose share differs most: (id, token, first count, second count, log2 ratio).
-
-        Weighted by the larger share, so that rare tokens do not fill the list: |ratio| * larger
-        count share.
-        """
-        first, second = (
-            self.first.counts / max(self.first.total_tokens, 1),
-            self.second.counts / max(self.second.total_tokens, 1),
-        )
-        weight = np.abs(self.log_ratio) * np.maximum(first, second)
-        order = np.argsort(-weight, kind="stable")[:n]
-        return [
-            (
-                int(i),
-                self.first.tokens[i],
-                int(self.first.counts[i]),
-                int(self.second.counts[i]),
-                float(self.log_ratio[i]),
-            )
-            for i in order
-            if weight[i] > 0
-        ]
-
-    def ranks(self) -> NDArray[np.int64]:
-        """Counts sorted from the largest, int64 [V, 2]: the rank-frequency curves of both."""
-        return np.stack(
-            [-np.sort(-part.counts[self.text]) for part in (self.first, self.second)], axis=1
-        )
-
-
-def compare(first: TokenFrequencies, second: TokenFrequencies) -> Comparison:
-    """Put two frequencies of one vocabulary side by side.
-
-    Raises:
-        ArgumentError: they are of different vocabularies.
-    """
-    if first.tokens != second.tokens:
-        raise ArgumentError(
-            f"frequencies of different vocabularies ({len(first)} and {len(second)} ids) cannot be compared"
-        )
-    return Comparison(first, second)

@@ -21,7 +21,7 @@ def token_labels(tokenizer: Any, size: int) -> tuple[str, ...]:
 
 @cache
 def _byte_alphabet() -> dict[str, int]:
-    """Byte-level BPE writes each byte as a printable character: itself, or one from U+0100 on (GPT-2)."""
+    """Byte-level BPE writes a byte as a printable character: itself, or one from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     alphabet = {chr(byte): byte for byte in printable}

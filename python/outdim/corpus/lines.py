@@ -1,4 +1,4 @@
-"""Plain and compressed text files as blocks of whole lines: txt (a document a line) and JSON lines."""
+"""Text files, plain or packed, as blocks of whole lines: txt (a document a line), JSON lines."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _PACKED_BYTES = 64 << 10  # compressed bytes at a time: bounds what one step can
 _BOM = b"\xef\xbb\xbf"
 
 Problem = Callable[[str, int, str], None]
-"""Called with a reason, the index of the line in the file or range, and details; raises unless rows are skipped."""
+"""Called with a reason, the index of the row, and details; raises unless rows are skipped."""
 
 
 def compression(path: str) -> str:
-    """ "gz", "zst" or "" by the end of the file name."""
+    """How a file is packed by the end of its name: "gz", "zst" or ""."""
     ending = path.rsplit(".", 1)[-1].lower()
     return ending if ending in ("gz", "zst") else ""
 
 
 def unpacked(path: str) -> Iterator[bytes]:
-    """The content of a .gz or .zst file in pieces; raises EOFError where the file ends too early."""
+    """The content of a .gz or .zst file in pieces; EOFError where the file ends too early."""
     make: Callable[[], Any] = {
         "gz": lambda: zlib.decompressobj(wbits=31),
         "zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
@@ -121,7 +121,7 @@ def _is_utf8(data: NDArray[np.uint8]) -> bool:
 def read_lines(
     path: str, start: int, stop: int, account: Accounting, skip: bool
 ) -> Iterator[tuple[Texts, int]]:
-    """Blocks of lines with the index of their first line; ``stop`` < 0 reads a compressed file whole.
+    """Blocks of lines with the index of the first; ``stop`` < 0 reads a compressed file whole.
 
     A compressed file that is cut off or damaged raises DataError; with ``skip`` it ends at the last
     whole line that could be read, and the account says so.
@@ -136,7 +136,7 @@ def read_lines(
             place = f"{path}: damaged or cut off after line {first} ({error})"
             if not skip:
                 raise DataError(
-                    f"{place}. Fetch the file again, or go on without the rest of it with on_error='skip'"
+                    f"{place}. Fetch it again, or go on without its rest with on_error='skip'"
                 ) from error
             account.skip("truncated file", place)
             return
@@ -150,7 +150,7 @@ def read_lines(
 
 
 def line_number(path: str, start: int, index: int) -> int:
-    """The number, from 1, of a line given by its index among those that start at or after byte ``start``."""
+    """The number, from 1, of a line given by its index among those that start from ``start`` on."""
     before, left = 0, max(start - 1, 0)
     with open(path, "rb") as file:
         while left > 0 and (piece := file.read(min(_BLOCK_BYTES, left))):

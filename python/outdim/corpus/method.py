@@ -21,8 +21,8 @@ _LONG_CHUNK_BYTES = 48
 def choose_method(corpus: Corpus, tokenizer: Any, method: str = "auto") -> CountingMethod:
     """Decide how the tokens of a corpus are counted.
 
-    Chunks need the compiled module, a tokenizer whose boundaries are known (:func:`chunk_rule`), and a
-    sample of the corpus whose counts agree with ``tokenizer(text)``; "auto" also wants chunks
+    Chunks need the compiled module, a tokenizer whose boundaries are known (:func:`chunk_rule`),
+    and a sample of the corpus whose counts agree with ``tokenizer(text)``; "auto" also wants chunks
     short enough to repeat.
 
     Raises:

@@ -43,7 +43,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def row_group_sizes(path: str, column: str) -> list[int]:
-    """Uncompressed bytes of the text column in each row group; checks that the column is there and holds text."""
+    """Uncompressed bytes of the text column in each row group; checks that it holds text."""
     file = _open(path)
     schema = file.schema_arrow
     if column not in schema.names:

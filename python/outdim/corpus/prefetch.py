@@ -12,7 +12,7 @@ _END = object()
 
 
 def prefetch(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
-    """The same items in the same order, up to ``depth`` of them produced ahead; exceptions arrive where they arose."""
+    """The same items in the same order, up to ``depth`` made ahead; exceptions come through."""
     ready: queue.Queue[object] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The English documentation inside Python itself: help topics and the docstrings of the standard library."""
+"""The English documentation inside Python: help topics and the standard library's docstrings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DOCUMENTED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 @lru_cache(maxsize=1)
 def python_documents() -> tuple[str, ...]:
-    """Help topics by name, then docstrings by file and position (source files are parsed, nothing is imported).
+    """Help topics by name, then docstrings by file and position; nothing is imported for it.
 
     About 2.1 million characters for Python 3.11; which documents there are depends on the Python
     version.
@@ -36,7 +36,7 @@ def python_documents() -> tuple[str, ...]:
     root = Path(sysconfig.get_path("stdlib"))
     files = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
     collecting = gc.isenabled()
-    gc.disable()  # syntax trees are many small objects: 40 % of the time would go into looking at them
+    gc.disable()  # syntax trees are many small objects: 40 % of the time would be collecting
     try:
         for name in sorted(files):
             if _LEFT_OUT.isdisjoint(name.split("/")):

@@ -14,7 +14,7 @@ _BATCH_ROWS = 1000
 
 
 def resolve_revision(source: str) -> str:
-    """The commit of the dataset that stands on the hub now, so that all units are read from one version."""
+    """The dataset's commit on the hub now, so that all units are read from one version."""
     from huggingface_hub import HfApi
 
     try:
@@ -23,8 +23,9 @@ def resolve_revision(source: str) -> str:
         Exception
     ) as error:  # the hub client raises many kinds: not found, gated, offline, no network
         raise DataError(
-            f"source: {source!r} is no local file, and the Hugging Face dataset of this name cannot be reached "
-            f"({type(error).__name__}: {error}). Check the spelling, the network, or give a path"
+            f"source: {source!r} is no local file, and no Hugging Face dataset of this name can be "
+            f"reached ({type(error).__name__}: {error}). Check the name and the network, or give a "
+            "path"
         ) from error
 
 

@@ -32,8 +32,8 @@ def load_tokenizer(name_or_path: str) -> Any:
         raise DataError(f"tokenizer: {name_or_path!r} cannot be loaded ({error})") from error
     if not getattr(tokenizer, "is_fast", False):
         raise DataError(
-            f"tokenizer: {name_or_path!r} is a {type(tokenizer).__name__} without a fast backend; convert it to a "
-            "tokenizer.json (transformers.convert_slow_tokenizer)"
+            f"tokenizer: {name_or_path!r} is a {type(tokenizer).__name__} without a fast backend; "
+            "convert it to a tokenizer.json (transformers.convert_slow_tokenizer)"
         )
     return tokenizer
 
@@ -59,8 +59,10 @@ def vocabulary_size(tokenizer: Any) -> int:
 
 
 def special_ids(tokenizer: Any) -> set[int]:
-    """Ids that stand for no text: [CLS], [SEP], [PAD], <s>, ... The unknown token stands for text and is not among
-    them, unless it serves as another special token too (as GPT-2's <|endoftext|>).
+    """Ids that stand for no text: [CLS], [SEP], [PAD], <s>, ...
+
+    The unknown token stands for text and is not among them, unless it serves as another special
+    token too (as GPT-2's <|endoftext|> does).
     """
     found = set(tokenizer.all_special_ids)
     unknown = tokenizer.unk_token_id
@@ -78,7 +80,7 @@ def special_ids(tokenizer: Any) -> set[int]:
 
 
 def check_tokenizer(tokenizer: Any, vocab_size: int) -> None:
-    """Raise DataError unless every id of the tokenizer is a row of a model's embedding of ``vocab_size`` rows.
+    """Raise DataError unless every id of the tokenizer is below a model's ``vocab_size``.
 
     >>> check_tokenizer(load_tokenizer("bert-base-uncased"), 28996)  # doctest: +SKIP
     Traceback (most recent call last):
@@ -88,13 +90,14 @@ def check_tokenizer(tokenizer: Any, vocab_size: int) -> None:
     if size > vocab_size:
         last = next(token for token, i in tokenizer.get_vocab().items() if i == size - 1)
         raise DataError(
-            f"tokenizer: it has ids up to {size - 1} ({last!r}), the model's vocabulary ends at {vocab_size - 1}. "
-            "They do not belong together: give the tokenizer that came with the model"
+            f"tokenizer: it has ids up to {size - 1} ({last!r}), the model's vocabulary ends at "
+            f"{vocab_size - 1}. They do not belong together: give the tokenizer that came with "
+            "the model"
         )
     if size < vocab_size // 2:
         raise DataError(
-            f"tokenizer: it knows {size} ids, the model's vocabulary has {vocab_size}. They do not belong together: "
-            "give the tokenizer that came with the model"
+            f"tokenizer: it knows {size} ids, the model's vocabulary has {vocab_size}. They do not "
+            "belong together: give the tokenizer that came with the model"
         )
     prefix, suffix = template(backend(tokenizer))
     lost = [i for i in (*prefix, *suffix) if i >= vocab_size]
@@ -133,7 +136,7 @@ class Piece:
 
 
 def encode_pieces(texts: Iterable[str], tokenizer: Any, max_length: int) -> Iterator[Piece]:
-    """Tokenize documents and cut each into pieces of at most ``max_length`` ids with the template around.
+    """Tokenize documents and cut each into pieces of at most ``max_length`` ids, template and all.
 
     The text ids of the pieces of a document are, put together, exactly those of ``tokenizer(text)``
     without truncation. A document without any token gives no piece.
@@ -217,7 +220,7 @@ class Batch:
 def batches(
     pieces: Iterable[Piece], token_budget: int, window: int = 4096, *, pad_id: int = 0
 ) -> Iterator[Batch]:
-    """Put pieces of similar length together in batches of at most ``token_budget`` ids, padding included.
+    """Put pieces of similar length together in batches of at most ``token_budget`` ids, padded.
 
     Within every ``window`` pieces the longest come first; a batch is closed before its padding
     would exceed 5 %. A piece longer than the budget is a batch of its own. Every piece comes

@@ -40,7 +40,7 @@ class Unit:
 
 
 def ranges(sizes: list[int], unit_bytes: int) -> list[tuple[int, int, int]]:
-    """Group consecutive items into [start, stop) ranges of at most ``unit_bytes``, one item at the least.
+    """Group consecutive items into [start, stop) ranges of at most ``unit_bytes``, one at least.
 
     >>> ranges([3, 3, 3, 9, 1], unit_bytes=6)
     [(0, 2, 6), (2, 3, 3), (3, 4, 9), (4, 5, 1)]

@@ -1,0 +1,89 @@
+"""Two token frequencies of one vocabulary side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outdim.corpus.frequency import TokenFrequencies
+from outdim.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two frequencies of one vocabulary side by side: made by :func:`compare`."""
+
+    first: TokenFrequencies
+    second: TokenFrequencies
+
+    @cached_property
+    def log_ratio(self) -> NDArray[np.float64]:
+        """log2 of the ratio of the shares (count + 1) / (total + V), float64 [V]."""
+        shares = [
+            (part.counts[self.text] + 1) / (part.counts[self.text].sum() + self.text.sum())
+            for part in (self.first, self.second)
+        ]
+        ratio = np.zeros(len(self.first))
+        ratio[self.text] = np.log2(shares[0] / shares[1])
+        return ratio
+
+    @property
+    def text(self) -> NDArray[np.bool_]:
+        """Ids that are compared: not special in either."""
+        return ~(self.first.special | self.second.special)
+
+    @cached_property
+    def correlation(self) -> float:
+        """Pearson's r of log(1 + count) over ids that stand for text; NaN if a side is constant."""
+        logs = [part.log1p()[self.text] for part in (self.first, self.second)]
+        if any(np.ptp(values) == 0 for values in logs):
+            return float("nan")
+        matrix: NDArray[np.float64] = np.atleast_2d(np.corrcoef(np.stack(logs)))
+        return float(matrix[0, 1])
+
+    def largest(self, n: int = 20) -> list[tuple[int, str, int, int, float]]:
+        """The ``n`` ids that differ most: (id, token, first count, second count, log2 ratio).
+
+        Weighted by the larger share, so that rare tokens do not fill the list: |ratio| * larger
+        count share.
+        """
+        first, second = (
+            self.first.counts / max(self.first.total_tokens, 1),
+            self.second.counts / max(self.second.total_tokens, 1),
+        )
+        weight = np.abs(self.log_ratio) * np.maximum(first, second)
+        order = np.argsort(-weight, kind="stable")[:n]
+        return [
+            (
+                int(i),
+                self.first.tokens[i],
+                int(self.first.counts[i]),
+                int(self.second.counts[i]),
+                float(self.log_ratio[i]),
+            )
+            for i in order
+            if weight[i] > 0
+        ]
+
+    def ranks(self) -> NDArray[np.int64]:
+        """Counts sorted from the largest, int64 [V, 2]: the rank-frequency curves of both."""
+        return np.stack(
+            [-np.sort(-part.counts[self.text]) for part in (self.first, self.second)], axis=1
+        )
+
+
+def compare(first: TokenFrequencies, second: TokenFrequencies) -> Comparison:
+    """Put two frequencies of one vocabulary side by side.
+
+    Raises:
+        ArgumentError: they are of different vocabularies.
+    """
+    if first.tokens != second.tokens:
+        raise ArgumentError(
+            f"frequencies of different vocabularies ({len(first)} and {len(second)} ids) "
+            "cannot be compared"
+        )
+    return Comparison(first, second)
