@@ -50,7 +50,9 @@ struct MomentsArgs {
   int groups = 1;
 
   double tau = 6.0;    // threshold of kCountOver
-  bool exact = true;   // float64 after the load; otherwise float32 partial sums flushed to float64
+  // float64 after the load; otherwise float32 partial sums flushed to float64, the covariates
+  // rounded to float32 after their pivot (mean and M2 of x are then those of the rounded ones).
+  bool exact = true;
   bool shape = true;
 
   double* head = nullptr;  // [groups, head_size(K)], written, not added to

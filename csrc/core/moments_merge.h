@@ -1,11 +1,13 @@
 #pragma once
 
-// The algebra of moments, written once: from sums of deviations about a pivot to central moments of one block, and
-// from the central moments of two disjoint blocks to those of their union (Chan, Golub, LeVeque 1983 for the mean,
-// M2 and comoments; Pebay 2008, SAND2008-6212, equations 2.1-2.4, for M3 and M4). Scalars in, scalars out, float64.
+// The algebra of moments, written once: from sums of deviations about a pivot to central moments of
+// one block, and from the central moments of two disjoint blocks to those of their union (Chan,
+// Golub, LeVeque 1983 for the mean, M2 and comoments; Pebay 2008, SAND2008-6212, equations 2.1-2.4,
+// for M3 and M4). Scalars in, scalars out, float64.
 //
-// Merging in a fixed order gives the same bytes on any number of threads; the order of the arguments matters in
-// the last bit, so a block is always merged into the union of the blocks before it.
+// Merging in a fixed order gives the same bytes on any number of threads; the order of the
+// arguments matters in the last bit, so a block is always merged into the union of the blocks
+// before it.
 
 #include <cstdint>
 
@@ -17,12 +19,14 @@
 
 namespace outdim {
 
-/// Sums over the n rows of a block of the deviations v = |h| - |c| and of u = max(0, -sign(c) h) for a pivot c.
+/// Sums over the n rows of a block of the deviations v = |h| - |c| and of u = max(0, -sign(c) h)
+/// for a pivot c.
 ///
-/// |h| = sign(c) h + 2 u holds exactly, so these carry the moments of h and of |h| together: with x = h - c,
-/// sum x = sign(c) (sum v - 2 sum u) and sum x^2 = sum v^2 + 4 |c| sum u. Accumulating v instead of x costs one
-/// bitwise operation more and has no cancellation where a dimension flips its sign at nearly constant magnitude
-/// (sum x^2 - 4 |c| sum u, the other way round, loses all digits of M2 |h| there).
+/// |h| = sign(c) h + 2 u holds exactly, so these carry the moments of h and of |h| together: with x
+/// = h - c, sum x = sign(c) (sum v - 2 sum u) and sum x^2 = sum v^2 + 4 |c| sum u. Accumulating v
+/// instead of x costs one bitwise operation more and has no cancellation where a dimension flips
+/// its sign at nearly constant magnitude (sum x^2 - 4 |c| sum u, the other way round, loses all
+/// digits of M2 |h| there).
 struct PivotSums {
   double pivot;
   double v;
@@ -35,7 +39,8 @@ struct PivotSums {
   OUTDIM_HOST_DEVICE double xx() const { return vv + 4.0 * magnitude() * u; }
 };
 
-/// Second central sum from the first two sums of deviations; rounding never makes it negative, and NaN stays NaN.
+/// Second central sum from the first two sums of deviations; rounding never makes it negative, and
+/// NaN stays NaN.
 OUTDIM_HOST_DEVICE double central_m2(double sum, double sum_of_squares, double mean) {
   const double m2 = sum_of_squares - sum * mean;
   return m2 < 0.0 ? 0.0 : m2;

@@ -10,11 +10,18 @@
 
 namespace outdim::cpu {
 
-/// A panel is the number of rows that stay in the L2 cache while strips of columns are summed down it.
-constexpr int kMaxPanelRows = 64;
+/// A panel is the rows that stay in the L2 cache while strips of columns are summed down them. The
+/// hardware prefetcher follows about 32 streams, one a row: 64 rows were up to 25 % slower, 16 cost
+/// more visits to the sums.
+constexpr int kMaxPanelRows = 32;
 
 /// Sums of one group of rows over one block, in layout order; rows of length `padded`.
-enum SumRow : int { kSumV = 0, kSumVV = 1, kSumU = 2, kSumRows = 3 };  // then pairs (f v, f u) per covariate
+enum SumRow : int {
+  kSumV = 0,
+  kSumVV = 1,
+  kSumU = 2,
+  kSumRows = 3
+};  // then pairs (f v, f u) per covariate
 enum ShapeSum : int { kSumX3 = 0, kSumX4, kSumUnit, kSumOver, kSumNonfinite, kShapeSums };
 
 /// Selected rows of a panel, and where their sums go.
@@ -22,14 +29,15 @@ struct MomentsPanel {
   const void* const* rows = nullptr;  // [count], at most kMaxPanelRows
   int64_t count = 0;
   int64_t d = 0;
-  int64_t padded = 0;           // d rounded up to whole groups of columns
-  const void* covariates = nullptr;  // [covariates, kMaxPanelRows] deviations; float64 if exact, else float32
-  int covariate_count = 0;      // padded with zeros to covariates_padded(...)
+  int64_t padded = 0;  // d rounded up to whole groups of columns
+  const void* covariates =
+      nullptr;  // [covariates, kMaxPanelRows] deviations; float64 if exact, else float32
+  int covariate_count = 0;       // padded with zeros to covariates_padded(...)
   const float* pivot = nullptr;  // [padded]
   double* sums = nullptr;        // [kSumRows + 2 covariates, padded]
 
-  double* shape = nullptr;       // [kShapeSums, padded]; null: no shape
-  float* minimum = nullptr;      // [padded]
+  double* shape = nullptr;   // [kShapeSums, padded]; null: no shape
+  float* minimum = nullptr;  // [padded]
   float* maximum = nullptr;
   float tau = 0;
 
@@ -39,7 +47,7 @@ struct MomentsPanel {
 };
 
 struct MomentsKernels {
-  int width;                         // float32 lanes; a group of columns is twice that
+  int width;  // float32 lanes; a group of columns is twice that
   int (*covariates_padded)(int covariates);
   // [dtype]: coordinate-wise median of three rows, 0 where that is not finite
   void (*pivot[3])(const void* const rows[3], int64_t d, float* pivot);
@@ -52,7 +60,8 @@ struct LayerNormPanel {
   int64_t x_stride = 0;
   const char* residual = nullptr;
   int64_t residual_stride = 0;
-  char* sum = nullptr;  // receives x + residual where there is a residual; a stride of 0 reuses one row
+  char* sum =
+      nullptr;  // receives x + residual where there is a residual; a stride of 0 reuses one row
   int64_t sum_stride = 0;
   char* y = nullptr;
   int64_t y_stride = 0;
@@ -79,14 +88,15 @@ struct LayerNormKernels {
 
 struct Kernels {
   const char* name;
-  // Whether stores past the cache pay. On Zen 4 they made LayerNorm 25-60 % faster; one core of a Cascade Lake drains them
-  // at 5 GB/s, and normal stores with a prefetch for writing win by 10 %.
+  // Whether stores past the cache pay. On Zen 4 they made LayerNorm 25-60 % faster; one core of a
+  // Cascade Lake drains them at 5 GB/s, and normal stores with a prefetch for writing win by 10 %.
   bool streams;
   const MomentsKernels* moments;
   const LayerNormKernels* layer_norm;
 };
 
-/// The kernels in use: of the best instruction set of this processor, or the one set_isa has chosen.
+/// The kernels in use: of the best instruction set of this processor, or the one set_isa has
+/// chosen.
 const Kernels& kernels();
 
 std::string isa();
@@ -94,7 +104,8 @@ std::vector<std::string> isas();
 /// Throws std::invalid_argument for a name that is not in isas().
 void set_isa(const std::string& name);
 
-/// Where the kernels keep column d: bfloat16 has the even columns of each group before the odd ones (simd.h).
+/// Where the kernels keep column d: bfloat16 has the even columns of each group before the odd ones
+/// (simd.h).
 inline int64_t layout_position(DType dtype, int width, int64_t d) {
   if (dtype != DType::kBFloat16) return d;
   const int64_t offset = d % (2 * width);

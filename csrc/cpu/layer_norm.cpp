@@ -1,9 +1,10 @@
-// LayerNorm on the CPU: parameters put in order once, rows shared among threads, and the fusion with moments. The
-// arithmetic of a row is in layer_norm_kernels.cpp.
+// LayerNorm on the CPU: parameters put in order once, rows shared among threads, and the fusion
+// with moments. The arithmetic of a row is in layer_norm_kernels.cpp.
 //
-// Fused, a block's rows are normalised one panel at a time; the panel's output (or, of the input, the panel itself) is
-// still in the L2 cache when its statistics are taken, by the same kernel over the same panels as moments alone.
-// They are taken from the stored, rounded values: fused and unfused agree bit for bit.
+// Fused, a block's rows are normalised one panel at a time; the panel's output (or, of the input,
+// the panel itself) is still in the L2 cache when its statistics are taken, by the same kernel over
+// the same panels as moments alone. They are taken from the stored, rounded values: fused and
+// unfused agree bit for bit.
 
 #include "core/layer_norm.h"
 
@@ -20,8 +21,8 @@
 namespace outdim::cpu {
 namespace {
 
-// An output this large has left the caches near the core before anyone reads it, so storing past them costs the reader
-// nothing and saves reading each line first.
+// An output this large has left the caches near the core before anyone reads it, so storing past
+// them costs the reader nothing and saves reading each line first.
 constexpr int64_t kStreamBytes = 8 << 20;
 constexpr int64_t kTaskRows = 64;
 // Work below this is faster on one thread than waking another.
@@ -51,7 +52,8 @@ void to_float(DType dtype, const void* from, int64_t d, float* to) {
   }
 }
 
-/// gamma and beta in float32 and layout order, zero where masked and beyond d, NaN canonical (simd.h says why).
+/// gamma and beta in float32 and layout order, zero where masked and beyond d, NaN canonical
+/// (simd.h says why).
 class Parameters {
  public:
   Parameters(const LayerNormArgs& args, int width)
@@ -101,7 +103,8 @@ bool can_stream(const LayerNormArgs& args) {
 /// The rows of a call as panels of the kernel. Each thread has its own, with its own scratch rows.
 class PanelMaker {
  public:
-  /// `rows`: how many rows of sum and of y are kept when the caller does not want them in memory or in cache.
+  /// `rows`: how many rows of sum and of y are kept when the caller does not want them in memory or
+  /// in cache.
   PanelMaker(const LayerNormArgs& args, const Parameters& parameters, int64_t rows, bool keep_copy)
       : args_(args), row_bytes_(args.d * item_size(args.dtype)) {
     common_.d = args.d;
@@ -206,7 +209,8 @@ void fused(const LayerNormArgs& args, const MomentsArgs& stats, Observed observe
 
 }  // namespace
 
-void layer_norm(const LayerNormArgs& args, const MomentsArgs* stats, Observed observed, int threads) {
+void layer_norm(const LayerNormArgs& args, const MomentsArgs* stats, Observed observed,
+                int threads) {
   if (stats != nullptr)
     fused(args, *stats, observed, threads);
   else

@@ -1,17 +1,20 @@
 // Rows of LayerNorm or RMSNorm (core/layer_norm.h has the formulas).
 //
-// Bytes a row: x read and y written once (2 D elements), residual and sum once each where present. Mapping: one row at a
-// time; the first pass sums the row and its squares, the second normalises, edits and stores it out of L1 and prefetches
-// the rows to come, of x to read and of y to write (without: 1.5x slower where rows come from memory).
+// Bytes a row: x read and y written once (2 D elements), residual and sum once each where present.
+// Mapping: one row at a time; the first pass sums the row and its squares, the second normalises,
+// edits and stores it out of L1 and prefetches the rows to come, of x to read and of y to write
+// (without: 1.5x slower where rows come from memory).
 //
-// Variance in one pass about a guess m0, the mean of every kSampled-th group of columns: var = mean (x - m0)^2 - d^2 with
-// d = mean (x - m0). By Cauchy and Schwarz d^2 <= (D / sampled columns) var for any data, so at most about three bits cancel,
-// and usually none. y = (x - m0) r - d r is right to the last bits also at mean 1000, where subtracting a mean
-// rounded to float32 leaves an error of 1e-4 standard deviations. Exact two-pass variance cost a third pass over L1.
-// Deterministic: a row is computed by one thread, always with the same lanes; so partitions and threads do not matter.
+// Variance in one pass about a guess m0, the mean of every kSampled-th group of columns: var = mean
+// (x - m0)^2 - d^2 with d = mean (x - m0). By Cauchy and Schwarz d^2 <= (D / sampled columns) var
+// for any data, so at most about three bits cancel, and usually none. y = (x - m0) r - d r is right
+// to the last bits also at mean 1000, where subtracting a mean rounded to float32 leaves an error
+// of 1e-4 standard deviations. Exact two-pass variance cost a third pass over L1. Deterministic: a
+// row is computed by one thread, always with the same lanes; so partitions and threads do not
+// matter.
 //
-// Tried and lost: four rows at a time in the second pass (shares gamma and beta, but 1.6x slower with streamed stores at
-// D = 768); prefetching further ahead than two rows.
+// Tried and lost: four rows at a time in the second pass (shares gamma and beta, but 1.6x slower
+// with streamed stores at D = 768); prefetching further ahead than two rows.
 
 #include "cpu/dispatch.h"
 #include "cpu/simd.h"
@@ -139,7 +142,9 @@ OUTDIM_INLINE Group table_group(const float* from, int64_t count) {
 }
 
 /// NaN of the tables may have any payload; rounding to bfloat16 wants the canonical one.
-OUTDIM_INLINE VecF canonical(VecF v) { return choose((VecU)(v == v), v, splat(__builtin_nanf(""))); }
+OUTDIM_INLINE VecF canonical(VecF v) {
+  return choose((VecU)(v == v), v, splat(__builtin_nanf("")));
+}
 
 OUTDIM_INLINE VecF edited(VecF z, VecF scale, VecF shift) {
   return canonical(choose((VecU)(scale == 0.0f), shift, z * scale + shift));
@@ -172,9 +177,9 @@ OUTDIM_INLINE void write_row(const char* x, char* y, char* copy, const LayerNorm
   const VecF mean = splat(row.mean), scale = splat(row.scale), offset = splat(row.offset);
   const auto normalised = [&](Group g, int64_t column, int64_t count) {
     const VecF a = (g.a - mean) * scale + offset, b = (g.b - mean) * scale + offset;
-    Group z = {a * load<VecF>(panel.gamma + column) + load<VecF>(panel.beta + column),
-               b * load<VecF>(panel.gamma + column + kWidth) +
-                   load<VecF>(panel.beta + column + kWidth)};
+    Group z = {
+        a * load<VecF>(panel.gamma + column) + load<VecF>(panel.beta + column),
+        b * load<VecF>(panel.gamma + column + kWidth) + load<VecF>(panel.beta + column + kWidth)};
     if constexpr (kEdit) z = edited_group<T>(z, panel, variant, column, count);
     return rounded<T>(z);
   };

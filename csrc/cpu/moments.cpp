@@ -1,8 +1,9 @@
-// Moments on the CPU: the partition into blocks and panels, and the threads. The sums are in moments_kernels.cpp, the
-// states in moments_block.cpp.
+// Moments on the CPU: the partition into blocks and panels, and the threads. The sums are in
+// moments_kernels.cpp, the states in moments_block.cpp.
 //
-// Rows are cut into at most 32 blocks by n alone; any thread takes any block; block states are merged in order. So the
-// bytes do not depend on the number of threads. A block is at least 512 rows: its state costs as much as about ten rows.
+// Rows are cut into at most 32 blocks by n alone; any thread takes any block; block states are
+// merged in order. So the bytes do not depend on the number of threads. A block is at least 512
+// rows: its state costs as much as about ten rows.
 
 #include "core/moments.h"
 
@@ -18,13 +19,14 @@ namespace {
 
 constexpr int64_t kBlocks = 32;
 constexpr int64_t kMinBlockRows = 512;
-// Two panels (this one and the one being prefetched) and the sums share an L2 cache of 1 MiB or more.
+// Two panels (this one and the one being prefetched) and the sums share an L2 cache of 1 MiB or
+// more.
 constexpr int64_t kPanelBytes = 192 << 10;
 constexpr int64_t kMinPanelRows = 8;
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
-/// Rows of a panel: a multiple of 16 where it can be, since fast sums are flushed every 16 rows.
+/// Rows of a panel: a multiple of 16 where it can be, so that fast sums are flushed in full.
 int64_t panel_rows_of(DType dtype, int64_t d) {
   const int64_t rows = kPanelBytes / std::max<int64_t>(1, d * item_size(dtype));
   if (rows >= kMaxPanelRows) return kMaxPanelRows;

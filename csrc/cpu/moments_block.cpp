@@ -50,7 +50,6 @@ void MomentsBlock::begin() {
     group.pivot.assign(covariates, 0.0);
     group.sum.assign(covariates, 0.0);
     group.square.assign(covariates, 0.0);
-    group.used.assign(covariates, 0.0);
   }
 }
 
@@ -113,14 +112,17 @@ void MomentsBlock::add_group(int group, const PanelRows& rows, int64_t first, in
 void MomentsBlock::load_covariates(Group& state, int64_t count) {
   for (int k = 0; k < plan_.args.covariates(); ++k) {
     for (int64_t i = 0; i < count; ++i) {
-      // Counts reach 1e8 and more: the pivot goes off in float64, before any rounding.
-      const double deviation = plan_.covariate(k, selected_[i]) - state.pivot[k];
+      // Counts reach 1e8 and more: the pivot goes off in float64, before any rounding. The float32
+      // kernels get a rounded deviation, and then the moments of x are of the rounded one as well:
+      // r does not change when a deviation is off by a factor in all sums alike, and loses 1e-8
+      // when it is in some of them.
+      double deviation = plan_.covariate(k, selected_[i]) - state.pivot[k];
+      const auto rounded = static_cast<float>(deviation);
+      if (!plan_.args.exact) deviation = rounded;
       state.sum[k] += deviation;
       state.square[k] += deviation * deviation;
-      const auto rounded = static_cast<float>(deviation);
       exact_[k * kMaxPanelRows + i] = deviation;
       fast_[k * kMaxPanelRows + i] = rounded;
-      state.used[k] += plan_.args.exact ? deviation : static_cast<double>(rounded);
     }
   }
 }
@@ -161,8 +163,8 @@ void MomentsBlock::finish_group(int group, double* head, double* body) {
     for (int k = 0; k < covariates; ++k) {
       const double fv = sum[(kSumRows + 2 * k) * padded + j];
       const double fu = sum[(kSumRows + 2 * k + 1) * padded + j];
-      out.comoment(k)[j] = sums.sign() * (fv - 2.0 * fu) - state.used[k] * mean_x;
-      out.comoment_abs(k)[j] = fv - state.used[k] * mean_v;
+      out.comoment(k)[j] = sums.sign() * (fv - 2.0 * fu) - state.sum[k] * mean_x;
+      out.comoment_abs(k)[j] = fv - state.sum[k] * mean_v;
     }
     if (!plan_.args.shape) continue;
     const double x3 = shape[kSumX3 * padded + j];
@@ -261,8 +263,8 @@ void MomentsPartials::merge(int threads) {
   const int covariates = plan_.args.covariates();
   const int64_t chunks = (plan_.padded + kMergeColumns - 1) / kMergeColumns;
   for (int group = 0; group < plan_.args.groups; ++group) {
-    const auto steps = merge_heads(*this, plan_.blocks, group, covariates,
-                                   plan_.args.head + group * plan_.head);
+    const auto steps =
+        merge_heads(*this, plan_.blocks, group, covariates, plan_.args.head + group * plan_.head);
     double* body = plan_.args.body + group * plan_.body * plan_.d;
     run_tasks(chunks, threads, [&](TaskQueue& queue) {
       Buffer<double> running(plan_.body * kMergeColumns);
@@ -283,7 +285,8 @@ void MomentsPartials::merge(int threads) {
             merge_columns(step, plan_.args.shape, a, b, from, count);
           }
         }
-        // Columns of a group stay together in layout order, so natural columns of this chunk come from it alone.
+        // Columns of a group stay together in layout order, so natural columns of this chunk come
+        // from it alone.
         const int64_t end = std::min(plan_.d, from + count);
         for (int64_t j = from; j < end; ++j) {
           const int64_t at = layout_position(plan_.dtype, plan_.kernels.width, j) - from;

@@ -1,7 +1,8 @@
 #pragma once
 
-// What moments alone and moments fused into LayerNorm share: the partition of rows, the sums of one block, the partial
-// states of all blocks and their merge. Both walk the same panels of the same blocks, so both give the same bits.
+// What moments alone and moments fused into LayerNorm share: the partition of rows, the sums of one
+// block, the partial states of all blocks and their merge. Both walk the same panels of the same
+// blocks, so both give the same bits.
 
 #include <cstdint>
 #include <vector>
@@ -12,7 +13,8 @@
 
 namespace outdim::cpu {
 
-/// What is the same for all blocks of a call. The partition depends on n, d and the dtype alone, never on threads.
+/// What is the same for all blocks of a call. The partition depends on n, d and the dtype alone,
+/// never on threads.
 struct MomentsPlan {
   MomentsPlan(const MomentsArgs& args, DType dtype, int64_t n, int64_t d);
 
@@ -21,13 +23,13 @@ struct MomentsPlan {
   DType dtype;
   int64_t n;
   int64_t d;
-  int64_t padded;        // d in whole groups of columns
+  int64_t padded;  // d in whole groups of columns
   int64_t panel_rows;
-  int64_t block_rows;    // a multiple of panel_rows
+  int64_t block_rows;  // a multiple of panel_rows
   int64_t blocks;
   int covariates_padded;
-  int64_t head;          // doubles of one group's head
-  int64_t body;          // rows of one group's body
+  int64_t head;  // doubles of one group's head
+  int64_t body;  // rows of one group's body
 
   /// Throws std::out_of_range for the first selected row whose token id is outside the vocabulary.
   void check_ids() const;
@@ -47,7 +49,8 @@ class MomentsPartials {
   double* body(int64_t block, int group) {
     return bodies_.data() + (block * plan_.args.groups + group) * plan_.body * plan_.padded;
   }
-  /// Merges the blocks in their order and writes args.head and args.body. Threads share the columns.
+  /// Merges the blocks in their order and writes args.head and args.body. Threads share the
+  /// columns.
   void merge(int threads);
 
  private:
@@ -79,9 +82,8 @@ class MomentsBlock {
   struct Group {
     int64_t n = 0;
     std::vector<double> pivot;  // of the covariates
-    std::vector<double> sum;    // of their deviations, in float64
+    std::vector<double> sum;    // of their deviations
     std::vector<double> square;
-    std::vector<double> used;   // of the deviations as the kernel got them (float32 if fast)
   };
 
   void add_group(int group, const PanelRows& rows, int64_t first, int64_t count);
@@ -93,9 +95,9 @@ class MomentsBlock {
   const MomentsPlan& plan_;
   int64_t sum_rows_;
   std::vector<Group> groups_;
-  Buffer<double> sums_;    // [groups, sum_rows_, padded]: base and covariates, then shape
-  Buffer<float> floats_;   // [groups, {pivot, minimum, maximum}, padded]
-  Buffer<double> exact_;   // [covariates, kMaxPanelRows]
+  Buffer<double> sums_;   // [groups, sum_rows_, padded]: base and covariates, then shape
+  Buffer<float> floats_;  // [groups, {pivot, minimum, maximum}, padded]
+  Buffer<double> exact_;  // [covariates, kMaxPanelRows]
   Buffer<float> fast_;
   int64_t selected_[kMaxPanelRows];
   const void* rows_[kMaxPanelRows];

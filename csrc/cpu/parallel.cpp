@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -103,7 +104,11 @@ void run_tasks(int64_t tasks, int threads, const std::function<void(TaskQueue&)>
     runtime.parallel(work, &team, static_cast<unsigned>(size), 0);
   } else {
     std::vector<std::thread> others;
-    for (int64_t i = 1; i < size; ++i) others.emplace_back(work, &team);
+    try {
+      for (int64_t i = 1; i < size; ++i) others.emplace_back(work, &team);
+    } catch (const std::system_error&) {
+      // No more threads to be had: those there are do the work.
+    }
     team.work();
     for (std::thread& other : others) other.join();
   }

@@ -1,13 +1,15 @@
 #pragma once
 
-// Vectors of the instruction set a unit is compiled for (OUTDIM_ISA), as GCC/Clang vector extensions; intrinsics only
-// where those do not reach. Included by the per-ISA units alone, which use no std:: templates: the linker keeps one copy of
-// an inline function, and it might be the one with AVX-512 in it.
+// Vectors of the instruction set a unit is compiled for (OUTDIM_ISA), as GCC/Clang vector
+// extensions; intrinsics only where those do not reach. Included by the per-ISA units alone, which
+// use no std:: templates: the linker keeps one copy of an inline function, and it might be the one
+// with AVX-512 in it.
 //
-// Columns are handled in groups of 2 kWidth, in "layout order". For float32 and float16 that is the natural order.
-// For bfloat16 a group is read as kWidth 32-bit words, the even columns are `word << 16` and the odd ones
-// `word & 0xffff0000`: no permutation, which made moments 1.5-2x faster than zero-extending loads. Everything per
-// column (parameters, pivots, sums) is kept in layout order and put right once a call (dispatch.h: layout_position).
+// Columns are handled in groups of 2 kWidth, in "layout order". For float32 and float16 that is the
+// natural order. For bfloat16 a group is read as kWidth 32-bit words, the even columns are `word <<
+// 16` and the odd ones `word & 0xffff0000`: no permutation, which made moments 1.5-2x faster than
+// zero-extending loads. Everything per column (parameters, pivots, sums) is kept in layout order
+// and put right once a call (dispatch.h: layout_position).
 
 #include <cstdint>
 #include <cstring>
@@ -64,7 +66,8 @@ OUTDIM_INLINE VecQ flip_of(VecD v) {
 OUTDIM_INLINE VecF flipped(VecF v, VecU flip) { return (VecF)((VecU)v ^ flip); }
 OUTDIM_INLINE VecD flipped(VecD v, VecQ flip) { return (VecD)((VecQ)v ^ flip); }
 
-// a < b ? a : b and a > b ? a : b: the second operand where either is NaN, as the x86 instructions have it.
+// a < b ? a : b and a > b ? a : b: the second operand where either is NaN, as the x86 instructions
+// have it.
 #if defined(__AVX512F__)
 OUTDIM_INLINE VecF smaller(VecF a, VecF b) { return (VecF)_mm512_min_ps((__m512)a, (__m512)b); }
 OUTDIM_INLINE VecF larger(VecF a, VecF b) { return (VecF)_mm512_max_ps((__m512)a, (__m512)b); }
@@ -145,7 +148,8 @@ OUTDIM_INLINE VecH to_half(VecF v) { return (VecH)_mm256_cvtps_ph((__m256)v, 0);
 OUTDIM_INLINE VecU choose(VecU condition, VecU yes, VecU no) {
   return (yes & condition) | (no & ~condition);
 }
-/// Scaling by 2^112 rebiases the exponent and normalises subnormals; infinity and NaN get theirs back by an or.
+/// Scaling by 2^112 rebiases the exponent and normalises subnormals; infinity and NaN get theirs
+/// back by an or.
 OUTDIM_INLINE VecF from_half(VecH h) {
   const VecU bits = __builtin_convertvector(h, VecU);
   const VecU magnitude = (bits & 0x7fffu) << 13;
@@ -153,7 +157,8 @@ OUTDIM_INLINE VecF from_half(VecH h) {
   const VecF scaled = (VecF)magnitude * 0x1p112f;
   return (VecF)((VecU)scaled | special | ((bits & 0x8000u) << 16));
 }
-/// Round to nearest even (F. Giesen, float_to_half_fast3_rtne): subnormals by adding 0.5, whose last bit is theirs.
+/// Round to nearest even (F. Giesen, float_to_half_fast3_rtne): subnormals by adding 0.5, whose
+/// last bit is theirs.
 OUTDIM_INLINE VecH to_half(VecF v) {
   const VecU sign = (VecU)v & 0x80000000u;
   const VecU bits = (VecU)v ^ sign;
@@ -197,8 +202,9 @@ OUTDIM_INLINE Group load_group_part(const void* from, int64_t count) {
   return load_group<T>(bytes);
 }
 
-/// bfloat16 in the high half of each word, rounded to nearest even. A NaN whose low 16 bits are nonzero could turn
-/// into infinity or zero: callers see to it that none comes (NaN of parameters is made canonical beforehand).
+/// bfloat16 in the high half of each word, rounded to nearest even. A NaN whose low 16 bits are
+/// nonzero could turn into infinity or zero: callers see to it that none comes (NaN of parameters
+/// is made canonical beforehand).
 OUTDIM_INLINE VecU round_bfloat16(VecF v) {
   const VecU bits = (VecU)v;
   return (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
