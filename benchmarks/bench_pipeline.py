@@ -118,7 +118,7 @@ def overhead(model: BertModel, batch_tokens: int, rounds: int) -> Iterator[Row]:
     Statistics: everything `correlate` takes, at the embeddings and every block. process_time is the
     CPU time of all threads: what other programs do at the same time does not enter it.
     """
-    with make_text(4 * batch_tokens) as text:
+    with make_text(16 * batch_tokens) as text:
         pieces = encode_pieces(text.paragraphs, text.tokenizer, MAX_LENGTH)
         batch = max(batches(pieces, batch_tokens), key=lambda batch: batch.tokens)
         covariates = frequency_covariates(text.frequencies)
