@@ -79,7 +79,7 @@ def all_rows(quick: bool) -> Iterator[Row]:
         with num_threads(threads):
             yield from overhead(model, batch_tokens=1024, rounds=5)
     yield from whole_runs(model, tokens=2500, rounds=2)
-    yield from memory(tokens=5_000 if quick else 20_000)
+    yield from memory(tokens=5_000 if quick else 40_000)
 
 
 def make_model(*, small: bool) -> BertModel:
