@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import random
 import statistics
 import subprocess
@@ -61,9 +62,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--quick", action="store_true", help="a small model: to try this out")
     parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.memory:
-        print(*peak_memory(chosen.memory))
+        print(*peak_memory(chosen.memory, alone=chosen.alone))
         return
     facts, rows = common.describe(), []
     for row in all_rows(chosen.quick):
@@ -79,7 +81,7 @@ def all_rows(quick: bool) -> Iterator[Row]:
         with num_threads(threads):
             yield from overhead(model, batch_tokens=1024, rounds=5)
     yield from whole_runs(model, tokens=2500, rounds=2)
-    yield from memory(tokens=5_000 if quick else 40_000)
+    yield from memory(tokens=5_000 if quick else 20_000)
 
 
 def make_model(*, small: bool) -> BertModel:
@@ -219,14 +221,17 @@ def _difference(ours: Correlation, other: Found) -> float:
 
 
 def memory(tokens: int) -> Iterator[Row]:
-    """Peak memory of runs over N and 4 N tokens, each a process of its own, with a small model."""
-    for n in (tokens, 4 * tokens):
-        command = [sys.executable, __file__, "--memory", str(n)]
+    """Peak memory over N and 4 N tokens, each a process of its own, with a small model.
+
+    The model alone stands beside it: torch's libraries keep buffers for each new shape of a batch.
+    """
+    for n, alone in itertools.product((tokens, 4 * tokens), (True, False)):
+        command = [sys.executable, __file__, "--memory", str(n), *(["--alone"] if alone else [])]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         before, after = map(float, done.stdout.split())
         yield {
             "op": "peak_memory",
-            "variant": "outdim",
+            "variant": "model alone" if alone else "outdim",
             "device": "cpu",
             "threads": torch.get_num_threads(),
             "tokens": n,
@@ -235,14 +240,21 @@ def memory(tokens: int) -> Iterator[Row]:
         }
 
 
-def peak_memory(tokens: int) -> tuple[float, float]:
+def peak_memory(tokens: int, *, alone: bool) -> tuple[float, float]:
     """Resident MiB before the first batch, and the peak from then on."""
     model = make_model(small=True)
     with make_text(tokens) as text:
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here: see proc(5)
         before = _status_mib("VmRSS")
-        outdim.correlate(model, text.tokenizer, str(text.path), text.frequencies, max_length=128)
+        if alone:
+            pieces = encode_pieces(text.paragraphs, text.tokenizer, MAX_LENGTH)
+            with torch.inference_mode():
+                for batch in batches(pieces, 4096, pad_id=text.tokenizer.pad_token_id):
+                    model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        else:
+            given = model, text.tokenizer, str(text.path), text.frequencies
+            outdim.correlate(*given, max_length=MAX_LENGTH)
     return before, _status_mib("VmHWM")
 
 
