@@ -17,7 +17,7 @@
 namespace outdim {
 namespace {
 
-constexpr int64_t kCacheSlots = 8192;  // x 32 bytes = 256 KiB, within the L2 of today's processors
+constexpr int64_t kCacheSlots = 16384;  // x 32 bytes = 512 KiB: fits into the L2 of servers
 constexpr size_t kPassed = 4096;
 constexpr int64_t kTaskBytes = 256 << 10;
 
@@ -147,25 +147,29 @@ bool ChunkCounter::add(const ChunkTexts& texts) {
 FreshChunks ChunkCounter::fresh(const std::array<std::string, 3>& separators, int joint_class) {
   FreshChunks found;
   const Scanner scanner(rule_);
+  std::array<std::vector<std::pair<int, uint32_t>>, 3> of_joint;
+  const auto bytes_of = [&](const std::pair<int, uint32_t>& place) {
+    const Shard& shard = table_->shards[static_cast<size_t>(place.first)];
+    const Slot& slot = shard.slots[place.second];
+    const uint8_t* bytes = slot.length <= kShort ? reinterpret_cast<const uint8_t*>(&slot)
+                                                 : shard.arena.data() + slot.a;
+    return std::make_pair(bytes, slot.length);
+  };
+  for (int s = 0; s < kShards; ++s) {
+    for (const uint32_t i : table_->shards[static_cast<size_t>(s)].unknown) {
+      const auto [bytes, length] = bytes_of({s, i});
+      of_joint[static_cast<size_t>(scanner.joint(bytes, length, joint_class))].emplace_back(s, i);
+    }
+  }
   table_->fresh.clear();
-  for (int joint = 0; joint < 3; ++joint) {
-    const std::string& separator = separators[static_cast<size_t>(joint)];
-    for (int s = 0; s < kShards; ++s) {
-      const Shard& shard = table_->shards[static_cast<size_t>(s)];
-      for (size_t i = 0; i < shard.slots.size(); ++i) {
-        const Slot& slot = shard.slots[i];
-        if (slot.length == 0 || slot.ids != 0) continue;
-        uint8_t bytes[kShort];
-        std::memcpy(bytes, &slot.a, 8);
-        std::memcpy(bytes + 8, &slot.b, 8);
-        const uint8_t* from = slot.length <= kShort ? bytes : shard.arena.data() + slot.a;
-        if (static_cast<int>(scanner.joint(from, slot.length, joint_class)) != joint) continue;
-        found.starts.push_back(static_cast<int64_t>(found.data.size()));
-        found.data.insert(found.data.end(), from, from + slot.length);
-        found.data.insert(found.data.end(), separator.begin(), separator.end());
-        ++found.of_joint[static_cast<size_t>(joint)];
-        table_->fresh.emplace_back(s, i);
-      }
+  for (size_t joint = 0; joint < 3; ++joint) {
+    found.of_joint[joint] = static_cast<int64_t>(of_joint[joint].size());
+    for (const auto& place : of_joint[joint]) {
+      const auto [bytes, length] = bytes_of(place);
+      found.starts.push_back(static_cast<int64_t>(found.data.size()));
+      found.data.insert(found.data.end(), bytes, bytes + length);
+      found.data.insert(found.data.end(), separators[joint].begin(), separators[joint].end());
+      table_->fresh.push_back(place);
     }
   }
   found.starts.push_back(static_cast<int64_t>(found.data.size()));
@@ -191,6 +195,7 @@ void ChunkCounter::learn(const int32_t* ids, const int64_t* offsets, int64_t n) 
     grown += (static_cast<int64_t>(shard.ids.capacity()) - before) *
              static_cast<int64_t>(sizeof(int32_t));
   }
+  for (Shard& shard : table_->shards) shard.unknown.clear();
   table_->fresh.clear();
   table_->bytes += grown;
 }
@@ -198,8 +203,8 @@ void ChunkCounter::learn(const int32_t* ids, const int64_t* offsets, int64_t n) 
 int64_t ChunkCounter::fold(int64_t* counts, int64_t vocab) {
   uint64_t total = 0;
   for (Shard& shard : table_->shards) {
-    for (Slot& slot : shard.slots) {
-      if (slot.length == 0 || slot.count == 0) continue;
+    for (const uint32_t i : shard.touched) {
+      Slot& slot = shard.slots[i];
       if (slot.ids == 0)
         throw std::logic_error("fold: a chunk has no ids yet; call fresh and learn first");
       const int32_t* ids = shard.ids.data() + slot.ids;
@@ -213,6 +218,7 @@ int64_t ChunkCounter::fold(int64_t* counts, int64_t vocab) {
       total += slot.count;
       slot.count = 0;
     }
+    shard.touched.clear();
   }
   return static_cast<int64_t>(total);
 }

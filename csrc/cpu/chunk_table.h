@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <mutex>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -75,10 +76,14 @@ struct Shard {
   uint64_t used = 0;
   std::vector<uint8_t> arena;   // bytes of long chunks
   std::vector<int32_t> ids{0};  // position 0 means "not known"
+  // Slots with a count, and those of chunks without ids: what a unit leaves to do, however large
+  // the table is.
+  std::vector<uint32_t> touched, unknown;
 
   int64_t memory_bytes() const {
     return static_cast<int64_t>(slots.capacity() * sizeof(Slot) + arena.capacity() +
-                                ids.capacity() * sizeof(int32_t));
+                                (ids.capacity() + touched.capacity() + unknown.capacity()) *
+                                    sizeof(int32_t));
   }
 
   // The slot of a chunk, or the empty one where it belongs.
@@ -105,13 +110,19 @@ struct Shard {
 
   void grow() {
     std::vector<Slot> old(std::max<size_t>(slots.size() * 2, 64));
+    if (old.size() > UINT32_MAX)
+      throw std::length_error("more slots in a shard than 32 bits number");
     old.swap(slots);
+    touched.clear();
+    unknown.clear();
     const uint64_t mask = slots.size() - 1;
     for (const Slot& slot : old) {
       if (slot.length == 0) continue;
       uint64_t i = (hash_of_slot(slot) >> 13) & mask;
       while (slots[i].length != 0) i = (i + 1) & mask;
       slots[i] = slot;
+      if (slot.count != 0) touched.push_back(static_cast<uint32_t>(i));
+      if (slot.ids == 0) unknown.push_back(static_cast<uint32_t>(i));
     }
   }
 
@@ -124,8 +135,10 @@ struct Shard {
         arena.insert(arena.end(), bytes, bytes + chunk.length);
       }
       *slot = {chunk.a, chunk.b, chunk.length, 0, 0};
+      unknown.push_back(static_cast<uint32_t>(slot - slots.data()));
       ++used;
     }
+    if (slot->count == 0) touched.push_back(static_cast<uint32_t>(slot - slots.data()));
     slot->count += count;
   }
 };
@@ -151,7 +164,7 @@ inline Chunk short_chunk(const uint8_t* bytes, int64_t length, int64_t room) {
 
 struct ChunkTable {
   std::array<Shard, kShards> shards;
-  std::vector<std::pair<int, size_t>> fresh;  // shard and slot of the chunks that wait for ids
+  std::vector<std::pair<int, uint32_t>> fresh;  // shard and slot of the chunks that wait for ids
   std::atomic<int64_t> bytes{0};
 
   Shard& shard(uint64_t hash) { return shards[hash >> 58]; }
