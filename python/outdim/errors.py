@@ -25,6 +25,10 @@ class DataError(OutdimError, ValueError):
     exit_code = 3
 
 
+class EmptyCorpusError(DataError):
+    """There is no token in all of the data."""
+
+
 class BackendError(OutdimError, RuntimeError):
     """The environment lacks something: the compiled module, CUDA, an optional package."""
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from outdim import cli
 from outdim.corpus import TokenFrequencies, load_tokenizer
-from outdim.errors import ArgumentError, DataError
-from outdim.options import CountOptions
+from outdim.errors import ArgumentError, DataError, ResumeError
+from outdim.options import CountOptions, DetectOptions
 from outdim.run import commands
 
 
@@ -164,6 +164,33 @@ def test_resuming_something_else_ends_with_5(corpus, tiny_directory, tmp_path, c
     assert cli.main(options) == 0
     assert cli.main([*options, "--min-chars", "9"]) == 5
     assert "options.min_chars: 0 -> 9" in capsys.readouterr().err
+
+
+def test_detection_overwrites_no_other_run(corpus, count_options, tmp_path):
+    counts = commands.count([str(corpus)], count_options)
+    model = count_options.tokenizer
+    with pytest.raises(ResumeError, match="holds a run of `outdim count`"):
+        commands.detect(DetectOptions(model=model, output=counts, permutations=10))
+    assert not (counts / "stats.parquet").exists()
+    detected = DetectOptions(model=model, output=tmp_path / "detected", permutations=10)
+    commands.detect(detected)
+    before = (tmp_path / "detected" / "detection.json").read_bytes()
+    commands.detect(detected)
+    with pytest.raises(ResumeError, match=r"options\.k: 3\.0 -> 2\.0"):
+        commands.detect(dataclasses.replace(detected, k=2.0))
+    with pytest.raises(ResumeError, match="holds a run of `outdim detect`"):
+        commands.count([str(corpus)], dataclasses.replace(count_options, output=detected.output))
+    assert (tmp_path / "detected" / "detection.json").read_bytes() == before
+
+
+def test_a_share_that_fails_leaves_the_directory_to_the_others(count_options, tmp_path):
+    source = tmp_path / "broken.jsonl"
+    source.write_text('{"text": "w1 w2"}\n' * 100 + "{\n")
+    # The method is given: choosing one would read the data before there is a directory.
+    share = dataclasses.replace(count_options, method="encode", shard_index=1, shard_count=2)
+    with pytest.raises(DataError, match="line 101"):
+        commands.count([str(source)], share)
+    assert (share.output / "plan.json").exists()
 
 
 def test_negative_sizes_are_refused(corpus, count_options):

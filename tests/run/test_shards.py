@@ -10,7 +10,7 @@ import pytest
 import torch
 from outdim.errors import ArgumentError, BackendError, DataError, PartialRunError, ResumeError
 from outdim.run import Plan, ShardStore
-from outdim.run.files import check_run_directory, write_bytes
+from outdim.run.files import check_run_directory, create, remove_stale, write_bytes
 from outdim.run.shards import ShardState
 
 
@@ -164,8 +164,56 @@ def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
 def test_a_directory_with_other_things_in_it_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(ArgumentError, match="not empty"):
-        check_run_directory(tmp_path)
+        check_run_directory(tmp_path, "count")
     with pytest.raises(ArgumentError, match="is a file"):
-        check_run_directory(tmp_path / "thesis.tex")
-    check_run_directory(tmp_path / "a" / "b")
+        check_run_directory(tmp_path / "thesis.tex", "count")
+    check_run_directory(tmp_path / "a" / "b", "count")
     assert not (tmp_path / "a").exists()
+
+
+def test_a_run_of_another_command_is_refused(tmp_path, plan):
+    plan.commit(tmp_path)
+    check_run_directory(tmp_path, "count")
+    with pytest.raises(ResumeError, match="holds a run of `outdim count`"):
+        check_run_directory(tmp_path, "detect")
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(DataError, match="broken"):
+        check_run_directory(tmp_path, "count")
+
+
+def test_what_a_process_killed_at_once_leaves_does_not_block_the_directory(
+    tmp_path, plan, monkeypatch
+):
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", killed)
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            plan.commit(tmp_path)
+    (left,) = tmp_path.iterdir()
+    check_run_directory(tmp_path, "count")
+    plan.commit(tmp_path)
+    remove_stale(tmp_path)
+    assert left.exists()  # its process may be alive
+    os.utime(left, (0, 0))
+    remove_stale(tmp_path)
+    assert os.listdir(tmp_path) == ["plan.json"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_first_to_create_a_file_wins(tmp_path, monkeypatch, links):
+    def refuse(*args):
+        raise OSError(errno.EPERM, "no hard links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    create(tmp_path / "file", b"first")
+    create(tmp_path / "file", b"second")
+    looked = iter([False, True])  # the file appears after we looked
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", lambda self: next(looked))
+        create(tmp_path / "file", b"third")
+    assert (tmp_path / "file").read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["file"]

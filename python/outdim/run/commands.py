@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from outdim.errors import DataError, OutdimError
+from outdim.errors import DataError, EmptyCorpusError, OutdimError
 from outdim.options import (
     CorrelateOptions,
     CountOptions,
@@ -20,7 +20,7 @@ from outdim.options import (
 )
 from outdim.run import engine, manifest, merge, setup
 from outdim.run.engine import Share
-from outdim.run.files import check_run_directory, replacing, write_json
+from outdim.run.files import check_run_directory, is_empty, remove_stale, replacing, write_json
 from outdim.run.plan import Plan
 from outdim.run.shards import ShardStore
 from outdim.run.stages import StopSignal, Worker
@@ -33,12 +33,14 @@ if TYPE_CHECKING:
 
 def count(source: Sequence[str], options: CountOptions) -> Path:
     """``outdim count``: the run directory, with ``counts.parquet`` and the report."""
-    check_run_directory(options.output)
+    check_run_directory(options.output, "count")
+    share = setup.choose_share(options)
     plan = setup.plan_count(source, options)
-    with _directory(options.output) as run:
+    devices = setup.choose_devices(options, "cpu")
+    with _directory(options.output, alone=share.count == 1) as run:
         plan.commit(run)
         _begin(run, plan)
-        _execute(run, plan, options, setup.choose_devices(options, "cpu"))
+        _execute(run, plan, options, devices, share)
     return options.output
 
 
@@ -48,16 +50,17 @@ def correlate(source: Sequence[str], options: CorrelateOptions) -> Path:
         from outdim.run.tokens import correlate_kept_sums
 
         return correlate_kept_sums(options)
-    check_run_directory(options.output)
+    check_run_directory(options.output, "correlate")
+    share = setup.choose_share(options)
     plan, model_info = setup.plan_correlate(source, options)
-    with _directory(options.output) as run:
+    devices = setup.choose_devices(options, options.device, 4 * model_info["parameters"])
+    with _directory(options.output, alone=share.count == 1) as run:
         plan.commit(run)
         _begin(run, plan, model=model_info)
         if options.counts is not None:
             with replacing(run / "counts.parquet") as temporary:
                 shutil.copyfile(setup.counts_path(options.counts), temporary)
-        devices = setup.choose_devices(options, options.device, 4 * model_info["parameters"])
-        _execute(run, plan, options, devices)
+        _execute(run, plan, options, devices, share)
     return options.output
 
 
@@ -65,13 +68,13 @@ def detect(options: DetectOptions) -> Path:
     """``outdim detect``: the run directory, with ``detection.json`` and the report."""
     from outdim.models import architecture, describe, load_model
 
-    check_run_directory(options.output)
+    check_run_directory(options.output, "detect")
     model = load_model(options.model)
     detection = _detect(model, options)
+    about = {"options": setup.plain(options), "model": describe(model, architecture(model))}
     with _directory(options.output) as run:
-        manifest.begin(
-            run, "detect", options=setup.plain(options), model=describe(model, architecture(model))
-        )
+        manifest.begin(run, "detect", **about)
+        manifest.check(run, **about)
         merge.write_stats(run / "stats.parquet", detection.columns())
         write_json(run / "detection.json", detection.to_dict())
         manifest.update(run, finished=manifest.now())
@@ -96,7 +99,7 @@ def compare(first: str, second: str, output: Path) -> Path:
     from outdim.corpus import TokenFrequencies, compare
     from outdim.report import write_comparison
 
-    check_run_directory(output)
+    check_run_directory(output, "count --compare")
     paths = [setup.counts_path(Path(given)) for given in (first, second)]
     comparison = compare(*(TokenFrequencies.from_parquet(path) for path in paths))
     output.mkdir(parents=True, exist_ok=True)
@@ -104,14 +107,19 @@ def compare(first: str, second: str, output: Path) -> Path:
 
 
 @contextmanager
-def _directory(path: Path) -> Iterator[Path]:
-    """The run directory; one made for nothing, with no shard committed, is removed again."""
-    new = not path.exists() or not any(path.iterdir())
+def _directory(path: Path, *, alone: bool = True) -> Iterator[Path]:
+    """The run directory; one made for nothing is removed again.
+
+    So it is where this process has made it, found no token or failed before a shard was committed,
+    and is ``alone``: other shares of the run may be at work in it.
+    """
+    new = alone and is_empty(path)
     path.mkdir(parents=True, exist_ok=True)
     try:
         yield path
-    except OutdimError:
-        if new and not any(path.glob("state/*.safetensors")):
+    except OutdimError as error:
+        nothing = isinstance(error, EmptyCorpusError) or not any(path.glob("state/*.safetensors"))
+        if new and nothing:
             shutil.rmtree(path)
         raise
 
@@ -134,11 +142,16 @@ def _begin(run: Path, plan: Plan, model: dict[str, Any] | None = None) -> None:
 
 
 def _execute(
-    run: Path, plan: Plan, options: CountOptions | CorrelateOptions, devices: Sequence[str]
+    run: Path,
+    plan: Plan,
+    options: CountOptions | CorrelateOptions,
+    devices: Sequence[str],
+    share: Share,
 ) -> None:
     """Compute this process's share of every stage; whoever finds the run complete finishes it."""
-    share = setup.choose_share(options)
     store = ShardStore(run, plan)
+    for directory in (run, store.directory):
+        remove_stale(directory)
     seconds: dict[str, float] = {}
     rate = None
     with StopSignal().installed() as stop:
@@ -158,9 +171,8 @@ def _execute(
         elif missing := store.missing(plan.stages[-1]):
             print(
                 f"outdim {plan.command}: this share is done; {len(missing)} of {len(store.shards)} "
-                f"shards belong to "
-                "others and are not committed yet. Whoever commits the last one writes the "
-                "results.",
+                "shards belong to others and are not committed yet. Whoever commits the last one "
+                "writes the results.",
                 file=sys.stderr,
             )
             return

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from outdim import __version__
-from outdim.run.files import write_json
+from outdim.errors import ResumeError
+from outdim.run.files import create, readable_json, write_json
+from outdim.run.plan import differences
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pyarrow")
 
@@ -45,7 +47,22 @@ def begin(run: Path, command: str, **parts: Any) -> None:
     """Write the manifest of a run that begins; one that goes on keeps what was written."""
     if not (run / "manifest.json").exists():
         content = {"outdim": __version__, "command": command, "created": now(), "finished": None}
-        write_json(run / "manifest.json", {**content, "machine": machine(), **parts})
+        # Another process may have begun, and even finished, since we looked: its manifest stands.
+        create(run / "manifest.json", readable_json({**content, "machine": machine(), **parts}))
+
+
+def check(run: Path, **parts: Any) -> None:
+    """Check that the manifest's entries are these.
+
+    Raises:
+        ResumeError: They are not; the message shows the difference.
+    """
+    written = read(run)
+    if found := differences({name: written.get(name) for name in parts}, parts):
+        raise ResumeError(
+            f"{run} holds a run of something else, and its results would be overwritten. "
+            f"{'; '.join(found)}. Give the options and inputs of that run, or name a new directory."
+        )
 
 
 def update(run: Path, **parts: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from outdim.errors import DataError
+from outdim.errors import EmptyCorpusError
 from outdim.run.files import replacing
 from outdim.run.plan import Plan
 from outdim.run.shards import ShardStore
@@ -40,7 +40,7 @@ def merge_counts(run: Path, plan: Plan, worker: Worker) -> Accounting:
 
     Raises:
         PartialRunError: A shard is missing.
-        DataError: There was no token in all of the data.
+        EmptyCorpusError: There was no token in all of the data.
     """
     from outdim.corpus import Accounting, TokenFrequencies, UnitCounts
 
@@ -55,7 +55,7 @@ def merge_counts(run: Path, plan: Plan, worker: Worker) -> Accounting:
         total = part if total is None else total + part
     if total is None or not total.counts.any():
         left_out = {} if total is None else dict(total.accounting.skipped)
-        raise DataError(
+        raise EmptyCorpusError(
             f"source: {' '.join(plan.options['source'])}: the corpus has no token (left out: "
             f"{left_out})."
         )
@@ -72,7 +72,7 @@ def merge_correlations(run: Path, plan: Plan, worker: Worker) -> tuple[Correlati
 
     Raises:
         PartialRunError: A shard is missing.
-        DataError: There was no token in all of the data.
+        EmptyCorpusError: There was no token in all of the data.
     """
     from outdim.analysis import Correlation
 
@@ -83,7 +83,9 @@ def merge_correlations(run: Path, plan: Plan, worker: Worker) -> tuple[Correlati
         padded += state.info["padded"]
     correlation = Correlation.of(total)
     if not correlation.results[correlation.points[0], "all"].n:
-        raise DataError(f"source: {' '.join(plan.options['source'])}: the corpus has no token.")
+        raise EmptyCorpusError(
+            f"source: {' '.join(plan.options['source'])}: the corpus has no token."
+        )
     if total.tokens is not None:
         save_sums(run / "tokens.safetensors", total.tokens, correlation)
     return correlation, padded

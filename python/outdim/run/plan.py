@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from outdim.errors import DataError, ResumeError
-from outdim.run.files import canonical_json, digest, replacing
+from outdim.run.files import canonical_json, create, digest, readable_json
 
 FORMAT = 1
 
@@ -78,8 +75,7 @@ class Plan:
         if value.get("format") != FORMAT:
             raise ResumeError(
                 f"plan.json has format {value.get('format')!r}, this version of outdim writes "
-                f"{FORMAT}: "
-                "start a new run directory."
+                f"{FORMAT}: start a new run directory."
             )
         return cls(
             command=value["command"],
@@ -109,27 +105,17 @@ class Plan:
         Raises:
             ResumeError: The directory belongs to another plan; the message shows the difference.
         """
-        path = run / "plan.json"
-        if not path.exists():
-            staged = path.with_name(f"plan.{uuid.uuid4().hex}.json")
-            with replacing(staged) as temporary:
-                temporary.write_text(json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n")
-            with suppress(
-                FileExistsError
-            ):  # another process was first: compare with its plan below
-                os.link(staged, path)
-            staged.unlink()
+        create(run / "plan.json", readable_json(self.to_json()))
         committed = Plan.read(run)
         if committed.sha256 != self.sha256:
             raise ResumeError(
                 f"{run} holds a run of something else, and continuing it would mix the two. "
-                f"{'; '.join(_differences(committed.to_json(), self.to_json()))}. Give the options "
-                f"and inputs "
-                "of that run, or name a new directory."
+                f"{'; '.join(differences(committed.to_json(), self.to_json()))}. Give the options "
+                "and inputs of that run, or name a new directory."
             )
 
 
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
     """Which leaves differ, as 'name: old -> new' (at most a handful)."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = sorted({*old, *new})
@@ -137,7 +123,7 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
             difference
             for key in keys
             if old.get(key) != new.get(key)
-            for difference in _differences(
+            for difference in differences(
                 old.get(key), new.get(key), f"{name}.{key}" if name else key
             )
         ]
@@ -146,7 +132,7 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
             difference
             for index, (left, right) in enumerate(zip(old, new, strict=True))
             if left != right
-            for difference in _differences(left, right, f"{name}[{index}]")
+            for difference in differences(left, right, f"{name}[{index}]")
         ]
     else:
         found = [f"{name}: {_short(old)} -> {_short(new)}"]

@@ -153,10 +153,11 @@ def plan_correlate(source: Sequence[str], options: CorrelateOptions) -> tuple[Pl
 
 
 def plain(options: Any) -> dict[str, Any]:
-    """Options as the manifest shows them."""
+    """Options as the manifest shows them: all but the directory it lies in."""
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in dataclasses.asdict(options).items()
+        if name != "output"
     }
 
 

@@ -40,7 +40,7 @@ def correlate_kept_sums(options: CorrelateOptions) -> Path:
     from outdim.run.setup import counts_path
 
     assert options.from_run is not None
-    check_run_directory(options.output)
+    check_run_directory(options.output, "correlate --from-run")
     path = options.from_run / "tokens.safetensors"
     if not path.is_file():
         raise DataError(f"{options.from_run} kept no sums per token: run it with --per-token DIMS.")
