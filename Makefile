@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo test lint clean
-demo: $(VENV)/demo
+demo: $(if $(wildcard $(VENV)/test),$(VENV)/test,$(VENV)/demo)
 	$(BIN)/outdim demo
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(VENV)/dev
+lint: $(VENV)/test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
@@ -36,9 +36,5 @@ $(VENV)/demo: $(BIN)/pip $(NATIVE)
 	@touch $@
 
 $(VENV)/test: $(BIN)/pip $(NATIVE)
-	OUTDIM_WERROR=ON $(INSTALL) --editable '.[demo,test]'
-	@touch $@
-
-$(VENV)/dev: $(VENV)/test
-	$(INSTALL) --editable '.[dev]'
+	OUTDIM_WERROR=ON $(INSTALL) --editable '.[demo,test,dev]'
 	@touch $@
