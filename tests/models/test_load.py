@@ -92,6 +92,16 @@ def test_a_checkpoint_without_weights_or_with_too_few(tmp_path):
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"", b"junk" * 10, None])
+def test_damaged_weights(tmp_path, content):
+    tiny_model("bert").save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(DataError, match=r"cannot be loaded .*deserializing"):
+        load_model(tmp_path)
+
+
 def test_code_of_a_repository_is_not_run(tmp_path):
     (tmp_path / "config.json").write_text(
         '{"model_type": "mine", "auto_map": {"AutoModel": "mine.Model"}}'

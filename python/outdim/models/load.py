@@ -45,6 +45,7 @@ def load_model(
         ArgumentError: an unknown dtype.
         DataError: nothing there, no model of transformers, or weights missing.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModel
 
     name = str(name_or_path)
@@ -56,7 +57,8 @@ def load_model(
             model, info = AutoModel.from_pretrained(
                 name, dtype=wanted, trust_remote_code=False, output_loading_info=True
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        # SafetensorError: a file that is damaged or cut short. ImportError: a package is missing.
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             reason = str(error).strip().split("\n")[0]
             raise DataError(f"model: {name!r} cannot be loaded ({reason}); {_FIX}") from error
     _drop_missing_pooler(model, sorted(info["missing_keys"]), name)
