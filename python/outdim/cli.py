@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -28,11 +30,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: str = config.subcommand
     try:
         _COMMANDS[command][1](config[command])
+        sys.stdout.flush()  # here, where a reader that left can still be told from an error
     except OutdimError as error:
         print(f"outdim {command}: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        return 0  # the reader of stdout left, as `head` does
+    except BrokenPipeError:  # the reader of stdout left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+        return 0
+    except OSError as error:  # no permission, an unreadable disk
+        print(f"outdim {command}: {error}", file=sys.stderr)
+        return OutdimError.exit_code
+    except KeyboardInterrupt:  # before there was anything to resume
+        print(f"outdim {command}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BaseException as error:
         from outdim.run.stages import Interrupted
 

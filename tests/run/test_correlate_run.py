@@ -1,5 +1,6 @@
 """Whole runs over a tiny model: the right numbers, and the same bytes whoever computed them."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -15,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from outdim.corpus import TokenFrequencies, count_tokens, load_tokenizer, open_corpus
-from outdim.errors import ArgumentError, DataError, ResumeError
+from outdim.errors import ArgumentError, BackendError, DataError, ResumeError
 from outdim.models import load_model
 from outdim.options import CorrelateOptions
-from outdim.run import Plan, ShardStore, commands
+from outdim.run import Plan, ShardStore, commands, setup
 from outdim.run.engine import Share
 from outdim.run.stages import Interrupted, StopSignal, Worker
 from run_helpers import replaced, results
@@ -170,6 +171,100 @@ def test_a_stop_comes_between_batches_and_the_run_goes_on(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     monkeypatch.undo()
     assert results(commands.correlate([str(corpus)], options)) == undisturbed
+
+
+def test_counts_of_another_vocabulary_are_refused(corpus, options, tmp_path):
+    tokenizer = load_tokenizer(options.model)
+    right = TokenFrequencies.for_tokenizer(tokenizer, np.ones(200, np.int64))
+    labels = list(right.tokens)
+    first, second = labels.index("w1"), labels.index("w2")
+    labels[first], labels[second] = labels[second], labels[first]
+    swapped = dataclasses.replace(right, tokens=tuple(labels))
+    short = TokenFrequencies(right.counts[:150], right.special[:150], right.tokens[:150])
+    for wrong, said in ((swapped, "2 of its 200 ids stand for"), (short, "the counts have 150")):
+        wrong.to_parquet(tmp_path / "wrong.parquet")
+        with pytest.raises(DataError, match=said) as caught:
+            commands.correlate([str(corpus)], replaced(options, counts=tmp_path / "wrong.parquet"))
+        assert len(str(caught.value)) < 400
+    assert not options.output.exists()
+    run = commands.correlate([str(corpus)], replaced(options, per_token=[3]))
+    other = CorrelateOptions(
+        output=tmp_path / "other", from_run=run, counts=tmp_path / "wrong.parquet"
+    )
+    for wrong, said in ((swapped, "'w1' in the run, and is 'w2'"), (short, "is not there")):
+        wrong.to_parquet(tmp_path / "wrong.parquet")
+        with pytest.raises(DataError, match=said):
+            commands.correlate([], other)
+    assert not other.output.exists()
+
+
+def test_rows_left_out_are_accounted_for_with_given_counts_too(options, tmp_path):
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"text": "w1 w2 w3"}\n{"text": \n{"text": "w1"}\n{"text": " "}\n')
+    counts = TokenFrequencies.for_tokenizer(load_tokenizer(options.model), np.ones(200, np.int64))
+    counts.to_parquet(tmp_path / "counts.parquet")
+    given = replaced(options, counts=tmp_path / "counts.parquet", on_error="skip")
+    run = commands.correlate([str(source)], given)
+    counting = replaced(options, output=tmp_path / "counting", on_error="skip")
+    other = commands.correlate([str(source)], counting)
+    accounts = [json.loads((path / "manifest.json").read_text())["tokens"] for path in (run, other)]
+    assert accounts[0]["used"] == 4
+    assert sum(accounts[0]["excluded"].values()) == 2
+    assert accounts[0]["excluded"] == accounts[1]["excluded"]
+
+
+def test_shards_committed_by_another_process_meanwhile_are_not_computed_again(
+    corpus, options, monkeypatch
+):
+    compute, computed = Worker.compute, []
+
+    def racing(self, stage, shard, progress=lambda tokens: None):
+        state = compute(self, stage, shard, progress)
+        if stage == "count" and not computed:  # another one commits the next shard
+            store = ShardStore(self.run, self.plan)
+            following = store.shards[shard.index + 2]
+            store.commit(stage, following, compute(self, stage, following))
+            computed.append((stage, following.index, "other"))
+        computed.append((stage, shard.index))
+        return state
+
+    monkeypatch.setattr(Worker, "compute", racing)
+    commands.correlate([str(corpus)], replaced(options, shard_index=0, shard_count=2))
+    assert ("count", 2, "other") in computed
+    assert ("count", 2) not in computed
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "environment", "expected"),
+    [
+        ("auto", 0, {"LOCAL_RANK": "1"}, ["cpu"]),
+        ("auto", 2, {"LOCAL_RANK": "3"}, ["cuda:1"]),
+        ("cpu", 2, {"LOCAL_RANK": "3"}, ["cpu"]),
+        ("cuda:1", 2, {"LOCAL_RANK": "0"}, ["cuda:1"]),
+        ("cuda:1", 2, {}, ["cuda:1"]),
+        ("auto", 2, {}, ["cuda:0", "cuda:1"]),
+        ("cpu", 2, {}, ["cpu"] * 3),
+    ],
+)
+def test_devices(options, monkeypatch, device, gpus, environment, expected):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(setup, "_cores", lambda: 3)
+    assert setup.choose_devices(replaced(options, workers=None), device) == expected
+
+
+@pytest.mark.parametrize("device", ["tpu", "cudax", "meta", "cuda:x", ""])
+def test_unknown_devices_are_refused(options, device):
+    with pytest.raises(ArgumentError, match="device: expected auto"):
+        setup.choose_devices(options, device)
+
+
+def test_a_device_that_is_not_there_is_refused(options, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(BackendError, match="torch sees 1 CUDA devices"):
+        setup.choose_devices(options, "cuda:1")
 
 
 def test_given_counts_are_used_and_belong_to_the_plan(corpus, options, tmp_path):

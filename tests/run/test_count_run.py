@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -191,6 +194,36 @@ def test_a_share_that_fails_leaves_the_directory_to_the_others(count_options, tm
     with pytest.raises(DataError, match="line 101"):
         commands.count([str(source)], share)
     assert (share.output / "plan.json").exists()
+
+
+def test_a_system_that_refuses_ends_with_3_and_an_interrupt_with_130(
+    corpus, count_options, tmp_path, monkeypatch, capsys
+):
+    arguments = ["count", str(corpus), "--tokenizer", count_options.tokenizer]
+
+    def raising(error):
+        def count(*args):
+            raise error
+
+        return count
+
+    monkeypatch.setattr(commands, "count", raising(PermissionError(13, "denied", "/root/run")))
+    assert cli.main([*arguments, "--output", "/root/run"]) == 3
+    assert capsys.readouterr().err == "outdim count: [Errno 13] denied: '/root/run'\n"
+    monkeypatch.setattr(commands, "count", raising(KeyboardInterrupt()))
+    assert cli.main([*arguments, "--output", "/root/run"]) == 130
+    assert capsys.readouterr().err == "outdim count: interrupted\n"
+
+
+def test_a_reader_that_leaves_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "outdim", "doctor"],
+        stdout=writing, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_negative_sizes_are_refused(corpus, count_options):

@@ -91,8 +91,7 @@ class Correlation:
         if (point, selection) not in self.results:
             raise ArgumentError(
                 f"point, selection: expected one of {', '.join(self.points)} and 'text' or 'all', "
-                f"got "
-                f"{point!r}, {selection!r}."
+                f"got {point!r}, {selection!r}."
             )
         return np.asarray(self.results[point, selection].pearson(covariate, of=of))
 
@@ -171,7 +170,8 @@ def correlate(
         The correlations.
 
     Raises:
-        DataError: The tokenizer does not belong to the model, or the corpus is empty.
+        DataError: The tokenizer does not belong to the model, the frequencies not to the tokenizer,
+            or the corpus is empty.
     """
     from outdim.corpus import (
         Corpus,
@@ -188,6 +188,7 @@ def correlate(
     check_tokenizer(tokenizer, arch.vocab_size)
     if frequencies is None:
         frequencies = count_tokens(corpus, tokenizer)
+    check_frequencies(frequencies, tokenizer)
     length = sequence_length(model, max_length)
     chosen = arch.select(points)
     statistics = PointStatistics(
@@ -199,6 +200,31 @@ def correlate(
         for batch in batches(pieces, token_budget, pad_id=tokenizer.pad_token_id or 0):
             forward(model, batch, statistics)
     return Correlation.of(statistics)
+
+
+def check_frequencies(frequencies: TokenFrequencies, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Check that every id of the tokenizer has a count, and stands for the same token there.
+
+    Raises:
+        DataError: The frequencies are of another vocabulary.
+    """
+    coverage = frequencies.coverage(tokenizer)
+    if coverage.differing:
+        first = coverage.differing[0]
+        wrong = (
+            f"{len(coverage.differing)} of its {coverage.vocabulary} ids stand for other tokens, "
+            f"the first is {first} ({frequencies.tokens[first]!r} in the counts)"
+        )
+    elif coverage.lost:
+        wrong = f"{coverage.lost} tokens were counted at ids that it does not have"
+    elif len(frequencies) < coverage.vocabulary:
+        wrong = f"it has {coverage.vocabulary} ids, the counts have {len(frequencies)}"
+    else:
+        return
+    raise DataError(
+        f"counts: they are of another vocabulary than the tokenizer's: {wrong}. Count with the "
+        "tokenizer of the model."
+    )
 
 
 def frequency_covariates(frequencies: TokenFrequencies) -> Covariates:
@@ -256,8 +282,7 @@ def forward(
             if len(part.input_ids) == 1:
                 raise DataError(
                     f"one sequence of {part.input_ids.shape[1]} tokens does not fit into the "
-                    f"memory of "
-                    f"{model.device}: lower --max-length."
+                    f"memory of {model.device}: lower --max-length."
                 ) from error
             waiting += reversed(part.halves())
         else:

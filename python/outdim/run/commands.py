@@ -207,7 +207,10 @@ def _complete(worker: Worker, store: ShardStore, stage: str, share: Share) -> No
     if share.waits:
         engine.wait_for_others(store, stage, share, worker.stop)
     elif missing := store.missing(stage):
-        engine.compute_here(worker, store, stage, missing, len(store.shards) - len(missing))
+        # Each share begins elsewhere, so that those who do this at once divide the work.
+        begin = share.index * len(missing) // share.count
+        order = [*missing[begin:], *missing[:begin]]
+        engine.compute_here(worker, store, stage, order, len(store.shards) - len(missing))
 
 
 def _finish(
@@ -242,7 +245,7 @@ def _finish(
 def _finish_correlation(
     run: Path, plan: Plan, worker: Worker, options: RuleOptions
 ) -> dict[str, Any]:
-    correlation, padded = merge.merge_correlations(run, plan, worker)
+    correlation, account = merge.merge_correlations(run, plan, worker)
     tables = [correlation.columns()]
     try:
         detection = _detect(worker.model, options)
@@ -254,7 +257,7 @@ def _finish_correlation(
     merge.write_stats(run / "stats.parquet", *tables)
     first = correlation.points[0]
     used, everything = (correlation.results[first, selection].n for selection in ("text", "all"))
-    return {"read": everything, "special": everything - used, "padded": padded, "used": used}
+    return {"read": everything, "special": everything - used, "used": used, **account}
 
 
 def _report(run: Path) -> None:

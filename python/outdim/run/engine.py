@@ -106,7 +106,8 @@ def compute_here(
     progress = Progress(stage, shards, done)
     try:
         for shard in shards:
-            store.commit(stage, shard, worker.compute(stage, shard, progress.tokens))
+            if store.read(stage, shard) is None:  # another process may have been here meanwhile
+                store.commit(stage, shard, worker.compute(stage, shard, progress.tokens))
             progress.shard(shard)
     finally:
         progress.close()
@@ -156,8 +157,8 @@ def compute_in_processes(
     except BrokenProcessPool as error:
         raise PartialRunError(
             f"a worker of the stage '{stage}' died (killed, or out of memory). What was committed "
-            f"is intact: "
-            "give the same command again to go on, with fewer --workers if memory was short."
+            "is intact: give the same command again to go on, with fewer --workers if memory was "
+            "short."
         ) from error
     finally:
         stopping.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +66,8 @@ def merge_counts(run: Path, plan: Plan, worker: Worker) -> Accounting:
     return total.accounting + worker.corpus.unreadable
 
 
-def merge_correlations(run: Path, plan: Plan, worker: Worker) -> tuple[Correlation, int]:
-    """Merge the moments of every shard; return them and how many ids of padding the model was fed.
+def merge_correlations(run: Path, plan: Plan, worker: Worker) -> tuple[Correlation, dict[str, Any]]:
+    """Merge the moments of every shard; return them, and what was padded and left out.
 
     Sums per token, where the plan asks for them, are written to ``tokens.safetensors``.
 
@@ -78,9 +79,11 @@ def merge_correlations(run: Path, plan: Plan, worker: Worker) -> tuple[Correlati
 
     total = worker.statistics()
     padded = 0
+    excluded = Counter(worker.corpus.unreadable.skipped)
     for state in ShardStore(run, plan).states("correlate"):
         total.merge_state(state.tensors)
         padded += state.info["padded"]
+        excluded.update(state.info["skipped"])
     correlation = Correlation.of(total)
     if not correlation.results[correlation.points[0], "all"].n:
         raise EmptyCorpusError(
@@ -88,7 +91,7 @@ def merge_correlations(run: Path, plan: Plan, worker: Worker) -> tuple[Correlati
         )
     if total.tokens is not None:
         save_sums(run / "tokens.safetensors", total.tokens, correlation)
-    return correlation, padded
+    return correlation, {"padded": padded, "excluded": dict(sorted(excluded.items()))}
 
 
 def write_stats(path: Path, *tables: dict[str, NDArray[Any]]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from outdim.errors import BackendError, PartialRunError
+from outdim.errors import BackendError, OutdimError, PartialRunError
 from outdim.options import SpreadOptions
 from outdim.run.engine import Progress
 from outdim.run.plan import Plan, Shard
@@ -20,12 +22,16 @@ _RETRIES = 5  # of a shard, over actors that died under it
 class _Actor:
     """A `Worker` somewhere in the cluster; the run directory is on a file system all share."""
 
-    def __init__(self, run: str, plan: dict[str, Any], device: str) -> None:
-        from pathlib import Path
-
+    def __init__(
+        self, directory: str, run: Path, plan: dict[str, Any], device: str, memory: int
+    ) -> None:
+        with suppress(OSError):  # the plan's paths may be relative
+            os.chdir(directory)
         loaded = Plan.from_json(plan)
-        self._worker = Worker(Path(run), loaded, device)
-        self._store = ShardStore(Path(run), loaded)
+        self._worker = Worker(
+            run, loaded, device, memory=memory, counters=loaded.options["threads"]
+        )
+        self._store = ShardStore(run, loaded)
 
     def compute(self, stage: str, shard: Shard) -> int:
         """Commit one shard; return its number of tokens."""
@@ -58,6 +64,7 @@ def compute_on_ray(
         BackendError: Ray is not installed.
         Interrupted: SIGINT or SIGTERM came.
         PartialRunError: A shard failed on every attempt.
+        OutdimError: What a shard itself raised, such as DataError.
     """
     try:
         import ray
@@ -74,7 +81,13 @@ def compute_on_ray(
     resources = {"num_gpus": 1} if gpu else {"num_cpus": threads}
     actor = ray.remote(max_restarts=-1, max_task_retries=_RETRIES, **resources)(_Actor)
     actors = [
-        actor.remote(str(worker.run.absolute()), worker.plan.to_json(), "cuda" if gpu else "cpu")
+        actor.remote(
+            os.getcwd(),
+            worker.run.absolute(),
+            worker.plan.to_json(),
+            "cuda" if gpu else "cpu",
+            worker.memory,
+        )
         for _ in range(min(options.workers or room, len(shards), max(room, 1)))
     ]
     progress = Progress(stage, shards, done)
@@ -94,10 +107,12 @@ def compute_on_ray(
                     shard = waiting.pop()
                     running[free.compute.remote(stage, shard)] = (free, shard)
     except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, OutdimError):
+            raise cause from None  # the traceback of the actor says nothing to the user
         raise PartialRunError(
             f"Ray could not compute a shard of the stage '{stage}' ({error}). What was committed "
-            f"is intact: give "
-            "the same command again to go on."
+            "is intact: give the same command again to go on."
         ) from error
     finally:
         for a in actors:

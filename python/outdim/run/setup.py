@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +95,7 @@ def plan_correlate(source: Sequence[str], options: CorrelateOptions) -> tuple[Pl
         ArgumentError: An option is missing or out of range.
         DataError: The corpus, the tokenizer, the model or the counts cannot be used.
     """
-    from outdim.analysis.correlate import sequence_length
+    from outdim.analysis.correlate import check_frequencies, sequence_length
     from outdim.corpus import TokenFrequencies, check_tokenizer, choose_method, load_tokenizer
     from outdim.models import architecture, describe, load_model
 
@@ -120,11 +122,7 @@ def plan_correlate(source: Sequence[str], options: CorrelateOptions) -> tuple[Pl
     }
     if options.counts is not None:
         path = counts_path(options.counts)
-        coverage = TokenFrequencies.from_parquet(path).coverage(tokenizer)
-        if not coverage.fits:
-            raise DataError(
-                f"counts: {path} is of another vocabulary than the tokenizer's: {coverage}."
-            )
+        check_frequencies(TokenFrequencies.from_parquet(path), tokenizer)
         inputs["counts"] = hashlib.sha256(path.read_bytes()).hexdigest()
     method = choose_method(corpus, tokenizer) if options.counts is None else None
     plan = Plan(
@@ -195,18 +193,15 @@ def choose_devices(options: SpreadOptions, device: str, model_bytes: int = 0) ->
     """
     if options.workers is not None and options.workers < 1:
         raise ArgumentError(f"workers: expected at least 1, got {options.workers}.")
-    if device != "auto" and not device.startswith(("cpu", "cuda")):
-        raise ArgumentError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}.")
+    _check_device(device)
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
-    if device == "cuda" and not gpus:
-        raise BackendError("device: torch sees no CUDA device; `outdim doctor` says why.")
+    if device not in ("auto", "cpu") and not gpus:
+        return [device] * (1 if "LOCAL_RANK" in os.environ else options.workers or 1)
     if "LOCAL_RANK" in os.environ:
         return [f"cuda:{int(os.environ['LOCAL_RANK']) % gpus}" if gpus else "cpu"]
     if gpus:
         return [f"cuda:{index % gpus}" for index in range(options.workers or gpus)]
-    if device not in ("auto", "cpu"):
-        return [device] * (options.workers or 1)
-    cores = max(1, len(os.sched_getaffinity(0)) // options.threads)
+    cores = max(1, _cores() // options.threads)
     room = max(1, _free_bytes() // max(1, 3 * model_bytes))
     return ["cpu"] * (options.workers or min(cores, room))
 
@@ -219,5 +214,31 @@ def _threads(options: SpreadOptions) -> int:
     return options.threads
 
 
+def _check_device(device: str) -> None:
+    try:
+        found = torch.device("cpu" if device == "auto" else device)
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise ArgumentError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}.")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise BackendError(
+            f"device: {device}: torch sees {torch.cuda.device_count()} CUDA devices; "
+            "`outdim doctor` says why."
+        )
+
+
+def _cores() -> int:
+    """Cores that this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _free_bytes() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Memory that may be taken, that of file caches included; half of all where it is not known."""
+    with suppress(OSError):  # of systems other than Linux
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        if found:
+            return int(found[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

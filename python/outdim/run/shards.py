@@ -101,10 +101,8 @@ class ShardStore:
             if state is None:
                 raise PartialRunError(
                     f"{len(self.missing(stage))} of {len(self.shards)} shards of the stage "
-                    f"'{stage}' are "
-                    f"missing, the first is number {shard.index}. Give the command of the run "
-                    f"again to "
-                    "compute them."
+                    f"'{stage}' are missing, the first is number {shard.index}. Give the command "
+                    "of the run again to compute them."
                 )
             yield state
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,11 @@ import pyarrow.csv
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from outdim.errors import DataError
 from outdim.options import CorrelateOptions
-from outdim.run.files import check_run_directory, replacing
+from outdim.run.files import check_run_directory, replacing, write_bytes
 
 if TYPE_CHECKING:
     from outdim.analysis import Correlation
@@ -30,8 +31,8 @@ def correlate_kept_sums(options: CorrelateOptions) -> Path:
     """``outdim correlate --from-run``: write ``correlations.csv`` and ``drivers.csv``.
 
     Pearson's r over the occurrences of ordinary tokens, from n, sum of h and of |h| per token id
-    and the
-    variances the run kept: exactly what a pass over the text with these frequencies would give.
+    and the variances the run kept: exactly what a pass over the text with these frequencies would
+    give.
 
     Raises:
         DataError: The run kept no sums per token, or the counts are of another vocabulary.
@@ -48,16 +49,27 @@ def correlate_kept_sums(options: CorrelateOptions) -> Path:
     with safe_open(path, "pt") as file:
         kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         about = json.loads(file.metadata()["outdim"])
-    if kept["ids"].numel() and int(kept["ids"][-1]) >= len(frequencies):
-        raise DataError(
-            f"counts: {len(frequencies)} ids, but the run saw the token id {int(kept['ids'][-1])}: "
-            f"the counts "
-            "are of another vocabulary."
-        )
+    _check_vocabulary(
+        kept["ids"].tolist(),
+        TokenFrequencies.from_parquet(counts_path(options.from_run)).tokens,
+        frequencies.tokens,
+    )
     options.output.mkdir(parents=True, exist_ok=True)
     _write(options.output / "correlations.csv", _correlations(kept, about, frequencies))
     _write(options.output / "drivers.csv", _drivers(kept, about, frequencies))
     return options.output
+
+
+def _check_vocabulary(ids: Sequence[int], ours: Sequence[str], theirs: Sequence[str]) -> None:
+    """Raise DataError unless the ids that the run saw stand for the same tokens in the counts."""
+    for i in ids:
+        other = theirs[i] if i < len(theirs) else None
+        if other != ours[i]:
+            there = "is not there" if other is None else f"is {other!r}"
+            raise DataError(
+                f"counts: they are of another vocabulary than the run: the token id {i} is "
+                f"{ours[i]!r} in the run, and {there} in the counts."
+            )
 
 
 def _correlations(
@@ -140,7 +152,5 @@ def save_sums(path: Path, sums: TokenSums, correlation: Correlation) -> None:
         [correlation.results[point, "text"].body[:, sums.dims][[1, 3]] for point in sums.points], 1
     )
     tensors = {**sums.state_dict(), "m2": m2[0].contiguous(), "m2_abs": m2[1].contiguous()}
-    with replacing(path) as temporary:
-        save_file(
-            tensors, temporary, {"outdim": json.dumps({"points": sums.points, "dims": sums.dims})}
-        )
+    about = {"outdim": json.dumps({"points": sums.points, "dims": sums.dims})}
+    write_bytes(path, save(tensors, about))  # save_file hides that the disk is full
