@@ -202,7 +202,7 @@ class TestRealText:
         assert by_chunks.info["accounting"] == plain.info["accounting"]
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("name", [None, *BUILD])
+    @pytest.mark.parametrize("name", [None, *KINDS, "bert cased", "gpt4o", "albert"])
     def test_the_declaration_in_three_hundred_languages(
         self, shared_data: Path, tmp_path: Path, minilm: Any, name: str | None
     ) -> None:
