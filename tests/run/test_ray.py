@@ -4,6 +4,8 @@ import threading
 import time
 
 import pytest
+from outdim.errors import DataError
+from outdim.options import CountOptions
 from outdim.run import commands
 from run_helpers import replaced, results
 
@@ -42,3 +44,18 @@ def test_a_node_killed_in_the_middle_changes_no_byte(cluster, corpus, options, u
     killer.join()
     assert len(cluster.list_all_nodes()) == 1
     assert results(options.output) == undisturbed
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_broken_data_is_the_same_error_as_without_ray(cluster, tiny_directory, tmp_path):
+    import ray
+
+    ray.init(address=cluster.address, log_to_driver=False)
+    source = tmp_path / "broken.jsonl"
+    source.write_text('{"text": "w1 w2"}\n{\n')
+    options = CountOptions(
+        output=tmp_path / "run", tokenizer=str(tiny_directory), method="encode", engine="ray"
+    )
+    with pytest.raises(DataError, match="line 2"):
+        commands.count([str(source)], options)
+    assert not options.output.exists()

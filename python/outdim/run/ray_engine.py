@@ -16,7 +16,7 @@ from outdim.run.shards import ShardStore
 from outdim.run.stages import Worker
 
 _POLL_S = 0.5
-_RETRIES = 5  # of a shard, over actors that died under it
+_RESTARTS = 10  # of an actor; a shard that kills every one must end the command at some time
 
 
 class _Actor:
@@ -63,7 +63,7 @@ def compute_on_ray(
     Raises:
         BackendError: Ray is not installed.
         Interrupted: SIGINT or SIGTERM came.
-        PartialRunError: A shard failed on every attempt.
+        PartialRunError: An actor died too often.
         OutdimError: What a shard itself raised, such as DataError.
     """
     try:
@@ -79,7 +79,8 @@ def compute_on_ray(
     cluster = ray.cluster_resources()
     room = int(cluster.get("GPU", 0)) if gpu else int(cluster.get("CPU", 1)) // threads
     resources = {"num_gpus": 1} if gpu else {"num_cpus": threads}
-    actor = ray.remote(max_restarts=-1, max_task_retries=_RETRIES, **resources)(_Actor)
+    # Calls are retried without a limit: a few are used up before Ray knows that a node is gone.
+    actor = ray.remote(max_restarts=_RESTARTS, max_task_retries=-1, **resources)(_Actor)
     actors = [
         actor.remote(
             os.getcwd(),
@@ -106,6 +107,8 @@ def compute_on_ray(
                 if waiting:
                     shard = waiting.pop()
                     running[free.compute.remote(stage, shard)] = (free, shard)
+                else:  # one that was on a node that died may be waiting for this place
+                    ray.kill(free)
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None)
         if isinstance(cause, OutdimError):
