@@ -1,5 +1,7 @@
 """Detection: planted truths, the published rule, and its false positives under a known null."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -170,3 +172,16 @@ def test_shapes_must_agree():
         detect_parameters(np.ones((3, 8)), np.ones((4, 8)))
     with pytest.raises(ArgumentError, match="gamma: expected"):
         detect_parameters(np.ones(8), None)
+
+
+@pytest.mark.parametrize(("rule", "beta"), [("kovaleva2021", False), ("puccetti2022", True)])
+def test_the_null_of_gamma_against_beta_is_for_rules_that_ask_for_both(rule, beta):
+    rng = np.random.default_rng(0)
+    gamma, other = rng.normal(size=(2, 6, 64))
+    found = detect_parameters(gamma, other if beta else None, rule=rule, permutations=5)
+    assert np.isfinite(found.false_positives.expected_dims)
+    assert np.isnan(found.false_positives.expected_dims_layers_kept)
+    written = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert written["false_positives"]["expected_dims_layers_kept"] is None
+    nothing = detect_parameters(gamma, other, permutations=0).to_dict()
+    json.dumps(nothing, allow_nan=False)

@@ -31,14 +31,11 @@ class FalsePositives:
     Attributes:
         permutations: Number of permutations drawn.
         expected_dims: Mean number of dimensions flagged when positions are shuffled independently
-            in
-            every layer and parameter: agreement over layers is then chance alone.
+            in every layer and parameter: agreement over layers is then chance alone.
         probability_any: Share of those permutations with at least one flagged dimension.
         expected_dims_layers_kept: The same mean when gamma's positions are shuffled against beta's
-            but
-            the layers of each stay aligned, as they are correlated in real models: only the
-                agreement of
-            gamma with beta is chance. Says nothing about a rule that does not ask for both.
+            but the layers of each stay aligned, as they are correlated in real models: only the
+            agreement of gamma with beta is chance. NaN for a rule that does not ask for both.
     """
 
     permutations: int
@@ -117,7 +114,10 @@ class Detection:
             "layers": len(self.layers),
             "note": self.note,
             "dims": [summary(dim) for dim in self.dims],
-            "false_positives": dataclasses.asdict(self.false_positives),
+            "false_positives": {  # JSON has no NaN
+                name: None if math.isnan(value) else value
+                for name, value in dataclasses.asdict(self.false_positives).items()
+            },
             "bounds": [bounds(layer) for layer in range(len(self.layers))],
         }
 
@@ -210,10 +210,8 @@ def detect(
     if not norms:
         raise DataError(
             f"model: {type(model).__name__} has no LayerNorm or RMSNorm that ends or reads its "
-            f"blocks, "
-            "so its parameters cannot show outlier dimensions; use `outdim correlate`, which reads "
-            "hidden "
-            "states."
+            "blocks, so its parameters cannot show outlier dimensions; use `outdim correlate`, "
+            "which reads hidden states."
         )
     gamma = np.stack([norm.gamma.detach().double().cpu().numpy() for norm in norms])
     betas = [norm.beta.detach().double().cpu().numpy() for norm in norms if norm.beta is not None]
@@ -339,15 +337,14 @@ def _permute(
         return FalsePositives(0, math.nan, math.nan, math.nan)
     rng = np.random.default_rng(seed)
     independent = np.empty(permutations)
-    layers_kept = np.empty(permutations)
+    layers_kept = np.full(permutations, math.nan)
     for draw in range(permutations):
         gamma = rng.permuted(over_gamma, axis=1)
         beta = rng.permuted(over_beta, axis=1) if over_beta is not None else None
         independent[draw] = _flag(gamma, beta, rule, min_layers).sum()
-        shuffled = (
-            over_beta[:, rng.permutation(over_beta.shape[1])] if over_beta is not None else None
-        )
-        layers_kept[draw] = _flag(over_gamma, shuffled, rule, min_layers).sum()
+        if over_beta is not None and rule == "kovaleva2021":
+            shuffled = over_beta[:, rng.permutation(over_beta.shape[1])]
+            layers_kept[draw] = _flag(over_gamma, shuffled, rule, min_layers).sum()
     return FalsePositives(
         permutations=permutations,
         expected_dims=float(independent.mean()),
