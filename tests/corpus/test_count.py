@@ -164,6 +164,15 @@ class TestChoosing:
         with pytest.raises(RefusedError, match=reason):
             chunk_rule(_changed(name, **change))
 
+    @pytest.mark.parametrize("method", ["chunks", "encode"])
+    def test_special_tokens_may_be_split_as_text(self, corpus_path: Path, method: str) -> None:
+        inner = build("roberta").backend_tokenizer
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, split_special_tokens=True)
+        counts, _ = expected_counts(corpus_path, tokenizer)
+        assert not np.array_equal(counts, expected_counts(corpus_path, build("roberta"))[0])
+        freq = count_tokens(corpus_path, tokenizer, method=method)
+        np.testing.assert_array_equal(freq.counts, counts)
+
     def test_arguments(self, corpus_path: Path) -> None:
         with pytest.raises(ArgumentError, match="method: expected"):
             count_tokens(corpus_path, build("gpt2"), method="fast")

@@ -175,6 +175,67 @@ def test_any_rows_as_jsonl(
     assert all(text.encode() for text in read(corpus))
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.lists(
+        st.one_of(
+            st.builds(
+                lambda text, ascii_only: json.dumps(
+                    {"a": [1, {}], "text": text}, ensure_ascii=ascii_only
+                ),
+                st.text(st.characters(exclude_categories=["Cs"]), max_size=9),
+                st.booleans(),
+            ),
+            st.sampled_from(
+                [
+                    *[
+                        '{"text":"x"}{"text":"y"}',
+                        '{"text":',
+                        '"x"}',
+                        '{"m":{}',
+                        '{"text":"x"} ',
+                        " ",
+                        "",
+                    ],
+                    *[
+                        '{"text":"x","text":"y"}',
+                        '{"text":"a\tb"}',
+                        '{"text":"x","n":NaN}',
+                        "{}",
+                        '{"m":{}}',
+                    ],
+                    *[
+                        '{"text":"\\u0000"}',
+                        '{"text":"x","n":1e999}',
+                        '{"te\\u0078t":"x"}',
+                        '{"text":null}',
+                    ],
+                    *[
+                        '{"text":"\\ud83d\\ude00"}',
+                        '{"text":"x",}',
+                        "{'text':'x'}",
+                        '{"text":"x"}}',
+                    ],
+                ]
+            ),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_blocks_of_json_are_what_their_lines_are(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[str]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "block.jsonl"
+    path.write_text("\n".join(['{"text":"first"}', *rows]), encoding="utf-8")
+    corpus = open_corpus(path, on_error="skip")
+    texts, found = read(corpus), account(corpus)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("outdim.corpus.jsonl._parse_whole", lambda lines, column: None)
+        assert read(corpus) == texts
+        assert account(corpus) == found
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("row", "reason"),

@@ -86,13 +86,10 @@ def chunk_rule(tokenizer: Any) -> Rule:
     model = spec["model"]
     if model.get("dropout"):
         raise RefusedError("its BPE drops merges at random")
-    added = spec["added_tokens"]
-    if inner.encode_special_tokens:
-        added = [token for token in added if not token["special"]]
     for maker in (_dropping_rule, _regex_rule, _metaspace_rule, _unsplit_rule):
         rule = maker(spec["pre_tokenizer"], normal, model)
         if rule is not None:
-            rule = _with_added_tokens(rule, added, inner, normal)
+            rule = _with_added_tokens(rule, spec["added_tokens"], inner)
             _check_solid(rule, inner)
             return rule
     raise RefusedError(f"pre-tokenizer {_names(spec['pre_tokenizer'])} with {model['type']}")
@@ -286,7 +283,7 @@ def _unsplit_rule(spec: Spec | None, normal: _Normal, model: Spec) -> Rule | Non
     return Rule(why, tuple(_classes()), solid=_SOLID, wide=normal.wide, prepends=normal.prepends)
 
 
-def _with_added_tokens(rule: Rule, added: list[Spec], inner: Any, normal: _Normal) -> Rule:
+def _with_added_tokens(rule: Rule, added: list[Spec], inner: Any) -> Rule:
     """Make the rule respect tokens that are looked for in the text before anything else."""
     contents = []
     for token in added:

@@ -11,14 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from outdim.corpus.lines import (
-    check_jsonl_column,
-    compression,
-    jsonl_documents,
-    line_number,
-    read_lines,
-    txt_documents,
-)
+from outdim.corpus.jsonl import check_jsonl_column, jsonl_documents
+from outdim.corpus.lines import compression, line_number, read_lines, txt_documents
 from outdim.corpus.texts import Accounting, Texts, admit
 from outdim.corpus.units import Unit, ranges
 from outdim.errors import ArgumentError, DataError

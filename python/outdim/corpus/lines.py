@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -108,7 +106,8 @@ def _split_lines(block: bytes) -> Texts:
     return Texts(data, starts, ends - returned)
 
 
-def _is_utf8(data: NDArray[np.uint8]) -> bool:
+def is_utf8(data: NDArray[np.uint8]) -> bool:
+    """Whether bytes are valid UTF-8."""
     if not len(data) or data.max() < 0x80:
         return True
     try:
@@ -163,82 +162,11 @@ def line_number(path: str, start: int, index: int) -> int:
 
 def txt_documents(lines: Texts, first: int, problem: Problem) -> Texts:
     """One document a line; lines that are not UTF-8 are problems."""
-    if _is_utf8(lines.data):
+    if is_utf8(lines.data):
         return lines
     valid = np.ones(len(lines), bool)
     for i in range(len(lines)):
-        valid[i] = _is_utf8(lines.data[lines.starts[i] : lines.ends[i]])
+        valid[i] = is_utf8(lines.data[lines.starts[i] : lines.ends[i]])
         if not valid[i]:
             problem("invalid UTF-8", first + i, "the line is not UTF-8 text")
     return lines.take(valid)
-
-
-def jsonl_documents(
-    lines: Texts, first: int, column: str, account: Accounting, problem: Problem
-) -> Texts:
-    """One JSON object a line, the document under the key ``column``."""
-    texts: list[bytes] = []
-    view = lines.data.data
-    for i, (start, end) in enumerate(zip(lines.starts.tolist(), lines.ends.tolist(), strict=True)):
-        line = bytes(view[start:end])
-        if not line or line.isspace():
-            account.skip("blank")
-            continue
-        try:
-            value = _column_of(line, column)
-            if value is None:
-                account.skip("null")
-            else:
-                texts.append(value.encode())
-        except UnicodeEncodeError:
-            problem(
-                "lone surrogate",
-                first + i,
-                f"{column!r} holds half of a surrogate pair (an escape like \\ud800)",
-            )
-        except _BadRowError as error:
-            problem(error.reason, first + i, str(error))
-    return Texts.of_bytes(texts)
-
-
-class _BadRowError(Exception):
-    def __init__(self, reason: str, details: str):
-        super().__init__(details)
-        self.reason = reason
-
-
-def _column_of(line: bytes, column: str) -> str | None:
-    try:
-        row = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise _BadRowError("invalid UTF-8", "the line is not UTF-8 text") from error
-    except (ValueError, RecursionError) as error:
-        raise _BadRowError("broken line", f"not valid JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise _BadRowError("broken line", f"expected a JSON object, got a {type(row).__name__}")
-    if column not in row:
-        raise _BadRowError(
-            "no column", f"no {column!r} here; there are: {', '.join(map(repr, row)) or 'none'}"
-        )
-    value = row[column]
-    if value is not None and not isinstance(value, str):
-        raise _BadRowError(
-            "not a string", f"{column!r} is a {type(value).__name__}, expected a string"
-        )
-    return value
-
-
-def check_jsonl_column(path: str, column: str) -> None:
-    """Raise DataError when the first row that can be read has no such column."""
-    stop = -1 if compression(path) else min(os.path.getsize(path), _BLOCK_BYTES)
-    for lines, _ in read_lines(path, 0, stop, Accounting(), skip=True):
-        view = lines.data.data
-        for start, end in zip(lines.starts.tolist(), lines.ends.tolist(), strict=True):
-            try:
-                _column_of(bytes(view[start:end]), column)
-            except _BadRowError as error:
-                if error.reason == "no column":
-                    raise DataError(f"{path}: column: {error}") from error
-                continue
-            return
-        return

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from outdim.corpus.lines import Problem, compression, unpacked
@@ -104,17 +103,9 @@ def read_parquet(
 
 def _texts(array: Any, first: int, account: Accounting, problem: Problem) -> Texts:
     """A string column as a block, without nulls and without what is not UTF-8."""
-    array = pc.cast(array, pa.large_string())
-    valid = np.asarray(pc.is_valid(array))
-    offsets = np.frombuffer(array.buffers()[1], np.int64)[
-        array.offset : array.offset + len(array) + 1
-    ]
-    values = array.buffers()[2]
-    data = (
-        np.frombuffer(values, np.uint8)
-        if values is not None and values.size
-        else np.zeros(0, np.uint8)
-    )
+    array = array.cast(pa.large_string())
+    valid = np.asarray(array.is_valid())
+    texts = Texts.of_arrow(array)
     if array.null_count:
         account.skip("null", rows=int(array.null_count))
     try:
@@ -122,8 +113,8 @@ def _texts(array: Any, first: int, account: Accounting, problem: Problem) -> Tex
     except pa.ArrowInvalid:
         for i in np.flatnonzero(valid):
             try:
-                bytes(data[offsets[i] : offsets[i + 1]]).decode()
+                bytes(texts.data[texts.starts[i] : texts.ends[i]]).decode()
             except UnicodeDecodeError:
                 valid[i] = False
                 problem("invalid UTF-8", first + int(i), "the row is not UTF-8 text")
-    return Texts(data, offsets[:-1], offsets[1:]).take(valid)
+    return texts.take(valid)

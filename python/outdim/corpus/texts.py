@@ -96,6 +96,18 @@ class Texts:
         starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])[: len(encoded)]
         return cls(np.frombuffer(b"".join(encoded), np.uint8), starts, ends)
 
+    @classmethod
+    def of_arrow(cls, array: Any) -> Texts:
+        """A block of an Arrow string array (nulls become empty), without a copy of its bytes."""
+        import pyarrow as pa
+
+        array = array.cast(pa.large_string())
+        _, offsets, values = array.buffers()
+        bounds = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
+        empty = values is None or not values.size
+        data = np.zeros(0, np.uint8) if empty else np.frombuffer(values, np.uint8)
+        return cls(data, bounds[:-1], bounds[1:])
+
     def strings(self) -> Iterator[str]:
         """The documents as Python strings."""
         view = self.data.data

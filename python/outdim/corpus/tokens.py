@@ -42,11 +42,10 @@ def backend(tokenizer: Any) -> Any:
     """A copy of the ``tokenizers.Tokenizer`` inside, with truncation and padding off."""
     from tokenizers import Tokenizer
 
-    inner = tokenizer.backend_tokenizer
-    copy = Tokenizer.from_str(inner.to_str())
+    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     copy.no_truncation()
     copy.no_padding()
-    copy.encode_special_tokens = inner.encode_special_tokens
+    copy.encode_special_tokens = bool(getattr(tokenizer, "split_special_tokens", False))
     return copy
 
 
@@ -109,8 +108,11 @@ def check_tokenizer(tokenizer: Any, vocab_size: int) -> None:
 
 def template(inner: Any) -> tuple[list[int], list[int]]:
     """The ids a tokenizer puts before and after a text, as ([CLS], [SEP]) of BERT."""
-    text = "a"
-    bare = inner.encode(text, add_special_tokens=False).ids
+    bare: list[int] = []
+    for text in ("a", "1", ".", "A b c"):
+        bare = inner.encode(text, add_special_tokens=False).ids
+        if bare:
+            break
     full = inner.encode(text, add_special_tokens=True).ids
     for at in range(len(full) - len(bare) + 1):
         if full[at : at + len(bare)] == bare:
