@@ -117,16 +117,17 @@ __device__ __forceinline__ Packet<T, V> load_guarded(const T* p, int valid) {
   return packet;
 }
 
-/// Stores the first `valid` values: at once where the address allows it and all are valid.
+/// One 16-byte store; `p` is aligned to it.
 template <class T, int V>
-__device__ __forceinline__ void store(T* p, const Packet<T, V>& packet, int valid, bool aligned) {
-  if (aligned && valid == V) {
-    if constexpr (Packet<T, V>::kWords == 4) {
-      *reinterpret_cast<uint4*>(p) =
-          make_uint4(packet.word[0], packet.word[1], packet.word[2], packet.word[3]);
-      return;
-    }
-  }
+__device__ __forceinline__ void store_aligned(T* p, const Packet<T, V>& packet) {
+  static_assert(Packet<T, V>::kWords == 4, "16 bytes");
+  *reinterpret_cast<uint4*>(p) =
+      make_uint4(packet.word[0], packet.word[1], packet.word[2], packet.word[3]);
+}
+
+/// Stores the first `valid` values one by one, at any address.
+template <class T, int V>
+__device__ __forceinline__ void store_guarded(T* p, const Packet<T, V>& packet, int valid) {
 #pragma unroll
   for (int i = 0; i < V; ++i) {
     if (i < valid) {

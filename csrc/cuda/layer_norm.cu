@@ -22,133 +22,13 @@
 #include <algorithm>
 
 #include "cuda/kernels.h"
-#include "cuda/layer_norm.cuh"
+#include "cuda/layer_norm_parts.cuh"
 #include "cuda/moments_steps.cuh"
 
 namespace outdim::cuda {
 namespace {
 
 constexpr int kFlushRows = 32;
-constexpr int kMaxWarps = 32;  // per block
-
-__device__ __forceinline__ float parameter(const void* values, DType dtype, int64_t i) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return static_cast<const float*>(values)[i];
-    case DType::kFloat16:
-      return __half2float(static_cast<const __half*>(values)[i]);
-    default:
-      return __bfloat162float(static_cast<const __nv_bfloat16*>(values)[i]);
-  }
-}
-
-/// gamma and beta with disabled dimensions zeroed; zero beyond D.
-__device__ __forceinline__ void load_parameters(const LayerNormArgs& norm, int columns,
-                                                float* gamma, float* beta) {
-  for (int c = threadIdx.x; c < columns; c += blockDim.x) {
-    const bool kept = c < norm.d && (!norm.dim_mask || norm.dim_mask[c]);
-    gamma[c] = !kept ? 0.0f : norm.gamma ? parameter(norm.gamma, norm.param_dtype, c) : 1.0f;
-    beta[c] = kept && norm.beta ? parameter(norm.beta, norm.param_dtype, c) : 0.0f;
-  }
-}
-
-/// y of one value: clamp(z, -clip, clip) * scale + shift, and shift alone where scale is 0. NaN
-/// stays NaN.
-__device__ __forceinline__ float edited(float z, float scale, float shift, const float* clip) {
-  if (clip) {
-    const float bound = *clip;
-    z = z < -bound ? -bound : z > bound ? bound : z;
-  }
-  return scale == 0.0f ? shift : z * scale + shift;
-}
-
-/// Sums of warps over one row, and the weights to combine them with.
-template <int R>
-struct RowShared {
-  float2 warp[2][kMaxWarps * R];  // (sum, squared deviations from the warp's mean), by step parity
-  float2 row[2][kMaxWarps * R];   // (deviation of the covariate, 1 if the row counts)
-  float columns[kMaxWarps];       // of a warp of a row
-  double count[kMaxWarps * R];
-  double covariate[kMaxWarps * R];
-};
-
-/// Takes the pivots from the first three counted rows of a step, by way of shared memory, and
-/// clears the totals that lie there; false if no row of the step counts. All threads of the block
-/// call it and get the same answer.
-template <int R, int kColumns>
-__device__ __forceinline__ bool choose_pivot(const float2* rows, int row_groups, int group, int t,
-                                             int width, const float (&h)[R][kColumns],
-                                             double* totals, float (&pivot)[kColumns]) {
-  int found = 0, slot[3] = {0, 0, 0};
-  for (int s = 0; s < row_groups * R; ++s) {
-    if (rows[s].y == 0.0f) continue;
-    if (found == 0) slot[0] = s;
-    if (found == 1) slot[1] = s;
-    if (found == 2) slot[2] = s;
-    ++found;
-  }
-  if (found == 0) return false;
-  float* const candidate = reinterpret_cast<float*>(totals);  // [3, kColumns, width]
-#pragma unroll
-  for (int c = 0; c < 3; ++c) {
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      if (c >= found || slot[c] != group * R + r) continue;
-#pragma unroll
-      for (int i = 0; i < kColumns; ++i) candidate[(c * kColumns + i) * width + t] = h[r][i];
-    }
-  }
-  __syncthreads();
-#pragma unroll
-  for (int i = 0; i < kColumns; ++i) {
-    const float a = candidate[i * width + t];
-    const float b = found > 1 ? candidate[(kColumns + i) * width + t] : a;
-    // Of two rows the smaller: a spike is large.
-    const float c = found > 2             ? candidate[(2 * kColumns + i) * width + t]
-                    : fabsf(b) < fabsf(a) ? b
-                                          : a;
-    pivot[i] = median_pivot(a, b, c);
-  }
-  __syncthreads();
-  for (int q = 0; q < FusedSums::kCount * kColumns; ++q) totals[q * blockDim.x + threadIdx.x] = 0.0;
-  return true;
-}
-
-/// Leaves the block's partial state: its groups of warps added up in order.
-template <int R, int kColumns, int V>
-__device__ __forceinline__ void write_partial(const RowsArgs& args, RowShared<R>& shared,
-                                              bool has_pivot, int group, int t, int width,
-                                              double count, double covariate, const double* totals,
-                                              const float (&pivot)[kColumns]) {
-  if (t < R) {
-    shared.count[group * R + t] = count;
-    shared.covariate[group * R + t] = covariate;
-  }
-  __syncthreads();
-  if (threadIdx.x < 2) {
-    const double* of = threadIdx.x == 0 ? shared.count : shared.covariate;
-    double sum = 0.0;
-    for (int s = 0; s < args.row_groups * R; ++s) sum += of[s];
-    args.scalars[blockIdx.x * kPartialScalars + threadIdx.x] = sum;
-  }
-  if (!has_pivot) return;  // n is 0, which says that there is no partial state
-  const int64_t d = args.norm.d;
-  double* const partial = args.partial + blockIdx.x * (partial_rows(1, false) * d);
-  for (int item = threadIdx.x; item < FusedSums::kCount * kColumns * width; item += blockDim.x) {
-    const int plane = item / width, owner = item % width, i = plane % kColumns;
-    double sum = 0.0;
-    for (int g = 0; g < args.row_groups; ++g) sum += totals[plane * blockDim.x + g * width + owner];
-    const int64_t column = (i / V * width + owner) * V + i % V;
-    if (column < d) partial[(1 + plane / kColumns) * d + column] = sum;
-  }
-  if (group == 0) {
-#pragma unroll
-    for (int i = 0; i < kColumns; ++i) {
-      const int64_t column = (i / V * width + t) * V + i % V;
-      if (column < d) partial[column] = pivot[i];
-    }
-  }
-}
 
 template <class T, int MaxThreads, bool General, Fused F>
 __global__ void __launch_bounds__(MaxThreads, 1) normalise_rows(const RowsArgs args) {
@@ -158,53 +38,29 @@ __global__ void __launch_bounds__(MaxThreads, 1) normalise_rows(const RowsArgs a
   constexpr int R = rows_per_step<T, MaxThreads, General, F>();
   constexpr int kLanes = kWarp / R;  // lanes that share the statistics of a row
   constexpr bool kStats = F != Fused::kNothing;
-  // Whether the next rows are loaded before this step's are done with: the widest float32 rows lack
-  // the registers.
-  constexpr bool kAhead = MaxThreads != kWideThreads || sizeof(T) == 2;
-  using Chunk = Packet<T, V>;
+  // Whether the next rows are loaded before this step's are done with: wide rows lack the
+  // registers.
+  constexpr bool kAhead = MaxThreads != kWideThreads;
   __shared__ RowShared<R> shared;
-  float* const gamma = dynamic_shared<float>();
   const LayerNormArgs& norm = args.norm;
   const int width = args.warps * kWarp;  // threads per row
-  const int columns = width * kColumns;
-  float* const beta = gamma + columns;
+  float* const gamma = dynamic_shared<float>();
+  float* const beta = gamma + width * kColumns;
   double* const totals =
-      reinterpret_cast<double*>(beta + columns);  // [kCount, kColumns, blockDim.x]
+      reinterpret_cast<double*>(beta + width * kColumns);  // [kCount, kColumns, blockDim.x]
 
-  const int lane = threadIdx.x % kWarp;
-  const int group = threadIdx.x / width, t = threadIdx.x % width, warp = t / kWarp;
+  const int lane = threadIdx.x % kWarp, group = threadIdx.x / width, t = threadIdx.x % width,
+            warp = t / kWarp;
   const int d = static_cast<int>(norm.d);
-  int column[C], valid[C];
-#pragma unroll
-  for (int j = 0; j < C; ++j) {
-    column[j] = (j * width + t) * V;
-    valid[j] = max(0, min(V, d - column[j]));
-  }
-  load_parameters(norm, columns, gamma, beta);
-  if (threadIdx.x < args.warps) {
-    int count = 0;
-    for (int j = 0; j < C; ++j) {
-      count += max(0, min(kWarp * V, d - (j * width + static_cast<int>(threadIdx.x) * kWarp) * V));
-    }
-    shared.columns[threadIdx.x] = count;
-  }
+  const OwnColumns<V, C> own(t, width, d, args.aligned);
+  load_parameters(norm, width * kColumns, gamma, beta);
+  count_columns<V, C>(shared.columns, args.warps, d);
   __syncthreads();
-  const float warp_share = 1.0f / fmaxf(shared.columns[warp], 1.0f);
-  const float row_share = 1.0f / d;
 
-  const auto load_chunk = [&](const void* data, int64_t stride, int64_t row, int j) {
-    const T* p = static_cast<const T*>(data) + row * stride + column[j];
-    if (row >= norm.n || valid[j] == 0) return zero_packet<T, V>();
-    return args.aligned && valid[j] == V ? load_aligned<T, V>(p) : load_guarded<T, V>(p, valid[j]);
-  };
-  Chunk next[R][C];
+  Packet<T, V> next[R][C];
   float2 next_row = make_float2(0.0f, 0.0f);  // in lane r of warp 0 of a group: of its row r
   const auto load_step = [&](int64_t row) {
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-#pragma unroll
-      for (int j = 0; j < C; ++j) next[r][j] = load_chunk(norm.x, norm.x_stride, row + r, j);
-    }
+    load_rows(next, norm.x, norm.x_stride, row, norm.n, own);
     if (kStats && t < R) {
       const bool counts = row + t < norm.n && (!args.group || args.group[row + t] == 1);
       next_row = make_float2(counts && args.covariate ? args.covariate[row + t] : 0.0f,
@@ -216,24 +72,11 @@ __global__ void __launch_bounds__(MaxThreads, 1) normalise_rows(const RowsArgs a
   float pivot[kColumns];
   double count = 0.0, covariate = 0.0;
   bool has_pivot = false;  // the same in all threads of the block
-  int unflushed = 0;
+  int unflushed = 0;       // rows
   if constexpr (kStats) {
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) sums[i].clear();
   }
-  const auto flush = [&] {
-#pragma unroll
-    for (int q = 0; q < FusedSums::kCount; ++q) {
-#pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-        totals[(q * kColumns + i) * blockDim.x + threadIdx.x] +=
-            static_cast<double>(sums[i].sum[q]);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kColumns; ++i) sums[i].clear();
-    unflushed = 0;
-  };
 
   const int64_t block_rows = args.row_groups * R;
   int64_t base = blockIdx.x * block_rows;
@@ -245,20 +88,7 @@ __global__ void __launch_bounds__(MaxThreads, 1) normalise_rows(const RowsArgs a
 #pragma unroll
     for (int r = 0; r < R; ++r) {
 #pragma unroll
-      for (int j = 0; j < C; ++j) {
-        unpack<T, V>(next[r][j], h[r] + j * V);
-        if (General && norm.residual) {
-          float other[V];
-          unpack<T, V>(load_chunk(norm.residual, norm.residual_stride, row + r, j), other);
-#pragma unroll
-          for (int i = 0; i < V; ++i) other[i] += h[r][j * V + i];
-          unpack<T, V>(pack<T, V>(other), h[r] + j * V);
-        }
-        if (General && norm.sum && row + r < norm.n) {
-          store<T, V>(static_cast<T*>(norm.sum) + (row + r) * norm.d + column[j],
-                      pack<T, V>(h[r] + j * V), valid[j], args.aligned);
-        }
-      }
+      for (int j = 0; j < C; ++j) unpack<T, V>(next[r][j], h[r] + j * V);
     }
     if (kStats && t < R) {
       shared.row[parity][group * R + t] = next_row;
@@ -268,43 +98,11 @@ __global__ void __launch_bounds__(MaxThreads, 1) normalise_rows(const RowsArgs a
       }
     }
     if (kAhead) load_step(row + gridDim.x * block_rows);
+    if (General && (norm.residual || norm.sum)) add_residual<T>(h, norm, row, own);
 
-    // The warp's part of each row: its sum and the squared deviations from its mean.
-    float part[R];
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      part[r] = 0.0f;
-#pragma unroll
-      for (int i = 0; i < kColumns; ++i) part[r] += h[r][i];  // zero beyond D
-    }
-    const float warp_total = norm.rms ? 0.0f : warp_sums<R>(part, lane);
-    const float warp_mean = warp_total * warp_share;
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      const float centre = __shfl_sync(kAllLanes, warp_mean, r * kLanes);
-      part[r] = 0.0f;
-#pragma unroll
-      for (int j = 0; j < C; ++j) {
-        if (valid[j] == V) {
-#pragma unroll
-          for (int i = 0; i < V; ++i) {
-            const float deviation = h[r][j * V + i] - centre;
-            part[r] += deviation * deviation;
-          }
-        } else {
-#pragma unroll
-          for (int i = 0; i < V; ++i) {
-            const float deviation = i < valid[j] ? h[r][j * V + i] - centre : 0.0f;
-            part[r] += deviation * deviation;
-          }
-        }
-      }
-    }
-    const float warp_squares = warp_sums<R>(part, lane);
-    if (lane % kLanes == 0) {
-      shared.warp[parity][(group * R + lane / kLanes) * args.warps + warp] =
-          make_float2(warp_total, warp_squares);
-    }
+    const float2 of_warp = warp_moments<R, V, C>(h, shared.columns[warp].y, norm.rms, lane, own);
+    if (lane % kLanes == 0)
+      shared.warp[parity][(group * R + lane / kLanes) * args.warps + warp] = of_warp;
     // The only barrier of a step: what it separates is double buffered by parity. Groups of warps
     // go their own pace, but for the steps up to the one that gives the pivots.
     if (kStats && !has_pivot) {
@@ -312,58 +110,36 @@ __global__ void __launch_bounds__(MaxThreads, 1) normalise_rows(const RowsArgs a
     } else {
       named_barrier(1 + group, width);
     }
-
-    // Lane l: row l / kLanes, with its warps dealt to the kLanes lanes.
-    const float2* const warps = &shared.warp[parity][(group * R + lane / kLanes) * args.warps];
-    float total = 0.0f;
-    for (int w = lane % kLanes; w < args.warps; w += kLanes) total += warps[w].x;
-#pragma unroll
-    for (int offset = kLanes / 2; offset >= 1; offset /= 2)
-      total += __shfl_xor_sync(kAllLanes, total, offset);
-    const float mean = total * row_share;
-    float squares = 0.0f;
-    for (int w = lane % kLanes; w < args.warps; w += kLanes) {
-      const float size = shared.columns[w];
-      const float deviation = warps[w].x / fmaxf(size, 1.0f) - mean;
-      squares += warps[w].y + size * deviation * deviation;
-    }
-#pragma unroll
-    for (int offset = kLanes / 2; offset >= 1; offset /= 2)
-      squares += __shfl_xor_sync(kAllLanes, squares, offset);
-    const float inverse_std = rsqrtf(squares * row_share + static_cast<float>(norm.eps));
-
+    const float2 of_row =
+        row_moments<kLanes>(&shared.warp[parity][(group * R + lane / kLanes) * args.warps],
+                            shared.columns, args.warps, lane, 1.0f / d);
+    const float inverse_std = rsqrtf(of_row.y + static_cast<float>(norm.eps));
+    float centre[R], factor[R];
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      const float centre = __shfl_sync(kAllLanes, mean, r * kLanes);
-      const float factor = __shfl_sync(kAllLanes, inverse_std, r * kLanes);
-      int64_t edit = 0;  // offset of the row's edit in the tables
-      bool edit_known = true;
-      if (General && norm.scale && norm.variant && row + r < norm.n) {
-        const int32_t variant = norm.variant[row + r];
-        edit_known = variant >= 0 && variant < norm.variants;
-        edit = edit_known ? variant * norm.d : 0;
-      }
+      centre[r] = __shfl_sync(kAllLanes, of_row.x, r * kLanes);
+      factor[r] = __shfl_sync(kAllLanes, inverse_std, r * kLanes);
+    }
+
 #pragma unroll
-      for (int j = 0; j < C; ++j) {
+    for (int j = 0; j < C; ++j) {
+      const int column = own.first + j * own.step;
+      float g[V], b[V];
+      load_shared<V>(gamma + column, g);
+      load_shared<V>(beta + column, b);
+      Packet<T, V> y[R];
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
         float z[V];
 #pragma unroll
-        for (int i = 0; i < V; ++i) {
-          const int c = column[j] + i;
-          z[i] = (h[r][j * V + i] - centre) * factor * gamma[c] + beta[c];
-          if (General && norm.scale && i < valid[j]) {
-            const int64_t e = edit + c;
-            z[i] = edited(z[i], norm.scale[e], norm.shift[e], norm.clip ? norm.clip + e : nullptr);
-            if (!edit_known) z[i] = NAN;  // a variant that the tables do not have
-          }
-        }
-        const Chunk y = pack<T, V>(z);
-        if (row + r < norm.n) {
-          store<T, V>(static_cast<T*>(norm.y) + (row + r) * norm.y_stride + column[j], y, valid[j],
-                      args.aligned);
-        }
+        for (int i = 0; i < V; ++i) z[i] = (h[r][j * V + i] - centre[r]) * factor[r] * g[i] + b[i];
+        if (General && norm.scale && row + r < norm.n)
+          edit_values<V>(norm, row + r, column, own.valid(j), z);
+        y[r] = pack<T, V>(z);
         if (F == Fused::kOutput)
-          unpack<T, V>(y, h[r] + j * V);  // statistics are of what was stored
+          unpack<T, V>(y[r], h[r] + j * V);  // statistics are of what was stored
       }
+      store_run(y, j, norm.y, norm.y_stride, row, norm.n, own);
     }
     if constexpr (kStats) {
       if (!has_pivot) {
@@ -372,21 +148,21 @@ __global__ void __launch_bounds__(MaxThreads, 1) normalise_rows(const RowsArgs a
       }
 #pragma unroll
       for (int r = 0; r < R; ++r) {
-        const float2 of_row = shared.row[parity][group * R + r];
-        if (of_row.y != 0.0f) {
+        const float2 counted = shared.row[parity][group * R + r];
+        if (counted.y != 0.0f) {
 #pragma unroll
-          for (int i = 0; i < kColumns; ++i) sums[i].add(h[r][i], pivot[i], &of_row.x, 0.0f);
+          for (int i = 0; i < kColumns; ++i) sums[i].add(h[r][i], pivot[i], &counted.x, 0.0f);
         }
       }
       unflushed += R;
       if (unflushed == kFlushRows) {
-        if (has_pivot) flush();
+        if (has_pivot) flush(sums, totals);
         unflushed = 0;
       }
     }
   }
   if constexpr (kStats) {
-    if (has_pivot) flush();
+    if (has_pivot) flush(sums, totals);
     write_partial<R, kColumns, V>(args, shared, has_pivot, group, t, width, count, covariate,
                                   totals, pivot);
   }

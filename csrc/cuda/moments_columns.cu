@@ -33,7 +33,7 @@ template <class A, int K, bool Shape>
 struct Stage {
   __align__(16) A covariate[kThreads][K];
   A inverse_norm[Shape ? kThreads : 1];
-  uint8_t row[kThreads];  // offset in the stage
+  int64_t offset[kThreads];  // of the row's values, from those of row 0
   int warp_count[kWarps];
 };
 
@@ -54,7 +54,7 @@ __device__ __forceinline__ int list_rows(const ColumnArgs& args, int64_t base, i
     count += stage.warp_count[w];
   }
   if (selected) {
-    stage.row[slot] = static_cast<uint8_t>(threadIdx.x);
+    stage.offset[slot] = row * args.stride;
     scalar[0] += 1.0;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
@@ -81,6 +81,12 @@ __device__ __forceinline__ double warps_sum(const A* staged, int item) {
   return sum;
 }
 
+/// Rows loaded ahead of their use; shape statistics need the registers, and compute longer per row.
+template <class T, class A, bool Shape>
+constexpr int rows_in_flight() {
+  return Shape ? 2 : Packet<T, columns_per_thread(sizeof(A) == 8)>::kWords <= 2 ? 8 : 4;
+}
+
 /// Dynamic shared memory of a block: what its threads stage, then its totals, of item i owned by
 /// thread i % kThreads.
 template <class A, int K, bool Shape>
@@ -99,8 +105,7 @@ __global__ void __launch_bounds__(kThreads, column_blocks_per_sm(K, Shape))
   using Sums = ColumnSums<A, K, Shape>;
   constexpr bool kExact = sizeof(A) == 8;
   constexpr int V = columns_per_thread(kExact);
-  constexpr int kFlight =
-      (Packet<T, V>::kWords <= 2 ? 8 : 4) / (Shape ? 2 : 1);  // rows loaded ahead of use
+  constexpr int kFlight = rows_in_flight<T, A, Shape>();
   constexpr int kItems = Layout<A, K, Shape>::kItems;
   __shared__ Stage<A, K, Shape> stage;
   A* const staged = dynamic_shared<A>();  // [kCount, V, kThreads]
@@ -113,12 +118,8 @@ __global__ void __launch_bounds__(kThreads, column_blocks_per_sm(K, Shape))
   const int valid = args.d <= column      ? 0
                     : args.d - column < V ? static_cast<int>(args.d - column)
                                           : V;
-  const bool aligned = args.aligned && (valid == V || valid == 0);
+  const bool vector = args.aligned && valid == V;
   const T* const data = static_cast<const T*>(args.data) + (valid ? column : 0);
-  const auto load_row = [&](int64_t row) {
-    const T* p = data + row * args.stride;
-    return aligned && valid ? load_aligned<T, V>(p) : load_guarded<T, V>(p, valid);
-  };
 
   Sums sums[V];
   ColumnExtremes extremes[V];
@@ -135,6 +136,20 @@ __global__ void __launch_bounds__(kThreads, column_blocks_per_sm(K, Shape))
   for (int s = 0; s < 1 + K; ++s) scalar[s] = 0.0;
   bool has_pivot = false;  // the same in all threads of the block
 
+  const auto add_row = [&](const Packet<T, V>& packet, int slot) {
+    float h[V];
+    unpack<T, V>(packet, h);
+    A f[K];
+#pragma unroll
+    for (int k = 0; k < K; ++k) f[k] = stage.covariate[slot][k];
+    const A inverse_norm = Shape ? stage.inverse_norm[slot] : A(0);
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      sums[i].add(static_cast<A>(h[i]), pivot[i], f, inverse_norm);
+      if constexpr (Shape) extremes[i].add(h[i], args.tau);
+    }
+  };
+
   const int64_t begin = blockIdx.y * args.split_rows;
   const int64_t end = begin + args.split_rows < args.n ? begin + args.split_rows : args.n;
   for (int64_t base = begin; base < end; base += kThreads) {
@@ -143,37 +158,30 @@ __global__ void __launch_bounds__(kThreads, column_blocks_per_sm(K, Shape))
     if (!has_pivot) {
       has_pivot = true;
       float a[V], b[V], c[V];
-      unpack<T, V>(load_row(base + stage.row[0]), a);
-      unpack<T, V>(load_row(base + stage.row[count / 2]), b);
-      unpack<T, V>(load_row(base + stage.row[count - 1]), c);
+      unpack<T, V>(load_guarded<T, V>(data + stage.offset[0], valid), a);
+      unpack<T, V>(load_guarded<T, V>(data + stage.offset[count / 2], valid), b);
+      unpack<T, V>(load_guarded<T, V>(data + stage.offset[count - 1], valid), c);
 #pragma unroll
       for (int i = 0; i < V; ++i) pivot[i] = static_cast<A>(median_pivot(a[i], b[i], c[i]));
     }
-    for (int first = warp; first < count; first += kWarps * kFlight) {
+    int slot = warp;
+    for (; slot + (kFlight - 1) * kWarps < count; slot += kFlight * kWarps) {
       Packet<T, V> packet[kFlight];
+      if (vector) {
 #pragma unroll
-      for (int r = 0; r < kFlight; ++r) {
-        const int slot = first + r * kWarps;
-        packet[r] = slot < count ? load_row(base + stage.row[slot]) : zero_packet<T, V>();
-      }
+        for (int r = 0; r < kFlight; ++r)
+          packet[r] = load_aligned<T, V>(data + stage.offset[slot + r * kWarps]);
+      } else {
 #pragma unroll
-      for (int r = 0; r < kFlight; ++r) {
-        const int slot = first + r * kWarps;
-        if (slot < count) {
-          float h[V];
-          unpack<T, V>(packet[r], h);
-          A f[K];
-#pragma unroll
-          for (int k = 0; k < K; ++k) f[k] = stage.covariate[slot][k];
-          const A inverse_norm = Shape ? stage.inverse_norm[slot] : A(0);
-#pragma unroll
-          for (int i = 0; i < V; ++i) {
-            sums[i].add(static_cast<A>(h[i]), pivot[i], f, inverse_norm);
-            if constexpr (Shape) extremes[i].add(h[i], args.tau);
-          }
+        for (int r = 0; r < kFlight; ++r) {
+          packet[r] = load_guarded<T, V>(data + stage.offset[slot + r * kWarps], valid);
         }
       }
+#pragma unroll
+      for (int r = 0; r < kFlight; ++r) add_row(packet[r], slot + r * kWarps);
     }
+    for (; slot < count; slot += kWarps)
+      add_row(load_guarded<T, V>(data + stage.offset[slot], valid), slot);
     if constexpr (!kExact) {
       // The barriers of the next list_rows keep these reads apart from the next writes.
 #pragma unroll

@@ -1,0 +1,327 @@
+#pragma once
+
+// The parts of the row kernel of layer_norm: access to rows, statistics of a row, edits, partial
+// states.
+
+#include "cuda/layer_norm.cuh"
+
+namespace outdim::cuda {
+
+constexpr int kMaxWarps = 32;  // per block
+
+/// Shared by the groups of warps of a block; a step leaves things by its parity.
+template <int R>
+struct RowShared {
+  float2 warp[2]
+             [kMaxWarps * R];    // of a warp in a row: sum, squared deviations from the warp's mean
+  float2 row[2][kMaxWarps * R];  // of a row: deviation of the covariate, 1 if the row counts
+  float2 columns[kMaxWarps];     // of a warp: number of its columns, and its inverse
+  double count[kMaxWarps * R];
+  double covariate[kMaxWarps * R];
+};
+
+/// The columns of a thread: C runs of V.
+template <int V, int C>
+struct OwnColumns {
+  int first;  // of the first run
+  int step;   // between runs
+  int d;
+  bool full;  // all exist, and rows can be accessed 16 bytes at a time
+
+  __device__ __forceinline__ OwnColumns(int t, int width, int d, bool aligned)
+      : first(t * V), step(width * V), d(d), full(aligned && first + (C - 1) * step + V <= d) {}
+
+  /// Columns of run j that exist.
+  __device__ __forceinline__ int valid(int j) const { return max(0, min(V, d - first - j * step)); }
+};
+
+/// Loads R rows from `row` on; what is not there is zero.
+template <class T, int R, int V, int C>
+__device__ __forceinline__ void load_rows(Packet<T, V> (&rows)[R][C], const void* data,
+                                          int64_t stride, int64_t row, int64_t n,
+                                          const OwnColumns<V, C>& own) {
+  const T* const p = static_cast<const T*>(data) + row * stride + own.first;
+  if (own.full && row + R <= n) {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+#pragma unroll
+      for (int j = 0; j < C; ++j) rows[r][j] = load_aligned<T, V>(p + r * stride + j * own.step);
+    }
+  } else {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+#pragma unroll
+      for (int j = 0; j < C; ++j) {
+        rows[r][j] =
+            load_guarded<T, V>(p + r * stride + j * own.step, row + r < n ? own.valid(j) : 0);
+      }
+    }
+  }
+}
+
+/// Stores run j of R rows from `row` on.
+template <class T, int R, int V, int C>
+__device__ __forceinline__ void store_run(const Packet<T, V> (&rows)[R], int j, void* data,
+                                          int64_t stride, int64_t row, int64_t n,
+                                          const OwnColumns<V, C>& own) {
+  T* const p = static_cast<T*>(data) + row * stride + own.first + j * own.step;
+  if (own.full && row + R <= n) {
+#pragma unroll
+    for (int r = 0; r < R; ++r) store_aligned<T, V>(p + r * stride, rows[r]);
+  } else {
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+      store_guarded<T, V>(p + r * stride, rows[r], row + r < n ? own.valid(j) : 0);
+  }
+}
+
+/// V values of a table in shared memory, 16 bytes at a time.
+template <int V>
+__device__ __forceinline__ void load_shared(const float* from, float (&to)[V]) {
+#pragma unroll
+  for (int i = 0; i < V; i += 4) {
+    const float4 four = *reinterpret_cast<const float4*>(from + i);
+    to[i] = four.x;
+    to[i + 1] = four.y;
+    to[i + 2] = four.z;
+    to[i + 3] = four.w;
+  }
+}
+
+__device__ __forceinline__ float parameter(const void* values, DType dtype, int64_t i) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return static_cast<const float*>(values)[i];
+    case DType::kFloat16:
+      return __half2float(static_cast<const __half*>(values)[i]);
+    default:
+      return __bfloat162float(static_cast<const __nv_bfloat16*>(values)[i]);
+  }
+}
+
+/// gamma and beta with disabled dimensions zeroed; zero beyond D.
+__device__ __forceinline__ void load_parameters(const LayerNormArgs& norm, int columns,
+                                                float* gamma, float* beta) {
+  for (int c = threadIdx.x; c < columns; c += blockDim.x) {
+    const bool kept = c < norm.d && (!norm.dim_mask || norm.dim_mask[c]);
+    gamma[c] = !kept ? 0.0f : norm.gamma ? parameter(norm.gamma, norm.param_dtype, c) : 1.0f;
+    beta[c] = kept && norm.beta ? parameter(norm.beta, norm.param_dtype, c) : 0.0f;
+  }
+}
+
+/// s = x + residual, rounded to T and stored as the sum where that is wanted; in place.
+template <class T, int R, int V, int C>
+__device__ __forceinline__ void add_residual(float (&h)[R][C * V], const LayerNormArgs& norm,
+                                             int64_t row, const OwnColumns<V, C>& own) {
+  Packet<T, V> other[R][C];
+  if (norm.residual) load_rows(other, norm.residual, norm.residual_stride, row, norm.n, own);
+#pragma unroll
+  for (int j = 0; j < C; ++j) {
+    Packet<T, V> sum[R];
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      float* const s = h[r] + j * V;
+      if (norm.residual) {
+        float residual[V];
+        unpack<T, V>(other[r][j], residual);
+#pragma unroll
+        for (int i = 0; i < V; ++i) s[i] += residual[i];
+      }
+      sum[r] = pack<T, V>(s);
+      unpack<T, V>(sum[r], s);
+    }
+    if (norm.sum) store_run(sum, j, norm.sum, norm.d, row, norm.n, own);
+  }
+}
+
+/// The number of columns of each warp of a row, and its inverse.
+template <int V, int C>
+__device__ __forceinline__ void count_columns(float2* of_warp, int warps, int d) {
+  const int warp = threadIdx.x;
+  if (warp >= warps) return;
+  int count = 0;
+  for (int j = 0; j < C; ++j) count += max(0, min(kWarp * V, d - (j * warps + warp) * kWarp * V));
+  of_warp[warp] = make_float2(count, 1.0f / max(count, 1));
+}
+
+/// The warp's part of R rows: in lane l, of row l / (32 / R), its sum and the squared deviations
+/// from its own mean.
+template <int R, int V, int C>
+__device__ __forceinline__ float2 warp_moments(const float (&h)[R][C * V], float inverse_columns,
+                                               bool rms, int lane, const OwnColumns<V, C>& own) {
+  float part[R];
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+    part[r] = 0.0f;
+#pragma unroll
+    for (int i = 0; i < C * V; ++i) part[r] += h[r][i];  // zero beyond D
+  }
+  const float total = rms ? 0.0f : warp_sums<R>(part, lane);
+  const float mean = total * inverse_columns;
+  float centre[R];
+#pragma unroll
+  for (int r = 0; r < R; ++r) centre[r] = __shfl_sync(kAllLanes, mean, r * (kWarp / R));
+  if (own.full) {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      part[r] = 0.0f;
+#pragma unroll
+      for (int i = 0; i < C * V; ++i) part[r] += (h[r][i] - centre[r]) * (h[r][i] - centre[r]);
+    }
+  } else {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      part[r] = 0.0f;
+#pragma unroll
+      for (int i = 0; i < C * V; ++i) {
+        const float deviation = i % V < own.valid(i / V) ? h[r][i] - centre[r] : 0.0f;
+        part[r] += deviation * deviation;
+      }
+    }
+  }
+  return make_float2(total, warp_sums<R>(part, lane));
+}
+
+/// Chan's sum over the warps of a row, dealt to `kLanes` lanes: the row's mean and mean square
+/// deviation from it, the same bits in each of the lanes. All terms are positive.
+template <int kLanes>
+__device__ __forceinline__ float2 row_moments(const float2* of_warp, const float2* columns,
+                                              int warps, int lane, float inverse_d) {
+  float total = 0.0f;
+  for (int w = lane % kLanes; w < warps; w += kLanes) total += of_warp[w].x;
+#pragma unroll
+  for (int offset = kLanes / 2; offset >= 1; offset /= 2)
+    total += __shfl_xor_sync(kAllLanes, total, offset);
+  const float mean = total * inverse_d;
+  float squares = 0.0f;
+  for (int w = lane % kLanes; w < warps; w += kLanes) {
+    const float deviation = of_warp[w].x * columns[w].y - mean;
+    squares += of_warp[w].y + columns[w].x * deviation * deviation;
+  }
+#pragma unroll
+  for (int offset = kLanes / 2; offset >= 1; offset /= 2)
+    squares += __shfl_xor_sync(kAllLanes, squares, offset);
+  return make_float2(mean, squares * inverse_d);
+}
+
+/// y of one value: clamp(z, -clip, clip) * scale + shift, and shift alone where scale is 0. NaN
+/// stays NaN.
+__device__ __forceinline__ float edited(float z, float scale, float shift, const float* clip) {
+  if (clip) {
+    const float bound = *clip;
+    z = z < -bound ? -bound : z > bound ? bound : z;
+  }
+  return scale == 0.0f ? shift : z * scale + shift;
+}
+
+/// Applies the edit of a row to V values of it; a variant that the tables do not have makes them
+/// NaN.
+template <int V>
+__device__ __forceinline__ void edit_values(const LayerNormArgs& norm, int64_t row, int column,
+                                            int valid, float (&z)[V]) {
+  const int64_t variant = norm.variant ? norm.variant[row] : 0;
+  const bool known = variant >= 0 && variant < norm.variants;
+  const int64_t first = (known ? variant : 0) * norm.d + column;
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    if (i >= valid) continue;
+    const int64_t e = first + i;
+    z[i] = known ? edited(z[i], norm.scale[e], norm.shift[e], norm.clip ? norm.clip + e : nullptr)
+                 : NAN;
+  }
+}
+
+/// Adds the float32 sums to the thread's float64 totals, [kCount, kColumns, blockDim.x], and clears
+/// them.
+template <int kColumns>
+__device__ __forceinline__ void flush(FusedSums (&sums)[kColumns], double* totals) {
+#pragma unroll
+  for (int q = 0; q < FusedSums::kCount; ++q) {
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+      totals[(q * kColumns + i) * blockDim.x + threadIdx.x] += static_cast<double>(sums[i].sum[q]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kColumns; ++i) sums[i].clear();
+}
+
+/// Takes the pivots from the first three counted rows of a step, by way of shared memory, and
+/// clears the totals that lie there; false if no row of the step counts. All threads of the block
+/// call it and get the same answer.
+template <int R, int kColumns>
+__device__ __forceinline__ bool choose_pivot(const float2* rows, int row_groups, int group, int t,
+                                             int width, const float (&h)[R][kColumns],
+                                             double* totals, float (&pivot)[kColumns]) {
+  int found = 0, slot[3] = {0, 0, 0};
+  for (int s = 0; s < row_groups * R; ++s) {
+    if (rows[s].y == 0.0f) continue;
+    if (found == 0) slot[0] = s;
+    if (found == 1) slot[1] = s;
+    if (found == 2) slot[2] = s;
+    ++found;
+  }
+  if (found == 0) return false;
+  float* const candidate = reinterpret_cast<float*>(totals);  // [3, kColumns, width]
+#pragma unroll
+  for (int c = 0; c < 3; ++c) {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      if (c >= found || slot[c] != group * R + r) continue;
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) candidate[(c * kColumns + i) * width + t] = h[r][i];
+    }
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kColumns; ++i) {
+    const float a = candidate[i * width + t];
+    const float b = found > 1 ? candidate[(kColumns + i) * width + t] : a;
+    // Of two rows the smaller: a spike is large.
+    const float c = found > 2             ? candidate[(2 * kColumns + i) * width + t]
+                    : fabsf(b) < fabsf(a) ? b
+                                          : a;
+    pivot[i] = median_pivot(a, b, c);
+  }
+  __syncthreads();
+  for (int q = 0; q < FusedSums::kCount * kColumns; ++q) totals[q * blockDim.x + threadIdx.x] = 0.0;
+  return true;
+}
+
+/// Leaves the block's partial state: its groups of warps added up in order.
+template <int R, int kColumns, int V>
+__device__ __forceinline__ void write_partial(const RowsArgs& args, RowShared<R>& shared,
+                                              bool has_pivot, int group, int t, int width,
+                                              double count, double covariate, const double* totals,
+                                              const float (&pivot)[kColumns]) {
+  if (t < R) {
+    shared.count[group * R + t] = count;
+    shared.covariate[group * R + t] = covariate;
+  }
+  __syncthreads();
+  if (threadIdx.x < 2) {
+    const double* of = threadIdx.x == 0 ? shared.count : shared.covariate;
+    double sum = 0.0;
+    for (int s = 0; s < args.row_groups * R; ++s) sum += of[s];
+    args.scalars[blockIdx.x * kPartialScalars + threadIdx.x] = sum;
+  }
+  if (!has_pivot) return;  // n is 0, which says that there is no partial state
+  const int64_t d = args.norm.d;
+  double* const partial = args.partial + blockIdx.x * (partial_rows(1, false) * d);
+  for (int item = threadIdx.x; item < FusedSums::kCount * kColumns * width; item += blockDim.x) {
+    const int plane = item / width, owner = item % width, i = plane % kColumns;
+    double sum = 0.0;
+    for (int g = 0; g < args.row_groups; ++g) sum += totals[plane * blockDim.x + g * width + owner];
+    const int64_t column = (i / V * width + owner) * V + i % V;
+    if (column < d) partial[(1 + plane / kColumns) * d + column] = sum;
+  }
+  if (group == 0) {
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+      const int64_t column = (i / V * width + t) * V + i % V;
+      if (column < d) partial[column] = pivot[i];
+    }
+  }
+}
+
+}  // namespace outdim::cuda
