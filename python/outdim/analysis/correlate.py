@@ -185,7 +185,7 @@ def correlate(
 
     corpus = source if isinstance(source, Corpus) else open_corpus(source)
     arch = architecture(model)
-    check_tokenizer(tokenizer, arch.vocab_size)
+    check_tokenizer(tokenizer, arch.vocab_size, model.config)
     if frequencies is None:
         frequencies = count_tokens(corpus, tokenizer)
     check_frequencies(frequencies, tokenizer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,13 +89,22 @@ class TokenCounter:
             threads = workers or len(os.sched_getaffinity(0))
             self._table = ChunkTable(tokenizer, self._rule, self.vocab_size, memory_bytes, threads)
 
-    def count(self, corpus: Corpus, units: Iterable[Unit]) -> UnitCounts:
-        """Count units of a corpus: the same result whatever was counted before."""
+    def count(
+        self,
+        corpus: Corpus,
+        units: Iterable[Unit],
+        after_block: Callable[[], None] = lambda: None,
+    ) -> UnitCounts:
+        """Count units of a corpus: the same result whatever was counted before.
+
+        ``after_block`` is called after every few megabytes, and may raise to give up.
+        """
         account = Accounting()
         counted = _Counted(self.vocab_size, self._documents)
         for unit in units:
             for block in prefetch(corpus.blocks(unit, account)):
                 self._count_block(block, counted)
+                after_block()
         if self._rule is not None:
             self._table.fold(counted.counts)
         self._add_template(counted, account)

@@ -78,7 +78,7 @@ def special_ids(tokenizer: Any) -> set[int]:
     return found
 
 
-def check_tokenizer(tokenizer: Any, vocab_size: int) -> None:
+def check_tokenizer(tokenizer: Any, vocab_size: int, config: Any = None) -> None:
     """Raise DataError unless every id of the tokenizer is below a model's ``vocab_size``.
 
     >>> check_tokenizer(load_tokenizer("bert-base-uncased"), 28996)  # doctest: +SKIP
@@ -98,6 +98,14 @@ def check_tokenizer(tokenizer: Any, vocab_size: int) -> None:
             f"tokenizer: it knows {size} ids, the model's vocabulary has {vocab_size}. They do not "
             "belong together: give the tokenizer that came with the model"
         )
+    # Not eos: chat models end a turn with another token than the text they were trained on.
+    for role in ("pad_token_id", "bos_token_id", "cls_token_id", "sep_token_id"):
+        mine, its = getattr(tokenizer, role, None), getattr(config, role, None)
+        if isinstance(mine, int) and isinstance(its, int) and mine != its:
+            raise DataError(
+                f"tokenizer: its {role} is {mine}, that of the model's config {its}. They do "
+                "not belong together: give the tokenizer that came with the model"
+            )
     prefix, suffix = template(backend(tokenizer))
     lost = [i for i in (*prefix, *suffix) if i >= vocab_size]
     if lost:

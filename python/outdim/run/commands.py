@@ -168,7 +168,7 @@ def _execute(
             engine.wait_for_others(store, plan.stages[-1], share, stop)
             if share.index:
                 return
-        elif missing := store.missing(plan.stages[-1]):
+        elif missing := store.absent(plan.stages[-1]):
             print(
                 f"outdim {plan.command}: this share is done; {len(missing)} of {len(store.shards)} "
                 "shards belong to others and are not committed yet. Whoever commits the last one "
@@ -187,9 +187,9 @@ def _compute(
     devices: Sequence[str],
     share: Share,
 ) -> int:
-    missing = store.missing(stage)
-    own = [shard for shard in missing if share.owns(shard)]
-    done = len(store.shards) - len(missing)
+    mine = [shard for shard in store.shards if share.owns(shard)]
+    own = store.missing(stage, mine)
+    done = len(mine) - len(own)
     if not own:
         return 0
     if options.engine == "ray":

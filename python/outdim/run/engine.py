@@ -227,7 +227,7 @@ def wait_for_others(store: ShardStore, stage: str, share: Share, stop: StopSigna
     Nothing is exchanged between the processes: the committed shards are the barrier.
     """
     noticed = time.monotonic()
-    while missing := store.missing(stage):
+    while missing := store.absent(stage):
         stop.check()
         if time.monotonic() - noticed > _STRAGGLER_NOTICE_S:
             noticed = time.monotonic()

@@ -29,7 +29,7 @@ class _Actor:
             os.chdir(directory)
         loaded = Plan.from_json(plan)
         self._worker = Worker(
-            run, loaded, device, memory=memory, counters=loaded.options["threads"]
+            run, loaded, device, memory=memory, counters=loaded.options.get("threads", 1)
         )
         self._store = ShardStore(run, loaded)
 
@@ -75,7 +75,7 @@ def compute_on_ray(
             address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False
         )
     gpu = worker.device.startswith("cuda")
-    threads = worker.plan.options["threads"]
+    threads = worker.plan.options.get("threads", 1)
     cluster = ray.cluster_resources()
     room = int(cluster.get("GPU", 0)) if gpu else int(cluster.get("CPU", 1)) // threads
     resources = {"num_gpus": 1} if gpu else {"num_cpus": threads}

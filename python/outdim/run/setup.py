@@ -71,6 +71,7 @@ def plan_count(source: Sequence[str], options: CountOptions) -> Plan:
 
     if options.tokenizer is None:
         raise ArgumentError("tokenizer: name it: a Hugging Face id or a local directory.")
+    _threads(options)
     corpus, planned = plan_corpus(source, options)
     tokenizer = load_tokenizer(options.tokenizer)
     return Plan(
@@ -82,7 +83,6 @@ def plan_count(source: Sequence[str], options: CountOptions) -> Plan:
             "tokenizer": options.tokenizer,
             "method": dataclasses.asdict(choose_method(corpus, tokenizer, options.method)),
             "documents": options.documents,
-            "threads": _threads(options),
         },
         units=tuple(unit.as_dict() for unit in corpus.units),
     )
@@ -113,7 +113,7 @@ def plan_correlate(source: Sequence[str], options: CorrelateOptions) -> tuple[Pl
         )
     tokenizer_name = options.tokenizer or options.model
     tokenizer = load_tokenizer(tokenizer_name)
-    check_tokenizer(tokenizer, arch.vocab_size)
+    check_tokenizer(tokenizer, arch.vocab_size, model.config)
     model_info = describe(model, arch)
     inputs = {
         "files": corpus.files,
@@ -140,7 +140,8 @@ def plan_correlate(source: Sequence[str], options: CorrelateOptions) -> tuple[Pl
             "token_budget": options.token_budget,
             "dtype": options.dtype,
             "autocast": options.autocast,
-            "fused": options.fused,
+            # Sums per token need the hidden state itself, which the fused op does not hand out.
+            "fused": options.fused and not per_token,
             "accum": options.accum,
             "per_token": per_token,
             "threads": _threads(options),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,10 +78,10 @@ class ShardStore:
             return None
         return ShardState(tensors, info["info"])
 
-    def missing(self, stage: str) -> list[Shard]:
-        """Shards without a sound state, in plan order."""
+    def missing(self, stage: str, among: Sequence[Shard] | None = None) -> list[Shard]:
+        """Those of the shards (None: of all) without a sound state, in plan order."""
         missing = []
-        for shard in self.shards:
+        for shard in self.shards if among is None else among:
             path = self.path(stage, shard)
             if path not in self._sound:
                 if self.read(stage, shard) is None:
@@ -89,6 +89,10 @@ class ShardStore:
                 else:
                     self._sound.add(path)
         return missing
+
+    def absent(self, stage: str) -> list[Shard]:
+        """Shards without a state; what is there is not read, as merging reads it all anyway."""
+        return [shard for shard in self.shards if not self.path(stage, shard).exists()]
 
     def states(self, stage: str) -> Iterator[ShardState]:
         """Every state of ``stage``, in plan order.

@@ -91,7 +91,7 @@ class Worker:
         self.memory = memory
         self.counters = counters
         self._options = plan.options
-        torch.set_num_threads(plan.options["threads"])
+        torch.set_num_threads(plan.options.get("threads", 1))
 
     def compute(
         self, stage: str, shard: Shard, progress: Progress = lambda tokens: None
@@ -182,7 +182,7 @@ class Worker:
     def _count(self, shard: Shard, progress: Progress) -> ShardState:
         from outdim.corpus import Unit
 
-        counted = self.counter.count(self.corpus, [Unit(**shard.unit)])
+        counted = self.counter.count(self.corpus, [Unit(**shard.unit)], self.stop.check)
         progress(counted.accounting.tokens)
         tensors = {"counts": torch.from_numpy(counted.counts)}
         if counted.documents is not None:
@@ -200,10 +200,10 @@ class Worker:
         documents = self.corpus.read(unit)
         pieces = encode_pieces(documents, self.tokenizer, options["max_length"])
         padded = 0
-        fused = (
-            options["fused"] and not options["per_token"]
-        )  # sums per token need the hidden state itself
-        with torch.inference_mode(), observe(self.model, self.points, statistics, fused=fused):
+        with (
+            torch.inference_mode(),
+            observe(self.model, self.points, statistics, fused=options["fused"]),
+        ):
             for batch in batches(
                 pieces, options["token_budget"], pad_id=self.tokenizer.pad_token_id or 0
             ):

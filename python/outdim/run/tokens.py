@@ -81,6 +81,8 @@ def _correlations(
         "log1p_count": frequencies.log1p(),
         "mid_rank": frequencies.mid_rank(),
     }
+    if not len(ids):
+        raise DataError("the run kept sums per token, but saw no ordinary token.")
     blocks = []
     for covariate, by_id in covariates.items():
         x = by_id[ids]
