@@ -117,7 +117,7 @@ def parts(path: Path, tokenizer: Any) -> dict[str, float]:
 
 
 def timed(run: Callable[[], Counts]) -> tuple[float, float, Counts]:
-    """Seconds on the wall, seconds of all cores (which a busy machine blurs less), and the result."""
+    """Seconds on the wall and of all cores (a busy machine blurs these less), and the result."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = run()
     return time.perf_counter() - wall, time.process_time() - cpu, result

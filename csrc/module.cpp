@@ -103,8 +103,8 @@ RankHistogramArgs rank_histogram_args(Address dims, int64_t s, Address ids, Addr
 
 ChunkRule chunk_rule(const std::array<uint8_t, 256>& byte_class,
                      const std::array<uint16_t, 16>& cut, uint16_t solid, uint16_t drop,
-                     uint16_t guard, bool wide, bool spaces) {
-  return {byte_class, cut, solid, drop, guard, wide, spaces};
+                     uint16_t guard, uint16_t word, bool wide, bool spaces) {
+  return {byte_class, cut, solid, drop, guard, word, wide, spaces};
 }
 
 ChunkTexts chunk_texts(Address data, int64_t size, Address starts, Address ends, int64_t n) {
@@ -117,7 +117,7 @@ py::bytes bytes_of(const std::vector<T>& values) {
   return py::bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
 }
 
-py::tuple fresh_chunks(ChunkCounter& counter, const std::array<std::string, 3>& separators,
+py::tuple fresh_chunks(ChunkCounter& counter, const std::array<std::string, kJoints>& separators,
                        int joint_class) {
   FreshChunks found;
   {

@@ -29,6 +29,7 @@ struct ChunkRule {
   uint16_t drop = 0;   // classes of bytes that belong to no chunk and always end one
   uint16_t guard =
       0;  // from such a byte to the next space cut or dropped byte, `cut` is not applied
+  uint16_t word = 0;    // classes of the bytes of words (after the space where spaces are kept)
   bool wide = false;    // characters above U+007F are solid too, unless blank, invisible or U+2581
   bool spaces = false;  // cut before a single space between two solid characters; the space goes
                         // with what follows
@@ -46,17 +47,18 @@ struct ChunkTexts {
 
 /// What may stand between a chunk and others, so that they are all cut apart again.
 enum class Joint : int {
-  kSpace =
-      0,  // a separator that begins with a single space, or anything apart where blanks are dropped
-  kClass = 1,  // a character of the class given
-  kNone = 2    // nothing: the chunk has to be tokenized alone
+  kWord = 0,   // nothing: the ids of a word tell where it begins
+  kSpace = 1,  // a separator that begins with a single space; any blank where blanks are dropped
+  kClass = 2,  // a character of the class given
+  kNone = 3    // the chunk has to be tokenized alone
 };
+constexpr int kJoints = 4;
 
 /// Chunks that have no token ids yet, each followed by the separator of its joint.
 struct FreshChunks {
   std::vector<uint8_t> data;
   std::vector<int64_t> starts;  // [n + 1]; a chunk goes from one to the next without its separator
-  std::array<int64_t, 3> of_joint{};  // chunks of each joint, which come in this order
+  std::array<int64_t, kJoints> of_joint{};  // chunks of each joint, which come in this order
 };
 
 struct ChunkTable;
@@ -72,7 +74,7 @@ class ChunkCounter {
 
   /// The chunks without ids, with separators by joint; joint_class is the class of
   /// separators[kClass]. Nothing may be added between this and `learn`.
-  FreshChunks fresh(const std::array<std::string, 3>& separators, int joint_class);
+  FreshChunks fresh(const std::array<std::string, kJoints>& separators, int joint_class);
 
   /// Token ids of the chunks that `fresh` gave, in its order: ids[offsets[i] : offsets[i + 1]).
   void learn(const int32_t* ids, const int64_t* offsets, int64_t n);

@@ -144,10 +144,11 @@ bool ChunkCounter::add(const ChunkTexts& texts) {
   return !full || std::equal(texts.starts, texts.starts + texts.n, texts.ends);
 }
 
-FreshChunks ChunkCounter::fresh(const std::array<std::string, 3>& separators, int joint_class) {
+FreshChunks ChunkCounter::fresh(const std::array<std::string, kJoints>& separators,
+                                int joint_class) {
   FreshChunks found;
   const Scanner scanner(rule_);
-  std::array<std::vector<std::pair<int, uint32_t>>, 3> of_joint;
+  std::array<std::vector<std::pair<int, uint32_t>>, kJoints> of_joint;
   const auto bytes_of = [&](const std::pair<int, uint32_t>& place) {
     const Shard& shard = table_->shards[static_cast<size_t>(place.first)];
     const Slot& slot = shard.slots[place.second];
@@ -162,7 +163,7 @@ FreshChunks ChunkCounter::fresh(const std::array<std::string, 3>& separators, in
     }
   }
   table_->fresh.clear();
-  for (size_t joint = 0; joint < 3; ++joint) {
+  for (size_t joint = 0; joint < kJoints; ++joint) {
     found.of_joint[joint] = static_cast<int64_t>(of_joint[joint].size());
     for (const auto& place : of_joint[joint]) {
       const auto [bytes, length] = bytes_of(place);

@@ -56,6 +56,11 @@ class Scanner {
 
   // Which separator may stand between this chunk and others in one text.
   Joint joint(const uint8_t* chunk, int64_t length, int joint_class) const {
+    const int64_t space = rule_.spaces ? 1 : 0;
+    if (length > space && (space == 0 || chunk[0] == ' ') &&
+        all_of_word(chunk + space, length - space)) {
+      return Joint::kWord;
+    }
     if (!rule_.spaces) return Joint::kSpace;
     if (length > 1 && chunk[0] == ' ' && solid_after(chunk, 1, length) &&
         solid_before(chunk, 0, length)) {
@@ -97,6 +102,13 @@ class Scanner {
     const bool cut = !*guarded && has(rule_.cut[prev], cls);
     *guarded = *guarded || has(rule_.guard, cls);
     return cut;
+  }
+
+  bool all_of_word(const uint8_t* bytes, int64_t n) const {
+    for (int64_t i = 0; i < n; ++i) {
+      if (!has(rule_.word, rule_.byte_class[bytes[i]])) return false;
+    }
+    return true;
   }
 
   bool solid_before(const uint8_t* data, int64_t begin, int64_t i) const {

@@ -16,7 +16,8 @@ from outdim.corpus import (
     count_tokens,
     open_corpus,
 )
-from outdim.corpus.boundaries import RefusedError, chunk_rule
+from outdim.corpus.boundaries import chunk_rule
+from outdim.corpus.normalizers import RefusedError
 from outdim.errors import ArgumentError, DataError
 from tokenizers import pre_tokenizers
 from tokenizers.normalizers import Replace

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from outdim.corpus.boundaries import DIGIT_CLASS, Rule
+from outdim.corpus.rule import DIGIT, Rule
 from outdim.corpus.texts import Texts
 from outdim.corpus.tokens import backend
 
@@ -20,6 +21,8 @@ _TEXTS = 64  # texts in one call of the tokenizer
 _DOCUMENT_BYTES = 1 << 20
 
 Ids = NDArray[np.int64]
+_Way = NDArray[np.bool_] | int | None
+"""How joined chunks are told apart: ids that begin a word, a separator's id; None: not joined."""
 
 
 def _address(array: NDArray[Any]) -> int:
@@ -42,10 +45,14 @@ class ChunkTable:
         self._counter = _core.ChunkCounter(rule.compiled(), threads, memory_bytes)
         self._inner = backend(tokenizer)
         self._vocab_size = vocab_size
+        self._bare = bool(rule.words and rule.words.bare)
+        self._lower = bool(rule.words and rule.words.lower and self._bare)
+        self._of_words = _bare(self._inner) if self._bare else self._inner
+        self._word_starts = _word_starts(self._inner, rule, vocab_size)
         self._skip = int(rule.prepends)  # leading spaces that are not given to the tokenizer
         after = " " if rule.dropped else ""
         self._space = self._separator([f" {mark}{after}" for mark in _SEPARATORS])
-        fine = any(DIGIT_CLASS in pair for pair in rule.cuts)
+        fine = any(DIGIT in pair for pair in rule.cuts)
         self._digit = self._separator(list(_DIGITS) if fine else [])
 
     @property
@@ -100,60 +107,86 @@ class ChunkTable:
                 return text, int(ids[0])
         return None
 
-    def _encode(self, texts: list[str]) -> list[Ids]:
-        texts = [text[1:] if self._skip and text.startswith(" ") else text for text in texts]
-        rows = self._inner.encode_batch_fast(texts, add_special_tokens=False)
+    def _encode(self, texts: list[str], words: bool = False) -> list[Ids]:
+        if words and self._lower:
+            texts = [text.lower() for text in texts]
+        if self._skip:
+            texts = [text.removeprefix(" ") for text in texts]
+        inner = self._of_words if words else self._inner
+        rows = inner.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(row.ids, np.int64) for row in rows]
 
     def _learn(self) -> None:
         """Tokenize the chunks that have no ids yet."""
-        separators = (self._space, self._digit, None)
-        texts = [separator[0] if separator else "" for separator in separators]
-        data, raw_starts, of_joint = self._counter.fresh(texts, DIGIT_CLASS)
+        separators = [" " if self._bare else "", "", "", ""]
+        separators[1], separators[2] = (one[0] if one else "" for one in (self._space, self._digit))
+        data, raw_starts, of_joint = self._counter.fresh(separators, DIGIT)
         starts = np.frombuffer(raw_starts, np.int64)
         if len(starts) == 1:
             return
-        ids: list[Ids] = []
-        sizes: list[Ids] = []
+        found: list[tuple[Ids, Ids]] = []
         first = 0
-        for separator, n in zip(separators, of_joint, strict=True):
-            bounds = starts[first : first + n + 1]
+        ways = (self._word_starts, _mark_of(self._space), _mark_of(self._digit), None)
+        for separator, way, n in zip(separators, ways, of_joint, strict=True):
+            chunks = _Chunks(data, starts[first : first + n + 1], len(separator.encode()))
+            found.extend(self._tokenize(chunks, way))
             first += n
-            chunks = _Chunks(data, bounds, len(separator[0].encode()) if separator else 0)
-            for some_ids, some_sizes in self._tokenize(chunks, separator):
-                ids.append(some_ids)
-                sizes.append(some_sizes)
-        flat = np.concatenate(ids).astype(np.int32)
+        flat = np.concatenate([ids for ids, _ in found]).astype(np.int32)
         offsets = np.zeros(len(starts), np.int64)
-        np.cumsum(np.concatenate(sizes), out=offsets[1:])
+        np.cumsum(np.concatenate([sizes for _, sizes in found]), out=offsets[1:])
         self._counter.learn(_address(flat), _address(offsets), len(starts) - 1)
 
-    def _tokenize(
-        self, chunks: _Chunks, separator: tuple[str, int] | None
-    ) -> Iterator[tuple[Ids, Ids]]:
+    def _tokenize(self, chunks: _Chunks, way: _Way) -> Iterator[tuple[Ids, Ids]]:
         """Ids of chunks one after the other, and how many each has."""
-        step = _JOINED if separator else 1
-        starts = range(0, len(chunks), step)
-        for at in range(0, len(starts), _TEXTS * (_JOINED // step)):
-            groups = [
-                range(start, min(start + step, len(chunks)))
-                for start in starts[at : at + _TEXTS * (_JOINED // step)]
-            ]
-            rows = self._encode([chunks.text(group, bool(separator)) for group in groups])
-            if separator is None:
+        step = 1 if way is None else _JOINED
+        for start in range(0, len(chunks), _TEXTS * _JOINED):
+            stop = min(start + _TEXTS * _JOINED, len(chunks))
+            groups = [range(at, min(at + step, stop)) for at in range(start, stop, step)]
+            texts = [chunks.text(group, way is not None) for group in groups]
+            rows = self._encode(texts, words=way is self._word_starts)
+            if way is None:
                 yield np.concatenate(rows), np.array([len(row) for row in rows], np.int64)
                 continue
             for group, row in zip(groups, rows, strict=True):
-                yield self._parted(chunks, group, row, separator[1])
+                yield self._parted(chunks, group, row, way)
 
-    def _parted(self, chunks: _Chunks, group: range, row: Ids, mark: int) -> tuple[Ids, Ids]:
-        """Take the ids of joined chunks apart at the separators."""
-        at = np.flatnonzero(row == mark)
-        if len(at) == len(group):
-            return np.delete(row, at), np.diff(at, prepend=-1) - 1
-        # A chunk has the separator's id in it: one by one, then.
+    def _parted(
+        self, chunks: _Chunks, group: range, row: Ids, way: NDArray[np.bool_] | int
+    ) -> tuple[Ids, Ids]:
+        """Take the ids of joined chunks apart, where words begin or at the separators."""
+        if isinstance(way, int):
+            at = np.flatnonzero(row == way)
+            if len(at) == len(group):
+                return np.delete(row, at), np.diff(at, prepend=-1) - 1
+        else:
+            at = np.flatnonzero(way[row])
+            if len(at) == len(group):
+                return row, np.diff(at, append=len(row))
+        # Some chunk has the separator's id in it, or begins otherwise: one by one, then.
         rows = self._encode([chunks.text(range(i, i + 1), False) for i in group])
         return np.concatenate(rows), np.array([len(one) for one in rows], np.int64)
+
+
+def _mark_of(separator: tuple[str, int] | None) -> int | None:
+    return separator[1] if separator else None
+
+
+def _word_starts(inner: Any, rule: Rule, vocab_size: int) -> NDArray[np.bool_]:
+    """Which ids begin a word."""
+    starts = np.zeros(vocab_size, bool)
+    if rule.words is not None:
+        for token, i in inner.get_vocab().items():
+            starts[i] = token.startswith(rule.words.prefix) == rule.words.begins
+    return starts
+
+
+def _bare(inner: Any) -> Any:
+    """The same model behind nothing but a split at spaces."""
+    from tokenizers import Tokenizer
+
+    spec = json.loads(inner.to_str())
+    spec.update(normalizer=None, pre_tokenizer={"type": "WhitespaceSplit"}, added_tokens=[])
+    return Tokenizer.from_str(json.dumps(spec))
 
 
 class _Chunks:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outdim.corpus.boundaries import Rule, chunk_rule
+from outdim.corpus.boundaries import chunk_rule
 from outdim.corpus.documents import Corpus
 from outdim.corpus.prefetch import prefetch
+from outdim.corpus.rule import Rule
 from outdim.corpus.texts import Accounting, Texts
 from outdim.corpus.tokens import backend, template, vocabulary_size
 from outdim.corpus.units import Unit

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from outdim.corpus.boundaries import RefusedError, chunk_rule
+from outdim.corpus.boundaries import chunk_rule
 from outdim.corpus.counter import CountingMethod, TokenCounter
 from outdim.corpus.documents import Corpus
+from outdim.corpus.normalizers import RefusedError
 from outdim.corpus.texts import Accounting, Texts
 from outdim.errors import ArgumentError
 
 _SAMPLE_UNITS = 4
-_SAMPLE_BYTES = 128 << 10  # of each unit
+_SAMPLE_BYTES = 64 << 10  # of each unit
 _LONG_CHUNK_BYTES = 48
 
 

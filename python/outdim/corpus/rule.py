@@ -1,0 +1,85 @@
+"""Rules for the chunk counter: classes of bytes, and what may be cut between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+OTHER, SPACE, LETTER, DIGIT, PUNCT, QUOTE, BLANK, GUARD, DROP, WIDE, HAN = range(11)
+SOLID = frozenset({LETTER, DIGIT, PUNCT, QUOTE, GUARD})
+ASCII_SOLID = [chr(code) for code in range(0x21, 0x7F)]
+MARK = "\u2581"  # stands for the space in SentencePiece vocabularies
+
+
+@dataclass(frozen=True)
+class Words:
+    """Chunks that may be tokenized one after the other, as their ids tell where each begins.
+
+    ``classes``: of the bytes of a word, after its space where spaces are kept. A word begins with
+    the id of a token that starts with ``prefix`` (``begins``), or that does not. ``bare``: words
+    stand between spaces and go past the normalizer, which only puts them in ``lower`` case, and
+    past the pre-tokenizer, which leaves them whole.
+    """
+
+    classes: frozenset[int]
+    prefix: str
+    begins: bool
+    bare: bool = False
+    lower: bool = False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule for the chunk counter (csrc/core/chunk_count.h), and how its chunks are to be encoded.
+
+    ``why`` says in words what the rule rests on. ``prepends``: the normalizer puts a mark before
+    every text, so that a chunk is encoded without its space; documents that begin with a space, or
+    hold one of ``literals``, are then encoded whole.
+    """
+
+    why: str
+    classes: tuple[int, ...]
+    cuts: frozenset[tuple[int, int]] = frozenset()
+    solid: frozenset[int] = frozenset()
+    dropped: bool = False
+    wide: bool = False
+    prepends: bool = False
+    literals: tuple[str, ...] = ()
+    words: Words | None = None
+
+    def compiled(self) -> Any:
+        """The rule as the compiled module takes it."""
+        from outdim import _core
+
+        cut = [0] * 16
+        for before, after in self.cuts:
+            cut[before] |= 1 << after
+        return _core.ChunkRule(
+            list(self.classes),
+            cut,
+            _bits(self.solid),
+            _bits({DROP} if self.dropped else ()),
+            _bits({GUARD}),
+            _bits(self.words.classes if self.words else ()),
+            self.wide,
+            not self.dropped,
+        )
+
+
+def _bits(classes: Iterable[int]) -> int:
+    return sum(1 << one for one in classes)
+
+
+def byte_classes(
+    letters: str = "", digits: str = "", punctuation: str = "", quotes: str = "", blanks: str = ""
+) -> list[int]:
+    """The class of each byte; solid ASCII characters not named are punctuation."""
+    classes = [OTHER] * 128 + [WIDE] * 128
+    for letter in ASCII_SOLID:
+        classes[ord(letter)] = PUNCT
+    groups = ((letters, LETTER), (digits, DIGIT), (punctuation, PUNCT), (quotes, QUOTE))
+    for group, one in (*groups, (blanks, BLANK), (" ", SPACE)):
+        for letter in group:
+            classes[ord(letter)] = one
+    return classes
