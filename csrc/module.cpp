@@ -1,5 +1,6 @@
-// The Python binding, and the only file that knows Python: raw addresses, sizes and a stream handle in, nothing
-// validated (python/outdim/ops does that once), the interpreter lock released while a kernel runs.
+// The Python binding, and the only file that knows Python: raw addresses, sizes and a stream handle
+// in, nothing validated (python/outdim/ops does that once), the interpreter lock released while a
+// kernel runs.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -30,9 +31,9 @@ T* address(std::uintptr_t value) {
 
 using Address = std::uintptr_t;
 
-MomentsArgs moments_args(Address ids, Address table, int64_t vocab, int table_covariates, Address rows,
-                         int row_covariates, Address group, int groups, double tau, bool exact,
-                         bool shape, Address head, Address body) {
+MomentsArgs moments_args(Address ids, Address table, int64_t vocab, int table_covariates,
+                         Address rows, int row_covariates, Address group, int groups, double tau,
+                         bool exact, bool shape, Address head, Address body) {
   MomentsArgs args;
   args.ids = address<const int64_t>(ids);
   args.table = address<const double>(table);
@@ -186,8 +187,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("isa", &cpu::isa, "Name of the instruction set in use: avx512, avx2 or baseline.");
   m.def("isas", &cpu::isas, "Names this binary holds and this processor can run, best first.");
   m.def("set_isa", &cpu::set_isa, "Choose an instruction set by name (for tests and benchmarks).");
-  m.def("threading", &cpu::threading,
-        "Where threads come from: the path of an OpenMP runtime, threads, or serial (after a fork).");
+  m.def(
+      "threading", &cpu::threading,
+      "Where threads come from: the path of an OpenMP runtime, threads, or serial (after a fork).");
   m.def("moments", &cpu::moments, Release());
   m.def(
       "layer_norm",
@@ -211,7 +213,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<ChunkCounter>(m, "ChunkCounter")
       .def(py::init<const ChunkRule&, int, int64_t>())
       .def("add", &ChunkCounter::add, Release())
-      .def("fresh", &fresh_chunks, "Bytes of the chunks with separators, int64 starts as bytes, how many of each joint.")
+      .def("fresh", &fresh_chunks,
+           "Bytes of the chunks with separators, int64 starts as bytes, how many of each joint.")
       .def(
           "learn",
           [](ChunkCounter& counter, Address ids, Address offsets, int64_t n) {
@@ -226,9 +229,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
           Release())
       .def(
           "count_documents",
-          [](const ChunkCounter& counter, const ChunkTexts& texts, Address documents, int64_t vocab) {
-            counter.count_documents(texts, address<int64_t>(documents), vocab);
-          },
+          [](const ChunkCounter& counter, const ChunkTexts& texts, Address documents,
+             int64_t vocab) { counter.count_documents(texts, address<int64_t>(documents), vocab); },
           Release())
       .def("clear", &ChunkCounter::clear)
       .def("chunks", &ChunkCounter::chunks)

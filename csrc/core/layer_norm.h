@@ -2,12 +2,13 @@
 
 // [residual add +] LayerNorm or RMSNorm + edit of dimensions [+ moments of its input or output].
 //
-//   s = x + residual                    (rounded to the storage type, as the unfused sequence would)
-//   z = (s - mean s) / sqrt(var s + eps) * gamma + beta          LayerNorm
-//   z = s / sqrt(mean s^2 + eps) * gamma + beta                  RMSNorm
-//   y = clamp(z, -clip, clip) * scale + shift                    edit, one row of [M, D] tables per row of x
+//   s = x + residual                    (rounded to the storage type, as the unfused sequence
+//   would) z = (s - mean s) / sqrt(var s + eps) * gamma + beta          LayerNorm z = s / sqrt(mean
+//   s^2 + eps) * gamma + beta                  RMSNorm y = clamp(z, -clip, clip) * scale + shift
+//   edit, one row of [M, D] tables per row of x
 //
-// where scale == 0 gives shift whatever z is (also NaN). `dim_mask` is the simple form: 0 zeroes gamma and beta.
+// where scale == 0 gives shift whatever z is (also NaN). `dim_mask` is the simple form: 0 zeroes
+// gamma and beta.
 
 #include <cstdint>
 
@@ -34,11 +35,11 @@ struct LayerNormArgs {
   double eps = 1e-5;
   bool rms = false;
 
-  const uint8_t* dim_mask = nullptr;   // [d], 0 disables the dimension; null: all kept
-  const float* scale = nullptr;        // [variants, d]; null: no edit
-  const float* shift = nullptr;        // [variants, d], with scale
-  const float* clip = nullptr;         // [variants, d] bounds, or null
-  const int32_t* variant = nullptr;    // [n] row of the tables for each row; null: row 0
+  const uint8_t* dim_mask = nullptr;  // [d], 0 disables the dimension; null: all kept
+  const float* scale = nullptr;       // [variants, d]; null: no edit
+  const float* shift = nullptr;       // [variants, d], with scale
+  const float* clip = nullptr;        // [variants, d] bounds, or null
+  const int32_t* variant = nullptr;   // [n] row of the tables for each row; null: row 0
   int64_t variants = 0;
 };
 
@@ -47,7 +48,8 @@ enum class Observed : int { kInput = 0, kOutput = 1 };
 
 namespace cpu {
 /// `stats` may be null. Fused statistics are bit-equal to `moments` on the stored tensor.
-void layer_norm(const LayerNormArgs& args, const MomentsArgs* stats, Observed observed, int threads);
+void layer_norm(const LayerNormArgs& args, const MomentsArgs* stats, Observed observed,
+                int threads);
 }  // namespace cpu
 
 }  // namespace outdim

@@ -7,9 +7,9 @@
 //   head[g]  : n, mean x_0..x_{K-1}, M2 x_0..x_{K-1}
 //   body[g]  : rows of length D, in the order of BodyRow, then comoments C(x_k, h), C(x_k, |h|)
 //
-// M2, M3, M4 are sums of powers of deviations from the mean; everything is float64. States of disjoint
-// rows merge by Chan's and Pebay's formulas (moments_merge.h), always in row order, so the same rows give
-// the same bytes whatever the number of threads.
+// M2, M3, M4 are sums of powers of deviations from the mean; everything is float64. States of
+// disjoint rows merge by Chan's and Pebay's formulas (moments_merge.h), always in row order, so the
+// same rows give the same bytes whatever the number of threads.
 
 #include <cstdint>
 
@@ -20,11 +20,12 @@ namespace outdim {
 /// Rows of `body` present in every state.
 enum BodyRow : int { kMean = 0, kM2 = 1, kMeanAbs = 2, kM2Abs = 3, kBaseRows = 4 };
 
-/// Rows after the base rows and the 2 K comoments (all [K] of h, then all [K] of |h|), when `shape` is asked for.
+/// Rows after the base rows and the 2 K comoments (all [K] of h, then all [K] of |h|), when `shape`
+/// is asked for.
 enum ShapeRow : int {
-  kM3 = 0,         // third and fourth central sums of h
+  kM3 = 0,  // third and fourth central sums of h
   kM4 = 1,
-  kMin = 2,        // over the values that are not NaN; +inf, -inf when there are none
+  kMin = 2,  // over the values that are not NaN; +inf, -inf when there are none
   kMax = 3,
   kCountOver = 4,  // number of |h| >= tau
   kUnitSum = 5,    // sum of h / ||h|| over rows with a finite, nonzero norm
@@ -38,7 +39,8 @@ constexpr int64_t body_rows(int covariates, bool shape) {
 }
 
 struct MomentsArgs {
-  // Covariates by token id: table[k * vocab + ids[row]]; then covariates given per row: rows[k * n + row].
+  // Covariates by token id: table[k * vocab + ids[row]]; then covariates given per row: rows[k * n
+  // + row].
   const int64_t* ids = nullptr;  // [n], needed when table_covariates > 0
   const double* table = nullptr;
   int64_t vocab = 0;
@@ -46,10 +48,11 @@ struct MomentsArgs {
   const double* rows = nullptr;
   int row_covariates = 0;
 
-  const uint8_t* group = nullptr;  // [n]: 0 leaves the row out, g counts it in state g - 1; null: all in state 0
+  const uint8_t* group =
+      nullptr;  // [n]: 0 leaves the row out, g counts it in state g - 1; null: all in state 0
   int groups = 1;
 
-  double tau = 6.0;    // threshold of kCountOver
+  double tau = 6.0;  // threshold of kCountOver
   // float64 after the load; otherwise float32 partial sums flushed to float64, the covariates
   // rounded to float32 after their pivot (mean and M2 of x are then those of the rounded ones).
   bool exact = true;

@@ -148,10 +148,10 @@ def _byte_level(texts: list[str], pre: Any, normalizer: Any = None, roberta: boo
     )
 
 
-def _split(name: str, *, inverted: bool = False) -> Any:
+def _split(name: str, *, inverted: bool = False, prefix: bool = False) -> Any:
     behavior = "removed" if inverted else "isolated"
     split = pre_tokenizers.Split(Regex(CUTS_OF_REGEX[name][0]), behavior, invert=inverted)
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False)
     return pre_tokenizers.Sequence([split, byte_level])
 
 
@@ -249,6 +249,7 @@ BUILD: dict[str, Build] = {
     "gpt4": lambda t: _byte_level(t, _split("GPT-4")),
     "llama3": lambda t: _byte_level(t, _split("Llama 3")),
     "llama3 inverted": lambda t: _byte_level(t, _split("Llama 3", inverted=True)),
+    "gpt4 prefix": lambda t: _byte_level(t, _split("GPT-4", prefix=True)),
     "qwen2": lambda t: _byte_level(t, _split("Qwen 2"), normalizers.NFC()),
     "qwen3.5": lambda t: _byte_level(t, _split("Qwen 3.5"), normalizers.NFC()),
     "gpt4o": lambda t: _byte_level(t, _split("GPT-4o")),
