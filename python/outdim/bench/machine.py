@@ -24,7 +24,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 2),
         "isa": kernels.isa() if kernels is not None else "none: plain torch",
-        "openmp": kernels.threading() if kernels is not None else "",
+        "openmp": Path(kernels.threading()).name if kernels is not None else "",
         "platform": platform.platform(),
         "python": platform.python_version(),
         "outdim": __version__,
