@@ -93,7 +93,7 @@ def parts(path: Path, tokenizer: Any) -> dict[str, float]:
     """Seconds of the steps of counting by chunks, one after the other, and what they worked on."""
     corpus, account = open_corpus(path), Accounting()
     rule, size = chunk_rule(tokenizer), vocabulary_size(tokenizer)
-    table = ChunkTable(tokenizer, rule, size, 4 << 30, len(os.sched_getaffinity(0)))
+    table = ChunkTable(backend(tokenizer), rule, size, 4 << 30, len(os.sched_getaffinity(0)))
     counts = np.zeros(size, np.int64)
     read = counted = 0.0
     for unit in corpus.units:

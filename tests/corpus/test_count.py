@@ -135,8 +135,7 @@ class TestChoosing:
         self, corpus_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         wrong = chunk_rule(build("gpt2"))
-        for module in ("method", "counter"):
-            monkeypatch.setattr(f"outdim.corpus.{module}.chunk_rule", lambda tokenizer: wrong)
+        monkeypatch.setattr("outdim.corpus.method.chunk_rule", lambda tokenizer: wrong)
         method = choose_method(open_corpus(corpus_path), build("gpt2 prefix"))
         assert method.name == "encode"
         assert "ids differ in count" in method.why

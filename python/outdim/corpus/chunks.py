@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from outdim.corpus.rule import DIGIT, Rule
 from outdim.corpus.texts import Texts
-from outdim.corpus.tokens import backend
 
 _SEPARATORS = ("\u2021", "\u00b6", "\u00a7", "~", "|", "#", ".", ",", "a")  # rare ones first
 _DIGITS = "7193"
@@ -36,14 +35,12 @@ class ChunkTable:
     folded into token counts and everything is forgotten.
     """
 
-    def __init__(
-        self, tokenizer: Any, rule: Rule, vocab_size: int, memory_bytes: int, threads: int
-    ):
+    def __init__(self, inner: Any, rule: Rule, vocab_size: int, memory_bytes: int, threads: int):
         from outdim import _core
 
         self._texts_type = _core.ChunkTexts
         self._counter = _core.ChunkCounter(rule.compiled(), threads, memory_bytes)
-        self._inner = backend(tokenizer)
+        self._inner = inner
         self._vocab_size = vocab_size
         self._bare = bool(rule.words and rule.words.bare)
         self._lower = bool(rule.words and rule.words.lower and self._bare)

@@ -6,10 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from outdim.corpus.counter import TokenCounter
 from outdim.corpus.documents import Corpus, open_corpus
 from outdim.corpus.frequency import TokenFrequencies
-from outdim.corpus.method import choose_method
+from outdim.corpus.method import choose_counter
 from outdim.errors import DataError
 
 
@@ -48,14 +47,14 @@ def count_tokens(
     [(1012, '.', 28267)]
     """
     corpus = source if isinstance(source, Corpus) else open_corpus(source, **corpus_options)
-    chosen = choose_method(corpus, tokenizer, method)
-    counter = TokenCounter(
-        tokenizer, chosen, documents=documents, memory_bytes=memory_bytes, workers=workers
+    counter = choose_counter(
+        corpus, tokenizer, method, documents=documents, memory_bytes=memory_bytes, workers=workers
     )
     counted = counter.count(corpus, corpus.units)
     accounting = counted.accounting + corpus.unreadable
     if not accounting.documents:
         left_out = dict(accounting.skipped)
         raise DataError(f"source: {corpus.source}: no documents (left out: {left_out})")
+    chosen = counter.method
     info = {"method": chosen.name, "why": chosen.why, "accounting": accounting.as_dict()}
     return TokenFrequencies.for_tokenizer(tokenizer, counted.counts, counted.documents, info)

@@ -64,6 +64,7 @@ class TokenCounter:
             document's ids.
         memory_bytes: bound of the table of chunks.
         workers: threads; None takes all cores.
+        rule: the tokenizer's :func:`chunk_rule`, if it is known already.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class TokenCounter:
         documents: bool = False,
         memory_bytes: int = 1 << 30,
         workers: int | None = None,
+        rule: Rule | None = None,
     ):
         if memory_bytes < _MIN_MEMORY_BYTES:
             raise ArgumentError(f"memory_bytes: expected at least 1 MiB, got {memory_bytes}")
@@ -86,9 +88,11 @@ class TokenCounter:
         if method.name == "chunks":
             from outdim.corpus.chunks import ChunkTable
 
-            self._rule = chunk_rule(tokenizer)
+            self._rule = rule or chunk_rule(tokenizer)
             threads = workers or len(os.sched_getaffinity(0))
-            self._table = ChunkTable(tokenizer, self._rule, self.vocab_size, memory_bytes, threads)
+            self._table = ChunkTable(
+                self._inner, self._rule, self.vocab_size, memory_bytes, threads
+            )
 
     def count(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from functools import cache
 from typing import Any
@@ -31,9 +30,9 @@ def _byte_alphabet() -> dict[str, int]:
 
 def token_bytes(tokenizer: Any, labels: tuple[str, ...]) -> tuple[bytes | None, ...] | None:
     """The bytes of each id of byte-level and byte-fallback vocabularies; None for others."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    added = {entry["id"]: entry["content"] for entry in state["added_tokens"]}
-    decoder = json.dumps(state["decoder"])
+    inner = tokenizer.backend_tokenizer
+    added = {i: token.content for i, token in inner.get_added_tokens_decoder().items()}
+    decoder = inner.decoder.__getstate__().decode() if inner.decoder is not None else ""
     if '"ByteLevel"' in decoder:
         alphabet = _byte_alphabet()
         return tuple(

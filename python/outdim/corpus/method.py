@@ -23,36 +23,46 @@ def choose_method(corpus: Corpus, tokenizer: Any, method: str = "auto") -> Count
     """Decide how the tokens of a corpus are counted.
 
     Chunks need the compiled module, a tokenizer whose boundaries are known (:func:`chunk_rule`),
-    and a sample of the corpus whose counts agree with ``tokenizer(text)``; "auto" also wants chunks
-    short enough to repeat.
+    and a sample of the corpus whose counts agree with ``tokenizer(text)``; "auto" also wants
+    chunks short enough to repeat.
 
     Raises:
         ArgumentError: ``method`` is unknown, or "chunks" is not exact here.
     """
+    return choose_counter(corpus, tokenizer, method).method
+
+
+def choose_counter(
+    corpus: Corpus, tokenizer: Any, method: str = "auto", **options: Any
+) -> TokenCounter:
+    """The counter of the chosen method, with the ``options`` of :class:`TokenCounter`."""
     if method not in ("auto", "chunks", "encode"):
         raise ArgumentError(f"method: expected 'auto', 'chunks' or 'encode', got {method!r}")
-    if method == "encode":
-        return CountingMethod("encode", "asked for")
-    try:
-        return CountingMethod("chunks", _chunks_are_exact(corpus, tokenizer, method == "auto"))
-    except RefusedError as error:
-        if method == "chunks":
-            raise ArgumentError(f"method: 'chunks' cannot be used here: {error}") from error
-        return CountingMethod("encode", f"chunks cannot be used: {error}")
+    why = "asked for"
+    if method != "encode":
+        try:
+            return _exact_counter(corpus, tokenizer, method == "auto", options)
+        except RefusedError as error:
+            if method == "chunks":
+                raise ArgumentError(f"method: 'chunks' cannot be used here: {error}") from error
+            why = f"chunks cannot be used: {error}"
+    return TokenCounter(tokenizer, CountingMethod("encode", why), **options)
 
 
-def _chunks_are_exact(corpus: Corpus, tokenizer: Any, only_if_short: bool) -> str:
+def _exact_counter(
+    corpus: Corpus, tokenizer: Any, only_if_short: bool, options: dict[str, Any]
+) -> TokenCounter:
+    """A counter by chunks that agreed with plain encoding on a sample."""
     if importlib.util.find_spec("outdim._core") is None:
         raise RefusedError("the compiled module is missing (`outdim doctor` says what to do)")
     rule = chunk_rule(tokenizer)
+    counter = TokenCounter(tokenizer, CountingMethod("chunks", rule.why), rule=rule, **options)
     texts = _sample(corpus)
-    if not texts:
-        return f"{rule.why}; there was nothing to sample"
-    counter = TokenCounter(tokenizer, CountingMethod("chunks", rule.why), workers=1)
     counts, chunks = counter.count_texts(Texts.of(texts))
     size = sum(len(text.encode()) for text in texts)
     expected = np.zeros_like(counts)
-    for row in tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]:
+    encoded = tokenizer(texts, truncation=False, padding=False, verbose=False) if texts else {}
+    for row in encoded.get("input_ids", ()):
         expected += np.bincount(row, minlength=len(counts))
     if not np.array_equal(counts, expected):
         wrong = int(np.count_nonzero(counts != expected))
@@ -61,7 +71,9 @@ def _chunks_are_exact(corpus: Corpus, tokenizer: Any, only_if_short: bool) -> st
         raise RefusedError(
             f"chunks of this text are {size // max(chunks, 1)} bytes long: few repeat"
         )
-    return f"{rule.why}; {len(texts)} sampled documents agree with plain encoding"
+    why = f"{rule.why}; {len(texts)} sampled documents agree with plain encoding"
+    counter.method = CountingMethod("chunks", why)
+    return counter
 
 
 def _sample(corpus: Corpus) -> list[str]:
