@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from outdim import __version__
+from outdim.machine import cpu_name
 from outdim.ops._binding import core
 
 _PACKAGES = ("torch", "numpy", "scipy", "torchmetrics", "transformers", "triton", "liger-kernel")
@@ -20,7 +21,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     """Processor, cores, GPU, instruction set of the kernels, versions of what is installed."""
     kernels = core()
     facts: dict[str, Any] = {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 2),
         "isa": kernels.isa() if kernels is not None else "none: plain torch",
@@ -42,12 +43,3 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return facts
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

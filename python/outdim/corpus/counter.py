@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from outdim.corpus.texts import Accounting, Texts
 from outdim.corpus.tokens import backend, template, vocabulary_size
 from outdim.corpus.units import Unit
 from outdim.errors import ArgumentError
+from outdim.machine import usable_cores
 
 _GROUP_BYTES = 1 << 20
 _MIN_MEMORY_BYTES = 1 << 20
@@ -89,7 +89,7 @@ class TokenCounter:
             from outdim.corpus.chunks import ChunkTable
 
             self._rule = rule or chunk_rule(tokenizer)
-            threads = workers or len(os.sched_getaffinity(0))
+            threads = workers or usable_cores()
             self._table = ChunkTable(
                 self._inner, self._rule, self.vocab_size, memory_bytes, threads
             )

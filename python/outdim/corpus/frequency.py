@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from outdim.corpus.labels import token_bytes, token_labels
 from outdim.corpus.tokens import special_ids, vocabulary_size
 from outdim.errors import ArgumentError, DataError
+from outdim.stats.ranks import double_mid_ranks
 
 Top = list[tuple[int, str, int]]
 
@@ -131,12 +132,7 @@ class TokenFrequencies:
         Spearman's has on the side of the frequency, over the text that was counted. Always a
         multiple of 1/2; the rarest come first.
         """
-        levels, level, types = np.unique(self.counts, return_inverse=True, return_counts=True)
-        mass = levels * types
-        before = np.cumsum(mass) - mass
-        ranks: NDArray[np.float64] = before + (mass + 1) / 2
-        found: NDArray[np.float64] = ranks[level]
-        return found
+        return double_mid_ranks(self.counts) / 2
 
     def of(self, ids: ArrayLike) -> NDArray[np.int64]:
         """Counts of the given ids, in their shape.
