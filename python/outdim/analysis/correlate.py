@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from outdim.analysis.forward import Forward, sequence_length
 from outdim.analysis.statistics import GROUPS, PointStatistics
 from outdim.errors import ArgumentError, DataError
 from outdim.stats import Covariates, Moments, MomentsResult
@@ -20,7 +19,7 @@ from outdim.stats import Covariates, Moments, MomentsResult
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from outdim.corpus import Batch, Corpus, TokenFrequencies
+    from outdim.corpus import Corpus, TokenFrequencies
 
 Selection = Literal["text", "all"]
 #: ``text`` leaves special tokens out, ``all`` counts them; padding is in neither.
@@ -104,7 +103,7 @@ class Correlation:
     def columns(self) -> dict[str, NDArray[Any]]:
         """Columns of ``stats.parquet``, tidy: one row a point, dimension, selection, statistic."""
         blocks = list(self._blocks())
-        dims = [len(values) for *_, values, _ in blocks]
+        dims = [len(block[5]) for block in blocks]
 
         def repeat(position: int, dtype: Any) -> NDArray[Any]:
             return np.repeat(np.array([block[position] for block in blocks], dtype), dims)
@@ -118,18 +117,22 @@ class Correlation:
             "covariate": repeat(4, object),
             "value": np.concatenate([block[5] for block in blocks]),
             "n": repeat(6, np.int64),
+            "reason": np.concatenate([block[7] for block in blocks]),
         }
 
-    def _blocks(self) -> Iterator[tuple[str, int, str, str, str, NDArray[np.float64], int]]:
+    def _blocks(self) -> Iterator[tuple[str, int, str, str, str, NDArray[Any], int, NDArray[Any]]]:
         for (point, selection), result in self.results.items():
             layer = self.layers[self.points.index(point)]
             for statistic in _STATISTICS:
+                name = f"{statistic}_{result.tau:g}" if statistic == "fraction_over" else statistic
                 values = np.asarray(getattr(result, statistic), dtype=np.float64)
-                yield point, layer, selection, statistic, "", values, result.n
+                reason = np.where(np.isnan(values), result.reason(), "")
+                yield point, layer, selection, name, "", values, result.n, reason
             for covariate in self.moments[point, GROUPS[0]].covariates.all_names:
                 for statistic, of in _PEARSON:
                     r = np.asarray(result.pearson(covariate, of=of), dtype=np.float64)
-                    yield point, layer, selection, statistic, covariate, r, result.n
+                    reason = result.reason(covariate, of)
+                    yield point, layer, selection, statistic, covariate, r, result.n, reason
 
 
 def correlate(
@@ -195,10 +198,11 @@ def correlate(
         chosen, frequency_covariates(frequencies), accum=accum, device=model.device
     )
     documents = (document for unit in corpus.units for document in corpus.read(unit))
+    forward = Forward(model)
     with torch.inference_mode(), observe(model, chosen, statistics, fused=fused):
         pieces = encode_pieces(documents, tokenizer, length)
         for batch in batches(pieces, token_budget, pad_id=tokenizer.pad_token_id or 0):
-            forward(model, batch, statistics)
+            forward(batch, statistics)
     return Correlation.of(statistics)
 
 
@@ -233,57 +237,3 @@ def frequency_covariates(frequencies: TokenFrequencies) -> Covariates:
         [np.asarray(frequencies.counts, np.float64), frequencies.log1p(), frequencies.mid_rank()]
     )
     return Covariates(torch.from_numpy(table), ("count", "log1p_count", "mid_rank"), ("position",))
-
-
-def sequence_length(model: PreTrainedModel, max_length: int | None) -> int:
-    """How many tokens a sequence may have.
-
-    Raises:
-        ArgumentError: More than the model has positions for.
-    """
-    positions = int(getattr(model.config, "max_position_embeddings", None) or 512)
-    padding = getattr(model.config, "pad_token_id", None)
-    if model.config.model_type in ("roberta", "xlm-roberta", "camembert") and padding is not None:
-        positions -= padding + 1  # RoBERTa numbers its positions from padding_idx + 1
-    if max_length is None:
-        return min(positions, 512)
-    if not 3 <= max_length <= positions:
-        raise ArgumentError(
-            f"max_length: expected 3 to {positions}, the number of positions of the model, got "
-            f"{max_length}."
-        )
-    return max_length
-
-
-def forward(
-    model: PreTrainedModel,
-    batch: Batch,
-    statistics: PointStatistics,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> None:
-    """One batch through the model; out of CUDA memory halves it and goes on with the same tokens.
-
-    Raises:
-        DataError: A single sequence does not fit.
-    """
-    extra = (
-        {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
-    )
-    waiting = [batch]
-    while waiting:
-        part = waiting.pop().to(model.device)
-        statistics.begin(part)
-        try:
-            with autocast():
-                model(input_ids=part.input_ids, attention_mask=part.attention_mask, **extra)
-        except torch.OutOfMemoryError as error:
-            statistics.discard()
-            torch.cuda.empty_cache()
-            if len(part.input_ids) == 1:
-                raise DataError(
-                    f"one sequence of {part.input_ids.shape[1]} tokens does not fit into the "
-                    f"memory of {model.device}: lower --max-length."
-                ) from error
-            waiting += reversed(part.halves())
-        else:
-            statistics.commit()

@@ -150,6 +150,7 @@ class Detection:
             "covariate": nothing,
             "value": np.concatenate([values for _, _, values in blocks]),
             "n": repeat([0] * len(blocks), np.int64),
+            "reason": nothing,
         }
 
 

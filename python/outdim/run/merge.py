@@ -32,6 +32,7 @@ _SCHEMA = pa.schema(
         ("covariate", pa.string()),
         ("value", pa.float64()),
         ("n", pa.int64()),
+        ("reason", pa.string()),  # why the value is NaN, else empty
     ]
 )
 

@@ -18,6 +18,7 @@ from outdim.run.shards import ShardState
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+    from outdim.analysis.forward import Forward
     from outdim.analysis.statistics import PointStatistics
     from outdim.corpus import Corpus, TokenCounter, TokenFrequencies
     from outdim.models import Architecture, Point
@@ -127,6 +128,13 @@ class Worker:
         return load_model(self._options["model"], dtype=self._options["dtype"], device=self.device)
 
     @cached_property
+    def forward(self) -> Forward:
+        """Runs batches; what it learns of the memory serves every shard."""
+        from outdim.analysis.forward import Forward
+
+        return Forward(self.model, self._autocast)
+
+    @cached_property
     def architecture(self) -> Architecture:
         """Where the model can be observed."""
         from outdim.models import architecture
@@ -190,7 +198,6 @@ class Worker:
         return ShardState(tensors, counted.accounting.as_dict())
 
     def _correlate(self, shard: Shard, progress: Progress) -> ShardState:
-        from outdim.analysis.correlate import forward
         from outdim.corpus import Unit, batches, encode_pieces
         from outdim.models import observe
 
@@ -208,7 +215,7 @@ class Worker:
                 pieces, options["token_budget"], pad_id=self.tokenizer.pad_token_id or 0
             ):
                 self.stop.check()
-                forward(self.model, batch, statistics, self._autocast)
+                self.forward(batch, statistics)
                 padded += batch.padded
                 progress(batch.tokens)
         account = {"padded": padded, "skipped": dict(sorted(self.corpus.skipped.items()))}

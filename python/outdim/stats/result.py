@@ -141,20 +141,23 @@ class MomentsResult:
         undefined = torch.from_numpy(self.reason(covariate, of) != "")
         return r.clamp(-1, 1).masked_fill(undefined, torch.nan)
 
-    def reason(self, covariate: str, of: Of = "h") -> npt.NDArray[np.str_]:
+    def reason(self, covariate: str | None = None, of: Of = "h") -> npt.NDArray[np.str_]:
         """Why each r is NaN: array [D] of texts, "" where it is a number.
 
-        The texts are "fewer than two tokens", "nonfinite values", "constant covariate" and
-        "constant dimension"; where several hold, the first of these.
+        Without a covariate: why mean, variance, skewness and kurtosis are. The texts are "fewer
+        than two tokens", "nonfinite values", "constant covariate" and "constant dimension"; where
+        several hold, the first of these.
         """
-        k = self._index(covariate)
-        y_row, c_row = self._rows(k, of)
-        x_m2 = self.head[1 + len(self.names) + k]
         reasons = np.full(self.body.shape[1], "", dtype="<U21")
         reasons[self._constant(of).numpy()] = "constant dimension"
-        if x_m2 == 0:
-            reasons[:] = "constant covariate"
-        bad = self.body[y_row].isnan() | self.body[c_row].isnan() | x_m2.isnan()
+        bad = self.body[1].isnan()
+        if covariate is not None:
+            k = self._index(covariate)
+            y_row, c_row = self._rows(k, of)
+            x_m2 = self.head[1 + len(self.names) + k]
+            if x_m2 == 0:
+                reasons[:] = "constant covariate"
+            bad = self.body[y_row].isnan() | self.body[c_row].isnan() | x_m2.isnan()
         reasons[bad.numpy()] = "nonfinite values"
         if self.n < 2:
             reasons[:] = "fewer than two tokens"
