@@ -8,6 +8,7 @@ import signal
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import docstring_parser
@@ -62,7 +63,12 @@ def _count(config: Namespace) -> None:
         first, second = config.compare
         print(commands.compare(first, second, config.output))
     else:
-        print(commands.count(config.get("source", ()), _options(options.CountOptions, config)))
+        _print(commands.count(config.get("source", ()), _options(options.CountOptions, config)))
+
+
+def _print(run: Path | None) -> None:
+    if run is not None:
+        print(run)
 
 
 def _detect(config: Namespace) -> None:
@@ -74,7 +80,7 @@ def _detect(config: Namespace) -> None:
 def _correlate(config: Namespace) -> None:
     from outdim.run import commands
 
-    print(commands.correlate(config.get("source", ()), _options(options.CorrelateOptions, config)))
+    _print(commands.correlate(config.get("source", ()), _options(options.CorrelateOptions, config)))
 
 
 def _report(config: Namespace) -> None:

@@ -43,7 +43,7 @@ class SpreadOptions:
             themselves).
         shard_count: How many shares there are.
         memory: Bytes the table of chunks may take while counting.
-        engine: ``local`` or ``ray`` (needs ``pip install 'outdim[ray]'``).
+        engine: ``local`` or ``ray`` (needs ``pip install ray``).
     """
 
     workers: int | None = None

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -364,12 +365,24 @@ class TestSources:
     def test_files_are_described(self, tmp_path: Path) -> None:
         path = tmp_path / "a.txt"
         path.write_bytes(b"abc\n")
-        (described,) = open_corpus(path).files
+        (described,) = open_corpus(path).files()
         assert described == {
             "path": str(path),
             "size_bytes": 4,
+            "mtime_ns": path.stat().st_mtime_ns,
             "sha256": "edeaaff3f1774ad2888673770c6d64097e391bc362d7d6fb34982ddf0efd18cb",
         }
+
+    def test_a_known_file_is_hashed_again_only_if_size_or_time_changed(
+        self, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "a.txt"
+        path.write_bytes(b"abc\n")
+        (real,) = open_corpus(path).files()
+        known = {**real, "sha256": "as noted"}
+        assert open_corpus(path).files([known]) == [known]
+        os.utime(path, ns=(0, 0))
+        assert open_corpus(path).files([known]) == [{**real, "mtime_ns": 0}]
 
     def test_python_docs(self) -> None:
         corpus = open_corpus("python-docs", unit_bytes=1 << 19)

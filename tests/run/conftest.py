@@ -23,7 +23,7 @@ def tiny_directory(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
-    """60 documents, one a line, Zipf words: five shards of 1 KB."""
+    """60 documents, one a line, Zipf words: four shards of 1 KB."""
     path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
     rng = random.Random(0)
     words = [f"w{min(int(rng.paretovariate(0.9)), 90)}" for _ in range(4000)]

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -92,9 +94,15 @@ def test_any_number_of_shares_in_any_order_gives_the_same_bytes(
 ):
     order = list(range(world))
     random.Random(world).shuffle(order)
-    for index in order:
+    written = [
         commands.correlate([str(corpus)], replaced(options, shard_index=index, shard_count=world))
+        for index in order
+    ]
     assert results(options.output) == undisturbed
+    shards = len(Plan.read(options.output).units)
+    last = max(at for at, index in enumerate(order) if index < shards)
+    assert written[last] == options.output
+    assert written[:last] == [None] * last
 
 
 def test_shards_computed_in_any_order_give_the_same_bytes(corpus, options, undisturbed):
@@ -143,6 +151,60 @@ def test_empty_one_token_and_all_special_shards(options, tmp_path):
     assert len(Plan.read(run).units) == 4
     assert set(table.query("selection == 'text' and statistic == 'mean'").n) == {6}
     assert set(table.query("selection == 'all' and statistic == 'mean'").n) == {6 + 2 + 2 * 3}
+
+
+def test_a_value_that_is_not_defined_has_a_reason(options, tmp_path):
+    source = tmp_path / "one.txt"
+    source.write_text("w1\n")
+    run = commands.correlate([str(source)], options)
+    table = pq.read_table(run / "stats.parquet").to_pandas()
+    assert (table.value.isna() == (table.reason != "")).all()
+    text = table[(table.selection == "text") & (table.statistic == "pearson_abs")]
+    assert set(text.reason) == {"fewer than two tokens"}
+    everything = table[(table.selection == "all") & (table.covariate == "count")]
+    assert set(everything.reason) == {"constant covariate"}  # each of the three occurs once
+
+
+def test_states_of_unchanged_files_serve_a_run_in_which_another_was_mended(
+    options, tmp_path, monkeypatch
+):
+    counts = TokenFrequencies.for_tokenizer(load_tokenizer(options.model), np.arange(200))
+    counts.to_parquet(tmp_path / "counts.parquet")
+    good, broken = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    good.write_text('{"text": "w1 w2 w3 w2"}\n' * 60)
+    broken.write_text('{"text": "w1 w2 w3"}\n{"text": \n')
+    sources = [str(good), str(broken)]
+    given = replaced(options, counts=tmp_path / "counts.parquet")
+    with pytest.raises(DataError, match=r"b\.jsonl: line 2"):
+        commands.correlate(sources, given)
+    committed = len(list(given.output.glob("state/*")))
+    broken.write_text('{"text": "w1 w2 w3"}\n{"text": "w1 w3"}\n')
+    with pytest.raises(ResumeError, match=r"inputs.files\[1\]"):
+        commands.correlate(sources, given)
+    other = replaced(given, output=tmp_path / "other")
+    whole = results(commands.correlate(sources, replaced(given, output=tmp_path / "whole")))
+    other.output.mkdir()
+    (given.output / "state").rename(other.output / "state")
+    computed, compute = [], Worker.compute
+    monkeypatch.setattr(
+        Worker, "compute", lambda self, *args: computed.append(args) or compute(self, *args)
+    )
+    assert results(commands.correlate(sources, other)) == whole
+    assert committed == 2
+    assert len(computed) == 1
+
+
+def test_a_signal_while_results_are_written_lets_them_be_written(corpus, options, undisturbed):
+    merge = commands.merge.merge_correlations
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return merge(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commands.merge, "merge_correlations", interrupted)
+        run = commands.correlate([str(corpus)], options)
+    assert results(run) == undisturbed
 
 
 def test_a_corpus_without_a_token_is_an_error_that_leaves_nothing(options, tmp_path):
@@ -251,8 +313,10 @@ def test_devices(options, monkeypatch, device, gpus, environment, expected):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(setup, "_cores", lambda: 3)
-    assert setup.choose_devices(replaced(options, workers=None), device) == expected
+    monkeypatch.setattr(setup, "usable_cores", lambda: 3)
+    free = replaced(options, workers=None)
+    assert setup.choose_devices(free, device) == expected
+    assert setup.choose_devices(replaced(free, engine="ray"), device) == ["cpu"]
 
 
 @pytest.mark.parametrize("device", ["tpu", "cudax", "meta", "cuda:x", ""])
@@ -358,6 +422,34 @@ def test_worker_processes_and_torchrun_give_the_same_bytes(corpus, options, undi
 
 
 @pytest.mark.slow
+def test_a_failing_rank_ends_torchrun_and_a_killed_worker_the_command(corpus, options, tmp_path):
+    broken = tmp_path / "broken.txt"
+    broken.write_bytes(corpus.read_bytes() + b"\xff\n")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    ranks = [*torchrun, *command(broken, options)[1:]]
+    failed = subprocess.run(ranks, capture_output=True, text=True, timeout=300, check=False)
+    assert failed.returncode
+    assert "not UTF-8" in failed.stderr
+    other = replaced(options, output=tmp_path / "other")
+    given = command(corpus, other, "--workers", "2")
+    process = subprocess.Popen(given, stderr=subprocess.PIPE, text=True)
+    while not (children := _spawned_by(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(children[0], signal.SIGKILL)
+    assert "a worker of the stage 'correlate' died" in process.communicate(timeout=300)[1]
+    assert process.returncode == 4
+
+
+def _spawned_by(parent: int) -> list[int]:
+    """Processes that multiprocessing has made of ``parent``."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [
+        int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+@pytest.mark.slow
 def test_killed_at_fifty_random_points_a_run_gives_the_same_bytes(corpus, options, undisturbed):
     # The server has everything imported, so that a process is a fork and the kills fall into the
     # work itself.
@@ -420,6 +512,21 @@ def test_sums_kept_per_token_give_the_same_r_and_that_of_any_other_frequencies(
     np.testing.assert_allclose(
         both.value_x, both.value_y, atol=1e-6
     )  # hooks there, the fused op here
+    bins = pd.read_csv(with_other / "bins.csv")
+    here = TokenFrequencies.from_parquet(run / "counts.parquet")
+    expected = Counter()
+    for i in np.flatnonzero(~here.special & (here.counts > 0)).tolist():
+        expected[int(other.counts[i]).bit_length()] += int(here.counts[i])
+    one = bins[(bins.point == "block.0") & (bins.dim == 5)]
+    assert dict(zip(one.bin, one.n, strict=True)) == expected
+    assert (one.count_to.apply(int.bit_length) == one.bin).all()
+    totals = bins.groupby(["point", "dim"]).n.sum()
+    whole = table[(table.selection == "text") & (table.statistic == "mean_abs")]
+    means = (bins.mean_abs * bins.n).groupby([bins.point, bins.dim]).sum() / totals
+    expected = whole.set_index(["point", "dim"]).value.reindex(means.index)
+    np.testing.assert_allclose(means, expected, rtol=1e-6)
+    with pytest.raises(ArgumentError, match="source, from-run"):
+        commands.correlate([str(corpus)], CorrelateOptions(output=tmp_path / "x", from_run=run))
     drivers = pd.read_csv(again / "drivers.csv")
     assert (drivers.groupby(["point", "dim"]).share.sum() <= 1 + 1e-9).all()
 

@@ -1,10 +1,11 @@
 """Runs on a Ray cluster of two nodes of which one dies."""
 
+import dataclasses
 import threading
 import time
 
 import pytest
-from outdim.errors import DataError
+from outdim.errors import BackendError, DataError
 from outdim.options import CountOptions
 from outdim.run import commands
 from run_helpers import replaced, results
@@ -44,6 +45,25 @@ def test_a_node_killed_in_the_middle_changes_no_byte(cluster, corpus, options, u
     killer.join()
     assert len(cluster.list_all_nodes()) == 1
     assert results(options.output) == undisturbed
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_counting_gives_the_same_bytes_and_no_room_is_an_error(
+    cluster, corpus, options, tiny_directory, tmp_path
+):
+    import ray
+
+    ray.init(address=cluster.address, log_to_driver=False)
+    counting = CountOptions(
+        output=tmp_path / "local", tokenizer=str(tiny_directory), shard_bytes=1024
+    )
+    local = commands.count([str(corpus)], counting)
+    on_ray = dataclasses.replace(counting, output=tmp_path / "ray", engine="ray")
+    assert results(commands.count([str(corpus)], on_ray)) == results(local)
+    for name, value, said in (("device", "cuda", "0 GPUs"), ("threads", 2, "--threads 2")):
+        given = replaced(options, engine="ray", output=tmp_path / name, **{name: value})
+        with pytest.raises(BackendError, match=said):
+            commands.correlate([str(corpus)], given)
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own

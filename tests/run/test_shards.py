@@ -101,6 +101,18 @@ def test_committing_again_writes_the_same_bytes(tmp_path, plan):
     assert store.path("count", store.shards[0]).read_bytes() == first
 
 
+def test_states_of_several_versions_are_merged_with_a_word(tmp_path, plan, capsys):
+    store = ShardStore(tmp_path, plan)
+    for shard in store.shards:
+        store.commit("count", shard, STATE)
+    list(store.states("count"))
+    assert not capsys.readouterr().err
+    other = dataclasses.replace(STATE, versions={**STATE.versions, "torch": "0.1"})
+    store.commit("count", store.shards[1], other)
+    assert len(list(store.states("count"))) == 3
+    assert f"(torch 0.1 and {STATE.versions['torch']})" in capsys.readouterr().err
+
+
 def test_every_flipped_bit_makes_a_state_count_as_missing(tmp_path, plan):
     store = ShardStore(tmp_path, plan)
     shard = store.shards[0]

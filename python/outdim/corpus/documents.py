@@ -5,10 +5,9 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-import platform
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from outdim.corpus.jsonl import check_jsonl_column, jsonl_documents
@@ -113,16 +112,18 @@ class Corpus:
             Unit(i, kind, path, start, stop, size)
             for i, (kind, path, start, stop, size) in enumerate(units)
         )
-        self._files: list[dict[str, Any]] | None = None
 
-    @property
-    def files(self) -> list[dict[str, Any]]:
-        """path, size_bytes and sha256 of every file; the first call reads them (1 s a gigabyte)."""
-        if self._files is None:
-            self._files = [
-                _describe(path) for path in dict.fromkeys(unit.path for unit in self.units)
-            ]
-        return self._files
+    def files(self, known: Iterable[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
+        """path, size_bytes, mtime_ns and sha256 of every file.
+
+        Hashing reads a file (1 s a gigabyte), unless one of the same path, size and time of
+        modification is ``known`` from an earlier call.
+        """
+        hashes = {
+            (file["path"], file["size_bytes"], file["mtime_ns"]): file["sha256"] for file in known
+        }
+        paths = dict.fromkeys(unit.path for unit in self.units)
+        return [_describe(path, hashes) for path in paths]
 
     @property
     def unreadable(self) -> Accounting:
@@ -263,15 +264,19 @@ def _find_files(sources: Sequence[str | os.PathLike[str]]) -> list[str]:
     return list(found)
 
 
-def _describe(path: str) -> dict[str, Any]:
-    if path.startswith("hf://"):
-        return {"path": path, "size_bytes": None, "sha256": None}
-    if path == PYTHON_DOCS:
+def _describe(path: str, hashes: Mapping[Any, str]) -> dict[str, Any]:
+    if path.startswith("hf://"):  # the path holds the revision
+        size, changed, digest = None, None, None
+    elif path == PYTHON_DOCS:
         from outdim.corpus.python_docs import python_documents
 
         data = "\n".join(python_documents()).encode()
-        name = f"{PYTHON_DOCS} {platform.python_version()}"
-        return {"path": name, "size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"path": path, "size_bytes": os.path.getsize(path), "sha256": digest}
+        size, changed, digest = len(data), None, hashlib.sha256(data).hexdigest()
+    else:
+        about = os.stat(path)
+        size, changed = about.st_size, about.st_mtime_ns
+        digest = hashes.get((path, size, changed))
+        if digest is None:
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"path": path, "size_bytes": size, "mtime_ns": changed, "sha256": digest}

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from outdim.errors import DataError, EmptyCorpusError, OutdimError
+from outdim.errors import ArgumentError, DataError, EmptyCorpusError, OutdimError
 from outdim.options import (
     CorrelateOptions,
     CountOptions,
@@ -31,37 +31,49 @@ if TYPE_CHECKING:
     from outdim.analysis import Detection
 
 
-def count(source: Sequence[str], options: CountOptions) -> Path:
-    """``outdim count``: the run directory, with ``counts.parquet`` and the report."""
+def count(source: Sequence[str], options: CountOptions) -> Path | None:
+    """``outdim count``: the run directory, with ``counts.parquet`` and the report.
+
+    None where the results are not written by this process, but by others that share the work.
+    """
     check_run_directory(options.output, "count")
     share = setup.choose_share(options)
-    plan = setup.plan_count(source, options)
+    engine.wait_for_plan(options.output / setup.FILES, share)
+    planned = setup.plan_count(source, options)
     devices = setup.choose_devices(options, "cpu")
     with _directory(options.output, alone=share.count == 1) as run:
-        plan.commit(run)
-        _begin(run, plan)
-        _execute(run, plan, options, devices, share)
-    return options.output
+        _begin(run, planned)
+        finished = _execute(run, planned.plan, options, devices, share)
+    return options.output if finished else None
 
 
-def correlate(source: Sequence[str], options: CorrelateOptions) -> Path:
-    """``outdim correlate``: the run directory, with ``stats.parquet`` and the report."""
+def correlate(source: Sequence[str], options: CorrelateOptions) -> Path | None:
+    """``outdim correlate``: the run directory, with ``stats.parquet`` and the report.
+
+    None where the results are not written by this process, but by others that share the work.
+    """
     if options.from_run is not None:
         from outdim.run.tokens import correlate_kept_sums
 
+        if source:
+            raise ArgumentError(
+                f"source, from-run: give one of the two; with --from-run no text is read, got "
+                f"{' '.join(source)}."
+            )
         return correlate_kept_sums(options)
     check_run_directory(options.output, "correlate")
     share = setup.choose_share(options)
-    plan, model_info = setup.plan_correlate(source, options)
-    devices = setup.choose_devices(options, options.device, 4 * model_info["parameters"])
+    engine.wait_for_plan(options.output / setup.FILES, share)
+    planned = setup.plan_correlate(source, options)
+    assert planned.model is not None
+    devices = setup.choose_devices(options, options.device, 4 * planned.model["parameters"])
     with _directory(options.output, alone=share.count == 1) as run:
-        plan.commit(run)
-        _begin(run, plan, model=model_info)
+        _begin(run, planned)
         if options.counts is not None:
             with replacing(run / "counts.parquet") as temporary:
                 shutil.copyfile(setup.counts_path(options.counts), temporary)
-        _execute(run, plan, options, devices, share)
-    return options.output
+        finished = _execute(run, planned.plan, options, devices, share)
+    return options.output if finished else None
 
 
 def detect(options: DetectOptions) -> Path:
@@ -124,14 +136,17 @@ def _directory(path: Path, *, alone: bool = True) -> Iterator[Path]:
         raise
 
 
-def _begin(run: Path, plan: Plan, model: dict[str, Any] | None = None) -> None:
+def _begin(run: Path, planned: setup.Planned) -> None:
+    plan = planned.plan
+    plan.commit(run)
+    write_json(run / setup.FILES, planned.files)
     options = plan.options
     manifest.begin(
         run,
         plan.command,
         options=dict(options),
         plan=plan.sha256,
-        model=model,
+        model=planned.model,
         tokenizer={"name": options["tokenizer"], "sha256": plan.inputs["tokenizer"]},
         data={
             "source": " ".join(options["source"]),
@@ -147,8 +162,12 @@ def _execute(
     options: CountOptions | CorrelateOptions,
     devices: Sequence[str],
     share: Share,
-) -> None:
-    """Compute this process's share of every stage; whoever finds the run complete finishes it."""
+) -> bool:
+    """Compute this process's share of every stage; whoever finds the run complete finishes it.
+
+    Returns:
+        Whether that was this process.
+    """
     store = ShardStore(run, plan)
     for directory in (run, store.directory):
         remove_stale(directory)
@@ -167,7 +186,7 @@ def _execute(
         if share.waits:
             engine.wait_for_others(store, plan.stages[-1], share, stop)
             if share.index:
-                return
+                return False
         elif missing := store.absent(plan.stages[-1]):
             print(
                 f"outdim {plan.command}: this share is done; {len(missing)} of {len(store.shards)} "
@@ -175,8 +194,9 @@ def _execute(
                 "writes the results.",
                 file=sys.stderr,
             )
-            return
+            return False
         _finish(worker, options, seconds, rate)
+    return True
 
 
 def _compute(
@@ -195,7 +215,10 @@ def _compute(
     if options.engine == "ray":
         from outdim.run.ray_engine import compute_on_ray
 
-        return compute_on_ray(worker, store, stage, own, options, done)
+        device = "cpu"
+        if isinstance(options, CorrelateOptions) and stage == "correlate":
+            device = options.device
+        return compute_on_ray(worker, store, stage, own, options, device, done)
     # Counting has its own threads, which share what they have tokenised: one process is best.
     if stage == "count" or len(devices) == 1 or len(own) == 1:
         return engine.compute_here(worker, store, stage, own, done)

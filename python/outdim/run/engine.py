@@ -65,13 +65,23 @@ class Share:
         return cls()
 
 
+def wait_for_plan(path: Path, share: Share) -> None:
+    """Under torchrun, wait for ``path``, which the first rank writes with the plan.
+
+    So the data is hashed once, not by every rank. If the first fails, torchrun ends the others.
+    """
+    while share.waits and share.index and not path.exists():
+        time.sleep(_POLL_S)
+
+
 class Progress:
     """Tokens/s, time left and shard on stderr; silent when that is not a terminal."""
 
     def __init__(self, stage: str, shards: Sequence[Shard], done: int) -> None:
         total = sum(int(shard.unit.get("size_bytes") or 1) for shard in shards)
+        hidden = None if os.environ.get("LOCAL_RANK", "0") == "0" else True  # one bar a terminal
         self._bar = tqdm(
-            total=total, desc=stage, unit="B", unit_scale=True, disable=None, leave=False
+            total=total, desc=stage, unit="B", unit_scale=True, disable=hidden, leave=False
         )
         self.total_tokens = 0
         self._begin = time.monotonic()

@@ -99,7 +99,9 @@ def digest(value: Any) -> str:
 
 
 def check_run_directory(path: Path, command: str) -> None:
-    """Accept a path that is new, an empty directory, or a run of ``command``; nothing is created.
+    """Accept a path that is new, empty, holds states only, or a run of ``command``.
+
+    Nothing is created.
 
     Raises:
         ArgumentError: ``path`` holds something that is not a run of outdim.
@@ -109,7 +111,7 @@ def check_run_directory(path: Path, command: str) -> None:
         raise ArgumentError(
             f"output: {path} is a file; name a directory that is new, empty or a run."
         )
-    if is_empty(path):
+    if is_empty(path) or os.listdir(path) == ["state"]:  # states taken over from another run
         return
     found = _command_of(path)
     if found is None:

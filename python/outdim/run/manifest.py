@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from outdim import __version__
 from outdim.errors import ResumeError
+from outdim.machine import cpu_name
 from outdim.run.files import create, readable_json, write_json
 from outdim.run.plan import differences
 
@@ -25,17 +27,23 @@ def machine() -> dict[str, Any]:
     from outdim.ops._binding import core
 
     kernels = core()
-    versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "gpu": gpu,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "isa": kernels.isa() if kernels is not None else "none: plain torch",
-        **versions,
+        **versions(),
     }
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of the packages that may change a last bit."""
+    found = {package: importlib.metadata.version(package) for package in _PACKAGES}
+    return {"outdim": __version__, **found}
 
 
 def now() -> str:
@@ -76,12 +84,3 @@ def read(run: Path) -> dict[str, Any]:
     """The manifest of a run."""
     content: dict[str, Any] = json.loads((run / "manifest.json").read_text())
     return content
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

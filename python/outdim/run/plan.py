@@ -24,8 +24,8 @@ class Shard:
     Attributes:
         index: Position in the plan; merging goes by it.
         unit: Plain data that names file and range.
-        sha256: Of the unit and of the plan's inputs: a state computed from anything else has
-            another name.
+        sha256: Of the unit and of everything its states depend on: one that was computed from
+            anything else is not taken for this shard's.
     """
 
     index: int
@@ -58,9 +58,16 @@ class Plan:
 
     def shards(self) -> Iterator[Shard]:
         """The shards in order."""
-        root = digest({**self.to_json(), "units": None})
+        inputs, options = dict(self.inputs), dict(self.options)
+        files = {file["path"]: file for file in inputs["files"]}
+        if self.stages != ("count", "correlate"):
+            # Then a state depends on its own file only, and stays good where others are mended.
+            del inputs["files"]
+            for name in ("source", "on_error", "shard_bytes"):
+                options.pop(name, None)
+        root = digest([FORMAT, self.stages, inputs, options])
         for index, unit in enumerate(self.units):
-            yield Shard(index, unit, digest([root, index, unit]))
+            yield Shard(index, unit, digest([root, files[unit["path"]], unit]))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

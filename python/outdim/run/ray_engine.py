@@ -53,15 +53,17 @@ def compute_on_ray(
     stage: str,
     shards: Sequence[Shard],
     options: SpreadOptions,
+    device: str,
     done: int,
 ) -> int:
     """Compute ``shards`` on the Ray cluster of the environment, or one of this machine's own.
 
-    One actor per GPU of the cluster, or per ``threads`` CPUs; ``workers`` overrides their number.
+    One actor per GPU of the cluster, or per ``threads`` CPUs where it has none or ``device`` is
+    ``cpu``; ``workers`` lowers their number. What this process's own machine has does not matter.
     An actor that dies is started again elsewhere and its shard computed anew.
 
     Raises:
-        BackendError: Ray is not installed.
+        BackendError: Ray is not installed, or the cluster has no room for an actor.
         Interrupted: SIGINT or SIGTERM came.
         PartialRunError: An actor died too often.
         OutdimError: What a shard itself raised, such as DataError.
@@ -69,15 +71,21 @@ def compute_on_ray(
     try:
         import ray
     except ImportError as error:
-        raise BackendError("--engine ray needs Ray: pip install 'outdim[ray]'.") from error
+        raise BackendError("--engine ray needs Ray: pip install ray.") from error
     if not ray.is_initialized():
         ray.init(
             address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False
         )
-    gpu = worker.device.startswith("cuda")
     threads = worker.plan.options.get("threads", 1)
     cluster = ray.cluster_resources()
-    room = int(cluster.get("GPU", 0)) if gpu else int(cluster.get("CPU", 1)) // threads
+    gpus, cpus = (int(cluster.get(kind, 0)) for kind in ("GPU", "CPU"))
+    gpu = device != "cpu" and (gpus > 0 or device != "auto")
+    room = gpus if gpu else cpus // threads
+    if not room:
+        raise BackendError(
+            f"the Ray cluster has {gpus} GPUs and {cpus} CPUs, and no room for an actor with "
+            + (f"--device {device}." if gpu else f"--threads {threads}.")
+        )
     resources = {"num_gpus": 1} if gpu else {"num_cpus": threads}
     # Calls are retried without a limit: a few are used up before Ray knows that a node is gone.
     actor = ray.remote(max_restarts=_RESTARTS, max_task_retries=-1, **resources)(_Actor)
@@ -89,7 +97,7 @@ def compute_on_ray(
             "cuda" if gpu else "cpu",
             worker.memory,
         )
-        for _ in range(min(options.workers or room, len(shards), max(room, 1)))
+        for _ in range(min(options.workers or room, len(shards), room))
     ]
     progress = Progress(stage, shards, done)
     waiting = list(reversed(shards))

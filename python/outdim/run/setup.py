@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from outdim.errors import ArgumentError, BackendError, DataError
+from outdim.machine import usable_cores
 from outdim.options import CorpusOptions, CorrelateOptions, CountOptions, SpreadOptions
 from outdim.run.engine import Share
 from outdim.run.plan import Plan
@@ -21,7 +23,16 @@ from outdim.run.plan import Plan
 if TYPE_CHECKING:
     from outdim.corpus import Corpus
 
+FILES = "files.json"
 _MIN_SHARD_BYTES, _MAX_SHARD_BYTES, _SHARDS = 1 << 18, 1 << 26, 256
+
+
+class Planned(NamedTuple):
+    """A plan, the files it reads (as `Corpus.files`), and what the manifest says of the model."""
+
+    plan: Plan
+    files: list[dict[str, Any]]
+    model: dict[str, Any] | None = None
 
 
 def plan_corpus(source: Sequence[str], options: CorpusOptions) -> tuple[Corpus, dict[str, Any]]:
@@ -60,7 +71,17 @@ def open_planned_corpus(options: Mapping[str, Any]) -> Corpus:
     )
 
 
-def plan_count(source: Sequence[str], options: CountOptions) -> Plan:
+def _files(corpus: Corpus, run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The files of the corpus, and the part of that which is in the plan.
+
+    Files that have the size and time of modification that the run noted are not hashed again.
+    """
+    known = json.loads((run / FILES).read_text()) if (run / FILES).is_file() else ()
+    files = corpus.files(known)
+    return files, [{k: v for k, v in file.items() if k != "mtime_ns"} for file in files]
+
+
+def plan_count(source: Sequence[str], options: CountOptions) -> Planned:
     """The plan of ``outdim count``.
 
     Raises:
@@ -74,10 +95,11 @@ def plan_count(source: Sequence[str], options: CountOptions) -> Plan:
     _threads(options)
     corpus, planned = plan_corpus(source, options)
     tokenizer = load_tokenizer(options.tokenizer)
-    return Plan(
+    files, hashed = _files(corpus, options.output)
+    plan = Plan(
         command="count",
         stages=("count",),
-        inputs={"files": corpus.files, "tokenizer": tokenizer_sha256(tokenizer)},
+        inputs={"files": hashed, "tokenizer": tokenizer_sha256(tokenizer)},
         options={
             **planned,
             "tokenizer": options.tokenizer,
@@ -86,16 +108,18 @@ def plan_count(source: Sequence[str], options: CountOptions) -> Plan:
         },
         units=tuple(unit.as_dict() for unit in corpus.units),
     )
+    return Planned(plan, files)
 
 
-def plan_correlate(source: Sequence[str], options: CorrelateOptions) -> tuple[Plan, dict[str, Any]]:
-    """The plan of ``outdim correlate``, and what the manifest says of the model.
+def plan_correlate(source: Sequence[str], options: CorrelateOptions) -> Planned:
+    """The plan of ``outdim correlate``.
 
     Raises:
         ArgumentError: An option is missing or out of range.
         DataError: The corpus, the tokenizer, the model or the counts cannot be used.
     """
-    from outdim.analysis.correlate import check_frequencies, sequence_length
+    from outdim.analysis.correlate import check_frequencies
+    from outdim.analysis.forward import sequence_length
     from outdim.corpus import TokenFrequencies, check_tokenizer, choose_method, load_tokenizer
     from outdim.models import architecture, describe, load_model
 
@@ -115,8 +139,9 @@ def plan_correlate(source: Sequence[str], options: CorrelateOptions) -> tuple[Pl
     tokenizer = load_tokenizer(tokenizer_name)
     check_tokenizer(tokenizer, arch.vocab_size, model.config)
     model_info = describe(model, arch)
+    files, hashed = _files(corpus, options.output)
     inputs = {
-        "files": corpus.files,
+        "files": hashed,
         "tokenizer": tokenizer_sha256(tokenizer),
         "model": model_info["sha256"],
     }
@@ -148,7 +173,7 @@ def plan_correlate(source: Sequence[str], options: CorrelateOptions) -> tuple[Pl
         },
         units=tuple(unit.as_dict() for unit in corpus.units),
     )
-    return plan, model_info
+    return Planned(plan, files, model_info)
 
 
 def plain(options: Any) -> dict[str, Any]:
@@ -190,10 +215,13 @@ def choose_devices(options: SpreadOptions, device: str, model_bytes: int = 0) ->
     """The device of every process on this machine.
 
     ``auto`` takes the GPUs there are (under torchrun the local rank's), else the CPU with one
-    process per core, as many as have room for three times the model.
+    process per core, as many as have room for three times the model. With Ray this process only
+    merges, and the cluster's devices are not its own.
     """
     if options.workers is not None and options.workers < 1:
         raise ArgumentError(f"workers: expected at least 1, got {options.workers}.")
+    if options.engine == "ray":
+        return ["cpu"]
     _check_device(device)
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     if device not in ("auto", "cpu") and not gpus:
@@ -202,7 +230,7 @@ def choose_devices(options: SpreadOptions, device: str, model_bytes: int = 0) ->
         return [f"cuda:{int(os.environ['LOCAL_RANK']) % gpus}" if gpus else "cpu"]
     if gpus:
         return [f"cuda:{index % gpus}" for index in range(options.workers or gpus)]
-    cores = max(1, _cores() // options.threads)
+    cores = max(1, usable_cores() // options.threads)
     room = max(1, _free_bytes() // max(1, 3 * model_bytes))
     return ["cpu"] * (options.workers or min(cores, room))
 
@@ -227,13 +255,6 @@ def _check_device(device: str) -> None:
             f"device: {device}: torch sees {torch.cuda.device_count()} CUDA devices; "
             "`outdim doctor` says why."
         )
-
-
-def _cores() -> int:
-    """Cores that this process may use, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _free_bytes() -> int:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from safetensors.torch import save as save_tensors
 
 from outdim.errors import PartialRunError
 from outdim.run.files import canonical_json, write_bytes
+from outdim.run.manifest import versions
 from outdim.run.plan import Plan, Shard
 
 _LENGTH_BYTES = 8  # of a safetensors file: the size of its JSON header
@@ -27,11 +31,13 @@ class ShardState:
 
     Attributes:
         tensors: Flat names to tensors, float64 or int64.
-        info: Plain data: token accounting, seconds.
+        info: Plain data: token accounting.
+        versions: Of the packages that computed it.
     """
 
     tensors: Mapping[str, torch.Tensor]
     info: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=versions)
 
 
 class ShardStore:
@@ -55,7 +61,8 @@ class ShardStore:
 
     def commit(self, stage: str, shard: Shard, state: ShardState) -> None:
         """Make a state durable. Committing the same shard again writes the same bytes."""
-        info = canonical_json({"shard": shard.sha256, "stage": stage, "info": dict(state.info)})
+        about = {"info": dict(state.info), "versions": dict(state.versions)}
+        info = canonical_json({"shard": shard.sha256, "stage": stage, **about})
         tensors = {name: tensor.contiguous() for name, tensor in sorted(state.tensors.items())}
         # One metadata entry only: the order of several is not fixed between processes.
         metadata = {"outdim": canonical_json({"info": info, "sha256": _checksum(tensors, info)})}
@@ -76,7 +83,7 @@ class ShardStore:
             return None
         if not sound or info["shard"] != shard.sha256 or info["stage"] != stage:
             return None
-        return ShardState(tensors, info["info"])
+        return ShardState(tensors, info["info"], info["versions"])
 
     def missing(self, stage: str, among: Sequence[Shard] | None = None) -> list[Shard]:
         """Those of the shards (None: of all) without a sound state, in plan order."""
@@ -91,15 +98,22 @@ class ShardStore:
         return missing
 
     def absent(self, stage: str) -> list[Shard]:
-        """Shards without a state; what is there is not read, as merging reads it all anyway."""
-        return [shard for shard in self.shards if not self.path(stage, shard).exists()]
+        """Shards without a state; what is there is not read, as merging reads it all anyway.
+
+        Lists the directory: a network file system may remember for a minute that a file it was
+        asked for is not there, and then two processes that finish together would each think that
+        the other has work left.
+        """
+        there = set(os.listdir(self.directory))
+        return [shard for shard in self.shards if self.path(stage, shard).name not in there]
 
     def states(self, stage: str) -> Iterator[ShardState]:
-        """Every state of ``stage``, in plan order.
+        """Every state of ``stage``, in plan order; says so if several versions computed them.
 
         Raises:
             PartialRunError: One is missing; nothing that was yielded before it is a whole.
         """
+        found: dict[str, set[str]] = defaultdict(set)
         for shard in self.shards:
             state = self.read(stage, shard)
             if state is None:
@@ -108,7 +122,16 @@ class ShardStore:
                     f"'{stage}' are missing, the first is number {shard.index}. Give the command "
                     "of the run again to compute them."
                 )
+            for package, version in state.versions.items():
+                found[package].add(version)
             yield state
+        mixed = [f"{name} {' and '.join(sorted(v))}" for name, v in found.items() if len(v) > 1]
+        if mixed:
+            print(
+                f"outdim: the shards of the stage '{stage}' were computed by several versions "
+                f"({', '.join(mixed)}): their last bits may differ.",
+                file=sys.stderr,
+            )
 
 
 def _metadata(content: bytes) -> dict[str, str]:

@@ -28,11 +28,11 @@ _DRIVERS = 20  # tokens listed per point and dimension
 
 
 def correlate_kept_sums(options: CorrelateOptions) -> Path:
-    """``outdim correlate --from-run``: write ``correlations.csv`` and ``drivers.csv``.
+    """``outdim correlate --from-run``: write ``correlations.csv``, ``bins.csv``, ``drivers.csv``.
 
     Pearson's r over the occurrences of ordinary tokens, from n, sum of h and of |h| per token id
     and the variances the run kept: exactly what a pass over the text with these frequencies would
-    give.
+    give. Bins hold the tokens whose counts have the same number of binary digits.
 
     Raises:
         DataError: The run kept no sums per token, or the counts are of another vocabulary.
@@ -56,6 +56,7 @@ def correlate_kept_sums(options: CorrelateOptions) -> Path:
     )
     options.output.mkdir(parents=True, exist_ok=True)
     _write(options.output / "correlations.csv", _correlations(kept, about, frequencies))
+    _write(options.output / "bins.csv", _bins(kept, about, frequencies))
     _write(options.output / "drivers.csv", _drivers(kept, about, frequencies))
     return options.output
 
@@ -80,6 +81,7 @@ def _correlations(
         "count": np.asarray(frequencies.counts, np.float64),
         "log1p_count": frequencies.log1p(),
         "mid_rank": frequencies.mid_rank(),
+        "log2_bin": _bin(frequencies.counts).astype(np.float64),
     }
     if not len(ids):
         raise DataError("the run kept sums per token, but saw no ordinary token.")
@@ -114,6 +116,39 @@ def _pearson(
     r: NDArray[np.float64] = np.full_like(m2, np.nan)
     np.divide(comoment, scale, out=r, where=scale > 0)
     return r
+
+
+def _bin(counts: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Number of binary digits: 0 for 0, b for counts from 2^(b-1) to 2^b - 1."""
+    digits: NDArray[np.int32] = np.frexp(counts.astype(np.float64))[1]
+    return digits
+
+
+def _bins(
+    kept: dict[str, torch.Tensor], about: dict[str, Any], frequencies: TokenFrequencies
+) -> pa.Table:
+    """Means of h and |h| over the tokens of each bin, per point and dimension."""
+    bin_of = _bin(frequencies.counts[kept["ids"].numpy()])
+    rows = []
+    for number in np.unique(bin_of).tolist():
+        inside = torch.from_numpy(bin_of == number)
+        n = int(kept["n"][inside].sum())
+        mean, mean_abs = (kept[name][inside].sum(0).numpy() / n for name in ("sums", "sums_abs"))
+        rows += [
+            {
+                "point": point,
+                "dim": dim,
+                "bin": number,
+                "count_from": 1 << number - 1 if number else 0,
+                "count_to": (1 << number) - 1,
+                "n": n,
+                "mean": mean[p, s],
+                "mean_abs": mean_abs[p, s],
+            }
+            for p, point in enumerate(about["points"])
+            for s, dim in enumerate(about["dims"])
+        ]
+    return pa.Table.from_pylist(rows)
 
 
 def _drivers(
