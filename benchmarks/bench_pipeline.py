@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import common
+import memory_usage
 import numpy as np
 import outdim
 import torch
@@ -247,8 +248,7 @@ def peak_memory(tokens: int, *, alone: bool) -> tuple[float, float]:
     model = make_model(small=True)
     with make_text(tokens) as text:
         gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here: see proc(5)
-        before = _status_mib("VmRSS")
+        before = memory_usage.begin()
         if alone:
             pieces = encode_pieces(text.paragraphs, text.tokenizer, MAX_LENGTH)
             with torch.inference_mode():
@@ -257,12 +257,7 @@ def peak_memory(tokens: int, *, alone: bool) -> tuple[float, float]:
         else:
             given = model, text.tokenizer, str(text.path), text.frequencies
             outdim.correlate(*given, max_length=MAX_LENGTH)
-    return before, _status_mib("VmHWM")
-
-
-def _status_mib(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+    return before, memory_usage.peak()
 
 
 if __name__ == "__main__":
