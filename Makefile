@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint emulated clean
 demo: $(if $(wildcard $(VENV)/test),$(VENV)/test,$(VENV)/demo)
 	$(BIN)/outdim demo
 
@@ -14,6 +14,15 @@ lint: $(VENV)/test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+
+# The CUDA kernels without a GPU: needs the headers of the CUDA toolkit (docs/facts.md).
+EMULATED := build/emulated
+emulated: $(VENV)/test
+	$(BIN)/cmake -S . -B $(EMULATED) -G Ninja -DOUTDIM_CUDA=EMULATED -DOUTDIM_WERROR=ON \
+	  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+	$(BIN)/cmake --build $(EMULATED)
+	OUTDIM_EMULATOR=$$(ls $(abspath $(EMULATED))/_core*.so) $(BIN)/python -m pytest -m slow tests/emulator
 
 clean:
 	rm -rf $(VENV) build dist python/outdim/_core*.so

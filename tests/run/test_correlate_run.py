@@ -68,6 +68,17 @@ def test_numbers_agree_with_hidden_states_kept_and_correlated_afterwards(corpus,
     assert account["padded"] <= 0.05 * (account["padded"] + account["read"])
 
 
+@pytest.mark.parametrize("change", [{"autocast": "bfloat16"}, {"dtype": "bfloat16"}])
+def test_half_precision_gives_nearly_the_same_statistics(corpus, options, change):
+    whole = pq.read_table(commands.correlate([str(corpus)], options) / "stats.parquet").to_pandas()
+    half = replaced(options, output=options.output.with_name("half"), **change)
+    found = pq.read_table(commands.correlate([str(corpus)], half) / "stats.parquet").to_pandas()
+    for statistic, tolerance in (("mean", 0.02), ("std", 0.02), ("pearson_abs", 0.05)):
+        values, others = (table[table.statistic == statistic].value for table in (whole, found))
+        assert not np.array_equal(values, others)
+        np.testing.assert_allclose(others, values, atol=tolerance)
+
+
 def test_a_run_leaves_everything_a_reader_needs(corpus, options):
     run = commands.correlate([str(corpus)], options)
     assert json.loads((run / "detection.json").read_text())["dims"][0]["dim"] == 3
