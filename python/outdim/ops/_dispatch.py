@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 import torch
+from torch.compiler import is_compiling
 
 from outdim.errors import ArgumentError, BackendError, DtypeError
 from outdim.ops import _cpu, _reference
@@ -30,9 +31,7 @@ def via_op(tensor: Any) -> bool:
 
     Other calls go to the kernel directly, which saves about half of the cost of a small call.
     """
-    return torch.compiler.is_compiling() or (
-        isinstance(tensor, torch.Tensor) and type(tensor) not in _PLAIN
-    )
+    return is_compiling() or (type(tensor) not in _PLAIN and isinstance(tensor, torch.Tensor))
 
 
 def choose(backend: str, tensor: torch.Tensor) -> str:
@@ -44,16 +43,16 @@ def choose(backend: str, tensor: torch.Tensor) -> str:
     """
     if backend == "reference":
         return "reference"
-    kind = tensor.device.type
     if backend == "auto":
-        if tensor.dtype in DTYPE_CODES and (
-            (kind == "cpu" and core() is not None) or (kind == "cuda" and has_cuda())
-        ):
-            return kind
+        if tensor.dtype in DTYPE_CODES:
+            if tensor.is_cpu and core() is not None:
+                return "cpu"
+            if tensor.is_cuda and has_cuda():
+                return "cuda"
         return "reference"
     if backend not in _BACKENDS:
         raise ArgumentError(f"backend: expected one of {', '.join(_BACKENDS)}, got {backend!r}")
-    if kind != backend:
+    if tensor.device.type != backend:
         raise DtypeError(
             f'backend: "{backend}" works on {backend} tensors, got one on {tensor.device}; '
             'move the tensor or pass backend="auto"'

@@ -10,11 +10,13 @@ from outdim.ops import _reference
 from outdim.ops._calls import LayerNormCall
 from outdim.ops._check import (
     FLOATS,
+    KERNEL_FLOATS,
     as_rows,
     check_device,
+    check_dtype,
     check_hidden,
     check_same,
-    check_tensor,
+    unexpected,
 )
 from outdim.ops._dispatch import choose, kernels
 from outdim.ops._library import register, register_gradient
@@ -98,36 +100,39 @@ def _prepare(
     variant: Tensor | None,
 ) -> tuple[LayerNormCall, Tensor]:
     """Validate the arguments and allocate y; returns the call and y in the shape of x."""
-    check_hidden("x", x)
-    d = x.shape[-1]
+    d, device = check_hidden("x", x)[-1], x.device
+    # The kernels hold parameters of at most their own float32.
+    dtypes = FLOATS if x.dtype == torch.float64 else KERNEL_FLOATS
     if residual is not None:
         check_same("residual", residual, "x", x)
     if gamma is not None:
-        _check_parameter("gamma", gamma, x)
+        gamma = _of_width("gamma", gamma, dtypes, d, device)
     if beta is not None:
-        _check_parameter("beta", beta, x)
+        beta = _of_width("beta", beta, dtypes, d, device)
         if gamma is not None:
-            check_same("beta", beta, "gamma", gamma)
+            check_dtype("beta", beta, "gamma", gamma.dtype)
     if dim_mask is not None:
-        check_tensor("dim_mask", dim_mask, (torch.bool,), f"({d},)", lambda t: t.shape == (d,))
-        check_device("dim_mask", dim_mask, "x", x)
-    if scale is not None:
-        check_tensor("scale", scale, (torch.float32,), f"(M, {d})", lambda t: t.shape[-1] == d)
-        check_device("scale", scale, "x", x)
+        dim_mask = _of_width("dim_mask", dim_mask, (torch.bool,), d, device)
+    if scale is not None and shift is not None:
+        if scale.dtype != torch.float32 or scale.shape[-1] != d:
+            raise unexpected("scale", scale, (torch.float32,), f"(M, {d})")
+        check_device("scale", scale, "x", device)
+        scale, shift = scale.contiguous(), shift.contiguous()
+        clip = None if clip is None else clip.contiguous()
         variant = _variant_rows(variant, x)
     rows = as_rows(x)
     y = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
     call = LayerNormCall(
         rows,
-        _contiguous(gamma),
-        _contiguous(beta),
+        gamma,
+        beta,
         eps,
         rms,
         None if residual is None else as_rows(residual),
-        _contiguous(dim_mask),
-        _contiguous(scale),
-        _contiguous(shift),
-        _contiguous(clip),
+        dim_mask,
+        scale,
+        shift,
+        clip,
         variant,
         torch.empty(rows.shape, dtype=x.dtype, device=x.device) if return_sum else None,
         as_rows(y) if out is None else _out_rows(out, x, residual),
@@ -135,23 +140,21 @@ def _prepare(
     return call, y
 
 
-def _check_parameter(name: str, parameter: Any, x: Tensor) -> None:
-    d = x.shape[-1]
-    # The kernels hold parameters of at most their own float32.
-    dtypes = FLOATS if x.dtype == torch.float64 else FLOATS[:3]
-    check_tensor(name, parameter, dtypes, f"({d},)", lambda t: t.shape == (d,))
-    check_device(name, parameter, "x", x)
-
-
-def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
+def _of_width(
+    name: str, value: Any, dtypes: tuple[torch.dtype, ...], d: int, device: torch.device
+) -> Tensor:
+    """Check for a tensor [D] of one of the dtypes on the device of x; return it contiguous."""
+    if not isinstance(value, Tensor) or value.dtype not in dtypes or value.shape != (d,):
+        raise unexpected(name, value, dtypes, f"({d},)")
+    check_device(name, value, "x", device)
+    return value.contiguous()
 
 
 def _variant_rows(variant: Tensor | None, x: Tensor) -> Tensor | None:
     """Spread a variant over the rows of x."""
     if variant is None:
         return None
-    check_device("variant", variant, "x", x)
+    check_device("variant", variant, "x", x.device)
     batch = x.shape[:-1]
     n = batch.numel()
     if variant.shape != (n,):

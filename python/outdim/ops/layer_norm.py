@@ -10,7 +10,7 @@ from outdim.errors import ArgumentError
 from outdim.ops import _layer_norm_op as op
 from outdim.ops._check import as_tensor, check_tensor
 from outdim.ops._dispatch import Backend, via_op
-from outdim.ops.moments import MomentsState, StatisticsArgs, flatten
+from outdim.ops.moments import MomentsState, StatisticsArgs
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def layer_norm_moments(
     if return_sum and residual is None:
         raise ArgumentError("return_sum: needs `residual`; without one the sum is x itself")
     arguments = _flatten(x, gamma, beta, eps, rms, residual, return_sum, dim_mask, edit)
-    wanted = (*flatten(statistics), of == "input")
+    wanted = (*statistics.flatten(), of == "input")
     if not isinstance(x, np.ndarray) and op.needs_gradient(arguments):
         run: Any = op.run_pair
     else:

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from outdim.errors import ArgumentError
 from outdim.ops._calls import MomentsCall
-from outdim.ops._check import as_rows, as_tensor, check_device, check_hidden, check_tensor
+from outdim.ops._check import (
+    as_rows,
+    as_tensor,
+    as_vector,
+    check_device,
+    check_hidden,
+    unexpected,
+)
 from outdim.ops._dispatch import Backend, choose, kernels, via_op
 from outdim.ops._library import register
 from outdim.ops.merge import body_rows
@@ -45,6 +52,13 @@ class StatisticsArgs:
     tau: float = 6.0
     accum: Accumulate = "exact"
     shape: bool = True
+
+    def flatten(self) -> tuple[Any, ...]:
+        """List the arguments as the registered ops take them, NumPy arrays as tensors."""
+        return _flatten(
+            self.ids, self.table, self.rows, self.group, self.groups, self.tau, self.accum,
+            self.shape,
+        )  # fmt: skip
 
 
 def moments(
@@ -107,29 +121,30 @@ def moments(
     Source: shifted sums about a value of the data and Chan's merge (Chan, Golub, LeVeque 1983),
     Pebay (2008) for M3, M4 and co-moments. No gradient flows through.
     """
-    arguments = StatisticsArgs(ids, table, rows, group, groups, tau, accum, shape)
+    arguments = _flatten(ids, table, rows, group, groups, tau, accum, shape)
     if isinstance(hidden, np.ndarray):
-        head, body = _run(as_tensor("hidden", hidden), *flatten(arguments), backend)
+        head, body = _run(as_tensor("hidden", hidden), *arguments, backend)
         return MomentsState(head.numpy(), body.numpy())
     if via_op(hidden):
-        head, body = torch.ops.outdim.moments(hidden.detach(), *flatten(arguments), backend)
+        head, body = torch.ops.outdim.moments(hidden.detach(), *arguments, backend)
         return MomentsState(head, body)
-    return MomentsState(*_run(hidden, *flatten(arguments), backend))
+    return MomentsState(*_run(hidden, *arguments, backend))
 
 
-def flatten(arguments: StatisticsArgs) -> tuple[Any, ...]:
-    """List the arguments as the registered ops take them, NumPy arrays as tensors."""
-    if arguments.accum not in ("exact", "fast"):
-        raise ArgumentError(f'accum: expected "exact" or "fast", got {arguments.accum!r}')
+def _flatten(
+    ids: Any, table: Any, rows: Any, group: Any, groups: int, tau: float, accum: str, shape: bool
+) -> tuple[Any, ...]:
+    if accum not in ("exact", "fast"):
+        raise ArgumentError(f'accum: expected "exact" or "fast", got {accum!r}')
     return (
-        as_tensor("ids", arguments.ids),
-        as_tensor("table", arguments.table),
-        as_tensor("rows", arguments.rows),
-        as_tensor("group", arguments.group),
-        arguments.groups,
-        arguments.tau,
-        arguments.accum == "exact",
-        arguments.shape,
+        as_tensor("ids", ids),
+        as_tensor("table", table),
+        as_tensor("rows", rows),
+        as_tensor("group", group),
+        groups,
+        tau,
+        accum == "exact",
+        shape,
     )
 
 
@@ -145,51 +160,60 @@ def prepare(
     shape: bool,
 ) -> MomentsCall:
     """Validate the arguments against hidden rows [N, D] and allocate the state."""
-    n, d = hidden.shape
-    k = 0
+    (n, d), device = hidden.shape, hidden.device
+    table_covariates = row_covariates = 0
     if table is not None:
-        check_tensor("table", table, (torch.float64,), "(K, V)", lambda t: t.dim() == 2)
-        check_device("table", table, "hidden", hidden)
+        if not isinstance(table, Tensor) or table.dtype != torch.float64 or table.dim() != 2:
+            raise unexpected("table", table, (torch.float64,), "(K, V)")
+        check_device("table", table, "hidden", device)
         if ids is None:
             raise ArgumentError("ids: expected N token ids, got None; `table` is looked up by them")
-        check_tensor("ids", ids, (torch.int64,), f"{n} values", lambda t: t.numel() == n)
-        check_device("ids", ids, "hidden", hidden)
-        ids, table = ids.reshape(-1).contiguous(), table.contiguous()
-        k += table.shape[0]
+        ids = _per_row("ids", ids, (torch.int64,), n, device)
+        table, table_covariates = table.contiguous(), table.shape[0]
     if rows is not None:
-        check_tensor(
-            "rows", rows, (torch.float64,), f"(K, {n})",
-            lambda t: t.dim() >= 2 and t.numel() == t.shape[0] * n,
-        )  # fmt: skip
-        check_device("rows", rows, "hidden", hidden)
-        rows = rows.reshape(rows.shape[0], n).contiguous()
-        k += rows.shape[0]
+        if (
+            not isinstance(rows, Tensor)
+            or rows.dtype != torch.float64
+            or rows.dim() < 2
+            or rows.numel() != rows.shape[0] * n
+        ):
+            raise unexpected("rows", rows, (torch.float64,), f"(K, {n})")
+        check_device("rows", rows, "hidden", device)
+        row_covariates = rows.shape[0]
+        rows = rows.reshape(row_covariates, n).contiguous()
     if group is not None:
-        check_tensor(
-            "group", group, (torch.uint8, torch.bool), f"{n} values", lambda t: t.numel() == n
-        )
-        check_device("group", group, "hidden", hidden)
-        group = group.reshape(-1).contiguous().view(torch.uint8)
+        group = _per_row("group", group, (torch.uint8, torch.bool), n, device).view(torch.uint8)
     if not 1 <= groups <= _MAX_GROUPS:
         raise ArgumentError(f"groups: expected 1 to {_MAX_GROUPS}, got {groups}")
+    k = table_covariates + row_covariates
     return MomentsCall(
-        ids if table is not None and table.shape[0] else None,
-        table if table is not None and table.shape[0] else None,
-        rows if rows is not None and rows.shape[0] else None,
+        ids if table_covariates else None,
+        table if table_covariates else None,
+        rows if row_covariates else None,
         group,
         groups,
         tau,
         exact,
         shape,
-        torch.empty(groups, 1 + 2 * k, dtype=torch.float64, device=hidden.device),
-        torch.empty(groups, body_rows(k, shape), d, dtype=torch.float64, device=hidden.device),
+        torch.empty(groups, 1 + 2 * k, dtype=torch.float64, device=device),
+        torch.empty(groups, body_rows(k, shape), d, dtype=torch.float64, device=device),
     )
+
+
+def _per_row(
+    name: str, value: Any, dtypes: tuple[torch.dtype, ...], n: int, device: torch.device
+) -> Tensor:
+    """Check for N values of one of the dtypes on the device of hidden; return them as a vector."""
+    if not isinstance(value, Tensor) or value.dtype not in dtypes or value.numel() != n:
+        raise unexpected(name, value, dtypes, f"{n} values")
+    check_device(name, value, "hidden", device)
+    return as_vector(value)
 
 
 def check_values(call: MomentsCall) -> None:
     """Check the values of `group`, where that costs no wait for a device."""
     group = call.group
-    if group is None or group.device.type != "cpu" or group.numel() == 0:
+    if group is None or not group.is_cpu or group.numel() == 0:
         return
     if int(group.max()) > call.groups:
         raise ArgumentError(

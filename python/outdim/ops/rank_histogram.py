@@ -10,7 +10,14 @@ from torch import Tensor
 
 from outdim.errors import ArgumentError
 from outdim.ops._calls import RankAddCall, RankTouchCall
-from outdim.ops._check import as_rows, as_tensor, check_device, check_hidden, check_tensor
+from outdim.ops._check import (
+    as_rows,
+    as_tensor,
+    as_vector,
+    check_device,
+    check_hidden,
+    check_tensor,
+)
 from outdim.ops._dispatch import Backend, choose, kernels, via_op
 from outdim.ops._library import register
 
@@ -105,11 +112,11 @@ def _prepare(hidden: Tensor, dims: Any, mask: Any) -> tuple[Tensor, Tensor, Tens
     rows = as_rows(hidden)
     n = rows.shape[0]
     check_tensor("dims", dims, (torch.int64,), "(S,)", lambda t: t.dim() == 1)
-    check_device("dims", dims, "hidden", hidden)
+    check_device("dims", dims, "hidden", rows.device)
     if mask is not None:
         check_tensor("mask", mask, (torch.bool,), f"{n} values", lambda t: t.numel() == n)
-        check_device("mask", mask, "hidden", hidden)
-        mask = mask.reshape(-1).contiguous()
+        check_device("mask", mask, "hidden", rows.device)
+        mask = as_vector(mask)
     return rows, dims.contiguous(), mask
 
 
@@ -195,11 +202,11 @@ def _check_tables(
         ("count", count),
         ("rank_sum", rank_sum),
     ):
-        check_device(name, tensor, "hidden", rows)
+        check_device(name, tensor, "hidden", rows.device)
     return RankAddCall(
         dims,
         mask,
-        ids.reshape(-1).contiguous(),
+        as_vector(ids),
         double_rank.contiguous(),
         page_index,
         count,
