@@ -17,7 +17,7 @@ STATISTICS = (
     "max",
     "absmax",
     "mean_abs",
-    "fraction_over",
+    "fraction_over_6",
     "nonfinite",
 )
 COVARIATES = ("count", "log1p_count", "mid_rank", "position")
@@ -185,7 +185,11 @@ def _write_stats(path, rng, truth, layers, dims) -> None:
     write_blocks(path / "stats.parquet", blocks)
 
 
-def write_blocks(path: Path, blocks: list[tuple[str, int, str, str, str, Any, int]]) -> None:
+def write_blocks(
+    path: Path,
+    blocks: list[tuple[str, int, str, str, str, Any, int]],
+    reasons: dict[int, str] | None = None,  # by row
+) -> None:
     sizes = [len(block[5]) for block in blocks]
 
     def repeat(position, dtype):
@@ -204,6 +208,7 @@ def write_blocks(path: Path, blocks: list[tuple[str, int, str, str, str, Any, in
                     [np.asarray(block[5], dtype=np.float64) for block in blocks]
                 ),
                 "n": repeat(6, np.int64),
+                "reason": [(reasons or {}).get(row, "") for row in range(sum(sizes))],
             }
         ),
         path,

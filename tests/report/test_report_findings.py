@@ -68,25 +68,26 @@ def test_cautions_name_places_and_reasons(tmp_path):
     rng = np.random.default_rng(1)
     r = rng.uniform(-0.5, 0.5, (2, 8))
     r[0, 3] = r[1, 5] = np.nan
-    std = np.ones((2, 8))
-    std[0, 3] = 0.0
     bad = np.zeros((2, 8))
     bad[1, 5] = 12.0
-    blocks = []
-    for p, point in enumerate(("embeddings", "block.0")):
-        for statistic, values in (("std", std), ("nonfinite", bad)):
-            blocks.append((point, p, "text", statistic, "", values[p], 50))
+    blocks, reasons = [], {}
+    for p, (point, dim, why) in enumerate(
+        (("embeddings", 3, "constant dimension"), ("block.0", 5, "nonfinite values"))
+    ):
+        blocks.append((point, p, "text", "nonfinite", "", bad[p], 50))
+        reasons[8 * len(blocks) + dim] = why
         blocks.append((point, p, "text", "pearson_abs", "count", r[p], 50))
+        reasons |= dict.fromkeys(range(8 * len(blocks), 8 * len(blocks) + 8), "constant covariate")
         blocks.append((point, p, "text", "pearson_abs", "position", np.full(8, np.nan), 50))
     blocks.append(("block.0.attention", 1, "text", "pearson_abs", "count", r[0], 50))
-    write_blocks(tmp_path / "stats.parquet", blocks)
+    write_blocks(tmp_path / "stats.parquet", blocks, reasons)
     (tmp_path / "manifest.json").write_text('{"finished": null}')
     said = "\n".join(cautions(read_run(tmp_path)))
     assert "does not say that this run finished" in said
     assert "12 values were NaN or infinite, in 1 dimension;" in said
     assert "block.0 dimension 5 (12)" in said
     assert "in 2 of 16 places: 1 where the dimension is constant, 1 where values are NaN" in said
-    assert "as this measure is the same for every token (position in the sequence" in said
+    assert "in 16 of 16 places: 16 as this measure is the same for every token (position" in said
     assert "Only 50 text tokens" in said
     assert "in no figure: block.0.attention" in said
     assert layer_table(read_run(tmp_path)).rows[0].top[0][0] == int(np.nanargmax(np.abs(r[0])))

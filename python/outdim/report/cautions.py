@@ -1,13 +1,22 @@
 """What a reader must know before trusting the numbers: undefined r, NaN, little data."""
 
+from collections import defaultdict
+
 import numpy as np
 
 from outdim.report.figures.correlation import COVARIATE_NAMES, SELECTION_NAMES
-from outdim.report.run_files import Array, Run, Statistics
+from outdim.report.run_files import Run, Statistics
 from outdim.report.text import counted, listing, number
 
 # Below this many the standard error of r, 1/sqrt(n - 3) for independent tokens, exceeds 0.01.
 FEW_TOKENS = 10_003
+
+_REASONS = {  # as MomentsResult.reason gives them
+    "fewer than two tokens": "as there are fewer than two tokens",
+    "constant covariate": "as this measure is the same for every token",
+    "constant dimension": "where the dimension is constant",
+    "nonfinite values": "where values are NaN or infinite",
+}
 
 
 def cautions(run: Run) -> list[str]:
@@ -68,41 +77,20 @@ def _nonfinite(statistics: Statistics) -> list[str]:
 
 def _undefined(statistics: Statistics) -> list[str]:
     """Say why r is NaN, for each choice that has a NaN; equal reasons are told once."""
-    reasons: dict[str, list[str]] = {}
-    rows = statistics.hidden_rows()
+    told: dict[str, list[str]] = defaultdict(list)
+    places = len(statistics.hidden_rows()) * statistics.dims
     for key in statistics.correlations():
         _, covariate, selection = key
-        missing = np.isnan(statistics.values[key][rows])
-        if not missing.any():
+        reasons = statistics.reasons[key]
+        if not reasons:
             continue
         measure = COVARIATE_NAMES.get(covariate, covariate)
         name = f"{measure}, {SELECTION_NAMES.get(selection, selection)}"
-        why = _reason(statistics, rows, selection, missing)
-        if name not in reasons.setdefault(why, []):
-            reasons[why].append(name)
-    return [f"r is not defined {why} ({'; '.join(names)})." for why, names in reasons.items()]
-
-
-def _reason(statistics: Statistics, rows: Array, selection: str, missing: Array) -> str:
-    if statistics.tokens.get(selection, 0) < 2:
-        return "anywhere, as there are fewer than two tokens"
-    deviation = statistics.get("std", "", selection)
-    counted = statistics.get("nonfinite", "", selection)
-    constant = missing & (deviation[rows] == 0) if deviation is not None else np.zeros_like(missing)
-    broken = missing & (counted[rows] > 0) if counted is not None else np.zeros_like(missing)
-    rest = missing & ~constant & ~broken
-    if (missing.all(axis=1) & rest.any(axis=1)).any():
-        return "at some points for any dimension, as this measure is the same for every token"
-    parts = [
-        f"{int(part.sum()):,} {reason}"
-        for part, reason in (
-            (constant, "where the dimension is constant"),
-            (broken, "where values are NaN or infinite"),
-            (rest, "for a reason that the files do not tell"),
-        )
-        if part.any()
-    ]
-    return f"in {int(missing.sum()):,} of {missing.size:,} places: " + ", ".join(parts)
+        parts = [f"{count:,} {_REASONS.get(why, why)}" for why, count in reasons.most_common()]
+        why = f"in {reasons.total():,} of {places:,} places: {', '.join(parts)}"
+        if name not in told[why]:
+            told[why].append(name)
+    return [f"r is not defined {why} ({'; '.join(names)})." for why, names in told.items()]
 
 
 def _few_tokens(statistics: Statistics) -> list[str]:

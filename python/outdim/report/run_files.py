@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,10 +22,10 @@ Key = tuple[str, str, str]  # statistic, covariate, selection
 
 COVARIATES = ("count", "log1p_count", "mid_rank", "position")
 SELECTIONS = ("text", "all")
-STATISTICS = ("pearson_abs", "pearson", "gamma", "beta", "std", "nonfinite")
+STATISTICS = ("pearson_abs", "pearson", "gamma", "beta", "nonfinite")
 PARTS = ("manifest.json", "counts.parquet", "stats.parquet", "detection.json")
 
-_STRINGS = ("point", "selection", "statistic", "covariate")
+_STRINGS = ("point", "selection", "statistic", "covariate", "reason")
 _STATS_COLUMNS = (*_STRINGS, "layer", "dim", "value", "n")
 _COUNT_COLUMNS = ("id", "token", "special", "count")
 _HIDDEN = re.compile(r"embeddings|final_norm|(.*\.)?block\.\d+")
@@ -48,7 +49,8 @@ class Statistics:
     """What the report shows of the tidy table of statistics (STATISTICS), as dense arrays.
 
     points [P] names ordered by layer, layers [P]; values maps (statistic, covariate, selection) to
-    [P, D] float64, NaN where the table has no row; tokens maps a selection to its number of tokens.
+    [P, D] float64, NaN where the table has no row; tokens maps a selection to its number of tokens;
+    reasons says how many values of the hidden states are NaN, and why.
     """
 
     points: tuple[str, ...]
@@ -56,6 +58,7 @@ class Statistics:
     dims: int
     values: dict[Key, Floats]
     tokens: dict[str, int]
+    reasons: dict[Key, Counter[str]]
 
     def get(self, statistic: str, covariate: str = "", selection: str = "") -> Floats | None:
         """[P, D] values of one statistic, or None if the run has not computed it."""
@@ -195,31 +198,27 @@ def _read_statistics(path: Path) -> Statistics:
             dims = max(dims, int(batch["dim"].to_numpy().max()) + 1)
         points = sorted(layer_of, key=lambda name: (layer_of[name], name))
         index = {name: row for row, name in enumerate(points)}
-        values: dict[Key, Floats] = {}
-        tokens: dict[str, int] = {}
+        found = Statistics(
+            points=tuple(points),
+            layers=tuple(layer_of[name] for name in points),
+            dims=dims,
+            values={},
+            tokens={},
+            reasons=defaultdict(Counter),
+        )
         for batch in file.iter_batches(columns=list(_STATS_COLUMNS)):
-            _scatter(batch, index, dims, values, tokens)
-    return Statistics(
-        points=tuple(points),
-        layers=tuple(layer_of[name] for name in points),
-        dims=dims,
-        values=values,
-        tokens=tokens,
-    )
+            _scatter(batch, index, found)
+    return found
 
 
-def _scatter(
-    batch: pa.RecordBatch,
-    index: dict[str, int],
-    dims: int,
-    values: dict[Key, Floats],
-    tokens: dict[str, int],
-) -> None:
+def _scatter(batch: pa.RecordBatch, index: dict[str, int], found: Statistics) -> None:
     point, points = _encode(batch["point"])
     selection, selections = _encode(batch["selection"])
     statistic, statistics = _encode(batch["statistic"])
     covariate, covariates = _encode(batch["covariate"])
+    reason, reasons = _encode(batch["reason"])
     row = np.array([index[name] for name in points], dtype=int)[point]
+    hidden = np.array([bool(_HIDDEN.fullmatch(name)) for name in points])[point]
     dim, value, n = (batch[name].to_numpy(zero_copy_only=False) for name in ("dim", "value", "n"))
     combined = (statistic * len(covariates) + covariate) * len(selections) + selection
     for code in np.unique(combined):
@@ -230,11 +229,13 @@ def _scatter(
             covariates[covariate[first]],
             selections[selection[first]],
         )
-        tokens[key[2]] = max(tokens.get(key[2], 0), int(n[rows].max()))
+        found.tokens[key[2]] = max(found.tokens.get(key[2], 0), int(n[rows].max()))
         if key[0] not in STATISTICS:
             continue
-        array = values.setdefault(key, np.full((len(index), dims), np.nan))
+        array = found.values.setdefault(key, np.full((len(index), found.dims), np.nan))
         array[row[rows], dim[rows]] = value[rows]
+        undefined = rows[np.isnan(value[rows]) & hidden[rows]]
+        found.reasons[key].update(reasons[code] for code in reason[undefined])
 
 
 def _encode(column: pa.Array) -> tuple[Array, list[str]]:
