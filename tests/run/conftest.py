@@ -10,6 +10,13 @@ from run_helpers import replaced, results
 from tiny import tiny_model, tiny_tokenizer
 
 
+@pytest.fixture(autouse=True)
+def no_report(request, monkeypatch):
+    """The page takes seconds and is no matter of most tests here."""
+    if request.node.name != "test_a_run_leaves_everything_a_reader_needs":
+        monkeypatch.setattr(commands, "_report", lambda run: None)
+
+
 @pytest.fixture(scope="session")
 def tiny_directory(tmp_path_factory) -> Path:
     """A tiny BERT with its tokenizer, saved as a user would have it."""

@@ -22,11 +22,6 @@ def count_options(tiny_directory, tmp_path) -> CountOptions:
     )
 
 
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch):
-    monkeypatch.setattr(commands, "_report", lambda run: None)
-
-
 def test_counts_are_those_of_the_tokenizer(corpus, count_options):
     run = commands.count([str(corpus)], count_options)
     tokenizer = load_tokenizer(count_options.tokenizer)

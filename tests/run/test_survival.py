@@ -1,0 +1,244 @@
+"""Whatever happens to a run, and whoever computes which shard: the same bytes."""
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from outdim.corpus import TokenFrequencies, load_tokenizer
+from outdim.errors import DataError, ResumeError
+from outdim.run import Plan, ShardStore, commands
+from outdim.run.stages import Interrupted, StopSignal, Worker
+from run_helpers import replaced, results
+
+
+def test_a_finished_run_given_again_computes_nothing_and_stays_the_same(
+    corpus, options, monkeypatch
+):
+    before = results(commands.correlate([str(corpus)], options))
+    monkeypatch.setattr(Worker, "compute", lambda *args: pytest.fail("computed again"))
+    assert results(commands.correlate([str(corpus)], options)) == before
+
+
+@pytest.mark.parametrize("world", [2, 3, 5, 9])
+def test_any_number_of_shares_in_any_order_gives_the_same_bytes(
+    corpus, options, undisturbed, world
+):
+    order = list(range(world))
+    random.Random(world).shuffle(order)
+    written = [
+        commands.correlate([str(corpus)], replaced(options, shard_index=index, shard_count=world))
+        for index in order
+    ]
+    assert results(options.output) == undisturbed
+    shards = len(Plan.read(options.output).units)
+    last = max(at for at, index in enumerate(order) if index < shards)
+    assert written[last] == options.output
+    assert written[:last] == [None] * last
+
+
+def test_shards_computed_in_any_order_give_the_same_bytes(corpus, options, undisturbed):
+    class Shuffled(ShardStore):
+        def missing(self, stage, among=None):
+            return random.Random(1).sample(found := super().missing(stage, among), len(found))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commands, "ShardStore", Shuffled)
+        commands.correlate([str(corpus)], options)
+    assert results(options.output) == undisturbed
+
+
+def test_a_flipped_bit_in_a_state_is_found_and_computed_again(corpus, options, undisturbed):
+    run = commands.correlate([str(corpus)], options)
+    path = run / "state" / "correlate-000002.safetensors"
+    broken = bytearray(path.read_bytes())
+    broken[-100] ^= 1
+    path.write_bytes(bytes(broken))
+    (run / "stats.parquet").unlink()
+    assert results(commands.correlate([str(corpus)], options)) == undisturbed
+
+
+def test_changed_inputs_and_options_are_refused_and_nothing_is_touched(corpus, options, tmp_path):
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(corpus.read_bytes())
+    run = commands.correlate([str(copy)], options)
+    before = results(run)
+    with pytest.raises(ResumeError, match=r"options.max_length: 24 -> 20"):
+        commands.correlate([str(copy)], replaced(options, max_length=20))
+    copy.write_bytes(corpus.read_bytes().replace(b"w1 ", b"w2 ", 1))
+    with pytest.raises(ResumeError, match=r"inputs.files\[0\].sha256"):
+        commands.correlate([str(copy)], options)
+    assert results(run) == before
+
+
+def test_states_of_unchanged_files_serve_a_run_in_which_another_was_mended(
+    options, tmp_path, monkeypatch
+):
+    counts = TokenFrequencies.for_tokenizer(load_tokenizer(options.model), np.arange(200))
+    counts.to_parquet(tmp_path / "counts.parquet")
+    good, broken = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    good.write_text('{"text": "w1 w2 w3 w2"}\n' * 60)
+    broken.write_text('{"text": "w1 w2 w3"}\n{"text": \n')
+    sources = [str(good), str(broken)]
+    given = replaced(options, counts=tmp_path / "counts.parquet")
+    with pytest.raises(DataError, match=r"b\.jsonl: line 2"):
+        commands.correlate(sources, given)
+    committed = len(list(given.output.glob("state/*")))
+    broken.write_text('{"text": "w1 w2 w3"}\n{"text": "w1 w3"}\n')
+    with pytest.raises(ResumeError, match=r"inputs.files\[1\]"):
+        commands.correlate(sources, given)
+    other = replaced(given, output=tmp_path / "other")
+    whole = results(commands.correlate(sources, replaced(given, output=tmp_path / "whole")))
+    other.output.mkdir()
+    (given.output / "state").rename(other.output / "state")
+    computed, compute = [], Worker.compute
+    monkeypatch.setattr(
+        Worker, "compute", lambda self, *args: computed.append(args) or compute(self, *args)
+    )
+    assert results(commands.correlate(sources, other)) == whole
+    assert committed == 2
+    assert len(computed) == 1
+
+
+def test_a_signal_while_results_are_written_lets_them_be_written(corpus, options, undisturbed):
+    merge = commands.merge.merge_correlations
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return merge(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commands.merge, "merge_correlations", interrupted)
+        run = commands.correlate([str(corpus)], options)
+    assert results(run) == undisturbed
+
+
+def test_a_stop_comes_between_batches_and_the_run_goes_on(
+    corpus, options, undisturbed, monkeypatch
+):
+    compute, seen = Worker.compute, []
+
+    def stopping(self, stage, shard, progress=None):
+        seen.append(shard)
+        if len(seen) == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return compute(self, stage, shard, progress)
+
+    monkeypatch.setattr(Worker, "compute", stopping)
+    with pytest.raises(Interrupted) as caught:
+        commands.correlate([str(corpus)], options)
+    assert caught.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    monkeypatch.undo()
+    assert results(commands.correlate([str(corpus)], options)) == undisturbed
+
+
+def test_shards_committed_by_another_process_meanwhile_are_not_computed_again(
+    corpus, options, monkeypatch
+):
+    compute, computed = Worker.compute, []
+
+    def racing(self, stage, shard, progress=lambda tokens: None):
+        state = compute(self, stage, shard, progress)
+        if stage == "count" and not computed:  # another one commits the next shard
+            store = ShardStore(self.run, self.plan)
+            following = store.shards[shard.index + 2]
+            store.commit(stage, following, compute(self, stage, following))
+            computed.append((stage, following.index, "other"))
+        computed.append((stage, shard.index))
+        return state
+
+    monkeypatch.setattr(Worker, "compute", racing)
+    commands.correlate([str(corpus)], replaced(options, shard_index=0, shard_count=2))
+    assert ("count", 2, "other") in computed
+    assert ("count", 2) not in computed
+
+
+def test_a_second_signal_kills_as_usual_and_handlers_are_restored():
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignal().installed() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+        with pytest.raises(Interrupted):
+            stop.check()
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def command(corpus, options, *extra: str) -> list[str]:
+    return [
+        sys.executable, "-m", "outdim", "correlate", str(corpus), "--model", options.model,
+        "--output", str(options.output), "--max-length", "24", "--token-budget", "256",
+        "--shard-bytes", "1024", "--workers", "1", "--permutations", "10", *extra,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_worker_processes_and_torchrun_give_the_same_bytes(corpus, options, undisturbed):
+    commands.correlate([str(corpus)], replaced(options, workers=2))
+    assert results(options.output) == undisturbed
+    other = replaced(options, output=options.output.with_name("torchrun"))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    subprocess.run([*torchrun, *command(corpus, other)[1:]], check=True, timeout=300)
+    assert results(other.output) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_failing_rank_ends_torchrun_and_a_killed_worker_the_command(corpus, options, tmp_path):
+    broken = tmp_path / "broken.txt"
+    broken.write_bytes(corpus.read_bytes() + b"\xff\n")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    ranks = [*torchrun, *command(broken, options)[1:]]
+    failed = subprocess.run(ranks, capture_output=True, text=True, timeout=300, check=False)
+    assert failed.returncode
+    assert "not UTF-8" in failed.stderr
+    other = replaced(options, output=tmp_path / "other")
+    given = command(corpus, other, "--workers", "2")
+    process = subprocess.Popen(given, stderr=subprocess.PIPE, text=True)
+    while not (children := _spawned_by(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(children[0], signal.SIGKILL)
+    assert "a worker of the stage 'correlate' died" in process.communicate(timeout=300)[1]
+    assert process.returncode == 4
+
+
+def _spawned_by(parent: int) -> list[int]:
+    """Processes that multiprocessing has made of ``parent``."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [
+        int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+@pytest.mark.slow
+def test_killed_at_fifty_random_points_a_run_gives_the_same_bytes(corpus, options, undisturbed):
+    # The server has everything imported, so that a process is a fork and the kills fall into the
+    # work itself.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["outdim.run.commands", "outdim.report", "transformers.models.bert"]
+    )
+    rng = random.Random(0)
+    killed = 0
+    while killed < 50:
+        process = context.Process(target=commands.correlate, args=([str(corpus)], options))
+        process.start()
+        process.join(rng.uniform(0.2, 4.0))
+        if process.exitcode is None:
+            process.kill()
+            killed += 1
+            process.join()
+        else:  # complete: lose some of it, so that the next one has work
+            assert process.exitcode == 0
+            assert results(options.output) == undisturbed
+            for path in options.output.glob("state/*"):
+                if rng.random() < 0.5:
+                    path.unlink()
+    assert results(commands.correlate([str(corpus)], options)) == undisturbed
