@@ -172,6 +172,14 @@ def test_devices(options, monkeypatch, device, gpus, environment, expected):
     assert setup.choose_devices(replaced(free, engine="ray"), device) == ["cpu"]
 
 
+def test_local_ranks_divide_the_cores_for_counting(options, monkeypatch):
+    monkeypatch.setattr(setup, "usable_cores", lambda: 8)
+    assert setup.counting_threads(replaced(options, workers=None)) == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert setup.counting_threads(replaced(options, workers=None)) == 2
+    assert setup.counting_threads(replaced(options, workers=5)) == 5
+
+
 @pytest.mark.parametrize("device", ["tpu", "cudax", "meta", "cuda:x", ""])
 def test_unknown_devices_are_refused(options, device):
     with pytest.raises(ArgumentError, match="device: expected auto"):

@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from outdim.corpus.jsonl import check_jsonl_column, jsonl_documents
@@ -15,6 +16,7 @@ from outdim.corpus.lines import compression, line_number, read_lines, txt_docume
 from outdim.corpus.texts import Accounting, Texts, admit
 from outdim.corpus.units import Unit, ranges
 from outdim.errors import ArgumentError, DataError
+from outdim.machine import usable_cores
 
 PYTHON_DOCS = "python-docs"
 _KINDS = {
@@ -116,14 +118,15 @@ class Corpus:
     def files(self, known: Iterable[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
         """path, size_bytes, mtime_ns and sha256 of every file.
 
-        Hashing reads a file (1 s a gigabyte), unless one of the same path, size and time of
-        modification is ``known`` from an earlier call.
+        Hashing reads a file (1 s a gigabyte, one file a core), unless one of the same path, size
+        and time of modification is ``known`` from an earlier call.
         """
         hashes = {
             (file["path"], file["size_bytes"], file["mtime_ns"]): file["sha256"] for file in known
         }
         paths = dict.fromkeys(unit.path for unit in self.units)
-        return [_describe(path, hashes) for path in paths]
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            return list(pool.map(lambda path: _describe(path, hashes), paths))
 
     @property
     def unreadable(self) -> Accounting:

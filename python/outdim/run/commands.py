@@ -174,7 +174,8 @@ def _execute(
     seconds: dict[str, float] = {}
     rate = None
     with StopSignal().installed() as stop:
-        worker = Worker(run, plan, devices[0], stop, options.memory, options.workers)
+        counters = setup.counting_threads(options)
+        worker = Worker(run, plan, devices[0], stop, options.memory, counters)
         for stage in plan.stages:
             begin = time.monotonic()
             tokens = _compute(worker, store, stage, options, devices, share)

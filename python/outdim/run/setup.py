@@ -235,6 +235,12 @@ def choose_devices(options: SpreadOptions, device: str, model_bytes: int = 0) ->
     return ["cpu"] * (options.workers or min(cores, room))
 
 
+def counting_threads(options: SpreadOptions) -> int:
+    """Threads that count: ``workers``, or all cores, divided among the local ranks of torchrun."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return options.workers or max(1, usable_cores() // ranks)
+
+
 def _threads(options: SpreadOptions) -> int:
     if options.threads < 1:
         raise ArgumentError(f"threads: expected at least 1, got {options.threads}.")
