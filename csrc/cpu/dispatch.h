@@ -19,9 +19,9 @@ constexpr int kMaxPanelRows = 32;
 enum SumRow : int {
   kSumV = 0,
   kSumVV = 1,
-  kSumU = 2,
+  kSumX = 2,
   kSumRows = 3
-};  // then pairs (f v, f u) per covariate
+};  // then pairs (f v, f x) per covariate
 enum ShapeSum : int { kSumX3 = 0, kSumX4, kSumUnit, kSumOver, kSumNonfinite, kShapeSums };
 
 /// Selected rows of a panel, and where their sums go.

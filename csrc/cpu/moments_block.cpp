@@ -150,20 +150,23 @@ void MomentsBlock::finish_group(int group, double* head, double* body) {
   const int64_t padded = plan_.padded;
   const double* shape = sum + (kSumRows + 2 * plan_.covariates_padded) * padded;
   for (int64_t j = 0; j < padded; ++j) {
-    const PivotSums sums{pivots[j], sum[kSumV * padded + j], sum[kSumVV * padded + j],
-                         sum[kSumU * padded + j]};
+    const double v = sum[kSumV * padded + j], x = sum[kSumX * padded + j];
+    // |h| = sign(c) h + 2 u. Exactly 0 where no value has another sign than the pivot: then x and
+    // v are the same numbers up to their sign, and so are the sums.
+    const double u = 0.5 * (v - (std::signbit(pivots[j]) ? -x : x));
+    const PivotSums sums{pivots[j], v, sum[kSumVV * padded + j], u};
     // A nonfinite value makes sum v^2 nonfinite, and then every moment of its dimension NaN.
     const double poison = sums.vv < kInfinity ? 0.0 : kNaN;
-    const double mean_v = sums.v / n + poison;
-    const double mean_x = sums.x() / n + poison;
+    const double mean_v = v / n + poison;
+    const double mean_x = x / n + poison;
     out.row(kMean)[j] = sums.pivot + mean_x;
-    out.row(kM2)[j] = central_m2(sums.x(), sums.xx(), mean_x);
+    out.row(kM2)[j] = central_m2(x, sums.xx(), mean_x);
     out.row(kMeanAbs)[j] = sums.magnitude() + mean_v;
-    out.row(kM2Abs)[j] = central_m2(sums.v, sums.vv, mean_v);
+    out.row(kM2Abs)[j] = central_m2(v, sums.vv, mean_v);
     for (int k = 0; k < covariates; ++k) {
       const double fv = sum[(kSumRows + 2 * k) * padded + j];
-      const double fu = sum[(kSumRows + 2 * k + 1) * padded + j];
-      out.comoment(k)[j] = sums.sign() * (fv - 2.0 * fu) - state.sum[k] * mean_x;
+      const double fx = sum[(kSumRows + 2 * k + 1) * padded + j];
+      out.comoment(k)[j] = fx - state.sum[k] * mean_x;
       out.comoment_abs(k)[j] = fv - state.sum[k] * mean_v;
     }
     if (!plan_.args.shape) continue;

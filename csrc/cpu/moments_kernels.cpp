@@ -1,9 +1,10 @@
 // Sums of moments over one panel of rows (core/moments.h has the formulas, core/moments_merge.h the
 // algebra).
 //
-// Per element the sums of v = |h| - |c| and u = max(0, -sign(c) h) for a pivot c: sum v, v^2, u,
-// and per covariate f sum f v, f u. They carry the moments of both h and |h|: five sums where two
-// separate passes keep eight.
+// Per element the sums of v = |h| - |c| and x = h - c for a pivot c: sum v, v^2, x, and per
+// covariate f sum f v, f x. They carry the moments of both h and |h| (sum x^2 follows from v^2 and
+// from v - x, moments_merge.h): five sums where two separate passes keep eight, and eight
+// operations an element.
 //
 // Bytes a row: D elements read once from memory (the panel then stays in L2), 8 K for the
 // covariates; the sums are read and written once a panel. Mapping: a strip of one to four vectors
@@ -15,8 +16,10 @@
 //
 // Tried and lost (ns an element, float32, D = 768, exact, Cascade Lake; 0.60 as it is): no
 // prefetch 1.9; prefetching the same strip of the next panel 0.95, because the hardware prefetcher
-// does not follow a strided walk; 64 rows a panel 0.76. Sums of h - c instead of |h| - |c| save one
-// operation and cancel (moments_merge.h).
+// does not follow a strided walk; 64 rows a panel 0.76. Prefetching two or four rows of the next
+// panel side by side, every second line, or into L2 only: no faster. Panels of 256 and 384 KiB at
+// D = 4096: no faster. Sums of u = max(0, -sign(c) h) instead of x: one operation more, 0.34
+// instead of 0.30 in cache. Sum x^2 instead of v^2 cancels (moments_merge.h).
 
 #include "cpu/moments_shape.h"
 #include "cpu/moments_strips.h"
@@ -39,31 +42,26 @@ void strip_sums(const MomentsPanel& panel, const Strip& strip, int first, Ahead*
   const auto* f = static_cast<const typename A::Scalar*>(panel.covariates) + first * kMaxPanelRows;
   const int64_t from = strip.from;
 
-  V magnitude[kVecs];
-  typename A::Bits flip[kVecs];
+  V pivot[kVecs], magnitude[kVecs];
   {
     VecF floats[kFloats];
     for (int i = 0; i < kFloats; ++i) floats[i] = load<VecF>(panel.pivot + strip.to + i * kWidth);
-    V pivot[kVecs];
     convert(floats, kFloats, pivot);
-    for (int i = 0; i < kVecs; ++i) {
-      magnitude[i] = absolute(pivot[i]);
-      flip[i] = flip_of(pivot[i]);
-    }
+    for (int i = 0; i < kVecs; ++i) magnitude[i] = absolute(pivot[i]);
   }
   Ahead ahead = *shared;
 
   for (int64_t row = 0; row < strip.count;) {
     const int64_t end = kExact || row + kFlushRows > strip.count ? strip.count : row + kFlushRows;
-    V sum_v[kVecs] = {}, sum_vv[kVecs] = {}, sum_u[kVecs] = {}, lost[kVecs] = {};
-    V sum_fv[kStored][kVecs] = {}, sum_fu[kStored][kVecs] = {};
+    V sum_v[kVecs] = {}, sum_vv[kVecs] = {}, sum_x[kVecs] = {}, lost[kVecs] = {};
+    V sum_fv[kStored][kVecs] = {}, sum_fx[kStored][kVecs] = {};
     for (; row < end; ++row) {
       V h[kVecs];
       load_values<T, kExact, kFloats, kSecond>(static_cast<const char*>(strip.rows[row]) + from, h);
       if (kBase) ahead.fetch((kFloats * kWidth * kItemSize<T> + 63) / 64);
       for (int i = 0; i < kVecs; ++i) {
         const V v = absolute(h[i]) - magnitude[i];
-        const V u = larger(flipped(h[i], flip[i]), V{});
+        const V x = h[i] - pivot[i];
         if (kBase) {
           sum_v[i] += v;
           const V vv = sum_vv[i] + v * v;
@@ -72,12 +70,12 @@ void strip_sums(const MomentsPanel& panel, const Strip& strip, int first, Ahead*
           // rounding loses is kept.
           if (!kExact) lost[i] += v * v - (vv - sum_vv[i]);
           sum_vv[i] = vv;
-          sum_u[i] += u;
+          sum_x[i] += x;
         }
         for (int k = 0; k < kCovariates; ++k) {
           const V weight = splat(f[k * kMaxPanelRows + row]);
           sum_fv[k][i] += weight * v;
-          sum_fu[k][i] += weight * u;
+          sum_fx[k][i] += weight * x;
         }
       }
     }
@@ -86,12 +84,12 @@ void strip_sums(const MomentsPanel& panel, const Strip& strip, int first, Ahead*
       add_all(sums + kSumV * panel.padded, sum_v, kVecs);
       add_all(sums + kSumVV * panel.padded, sum_vv, kVecs);
       if (!kExact) add_all(sums + kSumVV * panel.padded, lost, kVecs);
-      add_all(sums + kSumU * panel.padded, sum_u, kVecs);
+      add_all(sums + kSumX * panel.padded, sum_x, kVecs);
     }
     sums += (kSumRows + 2 * first) * panel.padded;
     for (int k = 0; k < kCovariates; ++k) {
       add_all(sums + 2 * k * panel.padded, sum_fv[k], kVecs);
-      add_all(sums + (2 * k + 1) * panel.padded, sum_fu[k], kVecs);
+      add_all(sums + (2 * k + 1) * panel.padded, sum_fx[k], kVecs);
     }
   }
   *shared = ahead;

@@ -58,32 +58,21 @@ OUTDIM_INLINE VecD splat(double value) { return value - VecD{}; }
 
 OUTDIM_INLINE VecF absolute(VecF v) { return (VecF)((VecU)v & 0x7fffffffu); }
 OUTDIM_INLINE VecD absolute(VecD v) { return (VecD)((VecQ)v & 0x7fffffffffffffffull); }
-/// The sign bit of -sign(v): xor with it gives -sign(v) h.
-OUTDIM_INLINE VecU flip_of(VecF v) { return ((VecU)v & 0x80000000u) ^ 0x80000000u; }
-OUTDIM_INLINE VecQ flip_of(VecD v) {
-  return ((VecQ)v & 0x8000000000000000ull) ^ 0x8000000000000000ull;
-}
-OUTDIM_INLINE VecF flipped(VecF v, VecU flip) { return (VecF)((VecU)v ^ flip); }
-OUTDIM_INLINE VecD flipped(VecD v, VecQ flip) { return (VecD)((VecQ)v ^ flip); }
 
 // a < b ? a : b and a > b ? a : b: the second operand where either is NaN, as the x86 instructions
 // have it.
 #if defined(__AVX512F__)
 OUTDIM_INLINE VecF smaller(VecF a, VecF b) { return (VecF)_mm512_min_ps((__m512)a, (__m512)b); }
 OUTDIM_INLINE VecF larger(VecF a, VecF b) { return (VecF)_mm512_max_ps((__m512)a, (__m512)b); }
-OUTDIM_INLINE VecD larger(VecD a, VecD b) { return (VecD)_mm512_max_pd((__m512d)a, (__m512d)b); }
 #elif defined(__AVX2__)
 OUTDIM_INLINE VecF smaller(VecF a, VecF b) { return (VecF)_mm256_min_ps((__m256)a, (__m256)b); }
 OUTDIM_INLINE VecF larger(VecF a, VecF b) { return (VecF)_mm256_max_ps((__m256)a, (__m256)b); }
-OUTDIM_INLINE VecD larger(VecD a, VecD b) { return (VecD)_mm256_max_pd((__m256d)a, (__m256d)b); }
 #elif defined(__x86_64__)
 OUTDIM_INLINE VecF smaller(VecF a, VecF b) { return (VecF)_mm_min_ps((__m128)a, (__m128)b); }
 OUTDIM_INLINE VecF larger(VecF a, VecF b) { return (VecF)_mm_max_ps((__m128)a, (__m128)b); }
-OUTDIM_INLINE VecD larger(VecD a, VecD b) { return (VecD)_mm_max_pd((__m128d)a, (__m128d)b); }
 #else
 OUTDIM_INLINE VecF smaller(VecF a, VecF b) { return a < b ? a : b; }
 OUTDIM_INLINE VecF larger(VecF a, VecF b) { return a > b ? a : b; }
-OUTDIM_INLINE VecD larger(VecD a, VecD b) { return a > b ? a : b; }
 #endif
 
 // ---- float32 to float64, sums across a vector
@@ -202,12 +191,18 @@ OUTDIM_INLINE Group load_group_part(const void* from, int64_t count) {
   return load_group<T>(bytes);
 }
 
-/// bfloat16 in the high half of each word, rounded to nearest even. A NaN whose low 16 bits are
-/// nonzero could turn into infinity or zero: callers see to it that none comes (NaN of parameters
-/// is made canonical beforehand).
+/// bfloat16 in the high half of each word, rounded to nearest even; the low half is left over. A
+/// NaN whose low 16 bits are nonzero could turn into infinity or zero: callers see to it that none
+/// comes (NaN of parameters is made canonical beforehand).
 OUTDIM_INLINE VecU round_bfloat16(VecF v) {
   const VecU bits = (VecU)v;
-  return (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+#if defined(__AVX512F__)  // one operation less
+  const __mmask16 odd = _mm512_test_epi32_mask((__m512i)bits, _mm512_set1_epi32(0x10000));
+  return (VecU)_mm512_mask_add_epi32((__m512i)(bits + 0x7fffu), odd, (__m512i)bits,
+                                     _mm512_set1_epi32(0x8000));
+#else
+  return bits + 0x7fffu + ((bits >> 16) & 1u);
+#endif
 }
 
 /// The bytes of a group as it is stored: one vector for 16-bit types, two for float32.
@@ -226,7 +221,7 @@ OUTDIM_INLINE Stored<T> rounded(Group g) {
     memcpy(&stored, halves, sizeof stored);
     return stored;
   } else {
-    return {{(round_bfloat16(g.a) >> 16) | round_bfloat16(g.b)}};
+    return {{(round_bfloat16(g.a) >> 16) | (round_bfloat16(g.b) & 0xffff0000u)}};
   }
 }
 
