@@ -1,5 +1,6 @@
 """Exact streaming Spearman correlations, medians and quantiles of 16-bit hidden states."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,9 +13,10 @@ from outdim.errors import ArgumentError, DataError, DtypeError
 from outdim.ops._check import as_tensor, check_tensor, describe
 from outdim.ops._dispatch import Backend
 from outdim.ops.rank_histogram import PAGE_BINS
-from outdim.stats.ranks import Int64, ValueHistogram, double_mid_ranks, pattern_values
+from outdim.stats.ranks import Float64, Int64, SortedValues, double_mid_ranks
 
 _DTYPES = {torch.float16: 1, torch.bfloat16: 2}
+_BLOCK_DIMS = 16  # at most 1 MiB each, twice over
 
 
 class RankHistogram:
@@ -250,30 +252,20 @@ class RankResult:
         """Spearman's rho of h or |h| with token frequency, [S] float64; NaN: see `reason`."""
         ranks = double_mid_ranks(self.token_counts).astype(np.float64) - (self.n + 1)
         rank_m2 = float(np.sum(self.token_counts * ranks * ranks))
-        reasons = self.reason(of)
-        rho = [
-            self._values(s, of).spearman(self.n, rank_m2) if not reasons[s] else np.nan
-            for s in range(len(self.dims))
-        ]
-        return torch.tensor(rho, dtype=torch.float64).clamp(-1, 1)
+        return self._each(of, lambda values: values.spearman(rank_m2)).clamp(-1, 1)
 
     def reason(self, of: Literal["h", "abs"] = "h") -> list[str]:
         """Why each rho is NaN, "" where it is a number; the texts are those of MomentsResult."""
-        if of not in ("h", "abs"):
-            raise ArgumentError(f'of: expected "h" or "abs", got {of!r}')
         if self.n < 2:
+            _check_of(of)
             return ["fewer than two tokens"] * len(self.dims)
-        found = []
-        constant = len(np.unique(self.token_counts[self.token_counts > 0])) < 2
-        for s in range(len(self.dims)):
-            values = self._values(s, of).values
-            if np.isnan(values[-1]):
-                found.append("nonfinite values")
-            elif constant:
-                found.append("constant covariate")
-            else:
-                found.append("constant dimension" if len(values) < 2 else "")
-        return found
+        used = self.token_counts[self.token_counts > 0]
+        rest = "constant covariate" if used.min() == used.max() else ""
+        return [
+            "nonfinite values" if nonfinite else rest or ("constant dimension" if constant else "")
+            for values in self._blocks(of)
+            for nonfinite, constant in zip(values.nonfinite(), values.constant(), strict=True)
+        ]
 
     def quantile(self, q: float, of: Literal["h", "abs"] = "h") -> Tensor:
         """Quantile of h or |h|, [S] float64, interpolated linearly as numpy.quantile does.
@@ -285,19 +277,23 @@ class RankResult:
         """
         if not 0 <= q <= 1:
             raise ArgumentError(f"q: expected a number in [0, 1], got {q}")
-        histograms = [self._values(s, of) for s in range(len(self.dims))]
-        return torch.tensor(
-            [
-                h.quantile(q) if self.n and not np.isnan(h.values[-1]) else np.nan
-                for h in histograms
-            ],
-            dtype=torch.float64,
-        )
+        return self._each(of, lambda values: values.quantile(q))
 
-    def _values(self, s: int, of: str) -> ValueHistogram:
-        """Gather the pages of a dimension into a histogram of sorted values."""
-        dense = np.zeros((2, 256, PAGE_BINS), dtype=np.int64)
-        used = self.page_index[s] >= 0
-        dense[:, used] = self.sums[:, self.page_index[s][used]]
-        count, rank_sum = dense.reshape(2, -1)
-        return ValueHistogram.of_patterns(pattern_values(self.dtype), count, rank_sum, of == "abs")
+    def _each(self, of: str, statistic: Callable[[SortedValues], Float64]) -> Tensor:
+        """Take a statistic of every dimension, NaN where there is no token."""
+        _check_of(of)
+        if not self.n:
+            return torch.full((len(self.dims),), torch.nan, dtype=torch.float64)
+        return torch.from_numpy(np.concatenate([statistic(v) for v in self._blocks(of)]))
+
+    def _blocks(self, of: str) -> Iterator[SortedValues]:
+        """Sort the values of some dimensions at a time, which bounds the memory."""
+        _check_of(of)
+        for start in range(0, len(self.dims), _BLOCK_DIMS):
+            index = self.page_index[start : start + _BLOCK_DIMS]
+            yield SortedValues.of_pages(index, self.sums, self.dtype, self.n, of == "abs")
+
+
+def _check_of(of: str) -> None:
+    if of not in ("h", "abs"):
+        raise ArgumentError(f'of: expected "h" or "abs", got {of!r}')

@@ -1,13 +1,17 @@
-"""Mid-ranks of token frequencies, and the statistics of one histogram of ranks."""
+"""Mid-ranks of token frequencies, and the statistics of histograms of ranks."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from outdim.ops.rank_histogram import PAGE_BINS
+
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
 
 
 def double_mid_ranks(counts: Int64) -> Int64:
@@ -27,52 +31,96 @@ def double_mid_ranks(counts: Int64) -> Int64:
     return ranks
 
 
-def pattern_values(dtype: torch.dtype) -> Float64:
-    """Value of each of the 65,536 patterns of a 16-bit type, as float64."""
-    values: Float64 = torch.arange(1 << 16).to(torch.int16).view(dtype).double().numpy()
-    return values
+@cache
+def pattern_values(dtype: torch.dtype) -> tuple[Float64, Float64]:
+    """Values of a 16-bit type by page of 256 patterns, in ascending order: [256, 256], [128, 256].
+
+    The first are of all patterns, those of negative values from the largest down, then those of
+    positive ones up; the second of positive ones alone. NaN is at the ends.
+    """
+    patterns = torch.arange(1 << 16).to(torch.int16).view(dtype).double().numpy() + 0.0  # no -0
+    positive, negative = patterns.reshape(2, -1, PAGE_BINS)
+    return np.concatenate([negative[::-1, ::-1], positive]), positive
 
 
 @dataclass(frozen=True)
-class ValueHistogram:
-    """Distinct values of one dimension in ascending order, with counts and rank sums."""
+class SortedValues:
+    """Distinct values of some dimensions, n tokens each: by dimension, ascending within one.
 
-    values: Float64
-    count: Int64
-    rank_sum: Int64
+    A dimension with NaN has them at its ends, and NaN as results.
+    """
+
+    n: int
+    dim: Int64  # [E], from 0
+    values: Float64  # [E]
+    count: Int64  # [E]
+    rank_sum: Int64  # [E]
 
     @staticmethod
-    def of_patterns(
-        values: Float64, count: Int64, rank_sum: Int64, absolute: bool
-    ) -> "ValueHistogram":
-        """Sort the patterns that occur by value; -0 and +0, and with `absolute` -v and v, tie."""
-        present = np.flatnonzero(count)
-        keys = np.abs(values[present]) if absolute else values[present] + 0.0
-        distinct, inverse = np.unique(keys, return_inverse=True)
-        totals = np.zeros((2, len(distinct)), dtype=np.int64)
-        np.add.at(totals[0], inverse, count[present])
-        np.add.at(totals[1], inverse, rank_sum[present])
-        return ValueHistogram(distinct, totals[0], totals[1])
+    def of_pages(
+        page_index: Int64, sums: Int64, dtype: torch.dtype, n: int, absolute: bool
+    ) -> "SortedValues":
+        """Gather the pages [2, pages, 256] of dimensions, page_index [S, 256], -1 for none.
 
-    def spearman(self, n: int, rank_m2: float) -> float:
+        The order of patterns by value is the same for all, so nothing is sorted: pages are taken in
+        that order and bins that are zero left out. -0 and +0, and with `absolute` -v and v, tie.
+        """
+        positive, negative = page_index[:, :128], page_index[:, 128:]
+        table = pattern_values(dtype)[int(absolute)]
+        if absolute:
+            dim, page = np.nonzero((positive >= 0) | (negative >= 0))
+            totals = np.zeros((2, len(page), PAGE_BINS), dtype=np.int64)
+            for half in (positive[dim, page], negative[dim, page]):
+                totals[:, half >= 0] += sums[:, half[half >= 0]]
+        else:
+            index = np.concatenate([negative[:, ::-1], positive], axis=1)
+            dim, page = np.nonzero(index >= 0)
+            totals = sums.take(index[dim, page], axis=1)
+            totals[:, page < 128] = totals[:, page < 128, ::-1]
+        bins = np.flatnonzero(totals[0])
+        at = bins // PAGE_BINS
+        dim, values = dim[at], table.take(page[at] * PAGE_BINS + bins % PAGE_BINS)
+        changes = (dim[1:] != dim[:-1]) | (values[1:] != values[:-1])
+        first = np.flatnonzero(np.concatenate([[True], changes]))
+        count, rank_sum = np.add.reduceat(totals.reshape(2, -1).take(bins, axis=1), first, axis=1)
+        return SortedValues(n, dim[first], values[first], count, rank_sum)
+
+    def nonfinite(self) -> Bool:
+        """Whether each dimension has a NaN."""
+        return np.logical_or.reduceat(np.isnan(self.values), self._starts())
+
+    def constant(self) -> Bool:
+        """Whether each dimension has one value only."""
+        return np.diff(self._starts(), append=len(self.dim)) < 2
+
+    def spearman(self, rank_m2: float) -> Float64:
         """Correlate the mid-ranks of the values with the frequency ranks that were summed.
 
         Everything is doubled and centred at n + 1, so that the terms are integers and only the
         last sums are rounded. `rank_m2` is sum (double rank - (n + 1))^2 of the frequencies.
         """
-        below = np.cumsum(self.count) - self.count
-        centred = (2 * below + self.count - n).astype(np.float64)
-        sums = (self.rank_sum - self.count * (n + 1)).astype(np.float64)
-        m2 = float(np.sum(self.count * centred * centred))
-        return float(np.sum(centred * sums) / (np.sqrt(m2) * np.sqrt(rank_m2)))
+        below = np.cumsum(self.count) - self.count - self.dim * self.n
+        centred = (2 * below + self.count - self.n).astype(np.float64)
+        sums = (self.rank_sum - self.count * (self.n + 1)).astype(np.float64)
+        m2 = np.add.reduceat(self.count * centred * centred, self._starts())
+        cross = np.add.reduceat(centred * sums, self._starts())
+        with np.errstate(invalid="ignore"):  # 0 / 0 where either is constant
+            rho = cross / (np.sqrt(m2) * np.sqrt(rank_m2))
+        return np.where(self.nonfinite(), np.nan, rho)
 
-    def quantile(self, q: float) -> float:
-        """Quantile with linear interpolation between order statistics, as numpy.quantile."""
-        last = np.cumsum(self.count) - 1
-        position = q * float(last[-1])
+    def quantile(self, q: float) -> Float64:
+        """Quantiles with linear interpolation between order statistics, as numpy.quantile."""
+        position = q * (self.n - 1)
         low = int(np.floor(position))
-        lower, upper = self.values[np.searchsorted(last, [low, min(low + 1, last[-1])])]
-        fraction = position - low
-        if fraction == 0 or lower == upper:
-            return float(lower)
-        return float(lower + (upper - lower) * fraction)
+        starts = self.n * np.arange(self.dim[-1] + 1)
+        end = np.cumsum(self.count)
+        lower, upper = (
+            self.values[np.searchsorted(end, starts + rank, side="right")]
+            for rank in (low, min(low + 1, self.n - 1))
+        )
+        apart = (position > low) & (lower != upper)  # infinite ones have no difference
+        step = np.subtract(upper, lower, out=np.zeros_like(lower), where=apart)
+        return np.where(self.nonfinite(), np.nan, lower + step * (position - low))
+
+    def _starts(self) -> Int64:
+        return np.searchsorted(self.dim, np.arange(self.dim[-1] + 1))
