@@ -15,61 +15,57 @@ def _address(tensor: Tensor | None) -> int:
 
 def moments_args(module: Any, call: MomentsCall) -> Any:
     """Build the binding's MomentsArgs; the kernels of every device take the same."""
-    table, rows = call.table, call.rows
+    ids, table, rows, group, groups, tau, exact, shape, head, body = call
+    table_covariates, vocab = (0, 0) if table is None else table.shape
     return module.MomentsArgs(
-        _address(call.ids),
-        _address(table),
-        0 if table is None else table.shape[1],
-        0 if table is None else table.shape[0],
-        _address(rows),
+        0 if ids is None else ids.data_ptr(),
+        0 if table is None else table.data_ptr(),
+        vocab,
+        table_covariates,
+        0 if rows is None else rows.data_ptr(),
         0 if rows is None else rows.shape[0],
-        _address(call.group),
-        call.groups,
-        call.tau,
-        call.exact,
-        call.shape,
-        call.head.data_ptr(),
-        call.body.data_ptr(),
+        0 if group is None else group.data_ptr(),
+        groups,
+        tau,
+        exact,
+        shape,
+        head.data_ptr(),
+        body.data_ptr(),
     )
 
 
 def layer_norm_args(module: Any, call: LayerNormCall) -> Any:
     """Build the binding's LayerNormArgs; the kernels of every device take the same."""
-    x, y, residual = call.x, call.y, call.residual
-    parameter = call.gamma if call.gamma is not None else call.beta
+    x, gamma, beta, eps, rms, residual, dim_mask, scale, shift, clip, variant, s, y = call
+    parameter = beta if gamma is None else gamma
     return module.LayerNormArgs(
         DTYPE_CODES[x.dtype],
-        x.shape[0],
-        x.shape[1],
+        *x.shape,
         x.data_ptr(),
-        x.stride(0),
-        _address(residual),
-        0 if residual is None else residual.stride(0),
-        _address(call.sum),
+        x.stride()[0],
+        0 if residual is None else residual.data_ptr(),
+        0 if residual is None else residual.stride()[0],
+        0 if s is None else s.data_ptr(),
         y.data_ptr(),
-        y.stride(0),
+        y.stride()[0],
         0 if parameter is None else DTYPE_CODES[parameter.dtype],
-        _address(call.gamma),
-        _address(call.beta),
-        call.eps,
-        call.rms,
-        _address(call.dim_mask),
-        _address(call.scale),
-        _address(call.shift),
-        _address(call.clip),
-        _address(call.variant),
-        0 if call.scale is None else call.scale.shape[0],
+        0 if gamma is None else gamma.data_ptr(),
+        0 if beta is None else beta.data_ptr(),
+        eps,
+        rms,
+        0 if dim_mask is None else dim_mask.data_ptr(),
+        0 if scale is None else scale.data_ptr(),
+        0 if shift is None else shift.data_ptr(),
+        0 if clip is None else clip.data_ptr(),
+        0 if variant is None else variant.data_ptr(),
+        0 if scale is None else scale.shape[0],
     )
 
 
 def hidden_view(module: Any, hidden: Tensor) -> Any:
     """Build the binding's HiddenView of a matrix of rows."""
     return module.HiddenView(
-        hidden.data_ptr(),
-        DTYPE_CODES[hidden.dtype],
-        hidden.shape[0],
-        hidden.shape[1],
-        hidden.stride(0),
+        hidden.data_ptr(), DTYPE_CODES[hidden.dtype], *hidden.shape, hidden.stride()[0]
     )
 
 

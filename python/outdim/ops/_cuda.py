@@ -39,8 +39,9 @@ def _workspace(module: Any, hidden: Tensor, args: Any) -> Tensor:
 def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -> None:
     """Queue the kernels; `stats` is filled from the registers where that is possible.
 
-    With several covariates, groups, shape statistics, exact sums or more than 4096 columns, the
-    statistics are taken by the kernels of `moments` from the tensor just stored.
+    With several covariates, groups, shape statistics, exact sums or more than 4096 columns (3072
+    with a residual or an edit), the statistics are taken by the kernels of `moments` from the
+    tensor just stored.
     """
     module = core()
     if call.x.shape[1] > module.cuda_max_norm_width():

@@ -121,7 +121,7 @@ def _prepare(
         clip = None if clip is None else clip.contiguous()
         variant = _variant_rows(variant, x)
     rows = as_rows(x)
-    y = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
+    y = _empty_like(x) if out is None else out
     call = LayerNormCall(
         rows,
         gamma,
@@ -138,6 +138,13 @@ def _prepare(
         as_rows(y) if out is None else _out_rows(out, x, residual),
     )
     return call, y
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    # The keyword alone costs 0.4 us.
+    if x.is_contiguous():
+        return torch.empty_like(x)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _of_width(
