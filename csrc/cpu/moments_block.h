@@ -39,6 +39,17 @@ struct MomentsPlan {
   }
 };
 
+/// Rows of a body, by name.
+struct Body {
+  double* data;
+  int64_t stride;
+  int covariates;
+  double* row(int64_t r) const { return data + r * stride; }
+  double* comoment(int k) const { return row(kBaseRows + k); }
+  double* comoment_abs(int k) const { return row(kBaseRows + covariates + k); }
+  double* shape(ShapeRow r) const { return row(kBaseRows + 2 * covariates + r); }
+};
+
 /// The states of all blocks, in layout order, and their merge.
 class MomentsPartials {
  public:
@@ -89,6 +100,7 @@ class MomentsBlock {
   void add_group(int group, const PanelRows& rows, int64_t first, int64_t count);
   void load_covariates(Group& state, int64_t count);
   void finish_group(int group, double* head, double* body);
+  void finish_columns(int group, const Body& out, int64_t from, int64_t count);
   double* sums(int group) { return sums_.data() + group * sum_rows_ * plan_.padded; }
   float* floats(int group) { return floats_.data() + group * 3 * plan_.padded; }
 
