@@ -56,23 +56,33 @@ def _run(*arguments: Any) -> tuple[Tensor, Tensor]:
     return y, y.new_empty(0) if s is None else s
 
 
-def run_moments(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def run_moments(
+    arguments: tuple[Any, ...], statistics: tuple[Any, ...], of_input: bool, backend: str
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Validate, allocate, launch the fused kernel."""
-    call, y = _prepare(None, *arguments[:_COUNT])
-    *statistics, of_input, backend = arguments[_COUNT:]
+    call, y = _prepare(None, *arguments)
     stats = prepare(call.x, *statistics)
     check_values(stats)
     try:
         kernels(choose(backend, call.x)).layer_norm(call, stats, of_input)
     except IndexError as error:
         raise id_error(stats) from error
-    return y, _sum_of(call, arguments[0]), stats.head, stats.body
+    s = None if call.sum is None else call.sum.view(arguments[0].shape)
+    return y, s, stats.head, stats.body
 
 
-def run_pair(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Run layer_norm with its gradient, then moments of what it stored."""
-    inputs = list(arguments[:_COUNT])
+def _run_moments(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Do the same as the registered op, with an empty tensor for a sum that is not wanted."""
     *statistics, of_input, backend = arguments[_COUNT:]
+    y, s, head, body = run_moments(arguments[:_COUNT], tuple(statistics), of_input, backend)
+    return y, y.new_empty(0) if s is None else s, head, body
+
+
+def run_pair(
+    arguments: tuple[Any, ...], statistics: tuple[Any, ...], of_input: bool, backend: str
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Run layer_norm with its gradient, then moments of what it stored."""
+    inputs = list(arguments)
     inputs[6] = inputs[5] is not None  # the sum is needed wherever there is one
     y, s = torch.ops.outdim.layer_norm(*inputs, backend)
     observed = y if not of_input else s if inputs[6] else inputs[0]
@@ -283,6 +293,6 @@ register_gradient("layer_norm", _setup_context, _backward)
 register(
     f"layer_norm_moments({_ARGUMENTS}, {_STATISTICS}, str backend) "
     "-> (Tensor, Tensor, Tensor, Tensor)",
-    run_moments,
+    _run_moments,
     _fake_moments,
 )

@@ -213,13 +213,17 @@ def layer_norm_moments(
     if return_sum and residual is None:
         raise ArgumentError("return_sum: needs `residual`; without one the sum is x itself")
     arguments = _flatten(x, gamma, beta, eps, rms, residual, return_sum, dim_mask, edit)
-    wanted = (*statistics.flatten(), of == "input")
-    if not isinstance(x, np.ndarray) and op.needs_gradient(arguments):
-        run: Any = op.run_pair
+    wanted, of_input = statistics.flatten(), of == "input"
+    is_array = isinstance(x, np.ndarray)
+    if not is_array and op.needs_gradient(arguments):
+        y, s, head, body = op.run_pair(arguments, wanted, of_input, backend)
+    elif via_op(x):
+        y, s, head, body = torch.ops.outdim.layer_norm_moments(
+            *arguments, *wanted, of_input, backend
+        )
     else:
-        run = torch.ops.outdim.layer_norm_moments if via_op(x) else op.run_moments
-    y, s, head, body = run(*arguments, *wanted, backend)
-    if isinstance(x, np.ndarray):
+        y, s, head, body = op.run_moments(arguments, wanted, of_input, backend)
+    if is_array:
         state = MomentsState(head.numpy(), body.numpy())
         return y.numpy(), s.numpy() if return_sum else None, state
     return y, s if return_sum else None, MomentsState(head, body)

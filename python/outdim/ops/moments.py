@@ -123,12 +123,12 @@ def moments(
     """
     arguments = _flatten(ids, table, rows, group, groups, tau, accum, shape)
     if isinstance(hidden, np.ndarray):
-        head, body = _run(as_tensor("hidden", hidden), *arguments, backend)
+        head, body = _launch(as_tensor("hidden", hidden), arguments, backend)
         return MomentsState(head.numpy(), body.numpy())
     if via_op(hidden):
         head, body = torch.ops.outdim.moments(hidden.detach(), *arguments, backend)
         return MomentsState(head, body)
-    return MomentsState(*_run(hidden, *arguments, backend))
+    return MomentsState(*_launch(hidden, arguments, backend))
 
 
 def _flatten(
@@ -237,8 +237,8 @@ def id_error(call: MomentsCall) -> ArgumentError:
     )
 
 
-def _run(hidden: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    *statistics, backend = arguments
+def _launch(hidden: Any, statistics: tuple[Any, ...], backend: str) -> tuple[Tensor, Tensor]:
+    """Validate, allocate, launch."""
     check_hidden("hidden", hidden)
     view = as_rows(hidden)
     call = prepare(view, *statistics)
@@ -248,6 +248,10 @@ def _run(hidden: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     except IndexError as error:
         raise id_error(call) from error
     return call.head, call.body
+
+
+def _run(hidden: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    return _launch(hidden, arguments[:-1], arguments[-1])
 
 
 def _fake(hidden: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
