@@ -53,6 +53,31 @@ def test_equals_scipy_and_numpy(backend, dtype, n):
     assert torch.equal(result.median, result.quantile(0.5))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_more_dimensions_than_a_block_and_values_at_the_ends(dtype):
+    n, d = 400, 35
+    h = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+    h = (h * torch.logspace(-5, 4, d)).to(dtype)
+    h[::5, 16], h[1::5, 16] = torch.inf, -torch.inf
+    h[7, 17] = -torch.tensor(torch.nan)  # the sign bit set: before all values, not after them
+    h[:, 31] = torch.where(torch.arange(n) % 2 == 0, 0.0, -0.0)
+    ids = zipf_ids(n)
+    counts = torch.bincount(ids, minlength=VOCAB)
+    result = RankHistogram(list(range(d)), counts).update(h, ids).compute()
+    frequency = counts[ids].numpy()
+    for of in ("h", "abs"):
+        values = (h.abs() if of == "abs" else h).double().numpy()
+        rho, middle = result.spearman(of), result.quantile(0.5, of)
+        reasons = {s: text for s, text in enumerate(result.reason(of)) if text}
+        assert reasons == {17: "nonfinite values", 31: "constant dimension"}
+        for s in set(range(d)) - set(reasons):
+            ranks = scipy.stats.rankdata(values[:, s]), scipy.stats.rankdata(frequency)
+            assert abs(rho[s] - np.corrcoef(*ranks)[0, 1]) <= 1e-12
+            assert middle[s] == np.median(values[:, s])
+        assert rho[list(reasons)].isnan().all()
+        assert middle[17].isnan()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_any_order_of_merging_gives_the_same_bytes(backend):
     h, ids = stream(900, torch.bfloat16)
@@ -158,5 +183,6 @@ def test_errors():
     result = RankHistogram([1], counts[:2]).update(half, ids).compute()
     with pytest.raises(ArgumentError, match=r"q: expected a number in \[0, 1\]"):
         result.quantile(2)
-    with pytest.raises(ArgumentError, match='of: expected "h" or "abs"'):
-        result.spearman("|h|")
+    for statistic in (result.spearman, result.reason, lambda of: result.quantile(0.5, of)):
+        with pytest.raises(ArgumentError, match='of: expected "h" or "abs"'):
+            statistic("|h|")

@@ -225,7 +225,7 @@ def layer_norm_moments(
         y, s, head, body = op.run_moments(arguments, wanted, of_input, backend)
     if is_array:
         state = MomentsState(head.numpy(), body.numpy())
-        return y.numpy(), s.numpy() if return_sum else None, state
+        return y.numpy(), None if s is None or not return_sum else s.numpy(), state
     return y, s if return_sum else None, MomentsState(head, body)
 
 
