@@ -122,5 +122,5 @@ def test_errors(monkeypatch):
         metric.update(preds, target, torch.ones(8).long())
     monkeypatch.delitem(sys.modules, "outdim.integrations.torchmetrics")
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
-    with pytest.raises(BackendError, match=r'install it with `pip install torchmetrics`'):
+    with pytest.raises(BackendError, match=r"install it with `pip install torchmetrics`"):
         import outdim.integrations.torchmetrics  # noqa: F401
