@@ -186,3 +186,14 @@ def test_errors():
     for statistic in (result.spearman, result.reason, lambda of: result.quantile(0.5, of)):
         with pytest.raises(ArgumentError, match='of: expected "h" or "abs"'):
             statistic("|h|")
+
+
+def test_a_result_does_not_change_with_what_is_added_later():
+    h, ids = stream(500, torch.bfloat16)
+    histogram = RankHistogram(DIMS, torch.bincount(ids, minlength=VOCAB)).update(h, ids)
+    result, fresh = histogram.compute(), histogram.compute()
+    histogram.update(h, ids)
+    assert torch.equal(result.spearman(), fresh.spearman())
+    assert torch.equal(result.quantile(0.9), fresh.quantile(0.9))
+    assert result.n == 500
+    assert result.sums[0].sum() == 500 * len(DIMS)

@@ -153,11 +153,11 @@ class RankHistogram:
                 f"{int(counts.sum())}; token {token} was seen {int(seen[token])} times, counts say "
                 f"{int(counts[token])}. Count the ids of exactly the rows that are not masked"
             )
-        return RankResult(
+        return RankResult(  # copies: what is added later is no part of it
             self.dims.tolist(),
-            seen.numpy(),
-            self._index.cpu().numpy(),
-            self._sums.cpu().numpy(),
+            seen.numpy().copy(),
+            self._index.cpu().numpy().copy(),
+            self._sums[:, : self._pages].cpu().numpy().copy(),
             self.dtype or torch.bfloat16,
         )
 
