@@ -65,28 +65,30 @@ class Parameters {
   const float* beta() const { return values_.data() + padded_; }
 
  private:
+  // Loops without branches, for the compiler to turn into vectors: with them this took twice as
+  // long, as much as twenty rows.
   void fill(const LayerNormArgs& args, int width, const void* from, float otherwise, float* to) {
-    std::fill_n(to, padded_, 0.0f);
+    Buffer<float> natural(padded_);
+    float* values = natural.data();
+    std::fill(values + args.d, values + padded_, 0.0f);
     if (from != nullptr)
-      to_float(args.param_dtype, from, args.d, to);
+      to_float(args.param_dtype, from, args.d, values);
     else
-      std::fill_n(to, args.d, otherwise);
-    for (int64_t i = 0; i < args.d; ++i)
-      if (to[i] != to[i]) to[i] = std::numeric_limits<float>::quiet_NaN();
+      std::fill_n(values, args.d, otherwise);
+    constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+    for (int64_t i = 0; i < args.d; ++i) values[i] = values[i] == values[i] ? values[i] : kNaN;
     for (int64_t i = 0; args.dim_mask != nullptr && i < args.d; ++i)
-      if (args.dim_mask[i] == 0) to[i] = 0.0f;
-    if (args.dtype == DType::kBFloat16) even_columns_first(width, to);
-  }
-
-  /// The layout order of bfloat16 (layout_position), group by group.
-  void even_columns_first(int width, float* values) {
-    Buffer<float> odd(width);
-    for (float* group = values; group < values + padded_; group += 2 * width) {
+      values[i] = args.dim_mask[i] != 0 ? values[i] : 0.0f;
+    if (args.dtype != DType::kBFloat16) {
+      std::copy_n(values, padded_, to);
+      return;
+    }
+    // The layout order of bfloat16 (layout_position), group by group.
+    for (int64_t group = 0; group < padded_; group += 2 * width) {
       for (int i = 0; i < width; ++i) {
-        odd[i] = group[2 * i + 1];
-        group[i] = group[2 * i];
+        to[group + i] = values[group + 2 * i];
+        to[group + width + i] = values[group + 2 * i + 1];
       }
-      std::copy_n(odd.data(), width, group + width);
     }
   }
 
