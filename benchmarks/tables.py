@@ -15,6 +15,7 @@ from outdim.bench import FORMAT
 
 _ROOT = Path(__file__).resolve().parent.parent
 _DTYPES = ("float32", "bfloat16")
+_ALIKE = 0.75
 
 Row = dict[str, Any]
 
@@ -82,7 +83,7 @@ def render(files: Sequence[dict[str, Any]]) -> str:
     for device, title in (("cpu", "CPU"), ("cuda", "GPU")):
         here = [row for row in rows if row["device"] == device]
         if here:
-            parts += [f"## {title}: aims", _targets(here, device)]
+            parts += [f"## {title}: aims", _targets(here, device), *_bounds(here, device, title)]
             parts += [f"## {title}: times", *_times(here), *_accuracy(here)]
     parts += _pipeline(rows)
     return "\n\n".join(parts) + "\n"
@@ -95,7 +96,7 @@ def _machines(files: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _targets(rows: Sequence[Row], device: str) -> str:
-    threads = _distinct(row["threads"] for row in rows if "share" in row)
+    threads = _all_threads(rows)
     heads = [f"{dtype}, {_threads(device, t)}" for t in threads for dtype in _DTYPES]
     lines = [["range over the sizes", "aim (float32 / bfloat16)", *heads]]
     for target in TARGETS:
@@ -105,16 +106,22 @@ def _targets(rows: Sequence[Row], device: str) -> str:
         line = [target.text, f"{sign} " + " / ".join(map(_number, target.wanted))]
         for number in threads:
             for dtype, wanted in zip(_DTYPES, target.wanted, strict=True):
-                found = [
-                    ratio
-                    for row in rows
-                    if (row["op"], row["variant"]) == (target.op, target.ours)
-                    and (row["dtype"], row["threads"]) == (dtype, number)
-                    and (ratio := _ratio(target, row, rows)) is not None
-                ]
+                found = [ratio for _, ratio in _ratios(target, dtype, number, rows)]
                 line.append(_verdict(found, wanted, target.at_most))
         lines.append(line)
     return _table(lines)
+
+
+def _ratios(
+    target: Target, dtype: str, threads: int, rows: Sequence[Row]
+) -> Iterator[tuple[Row, float]]:
+    """Our rows of every size, with the ratio that the target is about."""
+    for row in rows:
+        key = row["op"], row["variant"], row["dtype"], row["threads"]
+        if key == (target.op, target.ours, dtype, threads):
+            ratio = _ratio(target, row, rows)
+            if ratio is not None:
+                yield row, ratio
 
 
 def _ratio(target: Target, ours: Row, rows: Sequence[Row]) -> float | None:
@@ -132,7 +139,55 @@ def _verdict(found: Sequence[float], wanted: float, at_most: bool) -> str:
         return ""
     met = [value <= wanted if at_most else value >= wanted for value in found]
     word = "met" if all(met) else "partly" if any(met) else "not met"
-    return f"{_number(min(found))} to {_number(max(found))}, {word}"
+    return f"{_range(found)}, {word}"
+
+
+def _bounds(rows: Sequence[Row], device: str, title: str) -> Iterator[str]:
+    """What limits our kernels on one core, and what no kernel could reach."""
+    timed = [row for row in rows if "in_cache_ns" in row]
+    if not timed:
+        return
+    lines = [["ns an element, range over the sizes", "in cache", "at the roofline", "measured",
+              "larger bound / measured", "bounded by"]]  # fmt: skip
+    for key in _distinct((row["op"], row["variant"], row["dtype"]) for row in timed):
+        here = [row for row in timed if (row["op"], row["variant"], row["dtype"]) == key]
+        measured = [row["median_ms"] * 1e6 / (row["N"] * row["D"]) for row in here]
+        memory = [ns * row["share"] for ns, row in zip(measured, here, strict=True)]
+        cached = [row["in_cache_ns"] for row in here]
+        bounds = list(zip(cached, memory, strict=True))
+        reached = [max(pair) / ns for pair, ns in zip(bounds, measured, strict=True)]
+        words = _distinct(_bounded_by(*pair) for pair in bounds)
+        lines.append([f"{key[0]}: {key[1]}, {key[2]}", *map(_range, (cached, memory, measured)),
+                      _range(reached), ", ".join(words)])  # fmt: skip
+    yield f"## {title}: bounds\n\n{_table(lines)}"
+    lines = [["aims not met everywhere", "aim", "measured", "at the roofline"]]
+    for target in TARGETS:
+        for threads in _all_threads(rows) if target.device == device and target.rival else ():
+            for dtype, wanted in zip(_DTYPES, target.wanted, strict=True):
+                pairs = list(_ratios(target, dtype, threads, rows))
+                verdict = _verdict([ratio for _, ratio in pairs], wanted, target.at_most)
+                if not verdict or verdict.endswith(", met"):
+                    continue
+                best = [
+                    ratio * row["share"] if target.at_most else ratio / row["share"]
+                    for row, ratio in pairs
+                ]
+                sign = "≤" if target.at_most else "≥"
+                name = f"{target.text}; {dtype}, {_threads(device, threads)}"
+                lines.append([name, f"{sign} {_number(wanted)}", verdict, _range(best)])
+    if len(lines) > 1:
+        yield _table(lines)
+
+
+def _bounded_by(cached: float, memory: float) -> str:
+    """What takes longer; both where they are nearly alike, since they overlap but in part."""
+    if min(cached, memory) > _ALIKE * max(cached, memory):
+        return "both"
+    return "memory" if memory > cached else "instructions"
+
+
+def _all_threads(rows: Sequence[Row]) -> list[int]:
+    return _distinct(row["threads"] for row in rows if "share" in row)
 
 
 def _times(rows: Sequence[Row]) -> Iterator[str]:
@@ -241,6 +296,10 @@ def _threads(device: str, threads: int) -> str:
 def _number(value: float) -> str:
     """Three digits."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{_number(min(values))} to {_number(max(values))}"
 
 
 def _distinct(items: Iterable[Any]) -> list[Any]:

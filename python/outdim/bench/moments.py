@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from outdim.bench.inputs import VOCABULARY, Inputs, check_r, check_rows
-from outdim.bench.layer_norm import compiled, moved_bytes, norm_then_mask
-from outdim.bench.timing import Case, Variant
+from outdim.bench.layer_norm import compiled, moved_bytes, norm_in_cache, norm_then_mask
+from outdim.bench.timing import Case, InCache, Variant
 from outdim.ops import MomentsState, StatisticsArgs, layer_norm, layer_norm_moments, moments
 
 Sums = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -82,6 +82,15 @@ def everything(inputs: Inputs) -> StatisticsArgs:
     return StatisticsArgs(inputs.ids, table, position.double(), group, groups=2)
 
 
+def moments_in_cache(inputs: Inputs, threads: int, accum: Accumulate) -> tuple[InCache, ...]:
+    """The kernel on one row, as often as there are rows."""
+    if threads > 1 or inputs.hidden.is_cuda:
+        return ()
+    row = inputs.hidden[:1].expand(inputs.hidden.shape)
+    given = vars(arguments(inputs, accum))
+    return (InCache(lambda: moments(row, **given), row.numel()),)
+
+
 def moments_case(inputs: Inputs, threads: int) -> Case:
     """Pearson's r of hidden states that lie in memory."""
     hidden, n = inputs.hidden, len(inputs.hidden)
@@ -99,6 +108,9 @@ def moments_case(inputs: Inputs, threads: int) -> Case:
     def ours(accum: Accumulate) -> Tensor:
         return r_of_state(moments(hidden, **vars(arguments(inputs, accum))))
 
+    def parts(accum: Accumulate) -> tuple[InCache, ...]:
+        return moments_in_cache(inputs, threads, accum)
+
     f64, f32 = torch.float64, torch.float32
     whole = everything(inputs)
     variants = [
@@ -112,8 +124,10 @@ def moments_case(inputs: Inputs, threads: int) -> Case:
             _FLOAT32,
             compiled=True,
         ),
-        variant("outdim exact", partial(ours, "exact"), _EXACT, role="ours"),
-        variant("outdim fast", partial(ours, "fast"), _FAST),
+        variant(
+            "outdim exact", partial(ours, "exact"), _EXACT, role="ours", in_cache=parts("exact")
+        ),
+        variant("outdim fast", partial(ours, "fast"), _FAST, in_cache=parts("fast")),
         Variant(
             "outdim exact, everything on", lambda: moments(hidden, **vars(whole)), lambda _: {}
         ),
@@ -151,12 +165,17 @@ def fused_case(inputs: Inputs, threads: int) -> Case:
         y = layer_norm(x, gamma, beta, dim_mask=keep)
         return y, r_of_state(moments(y, **vars(arguments(inputs, accum))))
 
+    def parts(accum: Accumulate) -> tuple[InCache, ...]:
+        return norm_in_cache(inputs, threads) + moments_in_cache(inputs, threads, accum)
+
     variants = [
         variant("torch, then float64 sums", partial(eager, sums, torch.float64), _EXACT * 10),
         variant("torch, then float32 gemm", partial(eager, gemm_sums, torch.float32), _FLOAT32),
         variant("torch.compile of the whole, float32", by_compile, _FLOAT32, compiled=True),
-        variant("outdim exact", partial(ours, "exact"), _EXACT, role="ours"),
-        variant("outdim fast", partial(ours, "fast"), _FAST),
+        variant(
+            "outdim exact", partial(ours, "exact"), _EXACT, role="ours", in_cache=parts("exact")
+        ),
+        variant("outdim fast", partial(ours, "fast"), _FAST, in_cache=parts("fast")),
         variant("outdim exact, two calls", partial(apart, "exact"), _EXACT),
         Variant(
             "torch LayerNorm alone, zeroed gamma and beta",

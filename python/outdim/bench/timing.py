@@ -28,6 +28,17 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
 @dataclass(frozen=True)
+class InCache:
+    """A kernel on one row again and again, which never leaves the L1 cache: instructions alone.
+
+    elements: of one run.
+    """
+
+    run: Callable[[], Any]
+    elements: int
+
+
+@dataclass(frozen=True)
 class Variant:
     """One way to compute what a case asks for.
 
@@ -37,6 +48,8 @@ class Variant:
         to be printed beside the time, such as the error of r.
     role: "ours" for the variant that ratios refer to.
     compiled: by torch.compile, which needs a compiler; a failure is a note, not the end.
+    in_cache: the kernels it consists of, timed in the same rounds; the row gets `in_cache_ns`, the
+        sum of their times an element.
     """
 
     name: str
@@ -44,6 +57,7 @@ class Variant:
     check: Callable[[Any], dict[str, float]]
     role: Literal["ours", "other"] = "other"
     compiled: bool = False
+    in_cache: tuple[InCache, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,7 @@ def measure(case: Case, rounds: int = ROUNDS) -> list[Row]:
         roofline = probes(device, case.threads)
         runs = {v.name: v.run for v in case.variants if v.name in errors}
         runs |= {probe.name: probe.run for probe in roofline}
+        runs |= {_part(v, i): p.run for v in case.variants for i, p in enumerate(v.in_cache)}
         times, faults = interleave(runs, device, rounds)
     limits = {
         bound: max(
@@ -119,8 +134,17 @@ def measure(case: Case, rounds: int = ROUNDS) -> list[Row]:
         row |= _timing(times[variant.name], case.bytes, limits[case.bound])
         row["page_faults"] = faults[variant.name]
         row["times_ours"] = row["median_ms"] / statistics.median(times[ours])
+        if variant.in_cache:
+            row["in_cache_ns"] = sum(
+                statistics.median(times[_part(variant, i)]) * 1e6 / part.elements
+                for i, part in enumerate(variant.in_cache)
+            )
         rows.append(row | errors[variant.name])
     return rows
+
+
+def _part(variant: Variant, i: int) -> str:
+    return f"{variant.name}, in cache {i}"
 
 
 def interleave(
