@@ -17,11 +17,11 @@
 // Tried and lost (ns an element, float32, D = 768, exact, Cascade Lake; 0.60 as it is): no
 // prefetch 1.9; prefetching the same strip of the next panel 0.95, because the hardware prefetcher
 // does not follow a strided walk; 64 rows a panel 0.76; panels of 256 and 384 KiB at D = 4096: no
-// faster. Prefetching every second line, or into L2 only: no faster; two rows of the next panel side
-// by side: fast sums up to 6 % faster, exact ones up to 4 % slower. Sums of u = max(0, -sign(c) h)
-// instead of x: one operation more, 0.34 instead of 0.30 in cache. Sum x^2 instead of v^2 cancels
-// (moments_merge.h). Widening 16-bit values from memory saves a shuffle and made exact sums 2 to 5 %
-// faster, but takes inline assembly to keep the compiler from undoing it.
+// faster. Prefetching every second line, or into L2 only: no faster; two rows of the next panel
+// side by side: fast sums up to 6 % faster, exact ones up to 4 % slower. Sums of u = max(0,
+// -sign(c) h) instead of x: one operation more, 0.34 instead of 0.30 in cache. Sum x^2 instead of
+// v^2 cancels (moments_merge.h). Widening 16-bit values from memory saves a shuffle and made exact
+// sums 2 to 5 % faster, but takes inline assembly to keep the compiler from undoing it.
 
 #include "cpu/moments_shape.h"
 #include "cpu/moments_strips.h"
