@@ -167,6 +167,27 @@ class TestComparing:
         ids = [i for i, *_ in both.largest(5)]
         assert not special_ids(minilm) & set(ids)
 
+    def test_a_text_and_eight_copies_of_it_do_not_differ(self) -> None:
+        counts = np.random.default_rng(0).poisson(3e4 / np.arange(1, 5_001)).tolist()
+        once, copies = frequencies(counts), frequencies([8 * count for count in counts])
+        assert not compare(once, copies).log_ratio.any()
+        assert compare(copies, once).largest() == []
+
+    def test_a_doubled_token_is_the_largest_difference(self) -> None:
+        counts = np.random.default_rng(0).poisson(3e4 / np.arange(1, 5_001))
+        other = 8 * counts
+        other[50] *= 2
+        found = compare(frequencies(other.tolist()), frequencies(counts.tolist()))
+        (i, _, first, second, ratio), (*_, next_ratio) = found.largest(2)
+        assert (i, first, second) == (50, 16 * counts[50], counts[50])
+        assert ratio == pytest.approx(1, abs=0.01)
+        assert abs(next_ratio) < 0.01
+
+    def test_an_absent_token_counts_as_once_in_the_smaller_text(self) -> None:
+        ratio = compare(frequencies([0, 3, 96, 1]), frequencies([0, 0, 192, 8])).log_ratio
+        assert ratio[1] == pytest.approx(np.log2((3 + 1) / (0 + 1)))
+        assert ratio[0] == 0
+
     def test_the_same_twice_and_constants(self) -> None:
         same = compare(frequencies([5, 1, 2, 3]), frequencies([0, 1, 2, 3]))
         assert same.correlation == pytest.approx(1)

@@ -20,14 +20,32 @@ class Comparison:
     second: TokenFrequencies
 
     @cached_property
+    def totals(self) -> tuple[int, int]:
+        """Text tokens of the first and of the second."""
+        first, second = (int(part.counts[self.text].sum()) for part in (self.first, self.second))
+        return first, second
+
+    @cached_property
+    def shares(self) -> NDArray[np.float64]:
+        """Count / text tokens of each id in both, float64 [2, V]; 0 for special ids."""
+        parts = zip((self.first, self.second), self.totals, strict=True)
+        return np.stack([np.where(self.text, part.counts, 0) / max(n, 1) for part, n in parts])
+
+    @property
+    def one_occurrence(self) -> float:
+        """The share of one occurrence in the smaller of the two."""
+        return 1 / max(1, min(self.totals))
+
+    @cached_property
     def log_ratio(self) -> NDArray[np.float64]:
-        """log2 of the ratio of the shares (count + 1) / (total + V), float64 [V]."""
-        shares = [
-            (part.counts[self.text] + 1) / (part.counts[self.text].sum() + self.text.sum())
-            for part in (self.first, self.second)
-        ]
-        ratio = np.zeros(len(self.first))
-        ratio[self.text] = np.log2(shares[0] / shares[1])
+        """log2 of (first share + e) / (second share + e), float64 [V]; 0 for special ids.
+
+        e is :attr:`one_occurrence`, so that an id absent from one of them still has a ratio. It is
+        added to shares and not to counts: counts that are proportional give 0, however much larger
+        the one text is.
+        """
+        first, second = self.shares + self.one_occurrence
+        ratio: NDArray[np.float64] = np.log2(first / second)
         return ratio
 
     @property
@@ -48,13 +66,9 @@ class Comparison:
         """The ``n`` ids that differ most: (id, token, first count, second count, log2 ratio).
 
         Weighted by the larger share, so that rare tokens do not fill the list: |ratio| * larger
-        count share.
+        share of the text tokens.
         """
-        first, second = (
-            self.first.counts / max(self.first.total_tokens, 1),
-            self.second.counts / max(self.second.total_tokens, 1),
-        )
-        weight = np.abs(self.log_ratio) * np.maximum(first, second)
+        weight = np.abs(self.log_ratio) * self.shares.max(axis=0)
         order = np.argsort(-weight, kind="stable")[:n]
         return [
             (

@@ -53,9 +53,11 @@ def _findings(comparison: "Comparison", names: tuple[str, str]) -> list[str]:
     text = comparison.text
     first, second = comparison.first.counts[text], comparison.second.counts[text]
     r = number(comparison.correlation)
+    neither = int(((first == 0) & (second == 0)).sum())
     return [
-        f"The logarithms of the counts correlate with r = {r} over {int(text.sum()):,} text tokens."
-        "",
+        f"log(1 + count) in the one correlates with that in the other with r = {r} over all "
+        f"{int(text.sum()):,} token ids that stand for text, of which {neither:,} occur in "
+        "neither.",
         f"{names[0]} holds {int(first.sum()):,} text tokens, {names[1]} {int(second.sum()):,}.",
         f"{int(((first > 0) & (second > 0)).sum()):,} token ids occur in both, "
         f"{int(((first > 0) & (second == 0)).sum()):,} only in {names[0]}, "

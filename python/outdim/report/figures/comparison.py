@@ -38,13 +38,14 @@ def _scatter(comparison: "Comparison", names: tuple[str, str]) -> Figure:
     )
     return Figure(
         id="counts_compared",
-        title="Counts of each token",
-        caption="Each dot is a token: its count in the first to the right, in the second upwards, "
-        "1 added to both so that tokens absent from one still show; both axes are logarithmic. On "
-        "the line a token has the same share of the text in both; far from it, it belongs to one "
-        f"of them. r of log(1 + count) over all text tokens: {number(comparison.correlation)}. "
+        title="Share of each token in both",
+        caption="Each dot is a token: how many of a million tokens it makes up in the first to the "
+        "right, in the second upwards, with one occurrence in the smaller text added to both so "
+        "that tokens absent from one still show; both axes are logarithmic. On the line a token "
+        "has the same share of the text in both; far from it, it belongs to one of them. r of "
+        f"log(1 + count) over all token ids of text: {number(comparison.correlation)}. "
         f"{thin}",
-        alt=f"Log-log scatter plot of the counts of {len(chosen):,} tokens.",
+        alt=f"Log-log scatter plot of the shares of {len(chosen):,} tokens in both texts.",
         table=pa.table(
             {
                 "id": chosen,
@@ -105,28 +106,25 @@ def _curve(falling: Array) -> tuple[Array, Array]:
     return ranks + 1, 1e6 * falling[ranks] / max(int(falling.sum()), 1)
 
 
-def _equal_shares(comparison: "Comparison") -> tuple[list[float], list[float]]:
-    """Give the ends of the line on which a token has the same share in both."""
-    totals = [
-        float(part.counts[comparison.text].sum()) or 1.0
-        for part in (comparison.first, comparison.second)
-    ]
-    largest = max(
-        float(part.counts.max(initial=1)) for part in (comparison.first, comparison.second)
-    )
-    end = largest / max(1.0, totals[1] / totals[0])
-    start = max(1.0, totals[0] / totals[1])
-    return [start, end], [start * totals[1] / totals[0], end * totals[1] / totals[0]]
+def _per_million(comparison: "Comparison", chosen: Array) -> Array:
+    """Places of the dots [2, N]: shares as the ratio takes them, one occurrence added."""
+    places: Array = 1e6 * (comparison.shares[:, chosen] + comparison.one_occurrence)
+    return places
+
+
+def _equal_shares(places: Array) -> list[float]:
+    """Give the ends, right and up alike, of the line on which a token has the same share."""
+    return [float(places.min()), float(places.max())] if places.size else [1.0, 1.0]
 
 
 def _interactive_scatter(
     comparison: "Comparison", chosen: Array, names: tuple[str, str]
 ) -> go.Figure:
     figure = go.Figure()
-    x, y = _equal_shares(comparison)
+    places = _per_million(comparison, chosen)
     figure.add_scatter(
-        x=x,
-        y=y,
+        x=_equal_shares(places),
+        y=_equal_shares(places),
         mode="lines",
         name="same share of the text",
         line={"color": MUTED, "width": 1},
@@ -134,22 +132,22 @@ def _interactive_scatter(
     )
     first, second = (part.counts[chosen] for part in (comparison.first, comparison.second))
     figure.add_scatter(
-        x=first + 1,
-        y=second + 1,
+        x=places[0],
+        y=places[1],
         text=[plot_text(visible(comparison.first.tokens[i])) for i in chosen],
         customdata=np.stack([chosen, first, second], axis=1),
         mode="markers",
         name="tokens",
         marker={"size": 5, "color": series(0), "opacity": 0.5},
-        hovertemplate="“%{text}” (id %{customdata[0]})<br>first: %{customdata[1]:,}<br>"
-        "second: %{customdata[2]:,}<extra></extra>",
+        hovertemplate="“%{text}” (id %{customdata[0]})<br>first: %{customdata[1]:,} times<br>"
+        "second: %{customdata[2]:,} times<extra></extra>",
     )
     ticks = {"type": "log", "dtick": 1, "exponentformat": "power", "zeroline": False}
     figure.update_layout(
         layout(
             height=520,
-            xaxis={"title": f"1 + count in {plot_text(names[0])}", **ticks},
-            yaxis={"title": f"1 + count in {plot_text(names[1])}", **ticks},
+            xaxis={"title": f"per million in {plot_text(names[0])}", **ticks},
+            yaxis={"title": f"per million in {plot_text(names[1])}", **ticks},
         )
     )
     return figure
@@ -158,13 +156,12 @@ def _interactive_scatter(
 def _draw_scatter(comparison: "Comparison", chosen: Array, names: tuple[str, str]) -> Canvas:
     figure, axes = canvas(5.5, 5)
     axes.set(xscale="log", yscale="log")
-    axes.set_xlabel(f"1 + count in {visible(names[0])}", parse_math=False)
-    axes.set_ylabel(f"1 + count in {visible(names[1])}", parse_math=False)
-    axes.plot(
-        *_equal_shares(comparison), color=MUTED, linewidth=0.8, label="same share of the text"
-    )
-    x, y = (part.counts[chosen] + 1 for part in (comparison.first, comparison.second))
-    axes.scatter(x, y, s=5, color=series(0), alpha=0.5, linewidths=0, rasterized=True)
+    axes.set_xlabel(f"per million in {visible(names[0])}", parse_math=False)
+    axes.set_ylabel(f"per million in {visible(names[1])}", parse_math=False)
+    places = _per_million(comparison, chosen)
+    ends = _equal_shares(places)
+    axes.plot(ends, ends, color=MUTED, linewidth=0.8, label="same share of the text")
+    axes.scatter(*places, s=5, color=series(0), alpha=0.5, linewidths=0, rasterized=True)
     axes.legend()
     return figure
 
