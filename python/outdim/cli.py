@@ -18,6 +18,7 @@ from outdim import __version__, options
 from outdim.errors import OutdimError
 
 _EPILOG = (
+    "--min-chars and --min_chars are the same. "
     "Exit codes: 0 done, 2 usage, 3 data or environment, 4 partial (some shards are missing), "
     "5 the run directory belongs to another run, 130/143 interrupted and resumable."
 )
@@ -48,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from outdim.run.stages import Interrupted
 
         if isinstance(error, Interrupted):
+            said = "; ".join([str(error), *getattr(error, "__notes__", ())])
             print(
-                f"outdim {command}: {error}; give the same command again to go on", file=sys.stderr
+                f"outdim {command}: {said}; give the same command again to go on", file=sys.stderr
             )
             return error.exit_code
         raise
@@ -67,14 +69,19 @@ def _count(config: Namespace) -> None:
 
 
 def _print(run: Path | None) -> None:
+    """What was found, for people, on stderr; where it is, for programs, on stdout."""
     if run is not None:
+        from outdim.report import summary
+
+        if (run / "report.html").exists():
+            print(summary(run), file=sys.stderr)
         print(run)
 
 
 def _detect(config: Namespace) -> None:
     from outdim.run import commands
 
-    print(commands.detect(_options(options.DetectOptions, config)))
+    _print(commands.detect(_options(options.DetectOptions, config)))
 
 
 def _correlate(config: Namespace) -> None:
@@ -127,7 +134,8 @@ def _parser() -> ArgumentParser:
     )
     commands = parser.add_subcommands(required=True, metavar="COMMAND")
     for name, (description, _) in _COMMANDS.items():
-        command = ArgumentParser(description=description, epilog=_EPILOG)
+        usage = f"outdim {name} {_USAGE[name]}[options]"
+        command = ArgumentParser(description=description, epilog=_EPILOG, usage=usage)
         command.add_argument("--config", action="config", help="YAML file with options")
         _ARGUMENTS[name](command)
         commands.add_subcommand(name, command, help=description)
@@ -140,8 +148,9 @@ def _corpus_argument(parser: ArgumentParser) -> None:
         nargs="*",
         type=str,
         default=SUPPRESS,  # an empty list would hide the one of a config file
-        help="local parquet, jsonl, txt files or globs (also .gz, .zst), a Hugging Face id, or "
-        "python-docs, the English documentation inside Python itself",
+        metavar="TEXT",
+        help="first of all: local parquet, jsonl, txt files or globs (also .gz, .zst), a Hugging "
+        "Face id, or python-docs, the English documentation inside Python itself",
     )
 
 
@@ -153,7 +162,7 @@ def _count_arguments(parser: ArgumentParser) -> None:
         nargs=2,
         type=str,
         metavar=("A", "B"),
-        help="instead of counting: compare two counts.parquet (or runs)",
+        help="instead of counting: compare two counts.parquet (or runs); give --output as well",
     )
 
 
@@ -176,6 +185,16 @@ def _bench_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--device", type=str, default="cpu", help="cpu or cuda")
     parser.add_argument("--json", type=str | None, help="write the rows to this file as well")
 
+
+_USAGE = {
+    "count": "TEXT... --tokenizer NAME --output DIR ",
+    "detect": "--model NAME --output DIR ",
+    "correlate": "TEXT... --model NAME --output DIR ",
+    "report": "RUN ",
+    "demo": "",
+    "doctor": "",
+    "bench": "",
+}
 
 _ARGUMENTS: dict[str, Callable[[ArgumentParser], None]] = {
     "count": _count_arguments,

@@ -19,7 +19,7 @@ class CorpusOptions:
             WikiText-2.
         on_error: Whether a broken line or file ends the run, or is skipped and accounted for.
         shard_bytes: Size of a commit unit in bytes of input. None: 1/256 of the data, between 256
-            KiB and 64 MiB.
+            KiB (with a model 64 KiB) and 64 MiB.
     """
 
     column: str = "text"
@@ -32,7 +32,7 @@ class CorpusOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SpreadOptions:
-    """Who does the work. None of this changes the answer, ``threads`` excepted.
+    """Who does the work. None of this changes the answer, threads excepted.
 
     Args:
         workers: Processes on this machine, or threads for counting. None: one per GPU, or one per
@@ -43,7 +43,7 @@ class SpreadOptions:
             themselves).
         shard_count: How many shares there are.
         memory: Bytes the table of chunks may take while counting.
-        engine: ``local`` or ``ray`` (needs ``pip install ray``).
+        engine: local or ray (needs pip install ray).
     """
 
     workers: int | None = None
@@ -60,9 +60,9 @@ class CountOptions(CorpusOptions, SpreadOptions):
 
     Args:
         output: Run directory: new, empty, or of the same run, which then goes on.
-        tokenizer: Hugging Face id or local directory of a fast tokenizer.
-        method: ``chunks`` tokenises each distinct chunk of text once, where that is provably exact;
-            ``encode`` tokenises everything; ``auto`` decides and says why in the manifest.
+        tokenizer: Hugging Face id or local directory of a fast tokenizer. Required.
+        method: chunks tokenises each distinct chunk of text once, where that is provably exact;
+            encode tokenises everything; auto decides and says why in the manifest.
         documents: Count as well in how many documents each token occurs.
     """
 
@@ -77,8 +77,8 @@ class RuleOptions:
     """How LayerNorm parameters tell outlier dimensions from others (Kovaleva et al. 2021).
 
     Args:
-        rule: ``kovaleva2021``: gamma AND beta beyond k sigma in min_fraction of the layers;
-            ``puccetti2022``: gamma OR beta in more than 3 layers, as in the code published with
+        rule: kovaleva2021: gamma AND beta beyond k sigma in min_fraction of the layers;
+            puccetti2022: gamma OR beta in more than 3 layers, as in the code published with
             that paper.
         k: Threshold in standard deviations.
         min_fraction: Share of the layers.
@@ -110,22 +110,22 @@ class CorrelateOptions(CorpusOptions, SpreadOptions, RuleOptions):
 
     Args:
         output: Run directory: new, empty, or of the same run, which then goes on.
-        model: Hugging Face id or local directory.
+        model: Hugging Face id or local directory. Required, but with --from_run.
         tokenizer: Hugging Face id or local directory; None takes the model's.
-        counts: ``counts.parquet`` of a run of ``outdim count``, or the run; None counts the corpus
+        counts: counts.parquet of a run of outdim count, or the run; None counts the corpus
             itself.
         points: Where the model is observed, by name; none takes the embeddings and every block.
         max_length: Tokens per sequence with special tokens; None takes the model's limit, at most
             512.
         token_budget: Tokens per batch, padding included.
-        device: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes a GPU where there is one.
+        device: cpu, cuda, cuda:1; auto takes a GPU where there is one.
         dtype: The model's parameters are converted to it; None leaves them.
         autocast: Run the forward under torch.autocast with this type.
         fused: Take the statistics inside our LayerNorm (may differ from torch's in the last bits).
-        accum: ``exact`` (float64) or ``fast``.
-        per_token: Dimensions whose sums per (token id, point) are kept, for ``outdim correlate
-            --from_run``.
-        from_run: Do not run the model: correlate the sums that this run kept with ``counts``.
+        accum: exact (float64) or fast.
+        per_token: Dimensions whose sums per (token id, point) are kept, for outdim correlate
+            --from_run.
+        from_run: Do not run the model: correlate the sums that this run kept with --counts.
     """
 
     output: Path

@@ -74,8 +74,9 @@ def test_what_is_no_model(tmp_path):
         DataError, match=r"'no-such/model' cannot be loaded .*while the hub can be reached"
     ):
         load_model("no-such/model")
-    with pytest.raises(DataError, match="cannot be loaded"):
-        load_model(tmp_path / "missing" / "deep")
+    for path in (tmp_path / "missing" / "deep", "./missing", "~/missing/outdim"):
+        with pytest.raises(DataError, match="model: there is no directory"):
+            load_model(path)
 
 
 def test_a_checkpoint_without_weights_or_with_too_few(tmp_path):

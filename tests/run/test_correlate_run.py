@@ -302,6 +302,14 @@ def test_sums_kept_per_token_give_the_same_r_and_that_of_any_other_frequencies(
     means = (bins.mean_abs * bins.n).groupby([bins.point, bins.dim]).sum() / totals
     expected = whole.set_index(["point", "dim"]).value.reindex(means.index)
     np.testing.assert_allclose(means, expected, rtol=1e-6)
+    commands.correlate([], CorrelateOptions(output=tmp_path / "same", from_run=run))
+    with pytest.raises(ResumeError, match=r"inputs\.counts"):
+        commands.correlate(
+            [],
+            CorrelateOptions(
+                output=tmp_path / "same", from_run=run, counts=tmp_path / "other.parquet"
+            ),
+        )
     with pytest.raises(ArgumentError, match="source, from-run"):
         commands.correlate([str(corpus)], CorrelateOptions(output=tmp_path / "x", from_run=run))
     drivers = pd.read_csv(again / "drivers.csv")

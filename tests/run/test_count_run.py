@@ -116,7 +116,9 @@ def test_a_wrong_command_line_ends_with_2_and_the_usage(arguments, capsys):
     assert "usage: outdim" in capsys.readouterr().err
 
 
-def test_the_path_of_the_result_is_all_that_stdout_gets(corpus, tiny_directory, tmp_path, capsys):
+def test_stdout_gets_the_path_alone_and_a_reader_a_summary(
+    corpus, tiny_directory, tmp_path, capsys
+):
     out = tmp_path / "run"
     arguments = [
         str(corpus),
@@ -129,7 +131,8 @@ def test_the_path_of_the_result_is_all_that_stdout_gets(corpus, tiny_directory, 
     assert cli.main(["count", *arguments]) == 0
     captured = capsys.readouterr()
     assert captured.out == f"{out}\n"
-    assert captured.err == ""
+    assert "tokens/s" in captured.err
+    assert f"{out}/report.html" in captured.err
 
 
 def test_yaml_and_command_line_are_the_same(corpus, tiny_directory, tmp_path, capsys):
@@ -223,5 +226,6 @@ def test_a_reader_that_leaves_is_no_error():
 
 def test_negative_sizes_are_refused(corpus, count_options):
     for change in ({"min_chars": -1}, {"shard_bytes": 0}, {"memory": 5}):
-        with pytest.raises(ArgumentError):
+        (name,) = change
+        with pytest.raises(ArgumentError, match=f"^{name.replace('_', '-')}: expected"):
             commands.count([str(corpus)], dataclasses.replace(count_options, **change))

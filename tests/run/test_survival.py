@@ -74,6 +74,11 @@ def test_changed_inputs_and_options_are_refused_and_nothing_is_touched(corpus, o
     copy.write_bytes(corpus.read_bytes().replace(b"w1 ", b"w2 ", 1))
     with pytest.raises(ResumeError, match=r"inputs.files\[0\].sha256"):
         commands.correlate([str(copy)], options)
+    with pytest.raises(ResumeError, match=r"two\. options.source: 1 entries -> 2 entries"):
+        commands.correlate([str(copy), str(corpus)], options)
+    copy.write_bytes(corpus.read_bytes())
+    with pytest.raises(ResumeError, match=r"options.k: 3.0 -> 2.0\. Give"):
+        commands.correlate([str(copy)], replaced(options, k=2.0))
     assert results(run) == before
 
 
@@ -134,6 +139,7 @@ def test_a_stop_comes_between_batches_and_the_run_goes_on(
     with pytest.raises(Interrupted) as caught:
         commands.correlate([str(corpus)], options)
     assert caught.value.exit_code == 143
+    assert caught.value.__notes__ == ["3 of 4 shards of 'correlate' are committed"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     monkeypatch.undo()
     assert results(commands.correlate([str(corpus)], options)) == undisturbed

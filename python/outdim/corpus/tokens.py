@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from outdim import hub
 from outdim.errors import ArgumentError, DataError
 
 _ENCODE_BATCH = 256  # documents
@@ -24,8 +25,9 @@ def load_tokenizer(name_or_path: str) -> Any:
     """
     from transformers import AutoTokenizer
 
+    name = hub.expand("tokenizer", name_or_path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(name)
     except (
         Exception
     ) as error:  # missing files, no network, unknown class, code that would have to be run
@@ -39,9 +41,17 @@ def load_tokenizer(name_or_path: str) -> Any:
 
 
 def backend(tokenizer: Any) -> Any:
-    """A copy of the ``tokenizers.Tokenizer`` inside, with truncation and padding off."""
+    """A copy of the ``tokenizers.Tokenizer`` inside, with truncation and padding off.
+
+    Raises:
+        ArgumentError: ``tokenizer`` is no fast tokenizer of transformers.
+    """
     from tokenizers import Tokenizer
 
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise ArgumentError(
+            f"tokenizer: expected what outdim.load_tokenizer gives, got {type(tokenizer).__name__}"
+        )
     copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     copy.no_truncation()
     copy.no_padding()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from outdim import hub
 from outdim.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModel
 
-    name = str(name_or_path)
+    name = hub.expand("model", name_or_path)
     wanted = "auto" if dtype is None else _dtype(dtype)
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise DataError(f"model: {name} is a directory without config.json; {_FIX}")

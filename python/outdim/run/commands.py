@@ -23,7 +23,7 @@ from outdim.run.engine import Share
 from outdim.run.files import check_run_directory, is_empty, remove_stale, replacing, write_json
 from outdim.run.plan import Plan
 from outdim.run.shards import ShardStore
-from outdim.run.stages import StopSignal, Worker
+from outdim.run.stages import Interrupted, StopSignal, Worker
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -178,7 +178,12 @@ def _execute(
         worker = Worker(run, plan, devices[0], stop, options.memory, counters)
         for stage in plan.stages:
             begin = time.monotonic()
-            tokens = _compute(worker, store, stage, options, devices, share)
+            try:
+                tokens = _compute(worker, store, stage, options, devices, share)
+            except Interrupted as error:
+                done = len(store.shards) - len(store.absent(stage))
+                error.add_note(f"{done} of {len(store.shards)} shards of '{stage}' are committed")
+                raise
             seconds[stage] = time.monotonic() - begin
             rate = tokens / seconds[stage] if tokens else None
             if stage != plan.stages[-1]:

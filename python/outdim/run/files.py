@@ -98,6 +98,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+def sha256_of(path: Path) -> str:
+    """Hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def check_run_directory(path: Path, command: str) -> None:
     """Accept a path that is new, empty, holds states only, or a run of ``command``.
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from outdim.errors import DataError, ResumeError
+from outdim.options import RuleOptions
 from outdim.run.files import canonical_json, create, digest, readable_json
 
 FORMAT = 1
+RULE_OPTIONS = tuple(field.name for field in dataclasses.fields(RuleOptions))
 
 Stage = Literal["count", "correlate"]
 
@@ -58,7 +60,8 @@ class Plan:
 
     def shards(self) -> Iterator[Shard]:
         """The shards in order."""
-        inputs, options = dict(self.inputs), dict(self.options)
+        inputs = dict(self.inputs)
+        options = {k: v for k, v in self.options.items() if k not in RULE_OPTIONS}
         files = {file["path"]: file for file in inputs["files"]}
         if self.stages != ("count", "correlate"):
             # Then a state depends on its own file only, and stays good where others are mended.
@@ -115,17 +118,19 @@ class Plan:
         create(run / "plan.json", readable_json(self.to_json()))
         committed = Plan.read(run)
         if committed.sha256 != self.sha256:
+            old, new = committed.to_json(), self.to_json()
+            found = differences({**old, "units": None}, {**new, "units": None})
             raise ResumeError(
                 f"{run} holds a run of something else, and continuing it would mix the two. "
-                f"{'; '.join(differences(committed.to_json(), self.to_json()))}. Give the options "
-                "and inputs of that run, or name a new directory."
+                f"{'; '.join(found or differences(old, new))}. Give the options and inputs of that "
+                "run, or name a new directory."
             )
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
     """Which leaves differ, as 'name: old -> new' (at most a handful)."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = sorted({*old, *new})
+        keys = sorted({*old, *new}, key=lambda key: (key not in ("options", "source"), key))
         found = [
             difference
             for key in keys

@@ -18,13 +18,15 @@ from outdim.errors import ArgumentError, BackendError, DataError
 from outdim.machine import usable_cores
 from outdim.options import CorpusOptions, CorrelateOptions, CountOptions, SpreadOptions
 from outdim.run.engine import Share
-from outdim.run.plan import Plan
+from outdim.run.files import sha256_of
+from outdim.run.plan import RULE_OPTIONS, Plan, Stage
 
 if TYPE_CHECKING:
     from outdim.corpus import Corpus
 
 FILES = "files.json"
-_MIN_SHARD_BYTES, _MAX_SHARD_BYTES, _SHARDS = 1 << 18, 1 << 26, 256
+_SHARDS, _MAX_SHARD_BYTES = 256, 1 << 26
+_MIN_SHARD_BYTES = {"count": 1 << 18, "correlate": 1 << 16}  # a model takes longer over a byte
 
 
 class Planned(NamedTuple):
@@ -35,14 +37,18 @@ class Planned(NamedTuple):
     model: dict[str, Any] | None = None
 
 
-def plan_corpus(source: Sequence[str], options: CorpusOptions) -> tuple[Corpus, dict[str, Any]]:
+def plan_corpus(
+    source: Sequence[str], options: CorpusOptions, command: Stage
+) -> tuple[Corpus, dict[str, Any]]:
     """Open the corpus; return it with the plan options that open the same one again."""
     if not source:
         raise ArgumentError(
             "source: name the text: files, globs, a Hugging Face dataset id, or python-docs."
         )
-    if options.min_chars < 0 or (options.shard_bytes is not None and options.shard_bytes < 1):
-        raise ArgumentError("min-chars, shard-bytes: expected positive numbers.")
+    if options.min_chars < 0:
+        raise ArgumentError(f"min-chars: expected 0 or more, got {options.min_chars}.")
+    if options.shard_bytes is not None and options.shard_bytes < 1:
+        raise ArgumentError(f"shard-bytes: expected at least 1, got {options.shard_bytes}.")
     planned = {
         "source": list(source),
         **{field.name: getattr(options, field.name) for field in dataclasses.fields(CorpusOptions)},
@@ -51,7 +57,8 @@ def plan_corpus(source: Sequence[str], options: CorpusOptions) -> tuple[Corpus, 
         # Any cut into units has the same total; nothing is read for it.
         whole = open_planned_corpus({**planned, "shard_bytes": _MAX_SHARD_BYTES})
         total = sum(unit.size_bytes for unit in whole.units)
-        planned["shard_bytes"] = min(max(total // _SHARDS, _MIN_SHARD_BYTES), _MAX_SHARD_BYTES)
+        least = _MIN_SHARD_BYTES[command]
+        planned["shard_bytes"] = min(max(total // _SHARDS, least), _MAX_SHARD_BYTES)
     return open_planned_corpus(planned), planned
 
 
@@ -93,7 +100,7 @@ def plan_count(source: Sequence[str], options: CountOptions) -> Planned:
     if options.tokenizer is None:
         raise ArgumentError("tokenizer: name it: a Hugging Face id or a local directory.")
     _threads(options)
-    corpus, planned = plan_corpus(source, options)
+    corpus, planned = plan_corpus(source, options, "count")
     tokenizer = load_tokenizer(options.tokenizer)
     files, hashed = _files(corpus, options.output)
     plan = Plan(
@@ -127,7 +134,7 @@ def plan_correlate(source: Sequence[str], options: CorrelateOptions) -> Planned:
         raise ArgumentError("model: name it: a Hugging Face id or a local directory.")
     if options.token_budget < 1:
         raise ArgumentError(f"token-budget: expected at least 1, got {options.token_budget}.")
-    corpus, planned = plan_corpus(source, options)
+    corpus, planned = plan_corpus(source, options, "correlate")
     model = load_model(options.model, dtype=options.dtype)
     arch = architecture(model)
     per_token = sorted(set(options.per_token or ()))
@@ -148,7 +155,7 @@ def plan_correlate(source: Sequence[str], options: CorrelateOptions) -> Planned:
     if options.counts is not None:
         path = counts_path(options.counts)
         check_frequencies(TokenFrequencies.from_parquet(path), tokenizer)
-        inputs["counts"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        inputs["counts"] = sha256_of(path)
     method = choose_method(corpus, tokenizer) if options.counts is None else None
     plan = Plan(
         command="correlate",
@@ -170,6 +177,7 @@ def plan_correlate(source: Sequence[str], options: CorrelateOptions) -> Planned:
             "accum": options.accum,
             "per_token": per_token,
             "threads": _threads(options),
+            **{name: getattr(options, name) for name in RULE_OPTIONS},
         },
         units=tuple(unit.as_dict() for unit in corpus.units),
     )

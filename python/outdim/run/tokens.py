@@ -17,7 +17,9 @@ from safetensors.torch import save
 
 from outdim.errors import DataError
 from outdim.options import CorrelateOptions
-from outdim.run.files import check_run_directory, replacing, write_bytes
+from outdim.run import manifest
+from outdim.run.files import check_run_directory, replacing, sha256_of, write_bytes
+from outdim.run.plan import Plan
 
 if TYPE_CHECKING:
     from outdim.analysis import Correlation
@@ -36,6 +38,7 @@ def correlate_kept_sums(options: CorrelateOptions) -> Path:
 
     Raises:
         DataError: The run kept no sums per token, or the counts are of another vocabulary.
+        ResumeError: The output is that of another run or of other counts.
     """
     from outdim.corpus import TokenFrequencies
     from outdim.run.setup import counts_path
@@ -45,7 +48,8 @@ def correlate_kept_sums(options: CorrelateOptions) -> Path:
     path = options.from_run / "tokens.safetensors"
     if not path.is_file():
         raise DataError(f"{options.from_run} kept no sums per token: run it with --per-token DIMS.")
-    frequencies = TokenFrequencies.from_parquet(counts_path(options.counts or options.from_run))
+    counts = counts_path(options.counts or options.from_run)
+    frequencies = TokenFrequencies.from_parquet(counts)
     with safe_open(path, "pt") as file:
         kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         about = json.loads(file.metadata()["outdim"])
@@ -55,9 +59,14 @@ def correlate_kept_sums(options: CorrelateOptions) -> Path:
         frequencies.tokens,
     )
     options.output.mkdir(parents=True, exist_ok=True)
+    names = {"from_run": str(options.from_run), "counts": str(counts)}
+    inputs = {"plan": Plan.read(options.from_run).sha256, "counts": sha256_of(counts)}
+    manifest.begin(options.output, "correlate --from-run", options=names, inputs=inputs)
+    manifest.check(options.output, inputs=inputs)
     _write(options.output / "correlations.csv", _correlations(kept, about, frequencies))
     _write(options.output / "bins.csv", _bins(kept, about, frequencies))
     _write(options.output / "drivers.csv", _drivers(kept, about, frequencies))
+    manifest.update(options.output, finished=manifest.now())
     return options.output
 
 
