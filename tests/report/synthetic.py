@@ -81,7 +81,7 @@ def manifest(model: str, layers: int, dims: int, vocab: int) -> dict[str, Any]:
             "read": 612_345,
             "special": 12_345,
             "padded": 20_111,
-            "excluded": 0,
+            "excluded": {},
             "used": 612_345,
             "documents": 6_789,
         },

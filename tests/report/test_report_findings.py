@@ -64,6 +64,31 @@ def test_a_sound_run_has_no_cautions(tmp_path):
     assert cautions(read_run(tmp_path)) == []
 
 
+@pytest.mark.parametrize("parts", [("manifest", "stats", "counts"), ("manifest", "counts")])
+def test_rows_left_out_are_told(tmp_path, parts):
+    make_run(tmp_path, parts=parts)
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["tokens"]["excluded"] = {"blank": 9, "short": 6_949, "null": 8}
+    manifest["options"]["min_chars"] = 500
+    path.write_text(json.dumps(manifest))
+    said = (
+        "6,789 documents were used, 6,949 documents left out as short: less than 500 characters "
+        "(--min-chars)."
+    )
+    assert said in findings(read_run(tmp_path))
+    assert said in summary(tmp_path)
+    assert cautions(read_run(tmp_path)) == []
+    manifest["tokens"]["excluded"] |= {"truncated file": 1, "invalid JSON": 1_203}
+    manifest["counting"]["accounting"] = {"places": ["a.jsonl: line 3: invalid JSON", "b"]}
+    path.write_text(json.dumps(manifest))
+    (said,) = cautions(read_run(tmp_path))
+    assert "could not be read: 1,203 × invalid JSON and 1 × truncated file. " in said
+    assert said.endswith("The first: a.jsonl: line 3: invalid JSON.")
+    said = " ".join(findings(read_run(tmp_path)))
+    assert "text tokens of 6,789 documents" in said
+
+
 def test_cautions_name_places_and_reasons(tmp_path):
     rng = np.random.default_rng(1)
     r = rng.uniform(-0.5, 0.5, (2, 8))

@@ -11,6 +11,9 @@ from outdim.report.text import counted, listing, number
 # Below this many the standard error of r, 1/sqrt(n - 3) for independent tokens, exceeds 0.01.
 FEW_TOKENS = 10_003
 
+# Rows that hold no document, and those that the user left out: all others could not be read.
+_NOT_AMISS = ("blank", "null", "short")
+
 _REASONS = {  # as MomentsResult.reason gives them
     "fewer than two tokens": "as there are fewer than two tokens",
     "constant covariate": "as this measure is the same for every token",
@@ -21,7 +24,7 @@ _REASONS = {  # as MomentsResult.reason gives them
 
 def cautions(run: Run) -> list[str]:
     """List the warnings, none if all is well."""
-    found = [*_about_the_run(run), *_about_detection(run)]
+    found = [*_about_the_run(run), *_unreadable(run), *_about_detection(run)]
     if run.statistics is not None:
         found += [
             *_nonfinite(run.statistics),
@@ -39,6 +42,20 @@ def _about_the_run(run: Run) -> list[str]:
             "data."
         ]
     return []
+
+
+def _unreadable(run: Run) -> list[str]:
+    amiss = {why: n for why, n in run.left_out().items() if n and why not in _NOT_AMISS}
+    if not amiss:
+        return []
+    parts = [f"{n:,} × {why}" for why, n in sorted(amiss.items(), key=lambda item: -item[1])]
+    counting = run.manifest.get("counting") or {}
+    places = (counting.get("accounting") or {}).get("places") or []
+    first = f" The first: {places[0]}." if places else ""
+    return [
+        f"Rows were left out because they could not be read: {listing(parts)}. The numbers are "
+        f"about the rest.{first}"
+    ]
 
 
 def _about_detection(run: Run) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 from outdim.report.figures.correlation import Correlations, describe, read_correlations
 from outdim.report.figures.norms import Norms, read_norms
 from outdim.report.run_files import Run
-from outdim.report.text import listing, number
+from outdim.report.text import counted, listing, number
 
 MAX_OUTLIERS = 20
 _TOP = 3
@@ -161,11 +161,16 @@ def _share_below(r: np.ndarray[Any, Any], dim: int) -> str:
 
 def _about_tokens(run: Run) -> list[str]:
     sentences = []
+    documents = (run.manifest.get("tokens") or {}).get("documents")
+    source = f" of {documents:,} documents" if isinstance(documents, int) else ""
+    if short := run.left_out().get("short"):
+        least = (run.manifest.get("options") or {}).get("min_chars")
+        limit = f"less than {least:,} characters (--min-chars)" if least else "--min-chars"
+        used = f"{documents:,} documents were used, " if source else ""
+        sentences.append(f"{used}{counted(short, 'document')} left out as short: {limit}.")
     measured = run.statistics.tokens if run.statistics else {}
     if "text" in measured:
         both = f" ({measured['all']:,} with special tokens)" if "all" in measured else ""
-        documents = (run.manifest.get("tokens") or {}).get("documents")
-        source = f" of {documents:,} documents" if isinstance(documents, int) else ""
         sentences.append(
             f"{measured['text']:,} text tokens{source} went into the statistics{both}."
         )
@@ -175,7 +180,8 @@ def _about_tokens(run: Run) -> list[str]:
         top = int(np.sort(ordinary)[::-1][:100].sum())
         if total:
             sentences.append(
-                f"Frequencies were counted over {total:,} text tokens; "
+                f"Frequencies were counted over {total:,} text tokens"
+                f"{'' if 'text' in measured else source}; "
                 f"{int((ordinary > 0).sum()):,} of {len(run.counts.ids):,} token ids occur, and "
                 f"the 100 most frequent make up {100 * top / total:.0f} % of the text."
             )

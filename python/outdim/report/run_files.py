@@ -108,6 +108,10 @@ class Run:
     statistics: Statistics | None = None
     detection: dict[str, Any] | None = None
 
+    def left_out(self) -> dict[str, int]:
+        """Rows of the data that were left out, by reason as `outdim.corpus` names it."""
+        return dict((self.manifest.get("tokens") or {}).get("excluded") or {})
+
     def outliers(self) -> list[dict[str, Any]]:
         """List the detected dimensions as in detection.json, the most extreme first."""
 
