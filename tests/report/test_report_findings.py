@@ -24,6 +24,25 @@ def test_findings_name_the_planted_dimensions(tmp_path):
     assert "600,000 text tokens of 6,789 documents" in said
 
 
+@pytest.mark.parametrize(
+    ("apart", "kept", "said"),
+    [
+        (0.0, 0.04, "find fewer than 0.001 dimensions (1,000 permutations"),
+        (0.0, 0.04, "each layer apart; 0.04 if those of β"),
+        (0.12, 0.0, "find 0.12 dimensions (1,000 permutations"),
+        (0.12, 0.0, "each layer apart; fewer than 0.001 if"),
+        (0.12, None, "positions, each layer apart)."),
+    ],
+)
+def test_chance_is_told_within_what_permutations_can_say(tmp_path, apart, kept, said):
+    make_run(tmp_path, parts=("detection",))
+    path = tmp_path / "detection.json"
+    found = json.loads(path.read_text())
+    found["false_positives"] |= {"expected_dims": apart, "expected_dims_layers_kept": kept}
+    path.write_text(json.dumps(found))
+    assert said in findings(read_run(tmp_path))[0]
+
+
 def test_layer_table_orders_by_size_of_r(tmp_path):
     truth = make_run(tmp_path)
     table = layer_table(read_run(tmp_path))

@@ -91,14 +91,29 @@ def _about_outliers(run: Run) -> list[str]:
         if dims
         else f"No dimension{of} is an outlier by the rule ({rule})."
     )
-    chance = (found.get("false_positives") or {}).get("expected_dims")
-    draws = (found.get("false_positives") or {}).get("permutations")
-    if not draws or chance is None:
-        return [start]
-    return [
-        f"{start} By chance alone the rule would find {float(chance):.2g} dimensions (the mean "
-        f"of {draws:,} shuffles of the dimensions' positions)."
-    ]
+    chance = _by_chance(found.get("false_positives") or {})
+    return [f"{start} {chance}" if chance else start]
+
+
+def _by_chance(found: dict[str, Any]) -> str:
+    draws, apart = found.get("permutations"), found.get("expected_dims")
+    if not draws or apart is None:
+        return ""
+
+    def mean(dims: float) -> str:
+        return f"{dims:.2g}" if dims else f"fewer than {1 / draws:.2g}"
+
+    kept = found.get("expected_dims_layers_kept")
+    stricter = (
+        f"; {mean(kept)} if those of β are shuffled against γ but alike in all layers, as a "
+        "dimension that is extreme in one layer often is in the next"
+        if kept is not None
+        else ""
+    )
+    return (
+        f"By chance alone the rule would find {mean(apart)} dimensions ({draws:,} permutations of "
+        f"the dimensions' positions, each layer apart{stricter})."
+    )
 
 
 def rule_in_words(found: dict[str, Any], beta: bool) -> str:
