@@ -39,7 +39,7 @@ $(BIN)/pip:
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing: sudo apt install python3-venv"; exit 1; }
 
 # With nvcc on PATH the CUDA kernels of several architectures are compiled.
-SAY = echo "Setting up $(VENV) and building the extension: one minute, five with nvcc (OUTDIM_CUDA=OFF leaves CUDA out)"
+SAY = echo "Setting up $(VENV) and building the extension: some minutes, most of them for CUDA where there is nvcc (OUTDIM_CUDA=OFF leaves it out)"
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 $(VENV)/demo: $(BIN)/pip $(NATIVE)

@@ -274,13 +274,21 @@ def _pipeline(rows: Sequence[Row]) -> Iterator[str]:
             "MiB before": lambda row: f"{row['before_mib']:.0f}",
             "MiB at peak": lambda row: f"{row['peak_mib']:.0f}",
         },
+        "counting": {
+            "English text": lambda row: row["variant"],
+            "MB": lambda row: f"{row['mb']:.0f}",
+            "million tokens": lambda row: _number(row["tokens"] / 1e6),
+            "million tokens/s": lambda row: _number(row["tokens_per_second"] / 1e6),
+            "times encode_batch": lambda row: _number(row["ratio"]),
+            "by CPU time": lambda row: _number(row["ratio_cpu"]),
+            "MiB at peak": lambda row: f"{row['peak_rss_mib']:.0f}",
+        },
     }
-    titles = {"overhead": "Overhead", "whole_run": "Whole runs", "peak_memory": "Peak memory"}
     for op, shown in columns.items():
         here = [row for row in rows if row["op"] == op]
         if here:
             lines = [list(shown), *([get(row) for get in shown.values()] for row in here)]
-            yield f"## {titles[op]}\n\n{_table(lines)}"
+            yield f"## {op.replace('_', ' ').capitalize()}\n\n{_table(lines)}"
 
 
 def _case(row: Row) -> tuple[Any, ...]:

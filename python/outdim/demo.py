@@ -35,7 +35,7 @@ def main(output: str | None) -> None:
     commands.correlate(["python-docs"], options)
     print(summary(run))
     print(
-        "\nThe demo asks for outliers in a third of the layers (--min-fraction 0.3333) and reads "
-        f"documents of {_MIN_CHARS} characters and more; by the paper's half of the layers this "
-        "model has none."
+        f"\nThe demo reads documents of {_MIN_CHARS} characters and more, and asks for outliers in "
+        "a third of the layers.\nWhat is left by the paper's half of the layers:\n"
+        f"  outdim detect --model {MODEL_DIR} --output {run}-half"
     )
