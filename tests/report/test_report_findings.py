@@ -22,6 +22,40 @@ def test_findings_name_the_planted_dimensions(tmp_path):
     assert "follows token frequency most closely is 7, at the embeddings: r = 0.85" in said
     assert f"The median dimension there has |r| = {np.median(np.abs(r[0])):.2f}" in said
     assert "600,000 text tokens of 6,789 documents" in said
+    assert "no outlier dimension" not in said
+    assert (
+        "Outlier dimension 7 follows it most at the embeddings: r = 0.85, the largest |r| of "
+        in said
+    )
+    peak = int(np.argmax(np.abs(r[:, 41])))
+    assert (
+        f"41 follows it most at layer {peak}: r = {r[peak, 41]:.2f}, the largest |r| of its 5 "
+        f"points (at the embeddings {r[0, 41]:.2f}), and larger than in "
+    ) in said
+
+
+def test_a_dimension_that_follows_frequency_may_be_no_outlier(tmp_path):
+    make_run(tmp_path)
+    path = tmp_path / "detection.json"
+    found = json.loads(path.read_text())
+    found["dims"] = [row for row in found["dims"] if row["dim"] == 41]
+    path.write_text(json.dumps(found))
+    said = findings(read_run(tmp_path))[1]
+    assert "most closely is 7, " in said
+    assert said.endswith(
+        "It is no outlier dimension: the rule looks for extreme LayerNorm parameters, not for "
+        "frequency, and the two need not agree."
+    )
+
+
+def test_layers_are_explained_once(tmp_path):
+    make_run(tmp_path / "all")
+    make_run(tmp_path / "count", parts=("counts",))
+    said = (
+        "Layer i is the output of block i − 1 (block.0 is the first), Hugging Face's hidden_state"
+    )
+    assert summary(tmp_path / "all").count(said) == 1
+    assert said not in summary(tmp_path / "count")
 
 
 @pytest.mark.parametrize(

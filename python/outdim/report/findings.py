@@ -7,7 +7,7 @@ import numpy as np
 
 from outdim.report.figures.correlation import Correlations, describe, read_correlations
 from outdim.report.figures.norms import Norms, read_norms
-from outdim.report.run_files import Run
+from outdim.report.run_files import Floats, Run
 from outdim.report.text import counted, listing, number
 
 MAX_OUTLIERS = 20
@@ -71,6 +71,21 @@ def findings(run: Run) -> list[str]:
         *(_about_correlations(correlations) if correlations else []),
         *_about_tokens(run),
     ]
+
+
+def layers_in_words(run: Run) -> str:
+    """Say which output the number of a layer means; nothing where no layer is spoken of."""
+    if run.statistics is None:
+        return ""
+    last = (
+        ", but the last of those is taken after the final norm"
+        if (run.manifest.get("model") or {}).get("placement") == "pre"
+        else ""
+    )
+    return (
+        "Layer i is the output of block i − 1 (block.0 is the first), Hugging Face's "
+        f"hidden_states[i]{last}; layer 0, “emb”, is the embeddings."
+    )
 
 
 def _about_outliers(run: Run) -> list[str]:
@@ -139,32 +154,52 @@ def has_beta(found: dict[str, Any]) -> bool:
 
 
 def _about_correlations(correlations: Correlations) -> list[str]:
-    r = np.abs(correlations.r[correlations.headline])
+    signed = correlations.r[correlations.headline]
+    r = np.abs(signed)
     if not np.isfinite(r).any():
         return [f"r of {describe(correlations.headline)} is not defined for any dimension."]
     row, dim = np.unravel_index(np.nanargmax(r), r.shape)
-    strongest = correlations.r[correlations.headline][row, dim]
+    other = (
+        " It is no outlier dimension: the rule looks for extreme LayerNorm parameters, not for "
+        "frequency, and the two need not agree."
+        if correlations.outliers and dim not in correlations.outliers
+        else ""
+    )
     sentences = [
         f"The dimension that follows token frequency most closely is {dim}, at "
-        f"{_place(correlations, row)}: r = {number(float(strongest), 2)} of "
+        f"{_place(correlations, row)}: r = {number(float(signed[row, dim]), 2)} of "
         f"{describe(correlations.headline)}. The median dimension there has |r| = "
-        f"{number(float(np.nanmedian(r[row])), 2)}."
+        f"{number(float(np.nanmedian(r[row])), 2)}.{other}"
     ]
-    for outlier in correlations.outliers[:_SHOWN_OUTLIERS]:
-        curve = r[:, outlier]
-        if np.isfinite(curve).any():
-            peak = int(np.nanargmax(curve))
-            sentences.append(
-                f"Outlier dimension {outlier} follows it most at {_place(correlations, peak)}: r = "
-                f"{number(float(correlations.r[correlations.headline][peak, outlier]), 2)}, a "
-                f"larger |r| than {_share_below(r[peak], outlier)} of the other dimensions there."
-            )
-    return sentences
+    return sentences + [
+        _about_outlier(correlations, signed, outlier)
+        for outlier in correlations.outliers[:_SHOWN_OUTLIERS]
+        if np.isfinite(r[:, outlier]).any()
+    ]
+
+
+def _about_outlier(correlations: Correlations, signed: Floats, outlier: int) -> str:
+    r = np.abs(signed)
+    peak = int(np.nanargmax(r[:, outlier]))
+    points = int(np.isfinite(r[:, outlier]).sum())
+    start = correlations.points.index("embeddings") if "embeddings" in correlations.points else peak
+    embeddings = (
+        f" (at the embeddings {number(float(signed[start, outlier]), 2)})" if start != peak else ""
+    )
+    return (
+        f"Outlier dimension {outlier} follows it most at {_place(correlations, peak)}: r = "
+        f"{number(float(signed[peak, outlier]), 2)}, the largest |r| of its {points} "
+        f"points{embeddings}, and larger than in {_share_below(r[peak], outlier)} of the other "
+        "dimensions there."
+    )
 
 
 def _place(correlations: Correlations, row: int | np.integer[Any]) -> str:
     point = correlations.points[int(row)]
-    return "the embeddings" if point == "embeddings" else f"layer {correlations.labels[int(row)]}"
+    if point == "embeddings":
+        return "the embeddings"
+    label = correlations.labels[int(row)]
+    return f"layer {label}" if label.isdecimal() else label
 
 
 def _share_below(r: np.ndarray[Any, Any], dim: int) -> str:

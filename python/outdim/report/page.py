@@ -17,7 +17,14 @@ from outdim.report.colours import DARK, DIVERGING, DIVERGING_DARK
 from outdim.report.facts import data_files, fact_groups
 from outdim.report.figures import Figure, figures_of
 from outdim.report.figures.base import write_whole
-from outdim.report.findings import findings, has_beta, layer_table, outlier_table, rule_in_words
+from outdim.report.findings import (
+    findings,
+    has_beta,
+    layer_table,
+    layers_in_words,
+    outlier_table,
+    rule_in_words,
+)
 from outdim.report.run_files import Run, read_run
 from outdim.report.text import number
 
@@ -108,6 +115,7 @@ def _content(run: Run) -> dict[str, Any]:
         "subtitle": _subtitle(run, str(data.get("source") or "")),
         "sections": [(id_, name) for id_, name, there in sections if there],
         "findings": findings(run),
+        "layer_note": layers_in_words(run),
         "cautions": cautions(run),
         "outliers": outliers,
         "layers": layers,

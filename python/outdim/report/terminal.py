@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from outdim.report.findings import LayerTable, findings, layer_table
+from outdim.report.findings import LayerTable, findings, layer_table, layers_in_words
 from outdim.report.run_files import read_run
 from outdim.report.text import number
 
@@ -19,7 +19,7 @@ def summary(run_dir: str | Path) -> str:
     run = read_run(run_dir)
     lines = [f"- {sentence}" for sentence in findings(run)]
     if table := layer_table(run):
-        lines += ["", *_table(table)]
+        lines += ["", *_table(table), layers_in_words(run)]
     rate = run.manifest.get("tokens_per_second")
     lines.append("")
     if rate:
