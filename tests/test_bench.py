@@ -162,16 +162,20 @@ def test_page_from_rows(programs, tmp_path, small_roofline):
     rows[-1]["error_r"] = float("nan")
     bench.write(tmp_path / "one.json", "one", rows, machine())
     assert json.loads((tmp_path / "one.json").read_text())["rows"][-1]["error_r"] is None
+    counting = {"variant": "chunks", "mb": 200.0, "tokens": 5e7, "tokens_per_second": 2e7}
+    counting |= {"op": "counting", "device": "cpu", "threads": 2, "ratio": 44.7, "ratio_cpu": 48.8}
+    bench.write(tmp_path / "two.json", "two", [{**counting, "peak_rss_mib": 421.0}], machine())
     (tmp_path / "other.json").write_text("[]")  # results in another format are not ours
     page = tables.render(tables.read(tmp_path))
     for row in rows:
         assert row["variant"].replace("|", "\\|") in page
     assert "64 x 8" in page
+    assert "| chunks | 200 | 50 | 20 | 44.7 | 48.8 | 421 |" in page
     assert "| LayerNorm, against torch with zeroed parameters | ≥ 1.9 / 2.5 |" in page
 
 
 def test_verdicts(programs):
-    verdict = programs("tables")._verdict
+    verdict = programs("aims").verdict
     assert verdict([2.0, 3.0], 1.9, at_most=False) == "2 to 3, met"
     assert verdict([2.0, 3.0], 2.5, at_most=False) == "2 to 3, partly"
     assert verdict([2.0, 3.0], 1.0, at_most=True) == "2 to 3, not met"
@@ -179,7 +183,7 @@ def test_verdicts(programs):
 
 
 def test_ratio_of_a_target_compares_one_case(programs):
-    tables = programs("tables")
+    aims = programs("aims")
     base = {"op": "layer_norm", "dtype": "float32", "D": 8, "device": "cpu", "threads": 1}
     rows = [
         {**base, "N": N, "variant": variant, "median_ms": ms}
@@ -189,4 +193,4 @@ def test_ratio_of_a_target_compares_one_case(programs):
             (2, "torch, zeroed gamma and beta", 9.0),
         )
     ]
-    assert tables._ratio(tables.TARGETS[0], rows[0], rows) == 2.0
+    assert aims.ratio_of(aims.TARGETS[0], rows[0], rows) == 2.0

@@ -1,0 +1,151 @@
+"""What is aimed at, what was reached, and what bounds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from cells import DTYPES, Row, case_of, distinct, number, spread, table, threads_name
+
+_ALIKE = 0.75
+
+
+class Target(NamedTuple):
+    """What is aimed at: a ratio of two medians, or with no `rival` a share of the roofline."""
+
+    text: str
+    device: str
+    op: str
+    ours: str
+    rival: str | None
+    wanted: tuple[float, float]  # float32, bfloat16
+    at_most: bool = False
+
+
+_FUSED = "layer_norm_moments"
+_BARE = "torch LayerNorm alone, zeroed gamma and beta"
+_WHOLE = "torch.compile of the whole, float32"
+_EAGER = "torch, then float64 sums"
+TARGETS = (
+    Target("LayerNorm, against torch with zeroed parameters", "cpu", "layer_norm", "outdim",
+           "torch, zeroed gamma and beta", (1.9, 2.5)),
+    Target("moments exact, against torch float64", "cpu", "moments", "outdim exact",
+           "torch float64 sums", (18, 18)),
+    Target("moments exact, against torch.compile float32", "cpu", "moments", "outdim exact",
+           "torch.compile float32 sums", (3, 2.5)),
+    Target("fused exact, against LayerNorm, mask, float64 sums", "cpu", _FUSED, "outdim exact",
+           _EAGER, (14, 14)),
+    Target("fused exact, against torch.compile of the whole", "cpu", _FUSED, "outdim exact",
+           _WHOLE, (3, 2.5)),
+    Target("time of fused fast over torch's LayerNorm alone", "cpu", _FUSED, "outdim fast", _BARE,
+           (0.8, 0.8), at_most=True),
+    Target("LayerNorm, share of copy bandwidth", "cuda", "layer_norm", "outdim", None,
+           (0.92, 0.92)),
+    Target("fused fast, share of copy bandwidth", "cuda", _FUSED, "outdim fast", None,
+           (0.90, 0.85)),
+    Target("time of fused fast over our LayerNorm alone", "cuda", _FUSED, "outdim fast",
+           "outdim LayerNorm alone", (1.05, 1.12), at_most=True),
+    Target("fused fast, against LayerNorm, mask, float64 sums", "cuda", _FUSED, "outdim fast",
+           _EAGER, (12, 12)),
+    Target("fused fast, against torch.compile of the whole", "cuda", _FUSED, "outdim fast",
+           _WHOLE, (2, 2)),
+)  # fmt: skip
+
+
+def targets(rows: Sequence[Row], device: str) -> str:
+    threads = _all_threads(rows)
+    heads = [f"{dtype}, {threads_name(device, t)}" for t in threads for dtype in DTYPES]
+    lines = [["range over the sizes", "aim (float32 / bfloat16)", *heads]]
+    for target in TARGETS:
+        if target.device != device:
+            continue
+        sign = "≤" if target.at_most else "≥"
+        line = [target.text, f"{sign} " + " / ".join(map(number, target.wanted))]
+        for count in threads:
+            for dtype, wanted in zip(DTYPES, target.wanted, strict=True):
+                found = [ratio for _, ratio in _ratios(target, dtype, count, rows)]
+                line.append(verdict(found, wanted, target.at_most))
+        lines.append(line)
+    return table(lines)
+
+
+def _ratios(
+    target: Target, dtype: str, threads: int, rows: Sequence[Row]
+) -> Iterator[tuple[Row, float]]:
+    """Our rows of every size, with the ratio that the target is about."""
+    for row in rows:
+        key = tuple(row.get(name) for name in ("op", "variant", "dtype", "threads"))
+        if key == (target.op, target.ours, dtype, threads):
+            ratio = ratio_of(target, row, rows)
+            if ratio is not None:
+                yield row, ratio
+
+
+def ratio_of(target: Target, ours: Row, rows: Sequence[Row]) -> float | None:
+    if target.rival is None:
+        return float(ours["share"])
+    for row in rows:
+        if (
+            row["variant"] == target.rival
+            and case_of(row) == case_of(ours)
+            and "skipped" not in row
+        ):
+            ratio = row["median_ms"] / ours["median_ms"]
+            return 1 / ratio if target.at_most else ratio
+    return None
+
+
+def verdict(found: Sequence[float], wanted: float, at_most: bool) -> str:
+    if not found:
+        return ""
+    met = [value <= wanted if at_most else value >= wanted for value in found]
+    word = "met" if all(met) else "partly" if any(met) else "not met"
+    return f"{spread(found)}, {word}"
+
+
+def bounds(rows: Sequence[Row], device: str, title: str) -> Iterator[str]:
+    """What limits our kernels on one core, and what no kernel could reach."""
+    timed = [row for row in rows if "in_cache_ns" in row]
+    if not timed:
+        return
+    lines = [["ns an element, range over the sizes", "in cache", "at the roofline", "measured",
+              "larger bound / measured", "bounded by"]]  # fmt: skip
+    for key in distinct((row["op"], row["variant"], row["dtype"]) for row in timed):
+        here = [row for row in timed if (row["op"], row["variant"], row["dtype"]) == key]
+        measured = [row["median_ms"] * 1e6 / (row["N"] * row["D"]) for row in here]
+        memory = [ns * row["share"] for ns, row in zip(measured, here, strict=True)]
+        cached = [row["in_cache_ns"] for row in here]
+        bounds = list(zip(cached, memory, strict=True))
+        reached = [max(pair) / ns for pair, ns in zip(bounds, measured, strict=True)]
+        words = distinct(_bounded_by(*pair) for pair in bounds)
+        lines.append([f"{key[0]}: {key[1]}, {key[2]}", *map(spread, (cached, memory, measured)),
+                      spread(reached), ", ".join(words)])  # fmt: skip
+    yield f"## {title}: bounds\n\n{table(lines)}"
+    lines = [["aims not met everywhere", "aim", "measured", "at the roofline"]]
+    for target in TARGETS:
+        for threads in _all_threads(rows) if target.device == device and target.rival else ():
+            for dtype, wanted in zip(DTYPES, target.wanted, strict=True):
+                pairs = list(_ratios(target, dtype, threads, rows))
+                reached = verdict([ratio for _, ratio in pairs], wanted, target.at_most)
+                if not reached or reached.endswith(", met"):
+                    continue
+                best = [
+                    ratio * row["share"] if target.at_most else ratio / row["share"]
+                    for row, ratio in pairs
+                ]
+                sign = "≤" if target.at_most else "≥"
+                name = f"{target.text}; {dtype}, {threads_name(device, threads)}"
+                lines.append([name, f"{sign} {number(wanted)}", reached, spread(best)])
+    if len(lines) > 1:
+        yield table(lines)
+
+
+def _bounded_by(cached: float, memory: float) -> str:
+    """What takes longer; both where they are nearly alike, since they overlap but in part."""
+    if min(cached, memory) > _ALIKE * max(cached, memory):
+        return "both"
+    return "memory" if memory > cached else "instructions"
+
+
+def _all_threads(rows: Sequence[Row]) -> list[int]:
+    return distinct(row["threads"] for row in rows if "share" in row)
