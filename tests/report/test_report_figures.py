@@ -110,6 +110,21 @@ def test_frequency_curve_falls_and_keeps_special_tokens_apart(planted):
     assert {row["token"] for row in table if row["special"]} == {"[UNK]", "[CLS]", "[SEP]"}
 
 
+def test_a_few_frequent_tokens_are_named(tmp_path):
+    long = "<b>" + "x" * 40
+    truth = make_run(tmp_path, tokens={4: long, 6: "$\\frac{$"}, parts=("counts",))["counts"]
+    order = [i for i in np.argsort(-truth["count"], kind="stable") if not truth["special"][i]]
+    expected = [truth["labels"][order[rank - 1]] for rank in (1, 3, 10, 30, 100)]
+    (figure,) = figures_of(read_run(tmp_path))
+    notes = figure.interactive.layout.annotations
+    assert expected[:2] == [long, "$\\frac{$"]
+    expected[:2] = ["&lt;b&gt;xxxxxxxxxx…", "&#36;\\frac{&#36;"]  # plotly reads tags and TeX
+    assert [note.text for note in notes] == [f"“{name}”" for name in expected]
+    assert [10**note.x for note in notes] == pytest.approx([1, 3, 10, 30, 100])
+    svg = figure.svg().decode()
+    assert all(f">“{name}”</text>" in svg for name in ["$\\frac{$", *expected[2:]])
+
+
 @pytest.mark.parametrize("count", [0, 1, 1_200, 1_201, 30_522, 2_000_000])
 def test_thinned_ranks_rise_and_keep_both_ends(count):
     ranks = thinned(count)

@@ -3,6 +3,7 @@
 import html
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 _MINUS = "\u2212"
 
@@ -48,6 +49,15 @@ def visible(token: str) -> str:
     return "".join("␣" if c == " " else c if c.isprintable() else ascii(c)[1:-1] for c in token)
 
 
+def short_path(path: str) -> str:
+    """Give the last two parts of a path: of a long local one they say what it is.
+
+    >>> short_path("/home/me/runs/bert"), short_path("org/model"), short_path("bert")
+    ('runs/bert', 'org/model', 'bert')
+    """
+    return "/".join(Path(path).parts[-2:])
+
+
 def plot_text(text: str) -> str:
-    """Escape text for plotly, which reads a few HTML tags and entities: shown as it is."""
-    return html.escape(text, quote=False)
+    """Escape text for plotly, which reads a few HTML tags and entities, and TeX between dollars."""
+    return html.escape(text, quote=False).replace("$", "&#36;")

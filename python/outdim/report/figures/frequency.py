@@ -1,17 +1,21 @@
 """Token frequency by rank, both axes logarithmic (Zipf's plot)."""
 
+import math
+
 import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
 from matplotlib.figure import Figure as Canvas
 
-from outdim.report.colours import MUTED, series
+from outdim.report.colours import INK, MUTED, series
 from outdim.report.figures.base import Figure, canvas, layout
 from outdim.report.run_files import Array, Counts
 from outdim.report.text import plot_text, visible
 
 _ALL_UP_TO = 300
 _POINTS = 1_200
+_NAMED_RANKS = (1, 3, 10, 30, 100)  # evenly spaced on the axis, so that the names have room
+_NAME_CHARACTERS = 14
 
 
 def frequency_curve(counts: Counts) -> Figure:
@@ -21,7 +25,7 @@ def frequency_curve(counts: Counts) -> Figure:
     ordinary = ordinary[np.argsort(-counts.counts[ordinary], kind="stable")]
     special = occurring[counts.special[occurring]]
     ranks = thinned(len(ordinary))
-    never = len(counts.ids) - len(occurring)
+    of_text = int((~counts.special).sum())
     thin = (
         ""
         if len(ranks) == len(ordinary)
@@ -31,16 +35,30 @@ def frequency_curve(counts: Counts) -> Figure:
     return Figure(
         id="token_frequency",
         title="How often each token occurs",
-        caption="Each dot is a token of the vocabulary, the most frequent on the left; both axes "
-        "are logarithmic. Natural text falls roughly along Zipf's law, the thin line (count "
-        "proportional to 1/rank): a few tokens make up most of the text, which is why r with the "
-        "raw count and with its logarithm can differ. Diamonds: special tokens, at the place their "
-        f"count would have. {never:,} of {len(counts.ids):,} token ids never occur.{thin}",
+        caption="Each dot is a token of the vocabulary, the most frequent on the left, a few "
+        "named; both axes are logarithmic. Natural text falls roughly along Zipf's law, the thin "
+        "line (count proportional to 1/rank): a few tokens make up most of the text, which is why "
+        "r with the raw count and with its logarithm can differ. Diamonds: special tokens, at the "
+        f"place their count would have. {of_text - len(ordinary):,} of {of_text:,} token ids of "
+        f"text never occur.{thin}",
         alt=f"Log-log plot of token count by rank for {len(ordinary):,} tokens that occur.",
         table=_table(counts, ordinary, ranks, special),
         interactive=_interactive(counts, ordinary, ranks, special),
         draw=lambda: _draw(counts, ordinary, ranks, special),
     )
+
+
+def _named(counts: Counts, ordinary: Array) -> list[tuple[int, int, str]]:
+    """(rank, count, token) of the tokens whose names stand in the figure."""
+    named = []
+    for rank in _NAMED_RANKS:
+        if rank <= len(ordinary):
+            i = ordinary[rank - 1]
+            name = visible(counts.tokens[i])
+            if len(name) > _NAME_CHARACTERS:
+                name = name[: _NAME_CHARACTERS - 1] + "…"
+            named.append((rank, int(counts.counts[i]), f"“{name}”"))
+    return named
 
 
 def thinned(count: int) -> Array:
@@ -100,6 +118,16 @@ def _interactive(counts: Counts, ordinary: Array, ranks: Array, special: Array) 
             marker={"size": 10, "color": series(1), "symbol": "diamond-open"},
             hovertemplate=hover,
         )
+    for rank, count, name in _named(counts, ordinary):
+        figure.add_annotation(
+            x=math.log10(rank),
+            y=math.log10(count),
+            text=plot_text(name),
+            xanchor="left",
+            yanchor="bottom",
+            showarrow=False,
+            font={"size": 13, "color": INK},
+        )
     ticks = {"type": "log", "dtick": 1, "exponentformat": "power", "zeroline": False}
     figure.update_layout(
         layout(
@@ -147,6 +175,15 @@ def _draw(counts: Counts, ordinary: Array, ranks: Array, special: Array) -> Canv
             markerfacecolor="none",
             markersize=5,
             label="special tokens",
+        )
+    for rank, count, name in _named(counts, ordinary):
+        axes.annotate(
+            name,
+            (rank, count),
+            (2, 3),
+            textcoords="offset points",
+            fontsize=8,
+            parse_math=False,
         )
     axes.legend()
     return figure
