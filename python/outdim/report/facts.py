@@ -1,4 +1,4 @@
-"""What was run, as rows of (name, value, whether it is code) for people."""
+"""What was run, as rows of (name, value, HTML element of the value or "") for people."""
 
 import json
 from typing import Any
@@ -8,15 +8,27 @@ from outdim.report.text import number
 
 MAX_FILES = 50
 
-Fact = tuple[str, str, bool]
+Fact = tuple[str, str, str]
 
 _TOKENS = {
-    "documents": "documents read",
+    "documents": "documents used",
     "read": "tokens in them, with special tokens",
     "special": "of these, special tokens added by the tokenizer",
     "used": "text tokens in the statistics",
     "padded": "padding fed to the model, in no statistic",
     "excluded": "rows left out",
+}
+_MODEL_TOKENS = _TOKENS | {  # a long document is read in several windows, of which each has its own
+    "read": "tokens read by the model, in windows",
+    "special": "of these, special tokens of the windows",
+}
+_ACCOUNTING = {
+    "documents": "documents",
+    "characters": "characters",
+    "bytes": "bytes",
+    "tokens": "tokens counted, in whole documents",
+    "special": "of these, special tokens of the documents",
+    "places": "first rows that could not be read",
 }
 _NAMES = {
     "sha256": "SHA-256",
@@ -32,7 +44,10 @@ _NAMES = {
     "why": "why this method",
     "tokens_per_second": "tokens per second",
 }
-_CODE = {"sha256", "path", "command", "platform"}
+_ELEMENTS = {
+    **dict.fromkeys(("sha256", "path", "command", "platform"), "code"),
+    **dict.fromkeys(("begun", "finished"), "time"),
+}
 
 
 def fact_groups(run: Run) -> list[tuple[str, list[Fact]]]:
@@ -44,9 +59,9 @@ def fact_groups(run: Run) -> list[tuple[str, list[Fact]]]:
         ("Model", _facts(manifest.get("model"))),
         ("Tokenizer", _facts(manifest.get("tokenizer"))),
         ("Data", _facts({k: v for k, v in (manifest.get("data") or {}).items() if k != "files"})),
-        ("Counting", _facts(manifest.get("counting"))),
+        ("Counting", _counting_facts(manifest.get("counting") or {})),
         ("Machine and versions", _facts(manifest.get("machine"))),
-        ("Options", [(name, value, True) for name, value, _ in _facts(manifest.get("options"))]),
+        ("Options", [(name, value, "code") for name, value, _ in _facts(manifest.get("options"))]),
     ]
     return [(name, rows) for name, rows in groups if rows]
 
@@ -94,21 +109,35 @@ def _run_facts(manifest: dict[str, Any]) -> list[Fact]:
 
 def _token_facts(run: Run) -> list[Fact]:
     tokens = run.manifest.get("tokens") or {}
-    known = [
-        (label, value_text(tokens[name]), False)
-        for name, label in _TOKENS.items()
-        if name in tokens
-    ]
-    others = {name: value for name, value in tokens.items() if name not in _TOKENS}
-    rows = known + _facts(others)
+    labels = _MODEL_TOKENS if "used" in tokens else _TOKENS
+    others = {name: value for name, value in tokens.items() if name not in labels}
+    rows = _labelled(tokens, labels) + _facts(others)
     if run.counts is not None:
-        ordinary = run.counts.counts[~run.counts.special]
+        special = run.counts.special
+        occurs = run.counts.counts > 0
         rows += [
-            ("text tokens counted", number(int(ordinary.sum())), False),
-            ("token ids that occur", number(int((run.counts.counts > 0).sum())), False),
-            ("token ids in the vocabulary", number(len(run.counts.ids)), False),
+            (label, number(int(count)), "")
+            for label, count in (
+                ("text tokens counted", run.counts.counts[~special].sum()),
+                ("token ids in the vocabulary", len(special)),
+                ("of these, ids of text", (~special).sum()),
+                ("ids of text that occur", (occurs & ~special).sum()),
+                ("special ids that occur", (occurs & special).sum()),
+            )
         ]
     return rows
+
+
+def _counting_facts(counting: dict[str, Any]) -> list[Fact]:
+    how = {name: value for name, value in counting.items() if name != "accounting"}
+    accounting = {k: v for k, v in (counting.get("accounting") or {}).items() if v != []}
+    return _facts(how) + _labelled(accounting, _ACCOUNTING)
+
+
+def _labelled(values: dict[str, Any], labels: dict[str, str]) -> list[Fact]:
+    return [
+        (label, value_text(values[name]), "") for name, label in labels.items() if name in values
+    ]
 
 
 def _facts(values: dict[str, Any] | None) -> list[Fact]:
@@ -118,6 +147,6 @@ def _facts(values: dict[str, Any] | None) -> list[Fact]:
         return {"name": 0, "source": 0, "cpu": 0, "sha256": 2}.get(name, 1)
 
     return [
-        (_NAMES.get(name, name.replace("_", " ")), value_text(value), name in _CODE)
+        (_NAMES.get(name, name.replace("_", " ")), value_text(value), _ELEMENTS.get(name, ""))
         for name, value in sorted((values or {}).items(), key=lambda item: place(item[0]))
     ]

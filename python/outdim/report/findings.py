@@ -8,7 +8,7 @@ import numpy as np
 from outdim.report.figures.correlation import Correlations, describe, read_correlations
 from outdim.report.figures.norms import Norms, read_norms
 from outdim.report.run_files import Floats, Run
-from outdim.report.text import counted, listing, number
+from outdim.report.text import listing, number
 
 MAX_OUTLIERS = 20
 _TOP = 3
@@ -160,8 +160,8 @@ def _about_correlations(correlations: Correlations) -> list[str]:
         return [f"r of {describe(correlations.headline)} is not defined for any dimension."]
     row, dim = np.unravel_index(np.nanargmax(r), r.shape)
     other = (
-        " It is no outlier dimension: the rule looks for extreme LayerNorm parameters, not for "
-        "frequency, and the two need not agree."
+        f" Dimension {dim} is no outlier: the rule looks for extreme LayerNorm parameters, not "
+        "for frequency, and the two need not agree."
         if correlations.outliers and dim not in correlations.outliers
         else ""
     )
@@ -215,9 +215,8 @@ def _about_tokens(run: Run) -> list[str]:
     source = f" of {documents:,} documents" if isinstance(documents, int) else ""
     if short := run.left_out().get("short"):
         least = (run.manifest.get("options") or {}).get("min_chars")
-        limit = f"less than {least:,} characters (--min-chars)" if least else "--min-chars"
-        used = f"{documents:,} documents were used, " if source else ""
-        sentences.append(f"{used}{counted(short, 'document')} left out as short: {limit}.")
+        limit = f"shorter than {least:,} characters" if least else "too short"
+        source += f" ({short:,} more, {limit}, were left out)"
     measured = run.statistics.tokens if run.statistics else {}
     if "text" in measured:
         both = f" ({measured['all']:,} with special tokens)" if "all" in measured else ""
@@ -228,11 +227,11 @@ def _about_tokens(run: Run) -> list[str]:
         ordinary = run.counts.counts[~run.counts.special]
         total = int(ordinary.sum())
         top = int(np.sort(ordinary)[::-1][:100].sum())
-        if total:
+        if total:  # special ids are in neither number
             sentences.append(
                 f"Frequencies were counted over {total:,} text tokens"
                 f"{'' if 'text' in measured else source}; "
-                f"{int((ordinary > 0).sum()):,} of {len(run.counts.ids):,} token ids occur, and "
+                f"{int((ordinary > 0).sum()):,} of {len(ordinary):,} token ids of text occur, and "
                 f"the 100 most frequent make up {100 * top / total:.0f} % of the text."
             )
     return sentences
