@@ -208,3 +208,15 @@ def test_comparison_page(tmp_path):
     }
     chosen = json.loads(_data(page, "counts_compared"))["data"][1]["text"]
     assert len(chosen) <= 4_000
+
+
+def test_compared_paths_are_shortened_where_they_then_differ(tmp_path):
+    one = TokenFrequencies(np.array([3, 1]), np.zeros(2, bool), ("a", "b"))
+    same = compare(one, one)
+
+    def title(*names: str) -> str:
+        page = write_comparison(same, tmp_path, names).read_text(encoding="utf-8")
+        return re.search("<h1>(.*)</h1>", page).group(1)
+
+    assert title("/home/me/runs/wiki", "/home/me/runs/books") == "runs/wiki and runs/books"
+    assert title("/one/runs/wiki", "/two/runs/wiki") == "/one/runs/wiki and /two/runs/wiki"

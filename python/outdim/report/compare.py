@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from outdim.report.figures.comparison import comparison_figures
 from outdim.report.page import write_page
-from outdim.report.text import number, visible
+from outdim.report.text import number, short_path, visible
 
 if TYPE_CHECKING:
     from outdim.corpus import Comparison
@@ -21,7 +21,7 @@ def write_comparison(
     Args:
         comparison: What `outdim.corpus.compare` returns.
         output: An existing directory; report.html and the folder figures are written into it.
-        names: How the page calls the two.
+        names: How the page calls the two; of paths the last two parts, where these differ.
 
     Returns:
         The path of the HTML file.
@@ -30,13 +30,18 @@ def write_comparison(
         >>> write_comparison(compare(wiki, books), "runs/wiki-books")  # doctest: +SKIP
         PosixPath('runs/wiki-books/report.html')
     """
+    short = short_path(names[0]), short_path(names[1])
+    origin = ""
+    if short[0] != short[1] and short != names:
+        origin, names = f" · {names[0]} and {names[1]}", short
     return write_page(
         Path(output) / "report.html",
         "comparison.html.j2",
         comparison_figures(comparison, names),
         kind="Two token counts compared",
         title=f"{names[0]} and {names[1]}",
-        subtitle=f"{len(comparison.first):,} token ids",
+        subtitle=f"{len(comparison.first):,} token ids{origin}",
+        date="",
         sections=[
             ("findings", "What was found"),
             ("differences", "Largest differences"),

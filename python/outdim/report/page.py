@@ -26,7 +26,7 @@ from outdim.report.findings import (
     rule_in_words,
 )
 from outdim.report.run_files import Run, read_run
-from outdim.report.text import number
+from outdim.report.text import number, short_path
 
 _START = 'document.documentElement.className = "js";'
 
@@ -109,10 +109,9 @@ def _content(run: Run) -> dict[str, Any]:
     ]
     return {
         "kind": "Outlier dimensions and token frequency",
-        "title": "/".join(
-            Path(str(title)).parts[-2:]
-        ),  # of a long local path the end says what it is
+        "title": short_path(str(title)),
         "subtitle": _subtitle(run, str(data.get("source") or "")),
+        "date": str(run.manifest.get("created") or "")[:10],
         "sections": [(id_, name) for id_, name, there in sections if there],
         "findings": findings(run),
         "layer_note": layers_in_words(run),
@@ -132,8 +131,6 @@ def _subtitle(run: Run, source: str) -> str:
         parts.append(f"{model['layers']} layers × {model['hidden_size']:,} dimensions")
     if source:
         parts.append(f"on {source}")
-    if run.manifest.get("created"):
-        parts.append(f"run of {str(run.manifest['created'])[:10]}")
     return " · ".join(parts)
 
 
