@@ -81,8 +81,8 @@ def all_rows(quick: bool) -> Iterator[Row]:
     model = make_model(small=quick)
     for threads in sorted({1, torch.get_num_threads()}):
         with num_threads(threads):
-            yield from overhead(model, batch_tokens=2048, rounds=7)
-    yield from whole_runs(model, tokens=2500, rounds=2)
+            yield from overhead(model, batch_tokens=1024, rounds=16)
+    yield from whole_runs(model, tokens=4000, rounds=2)
     yield from memory(tokens=5_000 if quick else 20_000)
 
 
