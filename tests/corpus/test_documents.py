@@ -209,6 +209,7 @@ class TestSources:
             "path": str(path),
             "size_bytes": 4,
             "mtime_ns": path.stat().st_mtime_ns,
+            "ctime_ns": path.stat().st_ctime_ns,
             "sha256": "edeaaff3f1774ad2888673770c6d64097e391bc362d7d6fb34982ddf0efd18cb",
         }
 
@@ -221,7 +222,13 @@ class TestSources:
         known = {**real, "sha256": "as noted"}
         assert open_corpus(path).files([known]) == [known]
         os.utime(path, ns=(0, 0))
-        assert open_corpus(path).files([known]) == [{**real, "mtime_ns": 0}]
+        times = {"mtime_ns": 0, "ctime_ns": path.stat().st_ctime_ns}
+        assert open_corpus(path).files([known]) == [{**real, **times}]
+        kept = path.stat()
+        path.write_bytes(b"abd\n")  # as `cp -p` of another file does: size and mtime are the same
+        os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+        (changed,) = open_corpus(path).files([{**real, **times}])
+        assert changed["sha256"] != real["sha256"]
 
     def test_python_docs(self) -> None:
         corpus = open_corpus("python-docs", unit_bytes=1 << 19)

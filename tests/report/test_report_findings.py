@@ -61,11 +61,11 @@ def test_layers_are_explained_once(tmp_path):
 @pytest.mark.parametrize(
     ("apart", "kept", "said"),
     [
-        (0.0, 0.04, "find fewer than 0.001 dimensions (1,000 permutations"),
+        (0.0, 0.04, "1,000 permutations of their positions: none (each"),
         (0.0, 0.04, "each layer apart; 0.04 if those of β"),
-        (0.12, 0.0, "find 0.12 dimensions (1,000 permutations"),
-        (0.12, 0.0, "each layer apart; fewer than 0.001 if"),
-        (0.12, None, "positions, each layer apart)."),
+        (0.12, 0.0, "1,000 permutations of their positions: 0.12 (each"),
+        (0.12, 0.0, "each layer apart; none if"),
+        (0.12, None, "0.12 (each layer apart)."),
     ],
 )
 def test_chance_is_told_within_what_permutations_can_say(tmp_path, apart, kept, said):

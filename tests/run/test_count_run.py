@@ -184,6 +184,18 @@ def test_detection_overwrites_no_other_run(corpus, count_options, tmp_path):
     assert (tmp_path / "detected" / "detection.json").read_bytes() == before
 
 
+def test_a_comparison_may_be_repeated_and_is_not_overwritten_by_another(
+    corpus, count_options, tmp_path
+):
+    first = commands.count([str(corpus)], count_options)
+    fewer = dataclasses.replace(count_options, output=tmp_path / "fewer", min_chars=60)
+    second = commands.count([str(corpus)], fewer)
+    page = commands.compare(str(first), str(second), tmp_path / "compared")
+    assert commands.compare(str(first), str(second), tmp_path / "compared") == page
+    with pytest.raises(ResumeError, match=r"inputs\.counts"):
+        commands.compare(str(second), str(first), tmp_path / "compared")
+
+
 def test_a_share_that_fails_leaves_the_directory_to_the_others(count_options, tmp_path):
     source = tmp_path / "broken.jsonl"
     source.write_text('{"text": "w1 w2"}\n' * 100 + "{\n")

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 from outdim.corpus import TokenFrequencies, load_tokenizer
 from outdim.errors import DataError, ResumeError
-from outdim.run import Plan, ShardStore, commands
+from outdim.run import Plan, ShardStore, commands, setup
+from outdim.run.engine import Share, wait_for_others
 from outdim.run.stages import Interrupted, StopSignal, Worker
 from run_helpers import replaced, results
 
@@ -56,7 +58,8 @@ def test_shards_computed_in_any_order_give_the_same_bytes(corpus, options, undis
 
 def test_a_flipped_bit_in_a_state_is_found_and_computed_again(corpus, options, undisturbed):
     run = commands.correlate([str(corpus)], options)
-    path = run / "state" / "correlate-000002.safetensors"
+    store = ShardStore(run, Plan.read(run))
+    path = store.path("correlate", store.shards[2])
     broken = bytearray(path.read_bytes())
     broken[-100] ^= 1
     path.write_bytes(bytes(broken))
@@ -87,15 +90,17 @@ def test_states_of_unchanged_files_serve_a_run_in_which_another_was_mended(
 ):
     counts = TokenFrequencies.for_tokenizer(load_tokenizer(options.model), np.arange(200))
     counts.to_parquet(tmp_path / "counts.parquet")
-    good, broken = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    good, broken, last = (tmp_path / f"{name}.jsonl" for name in "abc")
     good.write_text('{"text": "w1 w2 w3 w2"}\n' * 60)
+    last.write_text('{"text": "w5 w2 w3 w2"}\n' * 60)
     broken.write_text('{"text": "w1 w2 w3"}\n{"text": \n')
-    sources = [str(good), str(broken)]
+    sources = [str(good), str(broken), str(last)]
     given = replaced(options, counts=tmp_path / "counts.parquet")
+    commands.correlate(sources, replaced(given, shard_index=3, shard_count=5))  # the last file's
     with pytest.raises(DataError, match=r"b\.jsonl: line 2"):
         commands.correlate(sources, given)
-    committed = len(list(given.output.glob("state/*")))
-    broken.write_text('{"text": "w1 w2 w3"}\n{"text": "w1 w3"}\n')
+    assert len(list(given.output.glob("state/*"))) == 3
+    broken.write_text('{"text": "w1 w2 w3"}\n' * 60)  # has one shard more
     with pytest.raises(ResumeError, match=r"inputs.files\[1\]"):
         commands.correlate(sources, given)
     other = replaced(given, output=tmp_path / "other")
@@ -107,8 +112,41 @@ def test_states_of_unchanged_files_serve_a_run_in_which_another_was_mended(
         Worker, "compute", lambda self, *args: computed.append(args) or compute(self, *args)
     )
     assert results(commands.correlate(sources, other)) == whole
-    assert committed == 2
-    assert len(computed) == 1
+    assert len(computed) == len(Plan.read(other.output).units) - 3 == 3
+
+
+def test_states_with_rows_left_out_do_not_serve_a_run_that_fails_at_them(options, tmp_path):
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"text": "w1 w2 w3"}\n{"text": \n')
+    counts = TokenFrequencies.for_tokenizer(load_tokenizer(options.model), np.arange(200))
+    counts.to_parquet(tmp_path / "counts.parquet")
+    given = replaced(options, counts=tmp_path / "counts.parquet")
+    run = commands.correlate([str(source)], replaced(given, on_error="skip"))
+    other = replaced(given, output=tmp_path / "other")
+    other.output.mkdir()
+    (run / "state").rename(other.output / "state")
+    with pytest.raises(DataError, match="line 2"):
+        commands.correlate([str(source)], other)
+
+
+def test_waiting_for_others_ends_with_sound_states_only(corpus, options):
+    run = commands.correlate([str(corpus)], options)
+    store = ShardStore(run, Plan.read(run))
+    path = store.path("correlate", store.shards[1])
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    mending = threading.Timer(0.5, lambda: path.write_bytes(sound))
+    mending.start()
+    wait_for_others(store, "correlate", Share(0, 2, waits=True), StopSignal())
+    assert path.read_bytes() == sound
+    mending.join()
+
+
+def test_a_broken_note_of_files_is_as_good_as_none(corpus, options, undisturbed):
+    run = commands.correlate([str(corpus)], options)
+    for broken in ("{", '[{"path": 1}]', "7"):
+        (run / setup.FILES).write_text(broken)
+        assert results(commands.correlate([str(corpus)], options)) == undisturbed
 
 
 def test_a_signal_while_results_are_written_lets_them_be_written(corpus, options, undisturbed):

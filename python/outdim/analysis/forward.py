@@ -77,23 +77,27 @@ class Forward:
             if rows > 1 and self._too_many is not None and rows * length >= self._too_many:
                 waiting += reversed(part.halves())
                 continue
-            try:
-                self._run(part.to(self._model.device), statistics)
-            except torch.OutOfMemoryError as error:
-                statistics.discard()
-                torch.cuda.empty_cache()
-                if rows == 1:
-                    raise DataError(
-                        f"one sequence of {length} tokens does not fit into the memory of "
-                        f"{self._model.device}: lower --max-length."
-                    ) from error
-                self._too_many = rows * length
-                waiting.append(part)
+            if self._fits(part.to(self._model.device), statistics):
+                statistics.commit()
+                continue
+            statistics.discard()
+            torch.cuda.empty_cache()
+            if rows == 1:
+                raise DataError(
+                    f"one sequence of {length} tokens does not fit into the memory of "
+                    f"{self._model.device}: lower --max-length."
+                )
+            self._too_many = rows * length
+            waiting.append(part)
 
-    def _run(self, batch: Batch, statistics: PointStatistics) -> None:
-        statistics.begin(batch)
-        with self._autocast():
-            self._model(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, **self._extra
-            )
-        statistics.commit()
+    def _fits(self, batch: Batch, statistics: PointStatistics) -> bool:
+        """Run a batch; False if memory ran out, when nothing of it is held any more."""
+        try:
+            statistics.begin(batch)
+            with self._autocast():
+                self._model(
+                    input_ids=batch.input_ids, attention_mask=batch.attention_mask, **self._extra
+                )
+        except torch.OutOfMemoryError:
+            return False
+        return True

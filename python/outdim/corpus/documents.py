@@ -27,6 +27,7 @@ _KINDS = {
     ".json": "jsonl",
     ".parquet": "parquet",
 }
+_STAMP = ("path", "size_bytes", "mtime_ns", "ctime_ns")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -116,14 +117,12 @@ class Corpus:
         )
 
     def files(self, known: Iterable[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
-        """path, size_bytes, mtime_ns and sha256 of every file.
+        """path, size_bytes, mtime_ns, ctime_ns and sha256 of every file.
 
         Hashing reads a file (1 s a gigabyte, one file a core), unless one of the same path, size
-        and time of modification is ``known`` from an earlier call.
+        and times of modification and change is ``known`` from an earlier call.
         """
-        hashes = {
-            (file["path"], file["size_bytes"], file["mtime_ns"]): file["sha256"] for file in known
-        }
+        hashes = {tuple(file[key] for key in _STAMP): file["sha256"] for file in known}
         paths = dict.fromkeys(unit.path for unit in self.units)
         with ThreadPoolExecutor(usable_cores()) as pool:
             return list(pool.map(lambda path: _describe(path, hashes), paths))
@@ -268,18 +267,20 @@ def _find_files(sources: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 
 def _describe(path: str, hashes: Mapping[Any, str]) -> dict[str, Any]:
+    stamp: tuple[str | int | None, ...]
+    digest: str | None
     if path.startswith("hf://"):  # the path holds the revision
-        size, changed, digest = None, None, None
+        stamp, digest = (path, None, None, None), None
     elif path == PYTHON_DOCS:
         from outdim.corpus.python_docs import python_documents
 
         data = "\n".join(python_documents()).encode()
-        size, changed, digest = len(data), None, hashlib.sha256(data).hexdigest()
+        stamp, digest = (path, len(data), None, None), hashlib.sha256(data).hexdigest()
     else:
         about = os.stat(path)
-        size, changed = about.st_size, about.st_mtime_ns
-        digest = hashes.get((path, size, changed))
+        stamp = (path, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+        digest = hashes.get(stamp)
         if digest is None:
             with open(path, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"path": path, "size_bytes": size, "mtime_ns": changed, "sha256": digest}
+    return {**dict(zip(_STAMP, stamp, strict=True)), "sha256": digest}

@@ -116,7 +116,7 @@ def _by_chance(found: dict[str, Any]) -> str:
         return ""
 
     def mean(dims: float) -> str:
-        return f"{dims:.2g}" if dims else f"fewer than {1 / draws:.2g}"
+        return f"{dims:.2g}" if dims else "none"
 
     kept = found.get("expected_dims_layers_kept")
     stricter = (
@@ -126,8 +126,8 @@ def _by_chance(found: dict[str, Any]) -> str:
         else ""
     )
     return (
-        f"By chance alone the rule would find {mean(apart)} dimensions ({draws:,} permutations of "
-        f"the dimensions' positions, each layer apart{stricter})."
+        "Dimensions that the rule finds by chance alone, on average over "
+        f"{draws:,} permutations of their positions: {mean(apart)} (each layer apart{stricter})."
     )
 
 

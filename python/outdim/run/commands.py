@@ -20,7 +20,14 @@ from outdim.options import (
 )
 from outdim.run import engine, manifest, merge, setup
 from outdim.run.engine import Share
-from outdim.run.files import check_run_directory, is_empty, remove_stale, replacing, write_json
+from outdim.run.files import (
+    check_run_directory,
+    is_empty,
+    remove_stale,
+    replacing,
+    sha256_of,
+    write_json,
+)
 from outdim.run.plan import Plan
 from outdim.run.shards import ShardStore
 from outdim.run.stages import Interrupted, StopSignal, Worker
@@ -115,6 +122,9 @@ def compare(first: str, second: str, output: Path) -> Path:
     paths = [setup.counts_path(Path(given)) for given in (first, second)]
     comparison = compare(*(TokenFrequencies.from_parquet(path) for path in paths))
     output.mkdir(parents=True, exist_ok=True)
+    inputs = {"counts": [sha256_of(path) for path in paths]}
+    manifest.begin(output, "count --compare", options={"compare": [first, second]}, inputs=inputs)
+    manifest.check(output, inputs=inputs)
     return write_comparison(comparison, output, names=(first, second))
 
 
@@ -181,7 +191,7 @@ def _execute(
             try:
                 tokens = _compute(worker, store, stage, options, devices, share)
             except Interrupted as error:
-                done = len(store.shards) - len(store.absent(stage))
+                done = len(store.shards) - len(store.missing(stage))
                 error.add_note(f"{done} of {len(store.shards)} shards of '{stage}' are committed")
                 raise
             seconds[stage] = time.monotonic() - begin
@@ -193,7 +203,7 @@ def _execute(
             engine.wait_for_others(store, plan.stages[-1], share, stop)
             if share.index:
                 return False
-        elif missing := store.absent(plan.stages[-1]):
+        elif missing := store.missing(plan.stages[-1]):
             print(
                 f"outdim {plan.command}: this share is done; {len(missing)} of {len(store.shards)} "
                 "shards belong to others and are not committed yet. Whoever commits the last one "

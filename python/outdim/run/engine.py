@@ -70,7 +70,15 @@ def wait_for_plan(path: Path, share: Share) -> None:
 
     So the data is hashed once, not by every rank. If the first fails, torchrun ends the others.
     """
+    noticed = time.monotonic()
     while share.waits and share.index and not path.exists():
+        if time.monotonic() - noticed > _STRAGGLER_NOTICE_S:
+            noticed = time.monotonic()
+            print(
+                f"outdim: rank {share.index} waits for rank 0 to write {path}, in a directory that "
+                "all ranks see",
+                file=sys.stderr,
+            )
         time.sleep(_POLL_S)
 
 
@@ -237,7 +245,7 @@ def wait_for_others(store: ShardStore, stage: str, share: Share, stop: StopSigna
     Nothing is exchanged between the processes: the committed shards are the barrier.
     """
     noticed = time.monotonic()
-    while missing := store.absent(stage):
+    while missing := store.missing(stage):
         stop.check()
         if time.monotonic() - noticed > _STRAGGLER_NOTICE_S:
             noticed = time.monotonic()

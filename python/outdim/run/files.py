@@ -117,7 +117,7 @@ def check_run_directory(path: Path, command: str) -> None:
         raise ArgumentError(
             f"output: {path} is a file; name a directory that is new, empty or a run."
         )
-    if is_empty(path) or os.listdir(path) == ["state"]:  # states taken over from another run
+    if is_empty(path) or _holds_states_only(path):
         return
     found = _command_of(path)
     if found is None:
@@ -137,6 +137,12 @@ def is_empty(path: Path) -> bool:
     return not path.exists() or all(
         inside.name.startswith(".") and inside.name.endswith(".tmp") for inside in path.iterdir()
     )
+
+
+def _holds_states_only(path: Path) -> bool:
+    """Whether there is nothing but the states that were taken over from another run."""
+    names = {inside.name for inside in path.iterdir() if not inside.name.startswith(".")}
+    return names == {"state"} and any(path.glob("state/*.safetensors"))
 
 
 def _command_of(path: Path) -> str | None:

@@ -66,11 +66,12 @@ class Plan:
         if self.stages != ("count", "correlate"):
             # Then a state depends on its own file only, and stays good where others are mended.
             del inputs["files"]
-            for name in ("source", "on_error", "shard_bytes"):
+            for name in ("source", "shard_bytes"):
                 options.pop(name, None)
         root = digest([FORMAT, self.stages, inputs, options])
         for index, unit in enumerate(self.units):
-            yield Shard(index, unit, digest([root, files[unit["path"]], unit]))
+            where = {key: value for key, value in unit.items() if key != "index"}
+            yield Shard(index, unit, digest([root, files[unit["path"]], where]))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

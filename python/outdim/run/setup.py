@@ -83,9 +83,11 @@ def _files(corpus: Corpus, run: Path) -> tuple[list[dict[str, Any]], list[dict[s
 
     Files that have the size and time of modification that the run noted are not hashed again.
     """
-    known = json.loads((run / FILES).read_text()) if (run / FILES).is_file() else ()
-    files = corpus.files(known)
-    return files, [{k: v for k, v in file.items() if k != "mtime_ns"} for file in files]
+    try:
+        files = corpus.files(json.loads((run / FILES).read_text()))
+    except (OSError, ValueError, KeyError, TypeError):  # none, or a broken one: only a cache
+        files = corpus.files()
+    return files, [{k: file[k] for k in ("path", "size_bytes", "sha256")} for file in files]
 
 
 def plan_count(source: Sequence[str], options: CountOptions) -> Planned:
@@ -228,9 +230,16 @@ def choose_devices(options: SpreadOptions, device: str, model_bytes: int = 0) ->
     """
     if options.workers is not None and options.workers < 1:
         raise ArgumentError(f"workers: expected at least 1, got {options.workers}.")
+    kind = _check_device(device)
     if options.engine == "ray":
+        if kind.index is not None:
+            raise ArgumentError(f"device: expected auto, cpu or cuda with Ray, got {device!r}.")
         return ["cpu"]
-    _check_device(device)
+    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
+        raise BackendError(
+            f"device: {device}: torch sees {torch.cuda.device_count()} CUDA devices; "
+            "`outdim doctor` says why."
+        )
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     if device not in ("auto", "cpu") and not gpus:
         return [device] * (1 if "LOCAL_RANK" in os.environ else options.workers or 1)
@@ -257,18 +266,14 @@ def _threads(options: SpreadOptions) -> int:
     return options.threads
 
 
-def _check_device(device: str) -> None:
+def _check_device(device: str) -> torch.device:
     try:
         found = torch.device("cpu" if device == "auto" else device)
     except RuntimeError:
         found = None
     if found is None or found.type not in ("cpu", "cuda"):
         raise ArgumentError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}.")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise BackendError(
-            f"device: {device}: torch sees {torch.cuda.device_count()} CUDA devices; "
-            "`outdim doctor` says why."
-        )
+    return found
 
 
 def _free_bytes() -> int:

@@ -51,13 +51,14 @@ class ShardStore:
         self.directory = run / "state"
         self.directory.mkdir(exist_ok=True)
         self.shards = tuple(plan.shards())
+        self._last_stage = plan.stages[-1]
         self._sound: set[Path] = (
             set()
         )  # read and found sound by this object: polling need not read again
 
     def path(self, stage: str, shard: Shard) -> Path:
         """Where the state of ``shard`` lies."""
-        return self.directory / f"{stage}-{shard.index:06d}.safetensors"
+        return self.directory / f"{stage}-{shard.sha256[:24]}.safetensors"
 
     def commit(self, stage: str, shard: Shard, state: ShardState) -> None:
         """Make a state durable. Committing the same shard again writes the same bytes."""
@@ -86,26 +87,24 @@ class ShardStore:
         return ShardState(tensors, info["info"], info["versions"])
 
     def missing(self, stage: str, among: Sequence[Shard] | None = None) -> list[Shard]:
-        """Those of the shards (None: of all) without a sound state, in plan order."""
+        """Those of the shards (None: of all) without a sound state, in plan order.
+
+        Lists the directory first: a network file system may remember for a minute that a file it
+        was asked for is not there, and then two processes that finish together would each think
+        that the other has work left.
+        """
+        there = set(os.listdir(self.directory))
         missing = []
         for shard in self.shards if among is None else among:
             path = self.path(stage, shard)
-            if path not in self._sound:
+            if path.name not in there:
+                missing.append(shard)
+            elif path not in self._sound:
                 if self.read(stage, shard) is None:
                     missing.append(shard)
                 else:
                     self._sound.add(path)
         return missing
-
-    def absent(self, stage: str) -> list[Shard]:
-        """Shards without a state; what is there is not read, as merging reads it all anyway.
-
-        Lists the directory: a network file system may remember for a minute that a file it was
-        asked for is not there, and then two processes that finish together would each think that
-        the other has work left.
-        """
-        there = set(os.listdir(self.directory))
-        return [shard for shard in self.shards if self.path(stage, shard).name not in there]
 
     def states(self, stage: str) -> Iterator[ShardState]:
         """Every state of ``stage``, in plan order; says so if several versions computed them.
@@ -126,7 +125,7 @@ class ShardStore:
                 found[package].add(version)
             yield state
         mixed = [f"{name} {' and '.join(sorted(v))}" for name, v in found.items() if len(v) > 1]
-        if mixed:
+        if mixed and stage == self._last_stage:  # earlier ones are read several times
             print(
                 f"outdim: the shards of the stage '{stage}' were computed by several versions "
                 f"({', '.join(mixed)}): their last bits may differ.",

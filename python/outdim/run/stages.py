@@ -97,7 +97,7 @@ class Worker:
     def compute(
         self, stage: str, shard: Shard, progress: Progress = lambda tokens: None
     ) -> ShardState:
-        """The state of ``shard``: a pure function of the plan and the shard.
+        """The state of ``shard``: a function of the plan and the shard, if memory does not run out.
 
         Raises:
             Interrupted: The process was asked to stop; nothing of this shard counts.

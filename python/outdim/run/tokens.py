@@ -58,14 +58,19 @@ def correlate_kept_sums(options: CorrelateOptions) -> Path:
         TokenFrequencies.from_parquet(counts_path(options.from_run)).tokens,
         frequencies.tokens,
     )
+    tables = {
+        "correlations.csv": _correlations(kept, about, frequencies),
+        "bins.csv": _bins(kept, about, frequencies),
+        "drivers.csv": _drivers(kept, about, frequencies),
+    }
     options.output.mkdir(parents=True, exist_ok=True)
     names = {"from_run": str(options.from_run), "counts": str(counts)}
     inputs = {"plan": Plan.read(options.from_run).sha256, "counts": sha256_of(counts)}
     manifest.begin(options.output, "correlate --from-run", options=names, inputs=inputs)
     manifest.check(options.output, inputs=inputs)
-    _write(options.output / "correlations.csv", _correlations(kept, about, frequencies))
-    _write(options.output / "bins.csv", _bins(kept, about, frequencies))
-    _write(options.output / "drivers.csv", _drivers(kept, about, frequencies))
+    for name, table in tables.items():
+        with replacing(options.output / name) as temporary:
+            pa.csv.write_csv(table, temporary)
     manifest.update(options.output, finished=manifest.now())
     return options.output
 
@@ -185,11 +190,6 @@ def _drivers(
                 for u in order
             ]
     return pa.Table.from_pylist(rows)
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    with replacing(path) as temporary:
-        pa.csv.write_csv(table, temporary)
 
 
 def save_sums(path: Path, sums: TokenSums, correlation: Correlation) -> None:

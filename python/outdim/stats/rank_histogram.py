@@ -48,7 +48,8 @@ class RankHistogram:
         ArgumentError: negative counts, no, repeated or negative dimensions.
         DtypeError: another dtype.
 
-    Sums are int64: one value may be shared by up to 2e9 tokens.
+    Sums are int64: exact for streams of up to 2e9 tokens, and for longer ones of n tokens as long
+    as no value is shared by more than 4.6e18 / n of them.
     """
 
     def __init__(self, dims: Any, counts: Any, *, backend: Backend = "auto") -> None:
@@ -264,7 +265,7 @@ class RankResult:
         return [
             "nonfinite values" if nonfinite else rest or ("constant dimension" if constant else "")
             for values in self._blocks(of)
-            for nonfinite, constant in zip(values.nonfinite(), values.constant(), strict=True)
+            for nonfinite, constant in zip(values.has_nan(), values.constant(), strict=True)
         ]
 
     def quantile(self, q: float, of: Literal["h", "abs"] = "h") -> Tensor:

@@ -85,7 +85,7 @@ class SortedValues:
         count, rank_sum = np.add.reduceat(totals.reshape(2, -1).take(bins, axis=1), first, axis=1)
         return SortedValues(n, dim[first], values[first], count, rank_sum)
 
-    def nonfinite(self) -> Bool:
+    def has_nan(self) -> Bool:
         """Whether each dimension has a NaN."""
         return np.logical_or.reduceat(np.isnan(self.values), self._starts())
 
@@ -106,10 +106,13 @@ class SortedValues:
         cross = np.add.reduceat(centred * sums, self._starts())
         with np.errstate(invalid="ignore"):  # 0 / 0 where either is constant
             rho = cross / (np.sqrt(m2) * np.sqrt(rank_m2))
-        return np.where(self.nonfinite(), np.nan, rho)
+        return np.where(self.has_nan(), np.nan, rho)
 
     def quantile(self, q: float) -> Float64:
-        """Quantiles with linear interpolation between order statistics, as numpy.quantile."""
+        """Quantiles with linear interpolation between order statistics, as numpy.quantile.
+
+        Between an infinity and another value there is none: NaN.
+        """
         position = q * (self.n - 1)
         low = int(np.floor(position))
         starts = self.n * np.arange(self.dim[-1] + 1)
@@ -120,7 +123,8 @@ class SortedValues:
         )
         apart = (position > low) & (lower != upper)  # infinite ones have no difference
         step = np.subtract(upper, lower, out=np.zeros_like(lower), where=apart)
-        return np.where(self.nonfinite(), np.nan, lower + step * (position - low))
+        with np.errstate(invalid="ignore"):
+            return np.where(self.has_nan(), np.nan, lower + step * (position - low))
 
     def _starts(self) -> Int64:
         return np.searchsorted(self.dim, np.arange(self.dim[-1] + 1))
