@@ -115,9 +115,9 @@ def bounds(rows: Sequence[Row], device: str, title: str) -> Iterator[str]:
         measured = [row["median_ms"] * 1e6 / (row["N"] * row["D"]) for row in here]
         memory = [ns * row["share"] for ns, row in zip(measured, here, strict=True)]
         cached = [row["in_cache_ns"] for row in here]
-        bounds = list(zip(cached, memory, strict=True))
-        reached = [max(pair) / ns for pair, ns in zip(bounds, measured, strict=True)]
-        words = distinct(_bounded_by(*pair) for pair in bounds)
+        pairs = list(zip(cached, memory, strict=True))
+        reached = [max(pair) / ns for pair, ns in zip(pairs, measured, strict=True)]
+        words = distinct(_bounded_by(*pair) for pair in pairs)
         lines.append([f"{key[0]}: {key[1]}, {key[2]}", *map(spread, (cached, memory, measured)),
                       spread(reached), ", ".join(words)])  # fmt: skip
     yield f"## {title}: bounds\n\n{table(lines)}"
@@ -125,17 +125,17 @@ def bounds(rows: Sequence[Row], device: str, title: str) -> Iterator[str]:
     for target in TARGETS:
         for threads in _all_threads(rows) if target.device == device and target.rival else ():
             for dtype, wanted in zip(DTYPES, target.wanted, strict=True):
-                pairs = list(_ratios(target, dtype, threads, rows))
-                reached = verdict([ratio for _, ratio in pairs], wanted, target.at_most)
-                if not reached or reached.endswith(", met"):
+                ratios = list(_ratios(target, dtype, threads, rows))
+                said = verdict([ratio for _, ratio in ratios], wanted, target.at_most)
+                if not said or said.endswith(", met"):
                     continue
                 best = [
                     ratio * row["share"] if target.at_most else ratio / row["share"]
-                    for row, ratio in pairs
+                    for row, ratio in ratios
                 ]
                 sign = "≤" if target.at_most else "≥"
                 name = f"{target.text}; {dtype}, {threads_name(device, threads)}"
-                lines.append([name, f"{sign} {number(wanted)}", reached, spread(best)])
+                lines.append([name, f"{sign} {number(wanted)}", said, spread(best)])
     if len(lines) > 1:
         yield table(lines)
 

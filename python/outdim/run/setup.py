@@ -81,7 +81,7 @@ def open_planned_corpus(options: Mapping[str, Any]) -> Corpus:
 def _files(corpus: Corpus, run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The files of the corpus, and the part of that which is in the plan.
 
-    Files that have the size and time of modification that the run noted are not hashed again.
+    Files whose size and times are those that the run noted are not hashed again.
     """
     try:
         files = corpus.files(json.loads((run / FILES).read_text()))
