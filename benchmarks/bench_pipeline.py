@@ -31,9 +31,9 @@ from outdim.analysis.forward import Forward
 from outdim.analysis.statistics import PointStatistics
 from outdim.bench import Row, write
 from outdim.bench.timing import num_threads
-from outdim.corpus import batches, encode_pieces
-from outdim.corpus.python_docs import python_documents
+from outdim.corpus.formats.python_docs import python_documents
 from outdim.models import architecture, observe
+from outdim.tokens import batches, encode_pieces
 from pipeline_rivals import Found, float64_sums, published_way
 from transformers import BertConfig, BertModel
 

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from outdim.corpus.python_docs import python_documents
+from outdim.corpus.formats.python_docs import python_documents
 
 _HEAD_RANKS, _HEAD_SHIFT, _HEAD_POWER, _TAIL_POWER = 8000, 2.7, 1.05, 1.8
 _BLOCK_WORDS = 1_000_000

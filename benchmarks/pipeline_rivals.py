@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from outdim.corpus import batches, encode_pieces
+from outdim.tokens import batches, encode_pieces
 from torch import Tensor
 
 _BATCH = 16  # texts, as in the published code

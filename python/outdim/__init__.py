@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from outdim.analysis.correlate import Correlation, correlate
     from outdim.analysis.detect import Detection, detect
-    from outdim.corpus import TokenFrequencies, count_tokens, load_tokenizer, open_corpus
+    from outdim.corpus import open_corpus
+    from outdim.counting import count_tokens
     from outdim.errors import OutdimError
     from outdim.models.architecture import architecture
     from outdim.models.load import load_model
     from outdim.models.observe import observe
     from outdim.report import write_report
     from outdim.stats import Covariates, Moments, RankHistogram
+    from outdim.tokens import TokenFrequencies, load_tokenizer
 
 __version__ = "0.1.0"
 
@@ -27,9 +29,9 @@ _HOME = {
     "Detection": "analysis",
     "correlate": "analysis",
     "detect": "analysis",
-    "TokenFrequencies": "corpus",
-    "count_tokens": "corpus",
-    "load_tokenizer": "corpus",
+    "TokenFrequencies": "tokens",
+    "count_tokens": "counting",
+    "load_tokenizer": "tokens",
     "open_corpus": "corpus",
     "OutdimError": "errors",
     "architecture": "models",

@@ -7,16 +7,11 @@ from outdim.analysis import correlate
 from outdim.analysis.correlate import frequency_covariates
 from outdim.analysis.forward import Forward, sequence_length
 from outdim.analysis.statistics import PointStatistics
-from outdim.corpus import (
-    TokenFrequencies,
-    batches,
-    count_tokens,
-    encode_pieces,
-    load_tokenizer,
-    open_corpus,
-)
+from outdim.corpus import open_corpus
+from outdim.counting import count_tokens
 from outdim.errors import ArgumentError, DataError
 from outdim.models import architecture, load_model, observe
+from outdim.tokens import TokenFrequencies, batches, encode_pieces, load_tokenizer
 from tiny import tiny_model, tiny_tokenizer
 
 PLANTED = 5

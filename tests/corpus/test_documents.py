@@ -13,7 +13,7 @@ import pytest
 import zstandard
 from corpus_helpers import account, read
 from outdim.corpus import Accounting, Unit, open_corpus
-from outdim.corpus import streams as streams_module
+from outdim.corpus.formats import hub_dataset as streams_module
 from outdim.errors import ArgumentError, DataError
 
 PACK: dict[str, Callable[[bytes], bytes]] = {

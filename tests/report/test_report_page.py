@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from outdim.corpus import TokenFrequencies, compare
 from outdim.report import write_comparison, write_report
 from outdim.report.page import embedded_json
+from outdim.tokens import TokenFrequencies, compare
 from report.synthetic import make_run
 
 EVIL = '</script><script>document.title="pwned"</script><img src=x onerror=alert(1)>'

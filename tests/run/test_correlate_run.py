@@ -9,12 +9,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from outdim.corpus import TokenFrequencies, count_tokens, load_tokenizer, open_corpus
+from outdim.corpus import open_corpus
+from outdim.counting import count_tokens
 from outdim.errors import ArgumentError, BackendError, DataError, ResumeError
 from outdim.models import load_model
 from outdim.options import CorrelateOptions
 from outdim.run import Plan, commands, setup
 from outdim.run.engine import Share
+from outdim.tokens import TokenFrequencies, load_tokenizer
 from run_helpers import replaced
 
 

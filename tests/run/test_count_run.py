@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 from outdim import cli
-from outdim.corpus import TokenFrequencies, load_tokenizer
 from outdim.errors import ArgumentError, DataError, ResumeError
 from outdim.options import CountOptions, DetectOptions
 from outdim.run import commands
+from outdim.tokens import TokenFrequencies, load_tokenizer
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from outdim.corpus import TokenFrequencies, load_tokenizer
 from outdim.errors import DataError, ResumeError
 from outdim.run import Plan, ShardStore, commands, setup
 from outdim.run.engine import Share, wait_for_others
 from outdim.run.stages import Interrupted, StopSignal, Worker
+from outdim.tokens import TokenFrequencies, load_tokenizer
 from run_helpers import replaced, results
 
 

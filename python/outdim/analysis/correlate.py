@@ -19,7 +19,8 @@ from outdim.stats import Covariates, Moments, MomentsResult
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from outdim.corpus import Corpus, TokenFrequencies
+    from outdim.corpus import Corpus
+    from outdim.tokens import TokenFrequencies
 
 Selection = Literal["text", "all"]
 #: ``text`` leaves special tokens out, ``all`` counts them; padding is in neither.
@@ -176,15 +177,10 @@ def correlate(
         DataError: The tokenizer does not belong to the model, the frequencies not to the tokenizer,
             or the corpus is empty.
     """
-    from outdim.corpus import (
-        Corpus,
-        batches,
-        check_tokenizer,
-        count_tokens,
-        encode_pieces,
-        open_corpus,
-    )
+    from outdim.corpus import Corpus, open_corpus
+    from outdim.counting import count_tokens
     from outdim.models import architecture, observe
+    from outdim.tokens import batches, check_tokenizer, encode_pieces
 
     corpus = source if isinstance(source, Corpus) else open_corpus(source)
     arch = architecture(model)

@@ -16,7 +16,7 @@ from outdim.errors import ArgumentError, DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from outdim.corpus import Batch
+    from outdim.tokens import Batch
 
 _MAX_LENGTH = 512  # taken where the model has no limit, or a longer one
 

@@ -12,8 +12,8 @@ from outdim.ops import MomentsState, StatisticsArgs, moments
 from outdim.stats import Covariates, Moments
 
 if TYPE_CHECKING:
-    from outdim.corpus import Batch
     from outdim.models import Point
+    from outdim.tokens import Batch
 
 #: Disjoint groups of rows; group g of the kernels is ``GROUPS[g - 1]``, 0 is padding.
 GROUPS = ("text", "special")

@@ -8,7 +8,7 @@ from outdim.report.page import write_page
 from outdim.report.text import number, short_path, visible
 
 if TYPE_CHECKING:
-    from outdim.corpus import Comparison
+    from outdim.tokens import Comparison
 
 _LARGEST = 30
 
@@ -19,7 +19,7 @@ def write_comparison(
     """Write the page that compares two token counts, with its figures as SVG and CSV beside it.
 
     Args:
-        comparison: What `outdim.corpus.compare` returns.
+        comparison: What `outdim.tokens.compare` returns.
         output: An existing directory; report.html and the folder figures are written into it.
         names: How the page calls the two; of paths the last two parts, where these differ.
 

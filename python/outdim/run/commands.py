@@ -115,8 +115,8 @@ def _detect(model: PreTrainedModel, options: RuleOptions) -> Detection:
 
 def compare(first: str, second: str, output: Path) -> Path:
     """``outdim count --compare``: the page that compares two counts."""
-    from outdim.corpus import TokenFrequencies, compare
     from outdim.report import write_comparison
+    from outdim.tokens import TokenFrequencies, compare
 
     check_run_directory(output, "count --compare")
     paths = [setup.counts_path(Path(given)) for given in (first, second)]

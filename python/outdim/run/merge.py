@@ -44,7 +44,9 @@ def merge_counts(run: Path, plan: Plan, worker: Worker) -> Accounting:
         PartialRunError: A shard is missing.
         EmptyCorpusError: There was no token in all of the data.
     """
-    from outdim.corpus import Accounting, TokenFrequencies, UnitCounts
+    from outdim.corpus import Accounting
+    from outdim.counting import UnitCounts
+    from outdim.tokens import TokenFrequencies
 
     total: UnitCounts | None = None
     for state in ShardStore(run, plan).states("count"):

@@ -97,7 +97,8 @@ def plan_count(source: Sequence[str], options: CountOptions) -> Planned:
         ArgumentError: An option is missing or out of range.
         DataError: The corpus or the tokenizer cannot be used.
     """
-    from outdim.corpus import choose_method, load_tokenizer
+    from outdim.counting import choose_method
+    from outdim.tokens import load_tokenizer
 
     if options.tokenizer is None:
         raise ArgumentError("tokenizer: name it: a Hugging Face id or a local directory.")
@@ -129,8 +130,9 @@ def plan_correlate(source: Sequence[str], options: CorrelateOptions) -> Planned:
     """
     from outdim.analysis.correlate import check_frequencies
     from outdim.analysis.forward import sequence_length
-    from outdim.corpus import TokenFrequencies, check_tokenizer, choose_method, load_tokenizer
+    from outdim.counting import choose_method
     from outdim.models import architecture, describe, load_model
+    from outdim.tokens import TokenFrequencies, check_tokenizer, load_tokenizer
 
     if options.model is None:
         raise ArgumentError("model: name it: a Hugging Face id or a local directory.")

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
     from outdim.analysis.forward import Forward
     from outdim.analysis.statistics import PointStatistics
-    from outdim.corpus import Corpus, TokenCounter, TokenFrequencies
+    from outdim.corpus import Corpus
+    from outdim.counting import TokenCounter
     from outdim.models import Architecture, Point
     from outdim.stats import Covariates
+    from outdim.tokens import TokenFrequencies
 
 #: Called with the number of tokens whenever some are done.
 Progress = Callable[[int], None]
@@ -116,7 +118,7 @@ class Worker:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer of the plan."""
-        from outdim.corpus import load_tokenizer
+        from outdim.tokens import load_tokenizer
 
         return load_tokenizer(self._options["tokenizer"])
 
@@ -144,7 +146,7 @@ class Worker:
     @cached_property
     def frequencies(self) -> TokenFrequencies:
         """The merged counts of the stage before, or those that were given."""
-        from outdim.corpus import TokenFrequencies
+        from outdim.tokens import TokenFrequencies
 
         return TokenFrequencies.from_parquet(self.run / "counts.parquet")
 
@@ -175,7 +177,7 @@ class Worker:
     @cached_property
     def counter(self) -> TokenCounter:
         """Counts by the plan's method; it may keep what it has tokenised from shard to shard."""
-        from outdim.corpus import CountingMethod, TokenCounter
+        from outdim.counting import CountingMethod, TokenCounter
 
         options = self._options
         method = CountingMethod(**options["method"])
@@ -198,8 +200,9 @@ class Worker:
         return ShardState(tensors, counted.accounting.as_dict())
 
     def _correlate(self, shard: Shard, progress: Progress) -> ShardState:
-        from outdim.corpus import Unit, batches, encode_pieces
+        from outdim.corpus import Unit
         from outdim.models import observe
+        from outdim.tokens import batches, encode_pieces
 
         options = self._options
         statistics = self.statistics()

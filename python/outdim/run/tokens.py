@@ -24,7 +24,7 @@ from outdim.run.plan import Plan
 if TYPE_CHECKING:
     from outdim.analysis import Correlation
     from outdim.analysis.statistics import TokenSums
-    from outdim.corpus import TokenFrequencies
+    from outdim.tokens import TokenFrequencies
 
 _DRIVERS = 20  # tokens listed per point and dimension
 
@@ -40,8 +40,8 @@ def correlate_kept_sums(options: CorrelateOptions) -> Path:
         DataError: The run kept no sums per token, or the counts are of another vocabulary.
         ResumeError: The output is that of another run or of other counts.
     """
-    from outdim.corpus import TokenFrequencies
     from outdim.run.setup import counts_path
+    from outdim.tokens import TokenFrequencies
 
     assert options.from_run is not None
     check_run_directory(options.output, "correlate --from-run")

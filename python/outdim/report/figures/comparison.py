@@ -14,7 +14,7 @@ from outdim.report.run_files import Array
 from outdim.report.text import number, plot_text, visible
 
 if TYPE_CHECKING:
-    from outdim.corpus import Comparison
+    from outdim.tokens import Comparison
 
 MAX_TOKENS = 4_000
 _DIFFERING = 200

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corpus.zoo import BUILD, FRAGMENTS, TEXTS, build, build_with_visible_edges
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from outdim.corpus import CountingMethod, Texts, TokenCounter
-from outdim.corpus.tokens import backend
+from outdim.corpus import Texts
+from outdim.counting import CountingMethod, TokenCounter
+from outdim.tokens.tokenizer import backend
+from tokenizer_zoo import BUILD, FRAGMENTS, TEXTS, build, build_with_visible_edges
 
 pytest.importorskip("outdim._core")
 CHUNKS = CountingMethod("chunks", "test")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outdim.corpus.rule import DIGIT, Rule
 from outdim.corpus.texts import Texts
+from outdim.counting.chunk_rule import DIGIT, Rule
 
 _SEPARATORS = ("\u2021", "\u00b6", "\u00a7", "~", "|", "#", ".", ",", "a")  # rare ones first
 _DIGITS = "7193"

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outdim.corpus.boundaries import chunk_rule
-from outdim.corpus.documents import Corpus
+from outdim.corpus.corpus import Corpus
 from outdim.corpus.prefetch import prefetch
-from outdim.corpus.rule import Rule
 from outdim.corpus.texts import Accounting, Texts
-from outdim.corpus.tokens import backend, template, vocabulary_size
-from outdim.corpus.units import Unit
+from outdim.corpus.unit import Unit
+from outdim.counting.boundaries import chunk_rule
+from outdim.counting.chunk_rule import Rule
 from outdim.errors import ArgumentError
 from outdim.machine import usable_cores
+from outdim.tokens.tokenizer import backend, template, vocabulary_size
 
 _GROUP_BYTES = 1 << 20
 _MIN_MEMORY_BYTES = 1 << 20
@@ -86,7 +86,7 @@ class TokenCounter:
         self._documents = documents
         self._rule: Rule | None = None
         if method.name == "chunks":
-            from outdim.corpus.chunks import ChunkTable
+            from outdim.counting.chunks import ChunkTable
 
             self._rule = rule or chunk_rule(tokenizer)
             threads = workers or usable_cores()

@@ -7,18 +7,12 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
-from corpus.zoo import BUILD, TEXTS, build
-from outdim.corpus import (
-    CountingMethod,
-    Texts,
-    TokenCounter,
-    choose_method,
-    count_tokens,
-    open_corpus,
-)
-from outdim.corpus.boundaries import chunk_rule
-from outdim.corpus.normalizers import RefusedError
+from outdim.corpus import Texts, open_corpus
+from outdim.counting import CountingMethod, TokenCounter, choose_method, count_tokens
+from outdim.counting.boundaries import chunk_rule
+from outdim.counting.normalizers import RefusedError
 from outdim.errors import ArgumentError, DataError
+from tokenizer_zoo import BUILD, TEXTS, build
 from tokenizers import pre_tokenizers
 from tokenizers.normalizers import Replace
 from transformers import PreTrainedTokenizerFast
@@ -135,7 +129,7 @@ class TestChoosing:
         self, corpus_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         wrong = chunk_rule(build("gpt2"))
-        monkeypatch.setattr("outdim.corpus.method.chunk_rule", lambda tokenizer: wrong)
+        monkeypatch.setattr("outdim.counting.method.chunk_rule", lambda tokenizer: wrong)
         method = choose_method(open_corpus(corpus_path), build("gpt2 prefix"))
         assert method.name == "encode"
         assert "ids differ in count" in method.why

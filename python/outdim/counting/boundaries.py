@@ -13,9 +13,7 @@ import string
 from dataclasses import replace
 from typing import Any
 
-from outdim.corpus.normalizers import Normal, RefusedError, Spec, parts_of, read_normalizers
-from outdim.corpus.regexes import CUTS_OF_REGEX
-from outdim.corpus.rule import (
+from outdim.counting.chunk_rule import (
     ASCII_SOLID,
     BLANK,
     DIGIT,
@@ -33,6 +31,8 @@ from outdim.corpus.rule import (
     Words,
     byte_classes,
 )
+from outdim.counting.normalizers import Normal, RefusedError, Spec, parts_of, read_normalizers
+from outdim.counting.regexes import CUTS_OF_REGEX
 
 _MAX_LITERALS = 16
 _SPACE_BYTE = "\u0120"  # stands for the space in byte-level vocabularies

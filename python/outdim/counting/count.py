@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from outdim.corpus.documents import Corpus, open_corpus
-from outdim.corpus.frequency import TokenFrequencies
-from outdim.corpus.method import choose_counter
+from outdim.corpus.corpus import Corpus, open_corpus
+from outdim.counting.method import choose_counter
 from outdim.errors import DataError
+from outdim.tokens.frequencies import TokenFrequencies
 
 
 def count_tokens(

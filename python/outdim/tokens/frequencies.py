@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from outdim.corpus.labels import token_bytes, token_labels
-from outdim.corpus.tokens import special_ids, vocabulary_size
 from outdim.errors import ArgumentError, DataError
 from outdim.stats.ranks import double_mid_ranks
+from outdim.tokens.labels import token_bytes, token_labels
+from outdim.tokens.tokenizer import special_ids, vocabulary_size
 
 Top = list[tuple[int, str, int]]
 

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from corpus.zoo import TEXTS, build
-from outdim.corpus import TokenFrequencies, compare, count_tokens, special_ids
+from outdim.counting import count_tokens
 from outdim.errors import ArgumentError, DataError
+from outdim.tokens import TokenFrequencies, compare, special_ids
 from scipy.stats import rankdata
+from tokenizer_zoo import TEXTS, build
 
 
 def frequencies(counts: list[int], **fields: Any) -> TokenFrequencies:

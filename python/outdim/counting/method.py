@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from outdim.corpus.boundaries import chunk_rule
-from outdim.corpus.counter import CountingMethod, TokenCounter
-from outdim.corpus.documents import Corpus
-from outdim.corpus.normalizers import RefusedError
+from outdim.corpus.corpus import Corpus
 from outdim.corpus.texts import Accounting, Texts
+from outdim.counting.boundaries import chunk_rule
+from outdim.counting.counter import CountingMethod, TokenCounter
+from outdim.counting.normalizers import RefusedError
 from outdim.errors import ArgumentError
 
 _SAMPLE_UNITS = 4

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from outdim.corpus.frequency import TokenFrequencies
 from outdim.errors import ArgumentError
+from outdim.tokens.frequencies import TokenFrequencies
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
-from outdim.corpus.jsonl import check_jsonl_column, jsonl_documents
+from outdim.corpus.formats.jsonl import check_jsonl_column, jsonl_documents
 from outdim.corpus.lines import compression, line_number, read_lines, txt_documents
 from outdim.corpus.texts import Accounting, Texts, admit
-from outdim.corpus.units import Unit, ranges
+from outdim.corpus.unit import Unit, ranges
 from outdim.errors import ArgumentError, DataError
 from outdim.machine import usable_cores
 
@@ -157,17 +157,17 @@ class Corpus:
             account.skip(reason, place)
 
         if unit.kind == "documents":
-            from outdim.corpus.python_docs import python_documents
+            from outdim.corpus.formats.python_docs import python_documents
 
             yield Texts.of(python_documents()[unit.start : unit.stop])
         elif unit.kind == "shard":
-            from outdim.corpus.streams import read_shards
+            from outdim.corpus.formats.hub_dataset import read_shards
 
             yield from read_shards(
                 self._stream, unit.start, unit.stop, self.column, account, problem
             )
         elif unit.kind == "row_groups":
-            from outdim.corpus.parquet import read_parquet
+            from outdim.corpus.formats.parquet import read_parquet
 
             yield from read_parquet(unit.path, unit.start, unit.stop, self.column, account, problem)
         else:
@@ -183,7 +183,7 @@ class Corpus:
                     yield jsonl_documents(lines, first, self.column, account, problem)
 
     def _units_of_python_docs(self, unit_bytes: int) -> list[tuple[str, str, int, int, int]]:
-        from outdim.corpus.python_docs import python_documents
+        from outdim.corpus.formats.python_docs import python_documents
 
         sizes = [len(text.encode()) for text in python_documents()]
         return [("documents", PYTHON_DOCS, *bounds) for bounds in ranges(sizes, unit_bytes)]
@@ -191,7 +191,7 @@ class Corpus:
     def _units_of_file(self, path: str, unit_bytes: int) -> list[tuple[str, str, int, int, int]]:
         size = os.path.getsize(path)
         if _kind(path) == "parquet":
-            from outdim.corpus.parquet import UnreadableFileError, row_group_sizes
+            from outdim.corpus.formats.parquet import UnreadableFileError, row_group_sizes
 
             try:
                 sizes = row_group_sizes(path, self.column)
@@ -217,7 +217,11 @@ class Corpus:
     def _units_of_stream(
         self, name: str | None, split: str
     ) -> list[tuple[str, str, int, int, int]]:
-        from outdim.corpus.streams import check_stream_column, open_stream, resolve_revision
+        from outdim.corpus.formats.hub_dataset import (
+            check_stream_column,
+            open_stream,
+            resolve_revision,
+        )
 
         revision = resolve_revision(self.source)
         self._stream = open_stream(self.source, name, split, revision)
@@ -272,7 +276,7 @@ def _describe(path: str, hashes: Mapping[Any, str]) -> dict[str, Any]:
     if path.startswith("hf://"):  # the path holds the revision
         stamp, digest = (path, None, None, None), None
     elif path == PYTHON_DOCS:
-        from outdim.corpus.python_docs import python_documents
+        from outdim.corpus.formats.python_docs import python_documents
 
         data = "\n".join(python_documents()).encode()
         stamp, digest = (path, len(data), None, None), hashlib.sha256(data).hexdigest()

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from corpus.zoo import TEXTS, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outdim.corpus import (
+from outdim.errors import ArgumentError, DataError
+from outdim.tokens import (
     batches,
     check_tokenizer,
     encode_pieces,
@@ -18,8 +18,9 @@ from outdim.corpus import (
     special_ids,
     vocabulary_size,
 )
-from outdim.corpus.tokens import Piece, backend, template
-from outdim.errors import ArgumentError, DataError
+from outdim.tokens.batches import Piece
+from outdim.tokens.tokenizer import backend, template
+from tokenizer_zoo import TEXTS, build
 
 
 class TestLoading:

@@ -1,0 +1,1 @@
+"""Formats of text, one file each."""
