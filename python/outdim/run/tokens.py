@@ -23,7 +23,7 @@ from outdim.run.plan import Plan
 
 if TYPE_CHECKING:
     from outdim.analysis import Correlation
-    from outdim.analysis.statistics import TokenSums
+    from outdim.stats.token_sums import TokenSums
     from outdim.tokens import TokenFrequencies
 
 _DRIVERS = 20  # tokens listed per point and dimension
