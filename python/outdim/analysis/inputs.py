@@ -1,0 +1,347 @@
+"""What steps read: text, tokenizer, model and earlier results, each opened when first used.
+
+The options of each are one frozen dataclass; a step lists those that it `reads`, and command line,
+YAML and plan follow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from outdim.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from outdim.analysis.pass_ import Pass
+    from outdim.corpus import Corpus
+    from outdim.models import Architecture
+    from outdim.tokens import TokenFrequencies
+
+_SHARDS, _MAX_SHARD_BYTES = 256, 1 << 26
+_MIN_SHARD_BYTES = 1 << 18
+_MIN_SHARD_BYTES_OF_A_MODEL = 1 << 16  # a model takes longer over a byte
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """Which text is read.
+
+    Args:
+        source: Local parquet, jsonl or txt files or globs (also .gz, .zst), a Hugging Face id, or
+            python-docs, the English documentation inside Python itself.
+        column: Column (parquet, Hugging Face) or key (jsonl) that holds the text.
+        name: Configuration of a Hugging Face dataset.
+        split: Split of a Hugging Face dataset.
+        min_chars: Leave out documents with fewer characters. Puccetti et al. 2022 use 71 on
+            WikiText-2.
+        on_error: Whether a broken line or file ends the run, or is skipped and accounted for.
+        shard_bytes: Size of a commit unit in bytes of input. None: 1/256 of the data, between 256
+            KiB (with a model 64 KiB) and 64 MiB.
+    """
+
+    source: list[str] = field(default_factory=list)
+    column: str = "text"
+    name: str | None = None
+    split: str = "train"
+    min_chars: int = 0
+    on_error: Literal["fail", "skip"] = "fail"
+    shard_bytes: int | None = None
+
+    def resolve(self, inputs: Inputs) -> dict[str, Any]:
+        """What the plan records; the corpus can be opened."""
+        if not self.source:
+            raise ArgumentError(
+                "source: name the text: files, globs, a Hugging Face dataset id, or python-docs."
+            )
+        if self.min_chars < 0:
+            raise ArgumentError(f"min-chars: expected 0 or more, got {self.min_chars}.")
+        if self.shard_bytes is not None and self.shard_bytes < 1:
+            raise ArgumentError(f"shard-bytes: expected at least 1, got {self.shard_bytes}.")
+        recorded = dataclasses.asdict(self)
+        if self.shard_bytes is None:
+            # Any cut into units has the same total; nothing is read for it.
+            whole = open_recorded({**recorded, "shard_bytes": _MAX_SHARD_BYTES})
+            total = sum(unit.size_bytes for unit in whole.units)
+            least = _MIN_SHARD_BYTES_OF_A_MODEL if inputs.has_model else _MIN_SHARD_BYTES
+            recorded["shard_bytes"] = min(max(total // _SHARDS, least), _MAX_SHARD_BYTES)
+        return recorded
+
+    @staticmethod
+    def identity(inputs: Inputs) -> dict[str, Any]:
+        """Path, size and hash of every file."""
+        return {"files": [{k: f[k] for k in ("path", "size_bytes", "sha256")} for f in inputs.files]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerOptions:
+    """Which tokenizer makes tokens of the text.
+
+    Args:
+        tokenizer: Hugging Face id or local directory of a fast tokenizer; None takes the model's.
+    """
+
+    tokenizer: str | None = None
+
+    def resolve(self, inputs: Inputs) -> dict[str, Any]:
+        """What the plan records."""
+        name = self.tokenizer or inputs.options.get("model")
+        if name is None:
+            raise ArgumentError("tokenizer: name it: a Hugging Face id or a local directory.")
+        return {"tokenizer": name}
+
+    @staticmethod
+    def identity(inputs: Inputs) -> dict[str, Any]:
+        """Hash of all that decides the ids of a text."""
+        backend = inputs.tokenizer.backend_tokenizer.to_str()
+        return {"tokenizer": hashlib.sha256(backend.encode()).hexdigest()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model is looked at.
+
+    Args:
+        model: Hugging Face id or local directory.
+        dtype: The model's parameters are converted to it; None leaves them.
+    """
+
+    model: str
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+
+    def resolve(self, inputs: Inputs) -> dict[str, Any]:
+        """What the plan records."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def identity(inputs: Inputs) -> dict[str, Any]:
+        """Hash of the weights."""
+        return {"model": inputs.about_model["sha256"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardOptions:
+    """How the model is run over the text.
+
+    Args:
+        max_length: Tokens per sequence with special tokens; None takes the model's limit, at most
+            512.
+        token_budget: Tokens per batch, padding included.
+        autocast: Run the forward under torch.autocast with this type.
+        fused: Take moments inside our LayerNorm (may differ from torch's in the last bits).
+        exclude: Tokens that are left out of the statistics: unk, or tokens as the vocabulary
+            writes them.
+        threads: Threads of a process. Matrix products split their sums by it, so it is part of the
+            plan.
+    """
+
+    max_length: int | None = None
+    token_budget: int = 4096
+    autocast: Literal["bfloat16", "float16"] | None = None
+    fused: bool = True
+    exclude: list[str] = field(default_factory=list)
+    threads: int = 1
+
+    def resolve(self, inputs: Inputs) -> dict[str, Any]:
+        """What the plan records; model and tokenizer fit each other."""
+        from outdim.models import sequence_length
+        from outdim.tokens import check_tokenizer
+
+        if self.token_budget < 1:
+            raise ArgumentError(f"token-budget: expected at least 1, got {self.token_budget}.")
+        if self.threads < 1:
+            raise ArgumentError(f"threads: expected at least 1, got {self.threads}.")
+        check_tokenizer(inputs.tokenizer, inputs.architecture.vocab_size, inputs.model.config)
+        length = sequence_length(inputs.model, self.max_length)
+        excluded = excluded_ids(inputs.tokenizer, self.exclude)
+        return {**dataclasses.asdict(self), "max_length": length, "exclude": excluded}
+
+    @staticmethod
+    def identity(inputs: Inputs) -> dict[str, Any]:
+        """Nothing of its own."""
+        return {}
+
+
+#: In the order in which they are resolved: a tokenizer may be the model's.
+GROUPS: tuple[type, ...] = (ModelOptions, TextOptions, TokenizerOptions, ForwardOptions)
+
+#: What two steps of one study must agree in.
+SHARED: tuple[type, ...] = (ModelOptions, TextOptions, TokenizerOptions)
+
+
+def excluded_ids(tokenizer: Any, tokens: Sequence[str]) -> list[int]:
+    """Ids of tokens by their names in the vocabulary; ``unk`` is the unknown token.
+
+    Raises:
+        ArgumentError: The vocabulary has no such token.
+    """
+    vocabulary = tokenizer.get_vocab()
+    found = []
+    for token in tokens:
+        i = tokenizer.unk_token_id if token == "unk" else vocabulary.get(token)
+        if i is None:
+            raise ArgumentError(f"exclude: the vocabulary has no token {token!r}.")
+        found.append(int(i))
+    return sorted(set(found))
+
+
+def open_recorded(options: Mapping[str, Any]) -> Corpus:
+    """The corpus of a plan's options."""
+    from outdim.corpus import open_corpus
+
+    source = options["source"]
+    return open_corpus(
+        source[0] if len(source) == 1 else source,
+        column=options["column"],
+        name=options["name"],
+        split=options["split"],
+        min_chars=options["min_chars"],
+        on_error=options["on_error"],
+        unit_bytes=options["shard_bytes"],
+    )
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a process may use; none of it changes a result.
+
+    Attributes:
+        device: Where the model runs.
+        memory: Bytes that the table of chunks may take while counting.
+        counters: Threads that count; None takes all cores.
+        check_stop: Called between batches; raises `Interrupted` when the process was asked to stop.
+    """
+
+    device: str = "cpu"
+    memory: int = 1 << 30
+    counters: int | None = None
+    check_stop: Callable[[], None] = lambda: None
+
+
+class Inputs:
+    """What the steps of one process read.
+
+    Args:
+        options: Resolved options, as a plan records them.
+        resources: Of this process.
+        result: Gives the merged result of an earlier step by name.
+        attached: Gives the path of a file that the study keeps, by name; None where there is none.
+        known_files: What an earlier call of `Corpus.files` gave: such files are not hashed again.
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, Any] | None = None,
+        *,
+        resources: Resources = Resources(),  # noqa: B008 - frozen
+        result: Callable[[str], Any] | None = None,
+        attached: Callable[[str], Path | None] = lambda name: None,
+        known_files: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.options = dict(options or {})
+        self.resources = resources
+        self.attached = attached
+        self._result = result
+        self._known_files = known_files
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any] | None = None, **opened: Any) -> Self:
+        """Inputs that are open already: ``model``, ``tokenizer``, ``corpus``, ``frequencies``."""
+        inputs = cls(options)
+        for name, value in opened.items():
+            setattr(inputs, name, value)
+        return inputs
+
+    def resolve(self, given: Sequence[Any]) -> dict[str, Any]:
+        """Resolve the options of `GROUPS` that are given, one object each; they are then in force."""
+        by_kind = {type(options): options for options in given}
+        if ModelOptions in by_kind:
+            self.options["model"] = by_kind[ModelOptions].model
+        for kind in GROUPS:
+            if kind in by_kind:
+                self.options.update(by_kind[kind].resolve(self))
+        return self.options
+
+    def result(self, step: str) -> Any:
+        """The merged result of an earlier step.
+
+        Raises:
+            ArgumentError: There is none.
+        """
+        if self._result is None:
+            raise ArgumentError(f"inputs: expected a result of the step {step!r}, got none.")
+        return self._result(step)
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a model is read."""
+        return "model" in self.options or "model" in vars(self)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The corpus."""
+        return open_recorded(self.options)
+
+    @cached_property
+    def files(self) -> list[dict[str, Any]]:
+        """Path, size, times and hash of every file of the corpus."""
+        return self.corpus.files(self._known_files)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer."""
+        from outdim.tokens import load_tokenizer
+
+        return load_tokenizer(self.options["tokenizer"])
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The model, on the device."""
+        from outdim.models import load_model
+
+        return load_model(
+            self.options["model"], dtype=self.options["dtype"], device=self.resources.device
+        )
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """Where the model can be observed."""
+        from outdim.models import architecture
+
+        return architecture(self.model)
+
+    @cached_property
+    def about_model(self) -> dict[str, Any]:
+        """What a manifest says of the model, its hash among it."""
+        from outdim.models import describe
+
+        return describe(self.model, self.architecture)
+
+    @cached_property
+    def frequencies(self) -> TokenFrequencies:
+        """The token frequencies that states are related to: those attached, else the text's own."""
+        from outdim.tokens import TokenFrequencies
+
+        attached = self.attached("counts.parquet")
+        if attached is not None:
+            return TokenFrequencies.from_parquet(attached)
+        return self.text_frequencies
+
+    @cached_property
+    def text_frequencies(self) -> TokenFrequencies:
+        """The token frequencies of the text itself."""
+        found: TokenFrequencies = self.result("count").frequencies
+        return found
+
+    @cached_property
+    def forward(self) -> Pass:
+        """Runs the model; what it learns of the memory serves every shard."""
+        from outdim.analysis.pass_ import Pass
+
+        return Pass(self)

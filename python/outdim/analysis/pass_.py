@@ -1,0 +1,162 @@
+"""One pass over text that serves many observers in one forward."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from outdim.analysis.inputs import Inputs
+from outdim.analysis.step import Observer, Progress, add_accounts
+from outdim.corpus import Accounting, Unit
+from outdim.errors import ArgumentError, DataError
+from outdim.models import Point, observe
+from outdim.tokens import Batch, batches, encode_pieces
+
+if TYPE_CHECKING:
+    from outdim.ops import MomentsState, StatisticsArgs
+
+
+class Pass:
+    """Runs batches through the model of ``inputs`` and hands hidden states to observers.
+
+    Each batch is a transaction: what observers took from a forward that failed half-way counts for
+    nothing. Out of CUDA memory, a batch is halved and goes on with the same tokens; one as large as
+    one that did not fit is split before it is tried.
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
+        model = inputs.model
+        if model.training:
+            raise ArgumentError(
+                "model: expected eval mode, got training mode, in which dropout changes the hidden "
+                "states; call model.eval()."
+            )
+        cached = "use_cache" in inspect.signature(model.forward).parameters
+        self._extra = {"use_cache": False} if cached else {}
+        self._too_many: int | None = None  # ids, padding included, that did not fit
+
+    def run(
+        self, steps: Sequence[Observer], unit: Mapping[str, Any], progress: Progress
+    ) -> None:
+        """Take one unit of text with every step.
+
+        Raises:
+            DataError: Broken data and ``on_error`` is ``fail``; a sequence that does not fit.
+            Interrupted: The process was asked to stop; the states of the steps are no whole.
+        """
+        inputs, options = self._inputs, self._inputs.options
+        account = Accounting()
+        documents = inputs.corpus.read(Unit(**unit), account)
+        pieces = encode_pieces(
+            documents, inputs.tokenizer, options["max_length"], exclude=options["exclude"]
+        )
+        pad_id = inputs.tokenizer.pad_token_id or 0
+        sink = _Sink(steps, inputs.architecture.points)
+        padded = 0
+        with (
+            torch.inference_mode(),
+            observe(inputs.model, sink.points, sink, fused=options["fused"]),
+        ):
+            for batch in batches(pieces, options["token_budget"], pad_id=pad_id):
+                inputs.resources.check_stop()
+                self._run(batch, sink)
+                padded += batch.padded
+                progress(batch.tokens)
+        read = {"padded": padded, "excluded": dict(account.skipped), "places": account.places}
+        for step in steps:
+            step.account = add_accounts(step.account, read)
+
+    def _run(self, batch: Batch, sink: _Sink) -> None:
+        waiting = [batch]
+        while waiting:
+            part = waiting.pop()
+            rows, length = part.input_ids.shape
+            if rows > 1 and self._too_many is not None and rows * length >= self._too_many:
+                waiting += reversed(part.halves())
+                continue
+            if self._fits(part, sink):
+                sink.commit()
+                continue
+            sink.discard()
+            torch.cuda.empty_cache()
+            if rows == 1:
+                raise DataError(
+                    f"one sequence of {length} tokens does not fit into the memory of "
+                    f"{self._inputs.model.device}: lower --max-length."
+                )
+            self._too_many = rows * length
+            waiting.append(part)
+
+    def _fits(self, batch: Batch, sink: _Sink) -> bool:
+        """Run a batch; False if memory ran out, when nothing of it is held any more."""
+        model = self._inputs.model
+        try:
+            batch = batch.to(model.device)
+            sink.begin(batch)
+            with self._autocast():
+                model(
+                    input_ids=batch.input_ids, attention_mask=batch.attention_mask, **self._extra
+                )
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        kind = self._inputs.options["autocast"]
+        if not kind:
+            return nullcontext()
+        return torch.autocast(self._inputs.model.device.type, dtype=getattr(torch, kind))
+
+
+class _Sink:
+    """What `observe` reports to; hands every hidden state to the steps that asked for its point."""
+
+    def __init__(self, steps: Sequence[Observer], points: Mapping[str, Point]) -> None:
+        wanted = {name for step in steps for name in step.points}
+        self.points = tuple(point for name, point in points.items() if name in wanted)
+        self._steps = {
+            point.name: [step for step in steps if point.name in step.points]
+            for point in self.points
+        }
+        self._all = tuple(steps)
+        # A norm takes the moments of one accumulator.
+        self._fused = next((step for step in steps if step.fused is not None), None)
+        self._taken: set[str] = set()
+
+    def begin(self, batch: Batch) -> None:
+        self._taken.clear()
+        for step in self._all:
+            step.begin(batch)
+
+    def arguments(self, point: Point) -> StatisticsArgs | None:
+        """What the fused op takes at a point, None for nothing."""
+        if self._fused is None or point.name not in self._fused.points:
+            return None
+        assert self._fused.fused is not None
+        return self._fused.fused.arguments(point.name)
+
+    def absorb(self, point: Point, state: MomentsState) -> None:
+        """Take what the fused op gave."""
+        assert self._fused is not None
+        assert self._fused.fused is not None
+        self._fused.fused.absorb(point.name, state)
+        self._taken.add(point.name)
+
+    def __call__(self, point: Point, hidden: torch.Tensor) -> None:
+        for step in self._steps[point.name]:
+            step.observe(
+                point, hidden, taken=step is self._fused and point.name in self._taken
+            )
+
+    def commit(self) -> None:
+        for step in self._all:
+            step.commit()
+
+    def discard(self) -> None:
+        for step in self._all:
+            step.discard()

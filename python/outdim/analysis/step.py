@@ -1,0 +1,269 @@
+"""The contract: every analysis is a step, and the engine knows steps by nothing else.
+
+A step is one class in one file. The same object runs in memory (the Python functions feed it) and in
+a run (the engine adds plan, shards, merge, tables and report around it).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+
+from outdim.analysis.inputs import (
+    ForwardOptions,
+    Inputs,
+    ModelOptions,
+    TextOptions,
+    TokenizerOptions,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
+    from outdim.models import Point
+    from outdim.stats import PointMoments
+    from outdim.tokens import Batch
+
+#: Plain data: a unit of work, resolved options, an account.
+Json = dict[str, Any]
+
+#: Called with the number of tokens (or other items) whenever some are done.
+Progress = Callable[[int], None]
+
+_KEPT_PLACES = 20
+
+
+class State(NamedTuple):
+    """What a shard contributes: tensors that the step merges, and an account of what was read."""
+
+    tensors: Mapping[str, torch.Tensor]
+    account: Mapping[str, Any]
+
+
+class Result(Protocol):
+    """What a step found. Frozen; made from the merged state alone."""
+
+    def tables(self) -> Mapping[str, pa.Table | Mapping[str, Any]]:
+        """Files by stem: a table becomes ``.parquet``, a mapping ``.json``.
+
+        Rows under ``stats`` have the tidy schema (`outdim.analysis.table.SCHEMA`) and share
+        ``stats.parquet`` with those of the other steps.
+        """
+
+    def account(self) -> Mapping[str, Any]:
+        """Sections of the manifest."""
+
+    def headline(self) -> Sequence[str]:
+        """What was found, in sentences, the most important first."""
+
+
+class Step(ABC):
+    """An analysis: options in, a mergeable state, a result out.
+
+    Attributes:
+        name: Of the step, the command and the states.
+        about: What it does, in one sentence for the help.
+        Options: Frozen dataclass of its own options; command line, YAML, plan and help come from
+            its fields and docstring.
+        reads: The dataclasses of options of what it reads (`outdim.analysis.inputs`).
+        needs: Steps whose merged result it reads.
+        wants: Steps that run beside it where they can.
+        presentation: Options that change what is made of the states, but not the states.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    Options: ClassVar[type]
+    reads: ClassVar[tuple[type, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
+    wants: ClassVar[tuple[str, ...]] = ()
+    presentation: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:
+        self.recorded, self.inputs = recorded, inputs
+        self.account: Json = {}
+
+    @classmethod
+    def resolve(cls, options: Any, inputs: Inputs) -> Json:
+        """Its own options with defaults filled in and ranges checked: what the plan records.
+
+        Raises:
+            ArgumentError: A value is out of range.
+            DataError: The inputs cannot be used; nothing was written yet.
+        """
+        return dataclasses.asdict(options)
+
+    @classmethod
+    def attach(cls, options: Any, inputs: Inputs) -> dict[str, bytes]:
+        """Files that the study keeps a copy of, by name; the plan holds their hashes."""
+        return {}
+
+    @classmethod
+    def work(cls, recorded: Mapping[str, Any], inputs: Inputs) -> list[Json]:
+        """The shards, in the order in which they are merged: one, where there is no more to say."""
+        return [{}]
+
+    @abstractmethod
+    def update(self, unit: Mapping[str, Any], progress: Progress) -> Self:
+        """Take one shard."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The state as flat tensors."""
+
+    @abstractmethod
+    def merge(self, tensors: Mapping[str, torch.Tensor]) -> Self:
+        """Add a `state_dict` of later shards: a function of the two states alone."""
+
+    @abstractmethod
+    def result(self) -> Result:
+        """What was found."""
+
+    def state(self) -> State:
+        """State and account."""
+        return State(self.state_dict(), self.account)
+
+    def absorb(self, state: State) -> Self:
+        """Merge a state and its account, as of later shards."""
+        self.merge(state.tensors)
+        self.account = add_accounts(self.account, state.account)
+        return self
+
+
+class TextStep(Step):
+    """A step whose shards are units of text."""
+
+    reads = (TextOptions, TokenizerOptions)
+
+    @classmethod
+    def work(cls, recorded: Mapping[str, Any], inputs: Inputs) -> list[Json]:
+        """The units of the corpus."""
+        return [unit.as_dict() for unit in inputs.corpus.units]
+
+
+class Accumulator(Protocol):
+    """A part of an observer's state, filled from whole forwards only (`outdim.stats`)."""
+
+    def begin(self, ids: torch.Tensor, group: torch.Tensor, rows: torch.Tensor) -> object:
+        """The next forward has N rows: ids [N] int64, group [N] uint8, position [1, N] float64."""
+
+    def add(self, point: str, hidden: torch.Tensor) -> object:
+        """Take ``hidden`` [B, S, D] of a point."""
+
+    def commit(self) -> object:
+        """The forward is complete: what it gave counts."""
+
+    def discard(self) -> object:
+        """The forward failed: nothing of it counts."""
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Flat tensors."""
+
+    def merge(self, state: Mapping[str, torch.Tensor]) -> object:
+        """Merge a `state_dict` of later rows."""
+
+
+class Observer(TextStep):
+    """A step that observes the model on text; a pass runs any number of them in one forward.
+
+    Most observers are nothing but `accumulators` and `result`.
+
+    Attributes:
+        fused: The accumulator whose moments may be taken inside the model's own norms.
+    """
+
+    reads = (TextOptions, TokenizerOptions, ModelOptions, ForwardOptions)
+    fused: PointMoments | None = None
+
+    @abstractmethod
+    def accumulators(self) -> Mapping[str, Accumulator]:
+        """Its accumulators by name."""
+
+    @classmethod
+    def resolve(cls, options: Any, inputs: Inputs) -> Json:
+        """As `Step.resolve`; ``points`` None becomes the embeddings and the output of every block."""
+        recorded = super().resolve(options, inputs)
+        chosen = inputs.architecture.select(recorded.get("points"))
+        return {
+            **recorded,
+            "points": [point.name for point in chosen],
+            "layers": [point.layer for point in chosen],
+        }
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """Names of the points that are observed."""
+        return tuple(self.recorded["points"])
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """Layer of each point: 0 for the embeddings, i + 1 for block i."""
+        return dict(zip(self.points, self.recorded["layers"], strict=True))
+
+    def begin(self, batch: Batch) -> None:
+        """The next forward reads ``batch``, whose tensors are on the model's device."""
+        rows = batch.position.reshape(1, -1).double()
+        for accumulator in self.accumulators().values():
+            accumulator.begin(batch.input_ids.reshape(-1), batch.group.reshape(-1), rows)
+
+    def observe(self, point: Point, hidden: torch.Tensor, *, taken: bool) -> None:
+        """Take ``hidden`` [B, S, D]; ``taken``: those of the fused accumulator are taken already."""
+        for accumulator in self.accumulators().values():
+            if not (taken and accumulator is self.fused):
+                accumulator.add(point.name, hidden)
+
+    def commit(self) -> None:
+        """The forward is complete."""
+        for accumulator in self.accumulators().values():
+            accumulator.commit()
+
+    def discard(self) -> None:
+        """The forward failed."""
+        for accumulator in self.accumulators().values():
+            accumulator.discard()
+
+    def update(self, unit: Mapping[str, Any], progress: Progress) -> Self:
+        """Take one unit of text, in a pass of this step alone."""
+        self.inputs.forward.run([self], unit, progress)
+        return self
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The tensors of every accumulator under its name."""
+        return {
+            f"{name}/{field}": tensor
+            for name, accumulator in self.accumulators().items()
+            for field, tensor in accumulator.state_dict().items()
+        }
+
+    def merge(self, tensors: Mapping[str, torch.Tensor]) -> Self:
+        """Merge every accumulator."""
+        for name, accumulator in self.accumulators().items():
+            accumulator.merge(below(f"{name}/", tensors))
+        return self
+
+
+def below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The entries under ``prefix``, without it."""
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def add_accounts(first: Mapping[str, Any], second: Mapping[str, Any]) -> Json:
+    """Numbers add up, mappings entry by entry, and of lists the first places are kept.
+
+    >>> add_accounts({"rows": 1, "left": {"blank": 2}}, {"rows": 2, "left": {"short": 1}})
+    {'rows': 3, 'left': {'blank': 2, 'short': 1}}
+    """
+    total = dict(first)
+    for key, value in second.items():
+        if key not in total:
+            total[key] = value
+        elif isinstance(value, Mapping):
+            total[key] = add_accounts(total[key], value)
+        elif isinstance(value, list):
+            total[key] = [*total[key], *value][:_KEPT_PLACES]
+        else:
+            total[key] = total[key] + value
+    return total
