@@ -92,7 +92,7 @@ def float64_sums(
     try:
         pieces = encode_pieces(texts, tokenizer, max_length)
         for batch in batches(pieces, token_budget, pad_id=tokenizer.pad_token_id):
-            rows["kept"] = batch.attention_mask.bool() & ~batch.special
+            rows["kept"] = (batch.group == 1) | (batch.group == 3)
             rows["f"] = f = centered[batch.input_ids[rows["kept"]]]
             with torch.inference_mode():
                 model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)

@@ -90,11 +90,31 @@ def test_pieces_put_together_are_the_document(name: str, max_length: int) -> Non
         body = ids[len(prefix) : len(ids) - len(suffix)]
         assert piece.offset == len(found.setdefault(piece.document, []))
         found[piece.document] += body
-        marked = set(piece.ids[piece.special].tolist())
-        assert marked <= special_ids(tokenizer)
-        assert piece.special.sum() >= len(prefix) + len(suffix)
+        special = piece.group == 2
+        assert set(piece.ids[special].tolist()) <= special_ids(tokenizer)
+        assert special.sum() >= len(prefix) + len(suffix)
+        first = piece.group == 3
+        assert first[0] == (not prefix and not special[0])
+        assert not first[1:].any()
+        assert (piece.group > 0).all()
     expected = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     assert found == {i: ids for i, ids in enumerate(expected) if ids}
+
+
+def test_excluded_ids_are_read_and_in_no_group(bert: Any, gpt2: Any) -> None:
+    """Whatever else they are: first, special, or text."""
+    for tokenizer, text in ((bert, "the a \u2603 the"), (gpt2, "the a b the")):
+        (plain,) = encode_pieces([text], tokenizer, 64)
+        for left_out in sorted(set(plain.ids.tolist())):
+            (piece,) = encode_pieces([text], tokenizer, 64, exclude=[left_out])
+            assert piece.ids.tolist() == plain.ids.tolist()
+            expected = np.where(plain.ids == left_out, 0, plain.group)
+            assert piece.group.tolist() == expected.tolist()
+
+
+def test_an_excluded_id_outside_the_vocabulary(bert: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"exclude: expected ids from 0 to \d+, got \[-1\]"):
+        list(encode_pieces(["x"], bert, 9, exclude=[-1]))
 
 
 def test_pieces_need_room(bert: Any) -> None:
@@ -110,7 +130,8 @@ def test_pieces_need_room(bert: Any) -> None:
 )
 def test_batches_hold_every_token_once(lengths: list[int], budget: int, window: int) -> None:
     pieces = [
-        Piece(np.arange(n) + 1000 * i, np.arange(n) == 0, i, 0) for i, n in enumerate(lengths)
+        Piece(np.arange(n) + 1000 * i, np.arange(n, dtype=np.uint8) % 4, i, 0)
+        for i, n in enumerate(lengths)
     ]
     seen: list[int] = []
     for batch in batches(pieces, budget, window, pad_id=7):
@@ -120,13 +141,13 @@ def test_batches_hold_every_token_once(lengths: list[int], budget: int, window: 
         assert batch.tokens + batch.padded == rows * width
         kept = batch.attention_mask.bool()
         assert (batch.input_ids[~kept] == 7).all()
-        assert not batch.special[~kept].any()
+        assert not batch.group[~kept].any()
         assert torch.equal(batch.position, torch.arange(width).expand(rows, width))
         for row in range(rows):
             ids = batch.input_ids[row][kept[row]].tolist()
             document = int(batch.documents[row])
             assert ids == pieces[document].ids.tolist()
-            assert batch.special[row][kept[row]].tolist() == pieces[document].special.tolist()
+            assert batch.group[row][kept[row]].tolist() == pieces[document].group.tolist()
             seen.append(document)
     assert sorted(seen) == list(range(len(lengths)))
 

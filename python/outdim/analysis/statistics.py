@@ -61,10 +61,9 @@ class PointStatistics:
     def begin(self, batch: Batch) -> None:
         """The next forward reads ``batch`` (tensors on the model's device)."""
         self._columns.clear()
-        special = batch.special.reshape(-1)
-        valid = batch.attention_mask.reshape(-1).bool()
         self._ids = batch.input_ids.reshape(-1)
-        self._group = torch.where(valid, 1 + special.to(torch.uint8), 0).to(torch.uint8)
+        group = batch.group.reshape(-1)
+        self._group = torch.where(group == 3, 1, group)  # first tokens are text here
         self._moments.begin(self._ids, self._group, batch.position.reshape(1, -1).double())
 
     def statistics(self) -> StatisticsArgs:

@@ -1,11 +1,12 @@
 """Token ids of a text: tokenizers, batches for a model, frequencies by id."""
 
-from outdim.tokens.batches import Batch, Piece, batches, encode_pieces
+from outdim.tokens.batches import GROUPS, Batch, Piece, batches, encode_pieces
 from outdim.tokens.compare import Comparison, compare
 from outdim.tokens.frequencies import Coverage, TokenFrequencies
 from outdim.tokens.tokenizer import check_tokenizer, load_tokenizer, special_ids, vocabulary_size
 
 __all__ = [
+    "GROUPS",
     "Batch",
     "Comparison",
     "Coverage",
