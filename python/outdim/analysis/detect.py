@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from outdim.analysis.inputs import Inputs, ModelOptions
+from outdim.analysis.step import Json, Progress, Step
+from outdim.analysis.table import TidyRows
 from outdim.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
-    import torch
+    from outdim.models import Architecture
 
 Rule = Literal["kovaleva2021", "puccetti2022"]
 Array = NDArray[np.float64]
@@ -121,37 +125,28 @@ class Detection:
             "bounds": [bounds(layer) for layer in range(len(self.layers))],
         }
 
-    def columns(self) -> dict[str, NDArray[Any]]:
-        """Parameters and z-scores as rows of ``stats.parquet`` (point ``block.i.norm``, n 0)."""
+    def tables(self) -> dict[str, Any]:
+        """``detection.json``, and parameters and z-scores as tidy rows (n 0)."""
+        rows = TidyRows()
         named = {
             "gamma": self.gamma,
             "gamma_z": self.gamma_z,
             "beta": self.beta,
             "beta_z": self.beta_z,
         }
-        blocks = [
-            (layer, name, values[row])
-            for name, values in named.items()
-            if values is not None
-            for row, layer in enumerate(self.layers)
-        ]
-        dimension = self.gamma.shape[1]
+        for name, values in named.items():
+            for layer, row in zip(self.layers, values if values is not None else (), strict=False):
+                rows.add(name, row, point=f"block.{layer - 1}.norm", layer=layer)
+        return {"stats": rows.table(), "detection": self.to_dict()}
 
-        def repeat(values: list[Any], dtype: Any) -> NDArray[Any]:
-            return np.repeat(np.array(values, dtype), dimension)
+    def account(self) -> dict[str, Any]:
+        """Nothing besides the tables."""
+        return {}
 
-        nothing = repeat([""] * len(blocks), object)
-        return {
-            "point": repeat([f"block.{layer - 1}.norm" for layer, _, _ in blocks], object),
-            "layer": repeat([layer for layer, _, _ in blocks], np.int16),
-            "dim": np.tile(np.arange(dimension, dtype=np.int32), len(blocks)),
-            "selection": nothing,
-            "statistic": repeat([name for _, name, _ in blocks], object),
-            "covariate": nothing,
-            "value": np.concatenate([values for _, _, values in blocks]),
-            "n": repeat([0] * len(blocks), np.int64),
-            "reason": nothing,
-        }
+    def headline(self) -> list[str]:
+        """Which dimensions are outliers."""
+        found = ", ".join(map(str, self.dims)) or "none"
+        return [f"Outlier dimensions by their LayerNorm parameters ({self.rule}): {found}."]
 
 
 def detect(
@@ -206,29 +201,126 @@ def detect(
     """
     from outdim.models import architecture
 
-    arch = architecture(model)
-    norms = arch.norms()
-    if not norms:
-        raise DataError(
-            f"model: {type(model).__name__} has no LayerNorm or RMSNorm that ends or reads its "
-            "blocks, so its parameters cannot show outlier dimensions; use `outdim correlate`, "
-            "which reads hidden states."
-        )
-    gamma = np.stack([norm.gamma.detach().double().cpu().numpy() for norm in norms])
-    betas = [norm.beta.detach().double().cpu().numpy() for norm in norms if norm.beta is not None]
-    beta = np.stack(betas) if len(betas) == len(norms) else None
+    norms = Norms.of(architecture(model))
     return detect_parameters(
-        gamma,
-        beta,
-        layers=[norm.layer for norm in norms],
-        norms=[norm.path for norm in norms],
+        norms.gamma,
+        norms.beta,
+        layers=norms.layers,
+        norms=norms.paths,
         rule=rule,
         k=k,
         min_fraction=min_fraction,
         permutations=permutations,
         seed=seed,
-        note=" ".join(filter(None, [arch.norms_note, _beta_note(beta)])),
+        note=norms.note,
     )
+
+
+class Norms(NamedTuple):
+    """The parameters in which outlier dimensions are looked for: of one norm a layer.
+
+    Attributes:
+        gamma, beta: [L, D] float64; ``beta`` is None where a norm has none.
+        layers: 1 for the first block, [L].
+        paths: Of the norms, [L].
+        note: What a reader has to know about them.
+    """
+
+    gamma: Array
+    beta: Array | None
+    layers: list[int]
+    paths: list[str]
+    note: str
+
+    @classmethod
+    def of(cls, arch: Architecture) -> Norms:
+        """Those of a model.
+
+        Raises:
+            DataError: It has none.
+        """
+        norms = arch.norms()
+        if not norms:
+            raise DataError(
+                f"model: this {arch.family} has no LayerNorm or RMSNorm that ends or reads its "
+                "blocks, so its parameters cannot show outlier dimensions; use `outdim correlate`, "
+                "which reads hidden states."
+            )
+        gamma = np.stack([norm.gamma.detach().double().cpu().numpy() for norm in norms])
+        betas = [n.beta.detach().double().cpu().numpy() for n in norms if n.beta is not None]
+        beta = np.stack(betas) if len(betas) == len(norms) else None
+        return cls(
+            gamma,
+            beta,
+            [norm.layer for norm in norms],
+            [norm.path for norm in norms],
+            " ".join(filter(None, [arch.norms_note, _beta_note(beta)])),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectOptions:
+    """Find outlier dimensions by their LayerNorm parameters (Kovaleva et al. 2021).
+
+    Args:
+        rule: kovaleva2021: gamma AND beta beyond k sigma in min_fraction of the layers;
+            puccetti2022: gamma OR beta in more than 3 layers, as in the code published with
+            that paper.
+        k: Threshold in standard deviations.
+        min_fraction: Share of the layers.
+        permutations: For the false-positive rate of the rule.
+    """
+
+    rule: Rule = "kovaleva2021"
+    k: float = 3.0
+    min_fraction: float = 0.5
+    permutations: int = 1000
+
+
+class Detect(Step):
+    """Reads the norms of a model; its state is their parameters, and it has one shard."""
+
+    name = "detect"
+    Options = DetectOptions
+    reads = (ModelOptions,)
+    presentation = ("rule", "k", "min_fraction", "permutations")
+
+    def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:
+        super().__init__(recorded, inputs)
+        self._parameters: dict[str, torch.Tensor] = {}
+
+    @classmethod
+    def resolve(cls, options: DetectOptions, inputs: Inputs) -> Json:
+        """The norms are found here."""
+        norms = Norms.of(inputs.architecture)
+        _check(norms.gamma, norms.beta, options.rule, options.k, options.min_fraction)
+        found = {"layers": norms.layers, "norms": norms.paths, "note": norms.note}
+        return {**dataclasses.asdict(options), **found}
+
+    def update(self, unit: Mapping[str, Any], progress: Progress) -> Self:
+        """Read the parameters."""
+        norms = Norms.of(self.inputs.architecture)
+        both = {"gamma": norms.gamma, "beta": norms.beta}
+        return self.merge({k: torch.from_numpy(v) for k, v in both.items() if v is not None})
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """``gamma`` [L, D] and, where all norms have it, ``beta`` [L, D], float64."""
+        return dict(self._parameters)
+
+    def merge(self, tensors: Mapping[str, torch.Tensor]) -> Self:
+        """Take the one state there is."""
+        self._parameters = dict(tensors)
+        return self
+
+    def result(self) -> Detection:
+        """The rule applied."""
+        beta = self._parameters.get("beta")
+        return detect_parameters(
+            self._parameters["gamma"].numpy(),
+            None if beta is None else beta.numpy(),
+            **{name: self.recorded[name] for name in ("layers", "norms", "note")},
+            **{name: self.recorded[name] for name in self.presentation},
+        )
 
 
 def detect_parameters(

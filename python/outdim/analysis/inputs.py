@@ -7,12 +7,13 @@ YAML and plan follow.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+
+import torch
 
 from outdim.errors import ArgumentError
 
@@ -27,6 +28,17 @@ if TYPE_CHECKING:
 _SHARDS, _MAX_SHARD_BYTES = 256, 1 << 26
 _MIN_SHARD_BYTES = 1 << 18
 _MIN_SHARD_BYTES_OF_A_MODEL = 1 << 16  # a model takes longer over a byte
+
+
+class InputOptions(Protocol):
+    """Options of something that steps read."""
+
+    def resolve(self, inputs: Inputs) -> dict[str, Any]:
+        """What the plan records, defaults filled in."""
+
+    @staticmethod
+    def identity(inputs: Inputs) -> dict[str, Any]:
+        """Hashes by which another run knows that it reads the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +58,7 @@ class TextOptions:
             KiB (with a model 64 KiB) and 64 MiB.
     """
 
-    source: list[str] = field(default_factory=list)
+    source: list[str] = field(default_factory=list, metadata={"positional": "TEXT"})
     column: str = "text"
     name: str | None = None
     split: str = "train"
@@ -76,7 +88,9 @@ class TextOptions:
     @staticmethod
     def identity(inputs: Inputs) -> dict[str, Any]:
         """Path, size and hash of every file."""
-        return {"files": [{k: f[k] for k in ("path", "size_bytes", "sha256")} for f in inputs.files]}
+        return {
+            "files": [{k: f[k] for k in ("path", "size_bytes", "sha256")} for f in inputs.files]
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +113,9 @@ class TokenizerOptions:
     @staticmethod
     def identity(inputs: Inputs) -> dict[str, Any]:
         """Hash of all that decides the ids of a text."""
-        backend = inputs.tokenizer.backend_tokenizer.to_str()
-        return {"tokenizer": hashlib.sha256(backend.encode()).hexdigest()}
+        from outdim.tokens import tokenizer_sha256
+
+        return {"tokenizer": tokenizer_sha256(inputs.tokenizer)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,11 +183,16 @@ class ForwardOptions:
         return {}
 
 
+def option_names(kind: type[Any]) -> list[str]:
+    """The names of the options of a dataclass."""
+    return [part.name for part in dataclasses.fields(kind)]
+
+
 #: In the order in which they are resolved: a tokenizer may be the model's.
-GROUPS: tuple[type, ...] = (ModelOptions, TextOptions, TokenizerOptions, ForwardOptions)
+GROUPS: tuple[type[Any], ...] = (ModelOptions, TextOptions, TokenizerOptions, ForwardOptions)
 
 #: What two steps of one study must agree in.
-SHARED: tuple[type, ...] = (ModelOptions, TextOptions, TokenizerOptions)
+SHARED: tuple[type[Any], ...] = (ModelOptions, TextOptions, TokenizerOptions)
 
 
 def excluded_ids(tokenizer: Any, tokens: Sequence[str]) -> list[int]:
@@ -207,6 +227,9 @@ def open_recorded(options: Mapping[str, Any]) -> Corpus:
     )
 
 
+_SHAREABLE = {"corpus", "tokenizer", "model", "architecture", "files", "about_model"}
+
+
 @dataclass(frozen=True)
 class Resources:
     """What a process may use; none of it changes a result.
@@ -239,7 +262,7 @@ class Inputs:
         self,
         options: Mapping[str, Any] | None = None,
         *,
-        resources: Resources = Resources(),  # noqa: B008 - frozen
+        resources: Resources = Resources(),
         result: Callable[[str], Any] | None = None,
         attached: Callable[[str], Path | None] = lambda name: None,
         known_files: Sequence[Mapping[str, Any]] = (),
@@ -249,6 +272,7 @@ class Inputs:
         self.attached = attached
         self._result = result
         self._known_files = known_files
+        self._kept: dict[str, Any] = {}
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | None = None, **opened: Any) -> Self:
@@ -259,7 +283,7 @@ class Inputs:
         return inputs
 
     def resolve(self, given: Sequence[Any]) -> dict[str, Any]:
-        """Resolve the options of `GROUPS` that are given, one object each; they are then in force."""
+        """Resolve options of `GROUPS`, one object of each kind; they are then in force."""
         by_kind = {type(options): options for options in given}
         if ModelOptions in by_kind:
             self.options["model"] = by_kind[ModelOptions].model
@@ -278,10 +302,29 @@ class Inputs:
             raise ArgumentError(f"inputs: expected a result of the step {step!r}, got none.")
         return self._result(step)
 
+    def sharing(self, other: Inputs, *, model: bool = True) -> Self:
+        """These, with what ``other`` has open already; both are of one study."""
+        for name in _SHAREABLE if model else _SHAREABLE - {"model", "architecture"}:
+            if name in vars(other):
+                setattr(self, name, vars(other)[name])
+        return self
+
+    def keep(self, name: str, make: Callable[[], Any]) -> Any:
+        """What ``make`` gave the first time: for what is costly and serves every shard."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
+
     @property
     def has_model(self) -> bool:
         """Whether a model is read."""
         return "model" in self.options or "model" in vars(self)
+
+    @property
+    def device(self) -> torch.device:
+        """Where hidden states are: that of a model at hand, else what the process may use."""
+        model = vars(self).get("model")
+        return torch.device(self.resources.device) if model is None else model.device
 
     @cached_property
     def corpus(self) -> Corpus:

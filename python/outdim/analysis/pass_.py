@@ -40,9 +40,7 @@ class Pass:
         self._extra = {"use_cache": False} if cached else {}
         self._too_many: int | None = None  # ids, padding included, that did not fit
 
-    def run(
-        self, steps: Sequence[Observer], unit: Mapping[str, Any], progress: Progress
-    ) -> None:
+    def run(self, steps: Sequence[Observer], unit: Mapping[str, Any], progress: Progress) -> None:
         """Take one unit of text with every step.
 
         Raises:
@@ -99,9 +97,7 @@ class Pass:
             batch = batch.to(model.device)
             sink.begin(batch)
             with self._autocast():
-                model(
-                    input_ids=batch.input_ids, attention_mask=batch.attention_mask, **self._extra
-                )
+                model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **self._extra)
         except torch.OutOfMemoryError:
             return False
         return True
@@ -149,9 +145,7 @@ class _Sink:
 
     def __call__(self, point: Point, hidden: torch.Tensor) -> None:
         for step in self._steps[point.name]:
-            step.observe(
-                point, hidden, taken=step is self._fused and point.name in self._taken
-            )
+            step.observe(point, hidden, taken=step is self._fused and point.name in self._taken)
 
     def commit(self) -> None:
         for step in self._all:

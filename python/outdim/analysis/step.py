@@ -1,22 +1,25 @@
 """The contract: every analysis is a step, and the engine knows steps by nothing else.
 
-A step is one class in one file. The same object runs in memory (the Python functions feed it) and in
-a run (the engine adds plan, shards, merge, tables and report around it).
+A step is one class in one file. The same object runs in memory (the Python functions feed it) and
+in a run (the engine adds plan, shards, merge, tables and report around it).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from outdim.analysis.inputs import (
     ForwardOptions,
+    InputOptions,
     Inputs,
     ModelOptions,
     TextOptions,
     TokenizerOptions,
+    option_names,
 )
 
 if TYPE_CHECKING:
@@ -65,7 +68,6 @@ class Step(ABC):
 
     Attributes:
         name: Of the step, the command and the states.
-        about: What it does, in one sentence for the help.
         Options: Frozen dataclass of its own options; command line, YAML, plan and help come from
             its fields and docstring.
         reads: The dataclasses of options of what it reads (`outdim.analysis.inputs`).
@@ -75,9 +77,8 @@ class Step(ABC):
     """
 
     name: ClassVar[str]
-    about: ClassVar[str]
     Options: ClassVar[type]
-    reads: ClassVar[tuple[type, ...]] = ()
+    reads: ClassVar[tuple[type[InputOptions], ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     wants: ClassVar[tuple[str, ...]] = ()
     presentation: ClassVar[tuple[str, ...]] = ()
@@ -105,6 +106,22 @@ class Step(ABC):
     def work(cls, recorded: Mapping[str, Any], inputs: Inputs) -> list[Json]:
         """The shards, in the order in which they are merged: one, where there is no more to say."""
         return [{}]
+
+    @classmethod
+    def requires(cls, recorded: Mapping[str, Any]) -> tuple[str, ...]:
+        """Those of the steps it `needs` whose result its states depend on, given the options."""
+        return cls.needs
+
+    @classmethod
+    def together(cls, recorded: Mapping[str, Any]) -> str | None:
+        """Steps that say the same take a shard together (`update_all`); None: alone."""
+        return None
+
+    @classmethod
+    def update_all(cls, steps: Sequence[Any], unit: Mapping[str, Any], progress: Progress) -> None:
+        """Take one shard with several steps that go together."""
+        for step in steps:
+            step.update(unit, progress)
 
     @abstractmethod
     def update(self, unit: Mapping[str, Any], progress: Progress) -> Self:
@@ -136,7 +153,7 @@ class Step(ABC):
 class TextStep(Step):
     """A step whose shards are units of text."""
 
-    reads = (TextOptions, TokenizerOptions)
+    reads: ClassVar[tuple[type[InputOptions], ...]] = (TextOptions, TokenizerOptions)
 
     @classmethod
     def work(cls, recorded: Mapping[str, Any], inputs: Inputs) -> list[Json]:
@@ -170,13 +187,14 @@ class Observer(TextStep):
     """A step that observes the model on text; a pass runs any number of them in one forward.
 
     Most observers are nothing but `accumulators` and `result`.
-
-    Attributes:
-        fused: The accumulator whose moments may be taken inside the model's own norms.
     """
 
     reads = (TextOptions, TokenizerOptions, ModelOptions, ForwardOptions)
-    fused: PointMoments | None = None
+
+    @property
+    def fused(self) -> PointMoments | None:
+        """The accumulator whose moments may be taken inside the model's own norms."""
+        return None
 
     @abstractmethod
     def accumulators(self) -> Mapping[str, Accumulator]:
@@ -184,7 +202,7 @@ class Observer(TextStep):
 
     @classmethod
     def resolve(cls, options: Any, inputs: Inputs) -> Json:
-        """As `Step.resolve`; ``points`` None becomes the embeddings and the output of every block."""
+        """As `Step.resolve`; ``points`` None becomes the embeddings and every block."""
         recorded = super().resolve(options, inputs)
         chosen = inputs.architecture.select(recorded.get("points"))
         return {
@@ -210,7 +228,7 @@ class Observer(TextStep):
             accumulator.begin(batch.input_ids.reshape(-1), batch.group.reshape(-1), rows)
 
     def observe(self, point: Point, hidden: torch.Tensor, *, taken: bool) -> None:
-        """Take ``hidden`` [B, S, D]; ``taken``: those of the fused accumulator are taken already."""
+        """Take ``hidden`` [B, S, D]; ``taken``: the fused accumulator has it already."""
         for accumulator in self.accumulators().values():
             if not (taken and accumulator is self.fused):
                 accumulator.add(point.name, hidden)
@@ -225,9 +243,22 @@ class Observer(TextStep):
         for accumulator in self.accumulators().values():
             accumulator.discard()
 
+    @classmethod
+    def together(cls, recorded: Mapping[str, Any]) -> str | None:
+        """Observers of one model run in the same way share a forward."""
+        names = [name for kind in cls.reads for name in option_names(kind)]
+        return json.dumps([recorded.get(name) for name in names])
+
+    @classmethod
+    def update_all(
+        cls, steps: Sequence[Observer], unit: Mapping[str, Any], progress: Progress
+    ) -> None:
+        """Take one unit of text in one pass."""
+        steps[0].inputs.forward.run(steps, unit, progress)
+
     def update(self, unit: Mapping[str, Any], progress: Progress) -> Self:
         """Take one unit of text, in a pass of this step alone."""
-        self.inputs.forward.run([self], unit, progress)
+        self.update_all([self], unit, progress)
         return self
 
     def state_dict(self) -> dict[str, torch.Tensor]:

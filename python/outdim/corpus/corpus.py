@@ -6,7 +6,6 @@ import glob
 import hashlib
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
@@ -98,7 +97,6 @@ class Corpus:
         self.column = column
         self.min_chars = min_chars
         self.on_error = on_error
-        self.skipped: Counter[str] = Counter()
         self._stream: Any = None
         self._opening = Accounting()
         if self.source == PYTHON_DOCS:
@@ -132,10 +130,8 @@ class Corpus:
         """Files left out when the corpus was opened (``on_error="skip"``): to be accounted once."""
         return self._opening
 
-    def read(self, unit: Unit) -> Iterator[str]:
-        """The documents of a unit; ``skipped`` counts what this reading leaves out, by reason."""
-        account = Accounting()
-        self.skipped = account.skipped
+    def read(self, unit: Unit, account: Accounting) -> Iterator[str]:
+        """The documents of a unit; what was read and what left out is entered in ``account``."""
         for block in self.blocks(unit, account):
             yield from block.strings()
 

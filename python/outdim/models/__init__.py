@@ -2,6 +2,7 @@
 
 from outdim.models.architecture import Architecture, NormParameters, architecture
 from outdim.models.fused import FusedSink
+from outdim.models.length import sequence_length
 from outdim.models.load import describe, load_model, model_sha256
 from outdim.models.observe import Observation, observe
 from outdim.models.points import Point
@@ -17,4 +18,5 @@ __all__ = [
     "load_model",
     "model_sha256",
     "observe",
+    "sequence_length",
 ]

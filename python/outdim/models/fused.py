@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 class FusedSink(Protocol):
     """What `observe(..., fused=True)` reports to."""
 
-    def statistics(self) -> StatisticsArgs:
-        """Return the arguments of the moments for the tokens of the current forward, B * S rows."""
+    def arguments(self, point: Point) -> StatisticsArgs | None:
+        """Return the arguments of the moments to take at a point in this forward; None: none."""
 
     def absorb(self, point: Point, state: MomentsState) -> object:
         """Take the moments of a point in this forward."""
 
     def __call__(self, point: Point, hidden: Tensor) -> object:
-        """Take the hidden states [B, S, D] of a point that could not be fused."""
+        """Take the hidden states [B, S, D] of a point, whether its moments were taken or not."""
 
 
 @contextmanager
@@ -160,7 +160,13 @@ class _FusedNorm:
                 "observe(fused=True): expected a forward without gradients; run it under "
                 "torch.inference_mode()"
             )
-        y, _, state = layer_norm_moments(
+        arguments = self._sink.arguments(point)
+        if arguments is None:
+            hidden = x if residual is None else x + residual
+            output = self._plain(hidden)
+            self._watch.emit(point, output if point.norm_side == "output" else hidden)
+            return output
+        y, s, state = layer_norm_moments(
             x,
             self._norm.gamma,
             self._norm.beta,
@@ -168,9 +174,11 @@ class _FusedNorm:
             rms=self._norm.rms,
             residual=residual,
             of=point.norm_side,
-            statistics=self._sink.statistics(),
+            statistics=arguments,
         )
-        self._watch.fire(point)
         self._sink.absorb(point, state)
-        output: Tensor = y
-        return output
+        self._watch.emit(
+            point, y if point.norm_side == "output" else s if residual is not None else x
+        )
+        normed: Tensor = y
+        return normed

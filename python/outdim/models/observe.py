@@ -84,8 +84,8 @@ def observe(
         if fused:
             if not isinstance(sink, FusedSink):
                 raise ArgumentError(
-                    "sink: fused=True expects statistics(), absorb(point, state) and a call with "
-                    f"(point, hidden), got {type(sink).__name__}; see outdim.models.FusedSink"
+                    "sink: fused=True expects arguments(point), absorb(point, state) and a call "
+                    f"with (point, hidden), got {type(sink).__name__}; see outdim.models.FusedSink"
                 )
             rest = stack.enter_context(fuse(model, frames, chosen, sink, watch))
         for frame in frames:

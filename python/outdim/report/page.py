@@ -12,11 +12,11 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from outdim import __version__
+from outdim.files import write_bytes
 from outdim.report.cautions import cautions
 from outdim.report.colours import DARK, DIVERGING, DIVERGING_DARK
 from outdim.report.facts import data_files, fact_groups
 from outdim.report.figures import Figure, figures_of
-from outdim.report.figures.base import write_whole
 from outdim.report.findings import (
     findings,
     has_beta,
@@ -77,7 +77,7 @@ def write_page(path: Path, template: str, figures: list[Figure], **content: Any)
             **content,
         )
     )
-    write_whole(path, page.encode())
+    write_bytes(path, page.encode())
     return path
 
 

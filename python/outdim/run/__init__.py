@@ -1,7 +1,7 @@
-"""Runs that survive: an immutable plan, shards as commit units, a merge that is pure."""
+"""Runs that survive: a plan that never changes, shards as commit units, a merge that is pure."""
 
-from outdim.run.engine import Share
-from outdim.run.plan import Plan, Shard
-from outdim.run.shards import ShardState, ShardStore
+from outdim.run.execute import Request, execute
+from outdim.run.plan import Entry, Study
+from outdim.run.share import SpreadOptions
 
-__all__ = ["Plan", "Shard", "ShardState", "ShardStore", "Share"]
+__all__ = ["Entry", "Request", "SpreadOptions", "Study", "execute"]

@@ -1,12 +1,12 @@
-"""The manifest: what was run, on what, with which versions."""
+"""The manifest: what was run, on what, with which versions, and the hashes of the results."""
 
 from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import os
 import platform
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from outdim import __version__
-from outdim.errors import ResumeError
+from outdim.errors import DataError
+from outdim.files import create, json_bytes, read_json, sha256_of, write_json
 from outdim.machine import cpu_name
-from outdim.run.files import create, readable_json, write_json
-from outdim.run.plan import differences
 
+NAME = "manifest.json"
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pyarrow")
 
 
@@ -51,36 +51,51 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def begin(run: Path, command: str, **parts: Any) -> None:
-    """Write the manifest of a run that begins; one that goes on keeps what was written."""
-    if not (run / "manifest.json").exists():
-        content = {"outdim": __version__, "command": command, "created": now(), "finished": None}
-        # Another process may have begun, and even finished, since we looked: its manifest stands.
-        create(run / "manifest.json", readable_json({**content, "machine": machine(), **parts}))
+def begin(run: Path, command: str) -> bool:
+    """Write the manifest of a study that begins; one that goes on keeps what was written.
 
-
-def check(run: Path, **parts: Any) -> None:
-    """Check that the manifest's entries are these.
-
-    Raises:
-        ResumeError: They are not; the message shows the difference.
+    Returns:
+        Whether this process wrote it.
     """
-    written = read(run)
-    if found := differences({name: written.get(name) for name in parts}, parts):
-        raise ResumeError(
-            f"{run} holds a run of something else, and its results would be overwritten. "
-            f"{'; '.join(found)}. Give the options and inputs of that run, or name a new directory."
-        )
+    content = {"outdim": __version__, "command": command, "created": now(), "finished": None}
+    # Another process may have begun, and even finished, since we looked: its manifest stands.
+    return create(run / NAME, json_bytes({**content, "machine": machine(), "results": {}}))
 
 
-def update(run: Path, **parts: Any) -> dict[str, Any]:
-    """Replace top-level entries of the manifest."""
-    content = {**read(run), **parts}
-    write_json(run / "manifest.json", content)
+def update(run: Path, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace entries of the manifest; mappings are updated entry by entry."""
+    content = read(run)
+    for name, value in parts.items():
+        old = content.get(name)
+        content[name] = {**old, **value} if isinstance(old, dict) and value else value
+    write_json(run / NAME, content)
     return content
 
 
 def read(run: Path) -> dict[str, Any]:
-    """The manifest of a run."""
-    content: dict[str, Any] = json.loads((run / "manifest.json").read_text())
-    return content
+    """The manifest of a run.
+
+    Raises:
+        DataError: There is none, or it was altered.
+    """
+    try:
+        return read_json(run / NAME)
+    except FileNotFoundError as error:
+        raise DataError(f"{run} holds no {NAME}: it is not a run of outdim.") from error
+
+
+def result_path(run: Path, name: str) -> Path:
+    """The path of a result of a run, once its bytes are those that the manifest speaks of.
+
+    Raises:
+        DataError: There is no such result, or it was altered since it was written.
+    """
+    path, expected = run / name, read(run)["results"].get(name)
+    if expected is None or not path.is_file():
+        raise DataError(f"{run} holds no {name}: give the command of the run again.")
+    if sha256_of(path) != expected:
+        raise DataError(
+            f"{path}: it was altered since outdim wrote it; its checksum is another. Give the "
+            "command of the run again: the states are kept, and the results are written anew."
+        )
+    return path

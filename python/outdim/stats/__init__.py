@@ -2,7 +2,19 @@
 
 from outdim.stats.covariates import Covariates
 from outdim.stats.moments import Moments
+from outdim.stats.point_moments import PointMoments
+from outdim.stats.point_ranks import PointRanks
 from outdim.stats.rank_histogram import RankHistogram, RankResult
 from outdim.stats.result import MomentsResult
+from outdim.stats.token_sums import TokenSums
 
-__all__ = ["Covariates", "Moments", "MomentsResult", "RankHistogram", "RankResult"]
+__all__ = [
+    "Covariates",
+    "Moments",
+    "MomentsResult",
+    "PointMoments",
+    "PointRanks",
+    "RankHistogram",
+    "RankResult",
+    "TokenSums",
+]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -28,11 +30,24 @@ class TokenSums:
         self.n = torch.zeros(0, dtype=torch.int64)
         self.sums = torch.zeros(shape, dtype=torch.float64)
         self.sums_abs = torch.zeros(shape, dtype=torch.float64)
+        self._ids = self._text = torch.zeros(0)
+        self._pending: dict[str, Tensor] = {}
 
-    def update(self, ids: Tensor, columns: Mapping[str, Tensor]) -> None:
-        """Add rows: ``ids`` [N] and per point the chosen columns [N, S] float64, all on the CPU."""
-        unique, inverse = torch.unique(ids, return_inverse=True)
-        hidden = torch.stack([columns[name] for name in self.points], 1)
+    def begin(self, ids: Tensor, group: Tensor, rows: Tensor) -> None:
+        """The next forward has these N rows: ids [N] int64, group [N] uint8."""
+        self._pending.clear()
+        self._text = group == 1
+        self._ids = ids[self._text].cpu()
+
+    def add(self, point: str, hidden: Tensor) -> None:
+        """Keep the chosen columns of ``hidden`` [..., D] until `commit`."""
+        rows = hidden.reshape(-1, hidden.shape[-1])[self._text]
+        self._pending[point] = rows[:, self.dims].double().cpu()
+
+    def commit(self) -> None:
+        """The forward is complete."""
+        unique, inverse = torch.unique(self._ids, return_inverse=True)
+        hidden = torch.stack([self._pending[name] for name in self.points], 1)
         zeros = torch.zeros((len(unique), *hidden.shape[1:]), dtype=torch.float64)
         self.merge(
             {
@@ -40,6 +55,28 @@ class TokenSums:
                 "n": torch.bincount(inverse, minlength=len(unique)),
                 "sums": zeros.index_add(0, inverse, hidden),
                 "sums_abs": zeros.index_add(0, inverse, hidden.abs()),
+            }
+        )
+        self._pending.clear()
+
+    def discard(self) -> None:
+        """The forward failed."""
+        self._pending.clear()
+
+    def table(self) -> pa.Table:
+        """One row a token id, point and dimension: id, point, dim, n, sum, sum_abs."""
+        shape = self.sums.shape
+        index = np.indices(shape).reshape(3, -1)
+        return pa.table(
+            {
+                "id": pa.array(self.ids.numpy()[index[0]], pa.int64()),
+                "point": pa.DictionaryArray.from_arrays(
+                    pa.array(index[1], pa.int32()), pa.array(self.points)
+                ),
+                "dim": pa.array(np.asarray(self.dims, np.int32)[index[2]]),
+                "n": pa.array(self.n.numpy()[index[0]], pa.int64()),
+                "sum": pa.array(self.sums.numpy().reshape(-1)),
+                "sum_abs": pa.array(self.sums_abs.numpy().reshape(-1)),
             }
         )
 

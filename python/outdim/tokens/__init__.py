@@ -3,7 +3,13 @@
 from outdim.tokens.batches import GROUPS, Batch, Piece, batches, encode_pieces
 from outdim.tokens.compare import Comparison, compare
 from outdim.tokens.frequencies import Coverage, TokenFrequencies
-from outdim.tokens.tokenizer import check_tokenizer, load_tokenizer, special_ids, vocabulary_size
+from outdim.tokens.tokenizer import (
+    check_tokenizer,
+    load_tokenizer,
+    special_ids,
+    tokenizer_sha256,
+    vocabulary_size,
+)
 
 __all__ = [
     "GROUPS",
@@ -18,5 +24,6 @@ __all__ = [
     "encode_pieces",
     "load_tokenizer",
     "special_ids",
+    "tokenizer_sha256",
     "vocabulary_size",
 ]

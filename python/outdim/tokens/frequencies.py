@@ -162,10 +162,9 @@ class TokenFrequencies:
         seen = int(np.count_nonzero(self.counts[:shared]))
         return Coverage(size, seen, differing, int(self.counts[shared:].sum()))
 
-    def to_parquet(self, path: str | Path) -> None:
-        """Write id, token, bytes, special, count, documents; one row an id."""
+    def table(self) -> Any:
+        """The Arrow table with id, token, bytes, special, count, documents; one row an id."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         size = len(self)
         columns = {
@@ -178,11 +177,16 @@ class TokenFrequencies:
                 [None] * size if self.documents is None else self.documents, pa.int64()
             ),
         }
-        table = pa.table(columns)
         notes = {
             "outdim": json.dumps({"info": self.info, "unjoined": self.unjoined}, ensure_ascii=True)
         }
-        pq.write_table(table.replace_schema_metadata(notes), path, compression="zstd")
+        return pa.table(columns).replace_schema_metadata(notes)
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write `table` as parquet."""
+        import pyarrow.parquet as pq
+
+        pq.write_table(self.table(), path, compression="zstd")
 
     @classmethod
     def from_parquet(cls, path: str | Path) -> TokenFrequencies:

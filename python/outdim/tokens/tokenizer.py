@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from outdim import hub
@@ -48,6 +49,11 @@ def backend(tokenizer: Any) -> Any:
     copy.no_padding()
     copy.encode_special_tokens = bool(getattr(tokenizer, "split_special_tokens", False))
     return copy
+
+
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """Hash of all that decides the ids of a text; truncation and padding, which do not, left out."""
+    return hashlib.sha256(backend(tokenizer).to_str().encode()).hexdigest()
 
 
 def vocabulary_size(tokenizer: Any) -> int:

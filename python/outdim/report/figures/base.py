@@ -1,6 +1,5 @@
 """What every figure of the report has in common."""
 
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Canvas
 from plotly.graph_objects import Figure as Interactive
 
+from outdim.files import write_bytes
 from outdim.report.colours import GRID, INK, MUTED
+from outdim.tables import csv_bytes
 
 
 @dataclass(frozen=True)
@@ -56,29 +56,14 @@ class Figure:
 
     def csv(self) -> bytes:
         """Write the table with a header line."""
-        buffer = BytesIO()
-        pyarrow.csv.write_csv(self.table, buffer)
-        return buffer.getvalue()
+        return csv_bytes(self.table)
 
     def save(self, folder: Path) -> bytes:
         """Write id.svg and id.csv into a folder, whole or not at all; returns the SVG."""
         svg = self.svg()
-        write_whole(folder / f"{self.id}.svg", svg)
-        write_whole(folder / f"{self.id}.csv", self.csv())
+        write_bytes(folder / f"{self.id}.svg", svg)
+        write_bytes(folder / f"{self.id}.csv", self.csv())
         return svg
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file in one step: readers see the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def canvas(width: float, height: float, **subplots: Any) -> tuple[Canvas, Any]:

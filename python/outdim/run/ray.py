@@ -6,14 +6,12 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from outdim.analysis.inputs import Resources
 from outdim.errors import BackendError, OutdimError, PartialRunError
-from outdim.options import SpreadOptions
-from outdim.run.engine import Progress
-from outdim.run.plan import Plan, Shard
-from outdim.run.shards import ShardStore
-from outdim.run.stages import Worker
+from outdim.run.local import Progress
+from outdim.run.share import SpreadOptions
+from outdim.run.worker import Worker
 
 _POLL_S = 0.5
 _RESTARTS = 10  # of an actor; a shard that kills every one must end the command at some time
@@ -22,39 +20,31 @@ _RESTARTS = 10  # of an actor; a shard that kills every one must end the command
 class _Actor:
     """A `Worker` somewhere in the cluster; the run directory is on a file system all share."""
 
-    def __init__(
-        self, directory: str, run: Path, plan: dict[str, Any], device: str, memory: int
-    ) -> None:
+    def __init__(self, directory: str, run: Path, resources: Resources) -> None:
         with suppress(OSError):  # the plan's paths may be relative
             os.chdir(directory)
-        loaded = Plan.from_json(plan)
-        self._worker = Worker(
-            run, loaded, device, memory=memory, counters=loaded.options.get("threads", 1)
-        )
-        self._store = ShardStore(run, loaded)
+        self._worker = Worker(run, resources)
 
-    def compute(self, stage: str, shard: Shard) -> int:
+    def compute(self, steps: list[str], shard: int) -> int:
         """Commit one shard; return its number of tokens."""
-        if self._store.read(stage, shard) is not None:
-            return 0  # the actor died after the commit, and the call came again
         tokens = 0
 
         def count(done: int) -> None:
             nonlocal tokens
             tokens += done
 
-        self._store.commit(stage, shard, self._worker.compute(stage, shard, count))
+        self._worker.compute(steps, shard, count)
         return tokens
 
 
 def compute_on_ray(
     worker: Worker,
-    store: ShardStore,
-    stage: str,
-    shards: Sequence[Shard],
-    options: SpreadOptions,
+    steps: Sequence[str],
+    shards: Sequence[int],
+    spread: SpreadOptions,
+    *,
+    threads: int,
     device: str,
-    done: int,
 ) -> int:
     """Compute ``shards`` on the Ray cluster of the environment, or one of this machine's own.
 
@@ -76,7 +66,6 @@ def compute_on_ray(
         ray.init(
             address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False
         )
-    threads = worker.plan.options.get("threads", 1)
     cluster = ray.cluster_resources()
     gpus, cpus = (int(cluster.get(kind, 0)) for kind in ("GPU", "CPU"))
     gpu = device != "cpu" and (gpus > 0 or device != "auto")
@@ -86,35 +75,31 @@ def compute_on_ray(
             f"the Ray cluster has {gpus} GPUs and {cpus} CPUs, and no room for an actor with "
             + (f"--device {device}." if gpu else f"--threads {threads}.")
         )
-    resources = {"num_gpus": 1} if gpu else {"num_cpus": threads}
+    needed = {"num_gpus": 1} if gpu else {"num_cpus": threads}
+    resources = Resources("cuda" if gpu else "cpu", memory=spread.memory, counters=threads)
     # Calls are retried without a limit: a few are used up before Ray knows that a node is gone.
-    actor = ray.remote(max_restarts=_RESTARTS, max_task_retries=-1, **resources)(_Actor)
+    actor = ray.remote(max_restarts=_RESTARTS, max_task_retries=-1, **needed)(_Actor)
     actors = [
-        actor.remote(
-            os.getcwd(),
-            worker.run.absolute(),
-            worker.plan.to_json(),
-            "cuda" if gpu else "cpu",
-            worker.memory,
-        )
-        for _ in range(min(options.workers or room, len(shards), room))
+        actor.remote(os.getcwd(), worker.run.absolute(), resources)
+        for _ in range(min(spread.workers or room, len(shards), room))
     ]
-    progress = Progress(stage, shards, done)
+    progress = Progress(worker, steps, shards)
     waiting = list(reversed(shards))
+    names = list(steps)
     running = {
-        a.compute.remote(stage, shard): (a, shard) for a in actors for shard in [waiting.pop()]
+        a.compute.remote(names, shard): (a, shard) for a in actors for shard in [waiting.pop()]
     }
     try:
         while running:
             finished, _ = ray.wait(list(running), num_returns=1, timeout=_POLL_S)
-            worker.stop.check()
+            worker.resources.check_stop()
             for reference in finished:
                 free, shard = running.pop(reference)
                 progress.tokens(ray.get(reference))
                 progress.shard(shard)
                 if waiting:
                     shard = waiting.pop()
-                    running[free.compute.remote(stage, shard)] = (free, shard)
+                    running[free.compute.remote(names, shard)] = (free, shard)
                 else:  # one that was on a node that died may be waiting for this place
                     ray.kill(free)
     except ray.exceptions.RayError as error:
@@ -122,7 +107,7 @@ def compute_on_ray(
         if isinstance(cause, OutdimError):
             raise cause from None  # the traceback of the actor says nothing to the user
         raise PartialRunError(
-            f"Ray could not compute a shard of the stage '{stage}' ({error}). What was committed "
+            f"Ray could not compute a shard of '{'+'.join(steps)}' ({error}). What was committed "
             "is intact: give the same command again to go on."
         ) from error
     finally:

@@ -1,0 +1,161 @@
+"""The step that counts the tokens of a text."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from outdim.analysis.inputs import Inputs
+from outdim.analysis.step import Json, Progress, TextStep, add_accounts
+from outdim.errors import EmptyCorpusError
+from outdim.tokens import TokenFrequencies
+
+if TYPE_CHECKING:
+    from outdim.counting import TokenCounter
+
+_TOP = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountOptions:
+    """Count how often each token of a tokenizer's vocabulary occurs in a corpus.
+
+    Args:
+        method: chunks tokenises each distinct chunk of text once, where that is provably exact;
+            encode tokenises everything; auto decides and says why in the manifest.
+        documents: Count as well in how many documents each token occurs.
+    """
+
+    method: Literal["auto", "chunks", "encode"] = "auto"
+    documents: bool = False
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Token counts of a text.
+
+    Attributes:
+        frequencies: Counts by token id.
+        method: How they were counted, and why so.
+        read: Documents, characters, bytes, tokens; rows left out by reason, and where.
+    """
+
+    frequencies: TokenFrequencies
+    method: Mapping[str, str]
+    read: Mapping[str, Any]
+
+    def tables(self) -> dict[str, pa.Table]:
+        """``counts.parquet``: one row a token id."""
+        return {"counts": self.frequencies.table()}
+
+    def account(self) -> Json:
+        """How it was counted and what was read."""
+        return {
+            "counting": {**self.method, "accounting": dict(self.read)},
+            "tokens": {
+                "read": self.read["tokens"],
+                "special": self.read["special"],
+                "documents": self.read["documents"],
+                "excluded": dict(self.read["skipped"]),
+            },
+        }
+
+    def headline(self) -> list[str]:
+        """How many tokens, and of how many kinds."""
+        frequencies = self.frequencies
+        ordinary = frequencies.counts[~frequencies.special]
+        total = int(ordinary.sum())
+        if not total:
+            return []
+        top = int(np.sort(ordinary)[::-1][:_TOP].sum())
+        return [
+            f"{total:,} text tokens in {self.read['documents']:,} documents; "
+            f"{int((ordinary > 0).sum()):,} of {len(ordinary):,} token ids of text occur, and the "
+            f"{_TOP} most frequent make up {100 * top / total:.0f} % of the text."
+        ]
+
+
+class Count(TextStep):
+    """Counts by token id; its state is a vector of counts."""
+
+    name = "count"
+    Options = CountOptions
+
+    def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:
+        super().__init__(recorded, inputs)
+        self._counts: torch.Tensor | None = None
+        self._documents: torch.Tensor | None = None
+
+    @classmethod
+    def resolve(cls, options: CountOptions, inputs: Inputs) -> Json:
+        """The method is chosen once, by a sample of the text."""
+        from outdim.counting import choose_method
+
+        method = choose_method(inputs.corpus, inputs.tokenizer, options.method)
+        return {"method": dataclasses.asdict(method), "documents": options.documents}
+
+    def _counter(self) -> TokenCounter:
+        """Keeps what it has tokenised from shard to shard."""
+        from outdim.counting import CountingMethod, TokenCounter
+
+        resources = self.inputs.resources
+        return TokenCounter(
+            self.inputs.tokenizer,
+            CountingMethod(**self.recorded["method"]),
+            documents=self.recorded["documents"],
+            memory_bytes=resources.memory,
+            workers=resources.counters,
+        )
+
+    def update(self, unit: Mapping[str, Any], progress: Progress) -> Self:
+        """Count one unit."""
+        from outdim.corpus import Unit
+
+        counter: TokenCounter = self.inputs.keep("counter", self._counter)
+        counted = counter.count(
+            self.inputs.corpus, [Unit(**unit)], self.inputs.resources.check_stop
+        )
+        progress(counted.accounting.tokens)
+        tensors = {"counts": torch.from_numpy(counted.counts)}
+        if counted.documents is not None:
+            tensors["documents"] = torch.from_numpy(counted.documents)
+        self.account = add_accounts(self.account, counted.accounting.as_dict())
+        return self.merge(tensors)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """``counts`` [V] int64 and, where asked for, ``documents`` [V] int64."""
+        found = {"counts": self._counts, "documents": self._documents}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    def merge(self, tensors: Mapping[str, torch.Tensor]) -> Self:
+        """Add counts."""
+        counts, documents = tensors["counts"], tensors.get("documents")
+        self._counts = counts if self._counts is None else self._counts + counts
+        if documents is not None:
+            self._documents = documents if self._documents is None else self._documents + documents
+        return self
+
+    def result(self) -> Counted:
+        """The counts.
+
+        Raises:
+            EmptyCorpusError: There was no token in all of the text.
+        """
+        inputs = self.inputs
+        read = add_accounts(self.account, inputs.corpus.unreadable.as_dict())
+        if self._counts is None or not bool(self._counts.any()):
+            raise EmptyCorpusError(
+                f"source: {' '.join(inputs.options['source'])}: the corpus has no token (left out: "
+                f"{read['skipped']})."
+            )
+        documents = None if self._documents is None else self._documents.numpy()
+        frequencies = TokenFrequencies.for_tokenizer(
+            inputs.tokenizer, self._counts.numpy(), documents
+        )
+        return Counted(frequencies, self.recorded["method"], read)

@@ -1,0 +1,54 @@
+"""The steps there are: name -> what it does and where its class is, loaded when used.
+
+A package outside of outdim adds its own by an entry point of the group ``outdim.steps``:
+
+    [project.entry-points."outdim.steps"]
+    norm-share = "my_package.norm_share:NormShare"
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from functools import cache
+from typing import TYPE_CHECKING
+
+from outdim.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from outdim.analysis.step import Step
+
+_STEPS = {
+    "count": ("Count the tokens of a corpus.", "outdim.analysis.count:Count"),
+    "detect": (
+        "Find outlier dimensions by their LayerNorm parameters.",
+        "outdim.analysis.detect:Detect",
+    ),
+    "correlate": (
+        "Correlate hidden states with token frequency.",
+        "outdim.analysis.correlate:Correlate",
+    ),
+}
+
+
+@cache
+def steps() -> dict[str, tuple[str, str]]:
+    """Name of every step -> what it does, ``module:Class``."""
+    others = importlib.metadata.entry_points(group="outdim.steps")
+    return {
+        **{point.name: (f"A step of {point.module}.", point.value) for point in others},
+        **_STEPS,
+    }
+
+
+def step_class(name: str) -> type[Step]:
+    """The class of a step.
+
+    Raises:
+        ArgumentError: There is no such step.
+    """
+    if name not in steps():
+        raise ArgumentError(f"steps: expected some of {', '.join(steps())}, got {name!r}.")
+    module, _, attribute = steps()[name][1].partition(":")
+    found: type[Step] = getattr(importlib.import_module(module), attribute)
+    return found

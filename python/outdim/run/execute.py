@@ -1,0 +1,430 @@
+"""A run: plan the steps, compute what is missing, merge, write the results."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from outdim.analysis.inputs import Inputs, Resources, option_names
+from outdim.analysis.registry import step_class
+from outdim.errors import (
+    ArgumentError,
+    DataError,
+    EmptyCorpusError,
+    Interrupted,
+    OutdimError,
+    PartialRunError,
+)
+from outdim.files import digest, read_json, remove_stale, write_bytes, write_json
+from outdim.run import local, manifest
+from outdim.run.plan import Entry, Study
+from outdim.run.results import account_of, locked, write_results
+from outdim.run.share import Share, SpreadOptions, ranks_of
+from outdim.run.stop import StopSignal
+from outdim.run.worker import ATTACHED, Worker
+
+FILES = "files.json"  # hashes of the corpus, so that they are not taken again
+_POLL_S = 0.2
+_STRAGGLER_NOTICE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command asks for.
+
+    Attributes:
+        command: Its name.
+        output: Run directory: new, empty, or a study of the same model and text.
+        steps: Options by step.
+        reads: Options of what the steps read, one object a kind (`outdim.analysis.inputs`).
+        spread: Who does the work.
+        others: Options of steps that are run only because they are needed or wanted.
+    """
+
+    command: str
+    output: Path
+    steps: Mapping[str, Any]
+    reads: Sequence[Any]
+    spread: SpreadOptions = field(default_factory=SpreadOptions)
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+
+def execute(request: Request) -> Path | None:
+    """Do what is asked for; return the run directory.
+
+    None where the results are written by another process that shares the work.
+
+    Raises:
+        PartialRunError: This process's share is done, others are not.
+        ResumeError: The directory holds something else.
+        Interrupted: SIGINT or SIGTERM came.
+    """
+    check_directory(request.output)
+    request.spread.check()
+    share = Share.of(request.spread)
+    study = Study(request.output)
+    _wait_for_plan(study, request, share)
+    inputs = _inputs(request)
+    planned = plan_entries(request, inputs, study.entries())
+    with _made(request.output, study, planned) as run:
+        _begin(run, study, request, inputs, planned)
+        with StopSignal().installed() as stop:
+            return _run(request, study, inputs, share, stop)
+
+
+def plan_entries(
+    request: Request, inputs: Inputs, there: Mapping[str, Entry]
+) -> list[tuple[Entry, dict[str, bytes]]]:
+    """The entries of the plan that the request asks for, those needed first; nothing is written.
+
+    A step that is only needed or wanted, and about which nothing was said, is taken as it is
+    ``there``.
+
+    Raises:
+        ArgumentError: An option is missing or out of range.
+        DataError: The text, the tokenizer or the model cannot be used.
+    """
+    common = inputs.resolve(request.reads)
+    entries: dict[str, Entry] = {}
+    found = []
+    for name, wanted_only in _ordered(request.steps):
+        cls = step_class(name)
+        options = request.steps.get(name) or request.others.get(name) or cls.Options()
+        if name in there and name not in request.steps and options == cls.Options():
+            entries[name] = there[name]
+            continue
+        try:
+            recorded = cls.resolve(options, inputs)
+        except DataError as error:
+            if not wanted_only:
+                raise
+            print(f"outdim {request.command}: without '{name}': {error}", file=sys.stderr)
+            continue
+        attached = cls.attach(options, inputs)
+        names = [name for kind in cls.reads for name in option_names(kind)]
+        recorded = {**{n: common[n] for n in names}, **recorded}
+        identity = {k: v for kind in cls.reads for k, v in kind.identity(inputs).items()}
+        entries[name] = Entry(
+            step=name,
+            options=recorded,
+            inputs={
+                **identity,
+                "attached": {k: hashlib.sha256(v).hexdigest() for k, v in attached.items()},
+                "needs": {n: digest(entries[n].leaves) for n in cls.requires(recorded)},
+            },
+            work=tuple(cls.work(recorded, inputs)),
+            presentation=cls.presentation,
+        )
+        found.append((entries[name], attached))
+    return found
+
+
+def _ordered(steps: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """The steps with those they need and want, needed ones first; whether one is only wanted."""
+    ordered: dict[str, bool] = {}
+
+    def visit(name: str, wanted_only: bool) -> None:
+        cls = step_class(name)
+        for other in cls.needs:
+            visit(other, wanted_only)
+        for other in cls.wants:
+            if other not in steps:
+                visit(other, True)
+        ordered[name] = ordered.get(name, True) and wanted_only
+
+    for name in steps:
+        visit(name, False)
+    return list(ordered.items())
+
+
+def _inputs(request: Request) -> Inputs:
+    known = []
+    with suppress(OSError, DataError, KeyError):  # none, or a broken one: it only saves time
+        known = read_json(request.output / FILES)["files"]
+    return Inputs(known_files=known)
+
+
+@contextmanager
+def _made(
+    path: Path, study: Study, planned: Sequence[tuple[Entry, dict[str, bytes]]]
+) -> Iterator[Path]:
+    """The run directory; what this process made for nothing is removed again.
+
+    So it is where it failed before any shard was committed, or found no token. Only the files that
+    this process made are removed, and the directory only if it made it and nothing else is in it:
+    other commands may be at work there. An error of the clean-up never hides the first one.
+    """
+    try:
+        path.mkdir(parents=True)
+        new = True
+    except FileExistsError:
+        new = False
+    before = manifest.NAME in {inside.name for inside in path.iterdir()}
+    try:
+        yield path
+    except Interrupted:
+        raise
+    except OutdimError as error:
+        if study.created:
+            with suppress(OSError):
+                _unmake(path, study, planned, isinstance(error, EmptyCorpusError), before)
+                if new:
+                    path.rmdir()
+        raise
+
+
+def _unmake(
+    run: Path,
+    study: Study,
+    planned: Sequence[tuple[Entry, dict[str, bytes]]],
+    empty: bool,
+    had_manifest: bool,
+) -> None:
+    """Remove what this process made; OSError, and nothing more, where there is anything else."""
+    from outdim.run.store import StateStore
+
+    added = {read_json(path)["step"] for path in study.created}
+    made = [(entry, attached) for entry, attached in planned if entry.step in added]
+    for entry, _ in made:
+        store = StateStore(run, entry)
+        for state in store.files() if empty else ():
+            state.unlink(missing_ok=True)
+        if store.directory.exists():
+            store.directory.rmdir()  # an OSError where a shard is committed: then all of it stays
+    for path in reversed(study.created):
+        path.unlink(missing_ok=True)
+    for name in (name for _, attached in made for name in attached):
+        (run / ATTACHED / name).unlink(missing_ok=True)
+    for folder in (run / "state", run / "plan", run / ATTACHED):
+        with suppress(OSError):
+            folder.rmdir()
+    if not had_manifest:
+        for name in (manifest.NAME, FILES, ".lock", "counts.parquet"):
+            (run / name).unlink(missing_ok=True)
+
+
+def _begin(
+    run: Path,
+    study: Study,
+    request: Request,
+    inputs: Inputs,
+    planned: Sequence[tuple[Entry, dict[str, bytes]]],
+) -> None:
+    """Add the entries to the study."""
+    if "source" in inputs.options:
+        write_json(run / FILES, {"files": inputs.files})
+    for entry, attached in planned:
+        for name, content in attached.items():
+            (run / ATTACHED).mkdir(exist_ok=True)
+            if not (run / ATTACHED / name).exists():
+                write_bytes(run / ATTACHED / name, content)
+        study.add(entry)
+    manifest.begin(run, request.command)
+    parts = about(inputs, [entry for entry, _ in planned])
+    with locked(run):
+        if not parts.items() <= manifest.read(run).items():  # others may be at work, or have ended
+            manifest.update(run, parts)
+
+
+def about(inputs: Inputs, entries: Sequence[Entry]) -> dict[str, Any]:
+    """What the manifest says of model, tokenizer, text and options."""
+    parts: dict[str, Any] = {}
+    options = inputs.options
+    if "model" in options:
+        parts["model"] = inputs.about_model
+    if "tokenizer" in options:
+        identity = next(e.inputs["tokenizer"] for e in entries if "tokenizer" in e.inputs)
+        parts["tokenizer"] = {"name": options["tokenizer"], "sha256": identity}
+    if "source" in options:
+        files = next(entry.inputs["files"] for entry in entries if "files" in entry.inputs)
+        parts["data"] = {
+            "source": " ".join(options["source"]),
+            "column": options["column"],
+            "files": files,
+        }
+    parts["options"] = {key: value for e in entries for key, value in e.options.items()}
+    parts["plan"] = {entry.step: entry.sha256 for entry in entries}
+    return parts
+
+
+def _run(
+    request: Request, study: Study, opened: Inputs, share: Share, stop: StopSignal
+) -> Path | None:
+    run, spread = request.output, request.spread
+    names = [name for name in study.entries() if name in dict(_ordered(request.steps))]
+    threads = max(study[name].options.get("threads", 1) for name in names)
+    model_bytes = 4 * opened.about_model["parameters"] if opened.has_model else 0
+    devices = spread.devices(threads, model_bytes)
+    resources = Resources(devices[0], spread.memory, spread.counters(), stop.check)
+    worker = Worker(run, resources, opened if devices[0] == "cpu" else None)
+    for directory in (run, *(worker.store(name).directory for name in names)):
+        remove_stale(directory)
+    seconds: dict[str, float] = {}
+    rate = None
+    groups = group_steps(study, names)
+    for number, group in enumerate(groups):
+        begin = time.monotonic()
+        try:
+            tokens = _compute(worker, group, request, devices, share)
+        except Interrupted as error:
+            store = worker.store(group[0])
+            done = len(store) - len(store.missing())
+            error.add_note(f"{done} of {len(store)} shards of '{'+'.join(group)}' are committed")
+            raise
+        seconds["+".join(group)] = time.monotonic() - begin
+        rate = tokens / seconds["+".join(group)] if tokens else rate
+        if number + 1 < len(groups):
+            _complete(worker, group, share)
+        elif share.waits:
+            _wait_for_others(worker, group, share)
+        elif missing := _missing(worker, group):
+            raise PartialRunError(
+                f"this share is done; {len(missing)} of {len(worker.store(group[0]))} shards "
+                "belong to others and are not committed yet. Whoever commits the last one writes "
+                "the results."
+            )
+    if share.waits and share.index:
+        return None
+    _finish(worker, names, seconds, rate)
+    return run
+
+
+def group_steps(study: Study, names: Sequence[str]) -> list[list[str]]:
+    """Steps that are computed together, in an order in which each has what it needs."""
+    groups: list[list[str]] = []
+    keys: list[tuple[str, tuple[Any, ...]] | None] = []
+    for name in names:
+        entry, cls = study[name], step_class(name)
+        together = cls.together(entry.options)
+        key = None if together is None else (together, entry.work)
+        needed = [i for i, group in enumerate(groups) if set(group) & set(cls.needs)]
+        first = max(needed, default=-1) + 1
+        place = next((i for i in range(first, len(groups)) if key and keys[i] == key), None)
+        if place is None:
+            groups.append([name])
+            keys.append(key)
+        else:
+            groups[place].append(name)
+    return groups
+
+
+def _missing(worker: Worker, group: Sequence[str], among: Sequence[int] | None = None) -> list[int]:
+    """The shards that any step of a group lacks."""
+    return sorted({s for name in group for s in worker.store(name).missing(among)})
+
+
+def _compute(
+    worker: Worker,
+    group: Sequence[str],
+    request: Request,
+    devices: Sequence[str],
+    share: Share,
+) -> int:
+    own = _missing(worker, group, share.own(len(worker.store(group[0]))))
+    if not own:
+        return 0
+    entry = worker.study[group[0]]
+    model = "model" in entry.options
+    if request.spread.engine == "ray" and len(worker.store(group[0])) > 1:
+        from outdim.run.ray import compute_on_ray
+
+        device = request.spread.device if model else "cpu"
+        threads = entry.options.get("threads", 1)
+        return compute_on_ray(worker, group, own, request.spread, threads=threads, device=device)
+    # Without a model a step has its own threads, which share what they know: one process is best.
+    if not model or len(devices) == 1 or len(own) == 1:
+        return local.compute_here(worker, group, own)
+    return local.compute_in_processes(worker, group, own, devices[: len(own)])
+
+
+def _complete(worker: Worker, group: Sequence[str], share: Share) -> None:
+    """Make a group whole: wait for those who run now, do the work of those who may run later."""
+    if share.waits:
+        _wait_for_others(worker, group, share)
+    elif missing := _missing(worker, group):
+        # Each share begins elsewhere, so that those who do this at once divide the work.
+        begin = share.index * len(missing) // share.count
+        local.compute_here(worker, group, [*missing[begin:], *missing[:begin]])
+
+
+def _wait_for_plan(study: Study, request: Request, share: Share) -> None:
+    """Under torchrun, wait for the plan that the first rank writes.
+
+    So the data is hashed once, not by every rank. If the first fails, torchrun ends the others.
+    """
+    noticed = time.monotonic()
+    while share.waits and share.index and not set(request.steps) <= set(study.entries()):
+        if time.monotonic() - noticed > _STRAGGLER_NOTICE_S:
+            noticed = time.monotonic()
+            print(
+                f"outdim: rank {share.index} waits for rank 0 to write the plan in {study.run}, "
+                "a directory that all ranks see",
+                file=sys.stderr,
+            )
+        time.sleep(_POLL_S)
+
+
+def _wait_for_others(worker: Worker, group: Sequence[str], share: Share) -> None:
+    """Wait until every shard is committed, naming the ranks that are still at work.
+
+    Nothing is exchanged between the processes: the committed shards are the barrier.
+    """
+    noticed = time.monotonic()
+    while missing := _missing(worker, group):
+        worker.resources.check_stop()
+        if time.monotonic() - noticed > _STRAGGLER_NOTICE_S:
+            noticed = time.monotonic()
+            ranks = ranks_of(share, missing, len(worker.store(group[0])))
+            print(
+                f"outdim: rank {share.index} waits for {len(missing)} shards of rank "
+                f"{', '.join(map(str, ranks))}",
+                file=sys.stderr,
+            )
+        time.sleep(_POLL_S)
+
+
+def _finish(
+    worker: Worker, names: Sequence[str], seconds: dict[str, float], rate: float | None
+) -> None:
+    """Write the results of the steps."""
+    run = worker.run
+    found = {name: worker.result(name) for name in names}
+    for name in names:
+        if mixed := worker.store(name).mixed_versions():
+            print(
+                f"outdim: the shards of '{name}' were computed by several versions "
+                f"({', '.join(mixed)}): their last bits may differ.",
+                file=sys.stderr,
+            )
+    with locked(run):
+        hashes = write_results(run, found, list(worker.study.entries()))
+        parts = {**account_of(found), "results": hashes, "finished": manifest.now()}
+        if rate is not None:  # else every shard was there already: what was measured then stands
+            parts |= {"seconds": seconds, "tokens_per_second": rate}
+        manifest.update(run, parts)
+
+
+def check_directory(path: Path) -> None:
+    """Accept a path that is new, empty, holds states only, or a study. Nothing is created.
+
+    Raises:
+        ArgumentError: ``path`` holds something that is not a run of outdim.
+    """
+    if path.exists() and not path.is_dir():
+        raise ArgumentError(
+            f"output: {path} is a file; name a directory that is new, empty or a run."
+        )
+    names = {inside.name for inside in path.iterdir()} if path.exists() else set()
+    visible = {name for name in names if not (name.startswith(".") and name.endswith(".tmp"))}
+    if not visible or visible == {"state"} or "plan" in visible:
+        return
+    raise ArgumentError(
+        f"output: the directory {path} is not empty and is not a run of outdim. Name a new "
+        "directory; nothing was written."
+    )

@@ -1,0 +1,218 @@
+"""States of a step on disk: committed whole, merged by the tree, checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from outdim.analysis.step import State
+from outdim.errors import PartialRunError
+from outdim.files import canonical_json, write_bytes
+from outdim.run.manifest import versions
+from outdim.run.plan import Entry
+from outdim.run.tree import Node, Tree
+
+_LENGTH_BYTES = 8  # of a safetensors file: the size of its JSON header
+_ID = 24  # characters of a node's identity in the name of its file
+
+#: Merges a state with that of later shards.
+Merge = Callable[[State, State], State]
+
+
+class StateStore:
+    """The committed states of one step of a run.
+
+    A state is one safetensors file with its checksum inside, written as temporary file, fsync,
+    rename. A file that is missing, truncated, altered, or of another plan counts as missing. Where
+    both children of a node of the tree are sound, whoever sees it writes the node and drops the
+    children: the disk holds one state for every power of two, not one for every shard, and the
+    bytes of the root are the same whoever merged what, and when.
+    """
+
+    def __init__(self, run: Path, entry: Entry) -> None:
+        self.entry = entry
+        self.directory = run / "state" / entry.step
+        self.tree = Tree(entry.leaves)
+        self._sound: set[str] = set()  # read and found sound by this object
+
+    def __len__(self) -> int:
+        return len(self.tree.leaves)
+
+    def path(self, node: Node) -> Path:
+        """Where the state of a node lies."""
+        return self.directory / f"{node.id[:_ID]}.safetensors"
+
+    def commit(self, shard: int, state: State, merge: Merge) -> None:
+        """Make the state of a shard durable, and merge what can be merged with it.
+
+        Committing the same shard again writes the same bytes.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        node = self.tree.leaves[shard]
+        self._write(node, state, {name: [version] for name, version in versions().items()})
+        self._merge_upwards(node, merge)
+
+    def merge_all(self, merge: Merge) -> None:
+        """Merge what committed shards allow: processes that ended together may each have left it.
+
+        Raises:
+            PartialRunError: A shard is missing.
+        """
+        if missing := self.missing():
+            raise PartialRunError(
+                f"{len(missing)} of {len(self)} shards of '{self.entry.step}' are missing, the "
+                f"first is number {missing[0]}. Give the command of the run again to compute them."
+            )
+        self._complete(self.tree.root, merge)
+
+    def root(self, merge: Merge) -> State:
+        """The state of all shards.
+
+        Raises:
+            PartialRunError: A shard is missing.
+        """
+        found = self._read(self.tree.root)
+        if found is None:
+            self.merge_all(merge)
+            found = self._read(self.tree.root)
+        if found is None:
+            raise PartialRunError(
+                f"the states of '{self.entry.step}' changed while they were merged. Give the "
+                "command of the run again."
+            )
+        return found[0]
+
+    def mixed_versions(self) -> list[str]:
+        """Packages of which several versions took part, 'name 1 and 2'; for a complete step."""
+        found = self._read(self.tree.root)
+        seen = found[1] if found else {}
+        return [f"{name} {' and '.join(v)}" for name, v in sorted(seen.items()) if len(v) > 1]
+
+    def has(self, shard: int) -> bool:
+        """Whether a shard is committed, alone or in a node above it."""
+        node: Node | None = self.tree.leaves[shard]
+        while node is not None:
+            if self._is_sound(node):
+                return True
+            node = self.tree.parent(node)
+        return False
+
+    def missing(self, among: Sequence[int] | None = None) -> list[int]:
+        """Those of the shards (None: of all) that no sound state covers, in order.
+
+        Lists the directory first: a network file system may remember for a minute that a file it
+        was asked for is not there, and then two processes that finish together would each think
+        that the other has work left.
+        """
+        covered = bytearray(len(self))
+        waiting = [self.tree.root]
+        there = self._names()
+        while waiting:
+            node = waiting.pop()
+            if self.path(node).name in there and self._is_sound(node):
+                covered[node.first : node.stop] = b"\x01" * (node.stop - node.first)
+            else:
+                waiting += node.children
+        # Another process may have merged two states between the listing and the look at them.
+        wanted = range(len(self)) if among is None else among
+        return [shard for shard in wanted if not covered[shard] and not self.has(shard)]
+
+    def files(self) -> Iterator[Path]:
+        """Every file that a state of this step may have."""
+        yield from (self.path(node) for node in self.tree.nodes())
+
+    def _names(self) -> set[str]:
+        with suppress(FileNotFoundError):
+            return set(os.listdir(self.directory))
+        return set()
+
+    def _merge_upwards(self, node: Node, merge: Merge) -> None:
+        while (parent := self.tree.parent(node)) is not None:
+            if not self._is_sound(parent) and not self._merge_children(parent, merge):
+                return
+            self._drop(parent.children)
+            node = parent
+
+    def _merge_children(self, node: Node, merge: Merge) -> bool:
+        """Write ``node`` if both children are sound; False if one is not there."""
+        found = [self._read(child) for child in node.children]
+        if found[0] is None or found[1] is None:
+            return self._is_sound(node)  # another process may have merged and dropped them
+        (left, left_versions), (right, right_versions) = found[0], found[1]
+        names = sorted({*left_versions, *right_versions})
+        both = {
+            name: sorted({*left_versions.get(name, ()), *right_versions.get(name, ())})
+            for name in names
+        }
+        self._write(node, merge(left, right), both)
+        return True
+
+    def _complete(self, node: Node, merge: Merge) -> None:
+        if self._is_sound(node):
+            self._drop(node.children)
+            return
+        for child in node.children:
+            self._complete(child, merge)
+        if node.children and self._merge_children(node, merge):
+            self._drop(node.children)
+
+    def _drop(self, nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            with suppress(FileNotFoundError):
+                self.path(node).unlink()
+            self._sound.discard(node.id)
+
+    def _is_sound(self, node: Node) -> bool:
+        if not self.path(node).exists():
+            self._sound.discard(node.id)
+            return False
+        return node.id in self._sound or self._read(node) is not None
+
+    def _write(self, node: Node, state: State, seen: Mapping[str, Sequence[str]]) -> None:
+        account = canonical_json(
+            {"node": node.id, "step": self.entry.step, "account": state.account, "versions": seen}
+        )
+        tensors = {name: tensor.contiguous() for name, tensor in sorted(state.tensors.items())}
+        # One metadata entry only: the order of several is not fixed between processes.
+        entry = {"about": account, "sha256": _checksum(tensors, account)}
+        write_bytes(self.path(node), save_tensors(tensors, {"outdim": canonical_json(entry)}))
+        self._sound.add(node.id)
+
+    def _read(self, node: Node) -> tuple[State, dict[str, list[str]]] | None:
+        """The committed state and the versions that made it; None where there is no sound one."""
+        try:
+            content = self.path(node).read_bytes()
+            tensors = load_tensors(content)
+            entry = json.loads(_metadata(content)["outdim"])
+            sound = _checksum(tensors, entry["about"]) == entry["sha256"]
+            about = json.loads(entry["about"])
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        if not sound or about["node"] != node.id or about["step"] != self.entry.step:
+            return None
+        self._sound.add(node.id)
+        return State(tensors, about["account"]), about["versions"]
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    size = int.from_bytes(content[:_LENGTH_BYTES], "little")
+    header = json.loads(content[_LENGTH_BYTES : _LENGTH_BYTES + size])
+    metadata: dict[str, str] = header["__metadata__"]
+    return metadata
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor], about: str) -> str:
+    checksum = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        checksum.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        checksum.update(tensor.contiguous().numpy().reshape(-1).view("uint8").data)
+    return checksum.hexdigest()

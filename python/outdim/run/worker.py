@@ -1,0 +1,117 @@
+"""The steps of a run in one process: what is expensive to load is loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from outdim.analysis.inputs import Inputs, Resources
+from outdim.analysis.registry import step_class
+from outdim.analysis.step import Progress, State, Step
+from outdim.run.plan import Entry, Study
+from outdim.run.store import StateStore
+
+ATTACHED = "inputs"
+
+
+class Worker:
+    """Computes, merges and reads the shards of a study.
+
+    Args:
+        run: The run directory.
+        resources: What this process may use.
+        opened: Inputs of the same study that are open already.
+    """
+
+    def __init__(self, run: Path, resources: Resources, opened: Inputs | None = None) -> None:
+        self.run, self.resources = run, resources
+        self.study = Study(run)
+        self._opened = opened
+        self._inputs: dict[tuple[str, ...], Inputs] = {}
+        self._stores: dict[str, StateStore] = {}
+        self._results: dict[str, Any] = {}
+
+    def store(self, step: str) -> StateStore:
+        """The states of a step."""
+        if step not in self._stores:
+            self._stores[step] = StateStore(self.run, self.study[step])
+        return self._stores[step]
+
+    def compute(self, steps: Sequence[str], shard: int, progress: Progress) -> None:
+        """Compute and commit one shard of every one of the steps that lacks it, in one go.
+
+        Raises:
+            Interrupted: The process was asked to stop; nothing of this shard counts.
+            DataError: Broken data and ``on_error`` is ``fail``.
+        """
+        self.resources.check_stop()
+        lacking = [name for name in steps if not self.store(name).has(shard)]
+        if not lacking:
+            return  # another process may have been here meanwhile
+        entries = [self.study[name] for name in lacking]
+        inputs = self._inputs_of(tuple(steps))
+        torch.set_num_threads(inputs.options.get("threads", 1))
+        objects = [step_class(entry.step)(entry.options, inputs) for entry in entries]
+        type(objects[0]).update_all(objects, entries[0].work[shard], progress)
+        for entry, step in zip(entries, objects, strict=True):
+            self.store(entry.step).commit(shard, step.state(), self.merger(entry))
+
+    def merger(self, entry: Entry) -> Merger:
+        """Merges states of a step, without its model."""
+        return Merger(entry, self._merging_inputs(entry))
+
+    def result(self, step: str) -> Any:
+        """The merged result of a step.
+
+        Raises:
+            PartialRunError: A shard is missing.
+        """
+        if step not in self._results:
+            merger = self.merger(self.study[step])
+            self._results[step] = merger.step(self.store(step).root(merger)).result()
+        return self._results[step]
+
+    def _inputs_of(self, steps: tuple[str, ...]) -> Inputs:
+        """Inputs of steps that are computed together; what is open already is not opened again."""
+        if steps not in self._inputs:
+            options: dict[str, Any] = {}
+            for name in steps:
+                options |= self.study[name].options
+            self._inputs[steps] = self._new_inputs(options)
+        self._opened = self._inputs[steps]
+        return self._inputs[steps]
+
+    def _new_inputs(self, options: Any) -> Inputs:
+        inputs = Inputs(
+            options, resources=self.resources, result=self.result, attached=self._attached
+        )
+        return inputs if self._opened is None else inputs.sharing(self._opened)
+
+    def _merging_inputs(self, entry: Entry) -> Inputs:
+        inputs = Inputs(entry.options, result=self.result, attached=self._attached)
+        return inputs if self._opened is None else inputs.sharing(self._opened, model=False)
+
+    def _attached(self, name: str) -> Path | None:
+        path = self.run / ATTACHED / name
+        return path if path.exists() else None
+
+
+class Merger:
+    """Merges states of one step in the order of its shards: a function of the states alone."""
+
+    def __init__(self, entry: Entry, inputs: Inputs) -> None:
+        self._entry, self._inputs = entry, inputs
+
+    def __call__(self, first: State, second: State) -> State:
+        """The two merged."""
+        return self.step(first, second).state()
+
+    def step(self, *states: State) -> Step:
+        """The step with the states absorbed."""
+        step = step_class(self._entry.step)(self._entry.options, self._inputs)
+        for state in states:
+            step.absorb(state)
+        return step
