@@ -52,7 +52,7 @@ def backend(tokenizer: Any) -> Any:
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
-    """Hash of all that decides the ids of a text; truncation and padding, which do not, left out."""
+    """Hash of all that decides the ids of a text, without truncation and padding."""
     return hashlib.sha256(backend(tokenizer).to_str().encode()).hexdigest()
 
 
