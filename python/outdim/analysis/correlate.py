@@ -177,7 +177,7 @@ def correlate(
         DataError: The tokenizer does not belong to the model, the frequencies not to the tokenizer,
             or the corpus is empty.
     """
-    from outdim.corpus import Corpus, open_corpus
+    from outdim.corpus import Accounting, Corpus, open_corpus
     from outdim.counting import count_tokens
     from outdim.models import architecture, observe
     from outdim.tokens import batches, check_tokenizer, encode_pieces
@@ -193,7 +193,8 @@ def correlate(
     statistics = PointStatistics(
         chosen, frequency_covariates(frequencies), accum=accum, device=model.device
     )
-    documents = (document for unit in corpus.units for document in corpus.read(unit))
+    account = Accounting()
+    documents = (document for unit in corpus.units for document in corpus.read(unit, account))
     forward = Forward(model)
     with torch.inference_mode(), observe(model, chosen, statistics, fused=fused):
         pieces = encode_pieces(documents, tokenizer, length)

@@ -200,14 +200,15 @@ class Worker:
         return ShardState(tensors, counted.accounting.as_dict())
 
     def _correlate(self, shard: Shard, progress: Progress) -> ShardState:
-        from outdim.corpus import Unit
+        from outdim.corpus import Accounting, Unit
         from outdim.models import observe
         from outdim.tokens import batches, encode_pieces
 
         options = self._options
         statistics = self.statistics()
         unit = Unit(**shard.unit)
-        documents = self.corpus.read(unit)
+        read = Accounting()
+        documents = self.corpus.read(unit, read)
         pieces = encode_pieces(documents, self.tokenizer, options["max_length"])
         padded = 0
         with (
@@ -221,7 +222,7 @@ class Worker:
                 self.forward(batch, statistics)
                 padded += batch.padded
                 progress(batch.tokens)
-        account = {"padded": padded, "skipped": dict(sorted(self.corpus.skipped.items()))}
+        account = {"padded": padded, "skipped": dict(sorted(read.skipped.items()))}
         return ShardState(statistics.state_dict(), account)
 
     def _autocast(self) -> AbstractContextManager[Any]:
