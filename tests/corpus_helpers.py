@@ -4,7 +4,7 @@ from outdim.corpus import Accounting, Corpus
 
 
 def read(corpus: Corpus) -> list[str]:
-    return [text for unit in corpus.units for text in corpus.read(unit)]
+    return [text for unit in corpus.units for text in corpus.read(unit, Accounting())]
 
 
 def account(corpus: Corpus) -> Accounting:

@@ -7,7 +7,7 @@ from outdim.analysis import correlate
 from outdim.analysis.correlate import frequency_covariates
 from outdim.analysis.forward import Forward, sequence_length
 from outdim.analysis.statistics import PointStatistics
-from outdim.corpus import open_corpus
+from outdim.corpus import Accounting, open_corpus
 from outdim.counting import count_tokens
 from outdim.errors import ArgumentError, DataError
 from outdim.models import architecture, load_model, observe
@@ -75,7 +75,7 @@ def test_selections_differ_by_the_special_tokens_alone(planted, source):
 
 def documents(source):
     corpus = open_corpus(source)
-    return (text for unit in corpus.units for text in corpus.read(unit))
+    return (text for unit in corpus.units for text in corpus.read(unit, Accounting()))
 
 
 def test_out_of_memory_halves_the_batch_and_loses_no_token(planted, source, monkeypatch):

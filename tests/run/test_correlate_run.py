@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from corpus_helpers import read
 from outdim.corpus import open_corpus
 from outdim.counting import count_tokens
 from outdim.errors import ArgumentError, BackendError, DataError, ResumeError
@@ -26,7 +27,7 @@ def test_numbers_agree_with_hidden_states_kept_and_correlated_afterwards(corpus,
     tokenizer, model = load_tokenizer(options.model), load_model(options.model)
     counts = count_tokens(str(corpus), tokenizer).counts
     hidden, frequency, special = [], [], []
-    for text in open_corpus(str(corpus)).read(open_corpus(str(corpus)).units[0]):
+    for text in read(open_corpus(str(corpus))):
         ids = tokenizer(text, add_special_tokens=False).input_ids
         for start in range(0, len(ids), 22):
             piece = [2, *ids[start : start + 22], 3]

@@ -1,82 +1,133 @@
-"""Text files, plain or packed, as blocks of whole lines: txt (a document a line), JSON lines."""
+"""Lines of text files, plain or packed, in blocks: what txt and JSON lines share."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterator
-from typing import Any
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
-from outdim.corpus.texts import Accounting, Texts
+from outdim.corpus.packed import DamagedError, packing, unpacked
+from outdim.corpus.reading import Problems, ReadOptions
+from outdim.corpus.texts import Texts
+from outdim.corpus.unit import Span, Unit
 from outdim.errors import DataError
 
 _BLOCK_BYTES = 8 << 20
-_PACKED_BYTES = 64 << 10  # compressed bytes at a time: bounds what one step can unfold to
+_TAIL_BYTES = 64 << 10  # a line that goes on behind the end of its unit is read by these
 _BOM = b"\xef\xbb\xbf"
 
-Problem = Callable[[str, int, str], None]
-"""Called with a reason, the index of the row, and details; raises unless rows are skipped."""
+
+@dataclass(frozen=True)
+class Lines:
+    """A block of lines: ``texts`` without their ends, ``first`` the index of the first in its unit.
+
+    ``offset`` is where ``texts.data`` begins in the file once it is unpacked.
+    """
+
+    unit: Unit
+    texts: Texts
+    first: int
+    offset: int
+
+    def problem(self, problems: Problems, i: int, reason: str, details: str) -> None:
+        """Line ``i`` of the block cannot be read."""
+        problems.row(reason, lambda: self._place(i, exact=problems.fatal), details)
+
+    def _place(self, i: int, exact: bool) -> str:
+        """The number of the line; to count the lines before the unit takes reading them."""
+        if self.unit.start == 0 or exact:
+            return f"{self.unit.path}: line {_lines_before(self.unit) + self.first + i + 1}"
+        return f"{self.unit.path}: byte {self.offset + int(self.texts.starts[i])}"
 
 
-def compression(path: str) -> str:
-    """How a file is packed by the end of its name: "gz", "zst" or ""."""
-    ending = path.rsplit(".", 1)[-1].lower()
-    return ending if ending in ("gz", "zst") else ""
+def line_units(path: str, options: ReadOptions) -> list[Span]:
+    """Ranges of bytes: a unit owns the lines that start in it; a packed file is read whole.
+
+    A packed file can only be read from its start: it is one unit, whose stop is -1.
+    """
+    size, step = os.path.getsize(path), options.unit_bytes
+    if packing(path):
+        return [(0, -1, size)] if size else []
+    return [
+        (start, min(start + step, size), min(step, size - start)) for start in range(0, size, step)
+    ]
 
 
-def unpacked(path: str) -> Iterator[bytes]:
-    """The content of a .gz or .zst file in pieces; EOFError where the file ends too early."""
-    make: Callable[[], Any] = {
-        "gz": lambda: zlib.decompressobj(wbits=31),
-        "zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
-    }[compression(path)]
-    with open(path, "rb") as file:
-        unpacker, begun = make(), False
-        while packed := file.read(_PACKED_BYTES):
-            while packed:
-                if not begun and compression(path) == "gz":
-                    packed = packed.lstrip(b"\0")  # padding between members, as gzip(1) ignores it
-                    if not packed:
-                        break
-                begun = True
-                if piece := unpacker.decompress(packed):
-                    yield piece
-                if not unpacker.eof:
-                    break
-                packed = unpacker.unused_data
-                unpacker, begun = make(), False
-    if begun:
-        raise EOFError("the compressed stream ends before its end mark")
+def read_lines(unit: Unit, problems: Problems) -> Iterator[Lines]:
+    """The lines of a unit; of a packed file that is damaged those before the damage."""
+    first = 0
+    try:
+        for offset, block in _blocks(unit):
+            if offset == 0 and block.startswith(_BOM):
+                offset, block = len(_BOM), block[len(_BOM) :]
+            texts = _split_lines(block)
+            yield Lines(unit, texts, first, offset)
+            first += len(texts)
+    except DamagedError as error:
+        problems.row(
+            "truncated file",
+            lambda: unit.path,
+            f"damaged or cut off after line {first} ({error})",
+            advice="Fetch it again, or go on without its rest",
+        )
 
 
-def _pieces_of_range(path: str, start: int, stop: int) -> Iterator[bytes]:
-    """The lines that start in [start, stop), in pieces."""
-    with open(path, "rb") as file:
-        at = start
-        if start > 0:  # whatever precedes the first line start belongs to the unit before
-            file.seek(start - 1)
-            at = start - 1
-            while piece := file.read(min(_BLOCK_BYTES, stop - at)):
-                newline = piece.find(b"\n") + 1
-                at += newline or len(piece)
-                if newline:
-                    file.seek(at)
-                    break
-        ended = True
-        while at < stop and (piece := file.read(min(_BLOCK_BYTES, stop - at))):
-            at += len(piece)
-            ended = piece.endswith(b"\n")
-            yield piece
-        while not ended and (piece := file.read(_PACKED_BYTES)):
-            newline = piece.find(b"\n") + 1
-            ended = newline > 0
-            yield piece[:newline] if ended else piece
+def is_utf8(data: NDArray[np.uint8]) -> bool:
+    """Whether bytes are valid UTF-8."""
+    if not len(data) or data.max() < 0x80:
+        return True
+    try:
+        str(data.data, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
-def _whole_lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _blocks(unit: Unit) -> Iterator[tuple[int, bytes]]:
+    """Whole lines in blocks, each with its offset in the file (the last perhaps without end)."""
+    if packing(unit.path):
+        yield from _whole_lines(unpacked(unit.path), 0)
+        return
+    if not os.path.exists(unit.path):
+        raise DataError(f"source: {unit.path}: no such file")
+    with open(unit.path, "rb") as file:
+        start = _first_start(file, unit.start, unit.stop)
+        yield from _whole_lines(_pieces(file, start, unit.stop), start)
+
+
+def _first_start(file: BinaryIO, start: int, stop: int) -> int:
+    """Where the first line begins in [start, stop): what precedes it is of the unit before."""
+    if start == 0:
+        return 0
+    at = start - 1
+    file.seek(at)
+    while piece := file.read(min(_BLOCK_BYTES, stop - at)):
+        newline = piece.find(b"\n") + 1
+        if newline:
+            return at + newline
+        at += len(piece)
+    return stop
+
+
+def _pieces(file: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
+    """From ``start`` up to the first line end at or behind ``stop``."""
+    file.seek(start)
+    ended = True
+    while start < stop and (piece := file.read(min(_BLOCK_BYTES, stop - start))):
+        start += len(piece)
+        ended = piece.endswith(b"\n")
+        yield piece
+    while not ended and (piece := file.read(_TAIL_BYTES)):
+        newline = piece.find(b"\n") + 1
+        ended = newline > 0
+        yield piece[:newline] if ended else piece
+
+
+def _whole_lines(pieces: Iterator[bytes], offset: int) -> Iterator[tuple[int, bytes]]:
     """Join pieces to blocks that end at a line end (the last one perhaps without)."""
     pending: list[bytes] = []
     size = 0
@@ -86,11 +137,13 @@ def _whole_lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
         cut = piece.rfind(b"\n") + 1
         if size >= _BLOCK_BYTES and cut:
             pending[-1] = piece[:cut]
-            yield b"".join(pending)
+            block = b"".join(pending)
+            yield offset, block
+            offset += len(block)
             pending = [piece[cut:]]
             size = len(pending[0])
     if size:
-        yield b"".join(pending)
+        yield offset, b"".join(pending)
 
 
 def _split_lines(block: bytes) -> Texts:
@@ -106,67 +159,13 @@ def _split_lines(block: bytes) -> Texts:
     return Texts(data, starts, ends - returned)
 
 
-def is_utf8(data: NDArray[np.uint8]) -> bool:
-    """Whether bytes are valid UTF-8."""
-    if not len(data) or data.max() < 0x80:
-        return True
-    try:
-        str(data.data, "utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def read_lines(
-    path: str, start: int, stop: int, account: Accounting, skip: bool
-) -> Iterator[tuple[Texts, int]]:
-    """Blocks of lines with the index of the first; ``stop`` < 0 reads a compressed file whole.
-
-    A compressed file that is cut off or damaged raises DataError; with ``skip`` it ends at the last
-    whole line that could be read, and the account says so.
-    """
-    pieces = unpacked(path) if stop < 0 else _pieces_of_range(path, start, stop)
-    blocks = _whole_lines(pieces)
-    first = 0
-    while True:
-        try:
-            block = next(blocks, None)
-        except (EOFError, zlib.error, zstandard.ZstdError) as error:
-            place = f"{path}: damaged or cut off after line {first} ({error})"
-            if not skip:
-                raise DataError(
-                    f"{place}. Fetch it again, or go on without its rest with on_error='skip'"
-                ) from error
-            account.skip("truncated file", place)
-            return
-        if block is None:
-            return
-        if first == 0 and start <= 0 and block.startswith(_BOM):
-            block = block[len(_BOM) :]
-        lines = _split_lines(block)
-        yield lines, first
-        first += len(lines)
-
-
-def line_number(path: str, start: int, index: int) -> int:
-    """The number, from 1, of a line given by its index among those that start from ``start`` on."""
-    before, left = 0, max(start - 1, 0)
-    with open(path, "rb") as file:
+def _lines_before(unit: Unit) -> int:
+    """How many lines start before the unit."""
+    if unit.start == 0:
+        return 0
+    before, left = 1, unit.start - 1  # the line that holds byte start - 1 begins before, too
+    with open(unit.path, "rb") as file:
         while left > 0 and (piece := file.read(min(_BLOCK_BYTES, left))):
             before += piece.count(b"\n")
             left -= len(piece)
-        if start > 0:  # the line that holds byte start - 1 belongs to the unit before
-            before += 1
-    return before + index + 1
-
-
-def txt_documents(lines: Texts, first: int, problem: Problem) -> Texts:
-    """One document a line; lines that are not UTF-8 are problems."""
-    if is_utf8(lines.data):
-        return lines
-    valid = np.ones(len(lines), bool)
-    for i in range(len(lines)):
-        valid[i] = is_utf8(lines.data[lines.starts[i] : lines.ends[i]])
-        if not valid[i]:
-            problem("invalid UTF-8", first + i, "the line is not UTF-8 text")
-    return lines.take(valid)
+    return before

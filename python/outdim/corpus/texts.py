@@ -45,10 +45,15 @@ class Accounting:
             (self.places + other.places)[:_KEPT_PLACES],
         )
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more place would be kept."""
+        return len(self.places) < _KEPT_PLACES
+
     def skip(self, reason: str, place: str | None = None, rows: int = 1) -> None:
         """Count ``rows`` rows as left out; ``place`` says where, for what should be looked at."""
         self.skipped[reason] += rows
-        if place is not None and len(self.places) < _KEPT_PLACES:
+        if place is not None and self.has_room:
             self.places.append(place)
 
     def as_dict(self) -> dict[str, Any]:
@@ -110,9 +115,16 @@ class Texts:
 
     def strings(self) -> Iterator[str]:
         """The documents as Python strings."""
+        return (str(view, "utf-8") for view in self._views())
+
+    def bytes(self) -> Iterator[bytes]:
+        """The documents as bytes."""
+        return map(bytes, self._views())
+
+    def _views(self) -> Iterator[memoryview]:
         view = self.data.data
         for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True):
-            yield str(view[start:end], "utf-8")
+            yield view[start:end]
 
     def take(self, keep: NDArray[np.bool_]) -> Texts:
         """Only the documents chosen by a boolean mask."""

@@ -1,16 +1,64 @@
-"""Hugging Face dataset ids, streamed: nothing is downloaded as a whole."""
+"""Hugging Face dataset ids, streamed: nothing is downloaded as a whole. Units are shards."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
-from outdim.corpus.lines import Problem
-from outdim.corpus.texts import Accounting, Texts
+from outdim.corpus.reading import Problems, ReadOptions
+from outdim.corpus.texts import Texts
+from outdim.corpus.unit import Span, Unit
 from outdim.errors import DataError
 
 _BATCH_ROWS = 1000
+_PREFIX = "hf://datasets/"
+
+
+def resolve(source: str) -> str:
+    """The address of the dataset as it is on the hub now."""
+    return f"{_PREFIX}{source}@{resolve_revision(source)}"
+
+
+def describe(path: str) -> dict[str, Any]:
+    """Nothing is known but the path, which holds the revision."""
+    return {"size_bytes": None, "sha256": None}
+
+
+def units(path: str, options: ReadOptions, problems: Problems) -> list[Span]:
+    """One unit a shard; their sizes are not known."""
+    stream = _stream_at(path, options)
+    check_stream_column(stream, path, options.column)
+    return [(i, i + 1, 0) for i in range(stream.num_shards)]
+
+
+def read(unit: Unit, options: ReadOptions, problems: Problems) -> Iterator[Texts]:
+    """The rows of some shards."""
+    stream, column = _stream_at(unit.path, options), options.column
+    for index in range(unit.start, unit.stop):
+        row = 0
+        for batch in stream.shard(num_shards=stream.num_shards, index=index).iter(_BATCH_ROWS):
+            texts: list[bytes] = []
+            for value in batch[column]:
+                place = partial("{}: shard {}: row {}".format, unit.path, index, row + 1)
+                if value is None:
+                    problems.account.skip("null")
+                elif not isinstance(value, str):
+                    details = f"{column!r} is a {type(value).__name__}, expected a string"
+                    problems.row("not a string", place, details)
+                else:
+                    try:
+                        texts.append(value.encode())
+                    except UnicodeEncodeError:
+                        details = f"{column!r} holds half of a surrogate pair"
+                        problems.row("lone surrogate", place, details)
+                row += 1
+            yield Texts.of_bytes(texts)
+
+
+def _stream_at(path: str, options: ReadOptions) -> Any:
+    source, _, revision = path.removeprefix(_PREFIX).rpartition("@")
+    return open_stream(source, options.name, options.split, revision)
 
 
 def resolve_revision(source: str) -> str:
@@ -49,29 +97,3 @@ def check_stream_column(stream: Any, source: str, column: str) -> None:
         raise DataError(
             f"{source}: column: no {column!r} here; there are: {', '.join(map(repr, names))}"
         )
-
-
-def read_shards(
-    stream: Any, start: int, stop: int, column: str, account: Accounting, problem: Problem
-) -> Iterator[Texts]:
-    """The documents of shards [start, stop) of a streamed dataset."""
-    for index in range(start, stop):
-        row = 0
-        for batch in stream.shard(num_shards=stream.num_shards, index=index).iter(_BATCH_ROWS):
-            texts: list[bytes] = []
-            for value in batch[column]:
-                if value is None:
-                    account.skip("null")
-                elif not isinstance(value, str):
-                    problem(
-                        "not a string",
-                        row,
-                        f"{column!r} is a {type(value).__name__}, expected a string",
-                    )
-                else:
-                    try:
-                        texts.append(value.encode())
-                    except UnicodeEncodeError:
-                        problem("lone surrogate", row, f"{column!r} holds half of a surrogate pair")
-                row += 1
-            yield Texts.of_bytes(texts)

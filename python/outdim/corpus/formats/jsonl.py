@@ -1,51 +1,60 @@
-"""JSON lines: one object a line, the document under a key."""
+"""JSON lines: one object a line, the document under a key. Units are ranges of bytes."""
 
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Iterator
 
-from outdim.corpus.lines import Problem, compression, is_utf8, read_lines
+from outdim.corpus.lines import Lines, is_utf8, line_units, read_lines
+from outdim.corpus.reading import Problems, ReadOptions
 from outdim.corpus.texts import Accounting, Texts
+from outdim.corpus.unit import Span, Unit
 from outdim.errors import DataError
 
 _CHECKED_BYTES = 1 << 20
 
 
-def jsonl_documents(
-    lines: Texts, first: int, column: str, account: Accounting, problem: Problem
-) -> Texts:
+def units(path: str, options: ReadOptions, problems: Problems) -> list[Span]:
+    """Ranges of bytes, or the whole of a packed file; the first row must have the key."""
+    found = line_units(path, options)
+    if found:
+        _check_column(path, options.column)
+    return found
+
+
+def read(unit: Unit, options: ReadOptions, problems: Problems) -> Iterator[Texts]:
     """One JSON object a line, the document under the key ``column``.
 
-    Arrow parses a block at once, three times as fast as line by line; where it objects to anything,
-    or a row has no string, every line of the block is looked at for itself.
+    Arrow parses a block at once, up to three times as fast as line by line; where it objects to
+    anything, or a row has no string, every line of the block is looked at for itself.
     """
-    whole = _parse_whole(lines, column)
-    if whole is not None:
-        account.skip("blank", rows=len(lines) - len(whole))
-        return whole
-    texts: list[bytes] = []
-    view = lines.data.data
-    for i, (start, end) in enumerate(zip(lines.starts.tolist(), lines.ends.tolist(), strict=True)):
-        line = bytes(view[start:end])
+    for lines in read_lines(unit, problems):
+        whole = _parse_whole(lines.texts, options.column)
+        if whole is None:
+            yield _parse_lines(lines, options.column, problems)
+        else:
+            problems.account.skip("blank", rows=len(lines.texts) - len(whole))
+            yield whole
+
+
+def _parse_lines(lines: Lines, column: str, problems: Problems) -> Texts:
+    found: list[bytes] = []
+    for i, line in enumerate(lines.texts.bytes()):
         if not line or line.isspace():
-            account.skip("blank")
+            problems.account.skip("blank")
             continue
         try:
             value = _column_of(line, column)
             if value is None:
-                account.skip("null")
+                problems.account.skip("null")
             else:
-                texts.append(value.encode())
+                found.append(value.encode())
         except UnicodeEncodeError:
-            problem(
-                "lone surrogate",
-                first + i,
-                f"{column!r} holds half of a surrogate pair (an escape like \\ud800)",
-            )
+            details = f"{column!r} holds half of a surrogate pair (an escape like \\ud800)"
+            lines.problem(problems, i, "lone surrogate", details)
         except _BadRowError as error:
-            problem(error.reason, first + i, str(error))
-    return Texts.of_bytes(texts)
+            lines.problem(problems, i, error.reason, str(error))
+    return Texts.of_bytes(found)
 
 
 def _parse_whole(lines: Texts, column: str) -> Texts | None:
@@ -104,14 +113,13 @@ def _column_of(line: bytes, column: str) -> str | None:
     return value
 
 
-def check_jsonl_column(path: str, column: str) -> None:
+def _check_column(path: str, column: str) -> None:
     """Raise DataError when the first row that can be read has no such column."""
-    stop = -1 if compression(path) else min(os.path.getsize(path), _CHECKED_BYTES)
-    for lines, _ in read_lines(path, 0, stop, Accounting(), skip=True):
-        view = lines.data.data
-        for start, end in zip(lines.starts.tolist(), lines.ends.tolist(), strict=True):
+    beginning = Unit(0, "jsonl", path, 0, _CHECKED_BYTES, 0)
+    for lines in read_lines(beginning, Problems(Accounting(), "skip")):
+        for line in lines.texts.bytes():
             try:
-                _column_of(bytes(view[start:end]), column)
+                _column_of(line, column)
             except _BadRowError as error:
                 if error.reason == "no column":
                     raise DataError(f"{path}: column: {error}") from error

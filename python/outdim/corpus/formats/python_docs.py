@@ -1,15 +1,24 @@
-"""The English documentation inside Python: help topics and the standard library's docstrings."""
+"""The English documentation inside Python: help topics and the standard library's docstrings.
+
+Units are ranges of documents.
+"""
 
 from __future__ import annotations
 
 import ast
 import gc
+import hashlib
 import importlib
 import sysconfig
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+from outdim.corpus.reading import Problems, ReadOptions
+from outdim.corpus.texts import Texts
+from outdim.corpus.unit import Span, Unit, ranges
 
 _LEFT_OUT = {
     "site-packages",
@@ -22,6 +31,27 @@ _LEFT_OUT = {
     "pydoc_data",
 }
 _DOCUMENTED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def resolve(source: str) -> str:
+    """The name itself: there is one version, that of the running Python."""
+    return source
+
+
+def describe(path: str) -> dict[str, Any]:
+    """Size and hash of all documents."""
+    data = "\n".join(python_documents()).encode()
+    return {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def units(path: str, options: ReadOptions, problems: Problems) -> list[Span]:
+    """Ranges of documents."""
+    return ranges([len(text.encode()) for text in python_documents()], options.unit_bytes)
+
+
+def read(unit: Unit, options: ReadOptions, problems: Problems) -> Iterator[Texts]:
+    """Documents by their number."""
+    yield Texts.of(python_documents()[unit.start : unit.stop])
 
 
 @lru_cache(maxsize=1)
