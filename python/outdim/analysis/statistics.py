@@ -48,6 +48,7 @@ class PointStatistics:
         self._ids: Tensor | None = None
         self._group: Tensor | None = None
         self._columns: dict[str, Tensor] = {}
+        self._taken: set[str] = set()  # points whose moments a norm has taken in this forward
 
     @property
     def moments(self) -> dict[tuple[str, str], Moments]:
@@ -61,26 +62,29 @@ class PointStatistics:
     def begin(self, batch: Batch) -> None:
         """The next forward reads ``batch`` (tensors on the model's device)."""
         self._columns.clear()
+        self._taken.clear()
         special = batch.special.reshape(-1)
         valid = batch.attention_mask.reshape(-1).bool()
         self._ids = batch.input_ids.reshape(-1)
         self._group = torch.where(valid, 1 + special.to(torch.uint8), 0).to(torch.uint8)
         self._moments.begin(self._ids, self._group, batch.position.reshape(1, -1).double())
 
-    def statistics(self) -> StatisticsArgs:
+    def arguments(self, point: Point) -> StatisticsArgs:
         """Arguments of the fused op for the current batch."""
-        return self._moments.arguments("")
+        return self._moments.arguments(point.name)
 
     def __call__(self, point: Point, hidden: Tensor) -> None:
         """Take the moments of ``hidden`` [B, S, D]."""
         hidden = hidden.reshape(-1, hidden.shape[-1])
-        self._moments.add(point.name, hidden)
+        if point.name not in self._taken:
+            self._moments.add(point.name, hidden)
         if self.tokens is not None:
             self._columns[point.name] = hidden[:, self.tokens.dims].double().cpu()
 
     def absorb(self, point: Point, state: MomentsState) -> None:
         """Keep the state of this forward until `commit`."""
         self._moments.absorb(point.name, state)
+        self._taken.add(point.name)
 
     def commit(self) -> None:
         """The forward is complete: its states count."""
