@@ -350,8 +350,8 @@ def test_out_must_be_its_own():
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ((torch.ones(2, 3).double(), torch.ones(2, 3)), DtypeError, "scale: expected (M >= 1, D) float"),
-        ((torch.ones(3), torch.ones(3)), ArgumentError, "scale: expected (M >= 1, D) float32, got (3,)"),
+        ((torch.ones(2, 3).double(), torch.ones(2, 3)), DtypeError, "scale: expected (M >= 1, D)"),
+        ((torch.ones(3), torch.ones(3)), ArgumentError, "scale: expected (M >= 1, D) float32"),
         ((torch.ones(2, 3), None), DtypeError, "shift: expected (2, 3) float32, got NoneType"),
         ((torch.ones(2, 3), torch.ones(1, 3)), ArgumentError, "shift: expected (2, 3) float32"),
         ((torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 4)), ArgumentError, "clip: expected"),

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class FusedSink(Protocol):
-    """What `observe(..., fused=True)` reports to: at each point that a norm can take, `arguments`
-    and `absorb`, and at every point, right after that, a call with the hidden states."""
+    """What `observe(..., fused=True)` reports to.
+
+    At each point that a norm can take, `arguments` and `absorb`; at every point, right after that, a
+    call with the hidden states.
+    """
 
     def arguments(self, point: Point) -> StatisticsArgs | None:
         """Return what to take at a point for the tokens of the current forward, B * S rows."""

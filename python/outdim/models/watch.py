@@ -35,7 +35,7 @@ class Watch:
     def frame(self, module: nn.Module) -> Callable[[], None]:
         """Let forwards of `module` count as forwards of the model: where they nest, the outer.
 
-        Its forward is replaced, since torch calls no hook after a BaseException. A hook says whether
+        Its forward is replaced, since torch calls no hook after a BaseException. A hook says if
         we are on: whoever takes the hooks off to have the model alone does so with us too.
         Returns what puts the forward back.
         """

@@ -1,5 +1,6 @@
 """Which kernel serves a call."""
 
+import os
 from importlib import import_module
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ def kernels(backend: str) -> Any:
 
 
 def via_op(tensor: Any) -> bool:
-    """Whether a call must go through the registered op: somebody looks on, or the tensor is special.
+    """Whether a call must go through the registered op: somebody looks on, or x is special.
 
     Those who look on are torch.compile, torch.jit.trace, modes (make_fx, fake tensors, profilers of
     operators) and transforms. Other calls go to the kernel directly, which saves about half of the
@@ -42,6 +43,18 @@ def via_op(tensor: Any) -> bool:
         or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
     )
+
+
+_LOADED_BY = os.getpid()
+
+
+def keep_to_one_thread_after_fork() -> None:
+    """In a child of fork(), tell torch to use one thread.
+
+    The others of OpenMP are gone, and the first large op of torch would wait for them for ever.
+    """
+    if os.getpid() != _LOADED_BY and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
 
 
 def transformed() -> bool:
