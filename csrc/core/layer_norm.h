@@ -47,7 +47,8 @@ struct LayerNormArgs {
 enum class Observed : int { kInput = 0, kOutput = 1 };
 
 namespace cpu {
-/// `stats` may be null. Fused statistics are bit-equal to `moments` on the stored tensor.
+/// `stats` may be null. Fused statistics are bit-equal to `moments` on the stored tensor. Throws
+/// std::out_of_range naming the row for a variant outside the tables, and as `moments` for an id.
 void layer_norm(const LayerNormArgs& args, const MomentsArgs* stats, Observed observed,
                 int threads);
 }  // namespace cpu

@@ -13,6 +13,8 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <stdexcept>
+#include <string>
 
 #include "cpu/buffer.h"
 #include "cpu/moments_block.h"
@@ -157,6 +159,17 @@ class PanelMaker {
   Buffer<char> copy_;
 };
 
+/// Throws std::out_of_range for the first row whose variant the tables do not have.
+void check_variants(const LayerNormArgs& args) {
+  if (args.scale == nullptr || args.variant == nullptr) return;
+  for (int64_t row = 0; row < args.n; ++row) {
+    if (args.variant[row] >= 0 && args.variant[row] < args.variants) continue;
+    throw std::out_of_range("variant: row " + std::to_string(row) + " has variant " +
+                            std::to_string(args.variant[row]) + ", outside [0, " +
+                            std::to_string(args.variants) + ")");
+  }
+}
+
 void plain(const LayerNormArgs& args, int threads) {
   const LayerNormKernels& kernels = *cpu::kernels().layer_norm;
   const Parameters parameters(args, kernels.width);
@@ -213,6 +226,7 @@ void fused(const LayerNormArgs& args, const MomentsArgs& stats, Observed observe
 
 void layer_norm(const LayerNormArgs& args, const MomentsArgs* stats, Observed observed,
                 int threads) {
+  check_variants(args);
   if (stats != nullptr)
     fused(args, *stats, observed, threads);
   else

@@ -18,14 +18,14 @@ class Sink:
     def __init__(self, inputs):
         ids = inputs.get("input_ids")
         if ids is None:  # an image: no ids, no covariate
-            self.arguments = StatisticsArgs()
+            self.wanted = StatisticsArgs()
         else:
             group = inputs["attention_mask"].reshape(-1).to(torch.uint8)
-            self.arguments = StatisticsArgs(ids=ids.reshape(-1), table=TABLE, group=group)
-        self.states, self.fused = {}, []
+            self.wanted = StatisticsArgs(ids=ids.reshape(-1), table=TABLE, group=group)
+        self.states, self.fused, self.seen = {}, [], {}
 
-    def statistics(self):
-        return self.arguments
+    def arguments(self, point):
+        return self.wanted
 
     def absorb(self, point, state):
         assert point.name not in self.states
@@ -33,8 +33,10 @@ class Sink:
         self.fused.append(point.name)
 
     def __call__(self, point, hidden):
-        assert point.name not in self.states
-        self.states[point.name] = moments(hidden, **vars(self.arguments))
+        assert point.name not in self.seen
+        self.seen[point.name] = hidden
+        if point.name not in self.fused:
+            self.states[point.name] = moments(hidden, **vars(self.wanted))
 
 
 def run(model, inputs, points=None, *, fused):
@@ -100,10 +102,29 @@ def test_statistics_are_those_of_the_tensors_that_flow(family):
     ):
         model(**inputs)
     for name, hidden in seen.items():
-        outer[name] = moments(hidden, **vars(inner.arguments))
+        outer[name] = moments(hidden, **vars(inner.wanted))
     assert inner.fused == blocks
     for name in blocks:
         assert torch.equal(inner.states[name].body, outer[name].body)
+        assert torch.equal(inner.seen[name], seen[name])
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_sink_that_wants_no_moments_sees_the_same_tensors(family):
+    model = tiny_model(family)
+    inputs = tiny_inputs(model)
+    taking, looking = Sink(inputs), Sink(inputs)
+    looking.arguments = lambda point: None
+    outputs = []
+    for sink in (taking, looking):
+        with torch.inference_mode(), observe(model, None, sink, fused=True):
+            outputs.append(model(**inputs)[0])
+    assert torch.equal(*outputs)
+    assert taking.fused
+    assert looking.fused == []
+    assert list(taking.seen) == list(looking.seen)
+    for name, hidden in taking.seen.items():
+        assert torch.equal(hidden, looking.seen[name])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -254,7 +275,7 @@ def test_a_real_pretrained_model():
     sinks = []
     for fused in (False, True):
         sink = Sink({"input_ids": ids, "attention_mask": mask})
-        sink.arguments = replace(sink.arguments, table=table)
+        sink.wanted = replace(sink.wanted, table=table)
         sinks.append(sink)
         with torch.inference_mode(), observe(model, None, sink, fused=fused):
             model(input_ids=ids, attention_mask=mask)
@@ -267,7 +288,7 @@ def test_bad_arguments():
     model = tiny_model("bert")
     inputs = tiny_inputs(model)
     with (
-        pytest.raises(ArgumentError, match=r"statistics\(\), absorb"),
+        pytest.raises(ArgumentError, match=r"arguments\(point\), absorb"),
         observe(model, None, print, fused=True),
     ):
         pass

@@ -1,6 +1,7 @@
 """Observing by hooks: the right tensors, not a bit of the model changed, no silence."""
 
 import importlib
+import threading
 from itertools import pairwise
 
 import pytest
@@ -302,3 +303,50 @@ def test_looking_for_points_while_observed_is_silent():
     with observe(model, ["block.0"], lambda point, hidden: heard.append(hidden.shape)):
         architecture(model)
     assert heard == []
+
+
+def test_an_interrupt_inside_a_forward_loses_no_later_one():
+    """torch calls no hook after a BaseException, not even those for failed forwards."""
+    model = tiny_model("bert", head=HEADS["bert"])
+    seen, strike = [], [True]
+
+    def sink(point, hidden):
+        if strike:
+            strike.pop()
+            raise KeyboardInterrupt
+        seen.append(point.name)
+
+    with observe(model, ["block.0", "block.1"], sink):
+        with pytest.raises(KeyboardInterrupt):
+            run(model)
+        for n in range(1, 6):
+            run(model)
+            assert seen == n * ["block.0", "block.1"]
+        seen.clear()
+        strike.append(True)
+        with pytest.raises(KeyboardInterrupt):
+            run(model)
+        with torch.inference_mode():  # by way of the base: a frame inside the interrupted one
+            model.base_model(**tiny_inputs(model))
+        assert seen == ["block.0", "block.1"]
+        model.base_model.encoder.layer[0](torch.zeros(1, 2, 32))  # outside of any forward
+        assert seen == ["block.0", "block.1"]
+
+
+def test_forwards_of_eight_threads_lose_nothing():
+    model = tiny_model("bert")
+    inputs = tiny_inputs(model)
+    seen = []
+
+    def work():
+        with torch.inference_mode():
+            for _ in range(25):
+                model(**inputs)
+
+    with observe(model, ["block.0", "block.1"], lambda point, hidden: seen.append(point.name)):
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert seen == 200 * ["block.0", "block.1"]

@@ -318,7 +318,7 @@ def example(**changes):
         ({"dim_mask": torch.ones(3)}, DtypeError, "dim_mask: expected (3,) bool, got (3,) float"),
         ({"dim_mask": torch.ones(2).bool()}, ArgumentError, "dim_mask: expected (3,) bool"),
         ({"edit": Edit(torch.ones(1, 2), torch.ones(1, 2))}, ArgumentError,
-         "scale: expected (M, 3) float32, got (1, 2) float32"),
+         "scale: expected (M >= 1, 3) float32, got (1, 2) float32"),
         ({"edit": Edit(torch.ones(1, 3), torch.ones(1, 3),
                         variant=torch.zeros(5, dtype=torch.int32))}, ArgumentError,
          "variant: expected (4,) or a shape that broadcasts to (4,), got (5,)"),
@@ -350,8 +350,8 @@ def test_out_must_be_its_own():
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ((torch.ones(2, 3).double(), torch.ones(2, 3)), DtypeError, "scale: expected (M, D) float"),
-        ((torch.ones(3), torch.ones(3)), ArgumentError, "scale: expected (M, D) float32, got (3,)"),
+        ((torch.ones(2, 3).double(), torch.ones(2, 3)), DtypeError, "scale: expected (M >= 1, D)"),
+        ((torch.ones(3), torch.ones(3)), ArgumentError, "scale: expected (M >= 1, D) float32"),
         ((torch.ones(2, 3), None), DtypeError, "shift: expected (2, 3) float32, got NoneType"),
         ((torch.ones(2, 3), torch.ones(1, 3)), ArgumentError, "shift: expected (2, 3) float32"),
         ((torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 4)), ArgumentError, "clip: expected"),

@@ -20,16 +20,20 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class FusedSink(Protocol):
-    """What `observe(..., fused=True)` reports to."""
+    """What `observe(..., fused=True)` reports to.
+
+    At each point that a norm can take, `arguments` and `absorb`; at every point, right after that, a
+    call with the hidden states.
+    """
 
     def arguments(self, point: Point) -> StatisticsArgs | None:
-        """Return the arguments of the moments to take at a point in this forward; None: none."""
+        """Return what to take at a point for the tokens of the current forward, B * S rows."""
 
     def absorb(self, point: Point, state: MomentsState) -> object:
-        """Take the moments of a point in this forward."""
+        """Take the moments of a point in this forward, those that `arguments` asked for."""
 
     def __call__(self, point: Point, hidden: Tensor) -> object:
-        """Take the hidden states [B, S, D] of a point, whether its moments were taken or not."""
+        """Take the hidden states [B, S, D] of a point."""
 
 
 @contextmanager
@@ -153,32 +157,29 @@ class _FusedNorm:
         return x.dtype == self.module.weight.dtype and not torch.is_autocast_enabled(x.device.type)
 
     def _normalise(self, point: Point, x: Tensor, residual: Tensor | None) -> Tensor:
-        from outdim.ops import layer_norm_moments
+        from outdim.ops import layer_norm, layer_norm_moments
 
         if torch.is_grad_enabled():
             raise ArgumentError(
                 "observe(fused=True): expected a forward without gradients; run it under "
                 "torch.inference_mode()"
             )
-        arguments = self._sink.arguments(point)
-        if arguments is None:
-            hidden = x if residual is None else x + residual
-            output = self._plain(hidden)
-            self._watch.emit(point, output if point.norm_side == "output" else hidden)
-            return output
-        y, s, state = layer_norm_moments(
-            x,
-            self._norm.gamma,
-            self._norm.beta,
-            self._norm.eps,
-            rms=self._norm.rms,
-            residual=residual,
-            of=point.norm_side,
-            statistics=arguments,
-        )
-        self._sink.absorb(point, state)
-        self._watch.emit(
-            point, y if point.norm_side == "output" else s if residual is not None else x
-        )
-        normed: Tensor = y
-        return normed
+        parameters = self._norm.gamma, self._norm.beta, self._norm.eps
+        of_input = point.norm_side == "input"
+        options: Any = {
+            "rms": self._norm.rms,
+            "residual": residual,
+            "return_sum": of_input and residual is not None,
+        }
+        wanted = self._sink.arguments(point)
+        if wanted is None:
+            result = layer_norm(x, *parameters, **options)
+            y, s = result if options["return_sum"] else (result, None)
+        else:
+            y, s, state = layer_norm_moments(
+                x, *parameters, statistics=wanted, of=point.norm_side, **options
+            )
+            self._sink.absorb(point, state)
+        self._watch.emit(point, y if not of_input else x if s is None else s)
+        output: Tensor = y
+        return output

@@ -60,13 +60,14 @@ def observe(
             the tensor of the model itself, neither copied nor detached. None: the observation keeps
             those of the last forward.
         fused: take the statistics inside our LayerNorm, which replaces the model's at points that
-            a norm gives (post-LN) or reads (pre-LN). `sink` is then a `FusedSink`, called with
-            hidden states only at points without such a norm. Outputs of the model agree with the
-            plain one's to rounding; with False, to the bit.
+            a norm gives (post-LN) or reads (pre-LN). `sink` is then a `FusedSink`, which also
+            gets the moments of those points. Outputs of the model agree with the plain one's to
+            rounding; with False, to the bit.
 
     Returns:
         A context manager with an `Observation`. Contexts nest, and leave nothing on the model, also
-        when the forward raises. A forward that raised counts for nothing in the checks.
+        when the forward raises. A forward that raised counts for nothing in the checks. Forwards of
+        several threads take turns.
 
     Raises:
         ArgumentError: an unknown point; `fused` with another sink, in training mode, or with
@@ -89,8 +90,7 @@ def observe(
                 )
             rest = stack.enter_context(fuse(model, frames, chosen, sink, watch))
         for frame in frames:
-            for handle in watch.frame(frame):
-                stack.callback(handle.remove)
+            stack.callback(watch.frame(frame))
         for group in _by_module(rest):
             stack.callback(watch.hook(model.get_submodule(group[0].module), group).remove)
         yield seen

@@ -1,5 +1,7 @@
 """What fires between the beginning and the end of each forward of an observed model."""
 
+import functools
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,39 +16,71 @@ from outdim.models.points import Point, first_hidden, first_hidden_input
 class Watch:
     """Counts calls within a forward, hands points to the sink, checks that each fired exactly once.
 
+    Forwards of several threads take turns: what a point gives belongs to one forward. A forward
+    that raises, KeyboardInterrupt included, counts for nothing and leaves nothing behind.
+
     forwards: complete forwards so far.
     """
 
     def __init__(self, points: Sequence[Point], sink: Callable[[Point, Tensor], object]) -> None:
         self.points, self.sink = points, sink
         self.forwards = 0
+        self._turn = threading.RLock()
+        self._thread: int | None = None  # the one whose forward is under way
         self._depth = 0
         self._calls: Counter[object] = Counter()
         self._fired: Counter[str] = Counter()
         self._outside = 0
 
-    def frame(self, module: nn.Module) -> list[RemovableHandle]:
-        """Let forwards of `module` count as forwards of the model: where they nest, the outer."""
-        return [
-            module.register_forward_pre_hook(self._begin),
-            module.register_forward_hook(self._end, always_call=True),
-        ]
+    def frame(self, module: nn.Module) -> Callable[[], None]:
+        """Let forwards of `module` count as forwards of the model: where they nest, the outer.
+
+        Its forward is replaced, since torch calls no hook after a BaseException. A hook says if
+        we are on: whoever takes the hooks off to have the model alone does so with us too.
+        Returns what puts the forward back.
+        """
+        plain, own = module.forward, vars(module).get("forward")
+        on = module.register_forward_pre_hook(lambda module, args: None)
+
+        @functools.wraps(plain)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if on.id not in module._forward_pre_hooks:
+                return plain(*args, **kwargs)
+            with self._turn:
+                if not self._depth:
+                    self._begin()
+                self._depth += 1
+                try:
+                    output = plain(*args, **kwargs)
+                finally:
+                    self._depth -= 1
+                    if not self._depth:
+                        self._thread = None
+                if not self._depth:
+                    self._end(module)
+                return output
+
+        def put_back() -> None:
+            on.remove()
+            if own is None:
+                del module.forward  # the one of the class comes forth again
+            else:
+                module.forward = own
+
+        module.forward = forward
+        return put_back
 
     @property
     def running(self) -> bool:
-        """Whether a forward is under way."""
-        return self._depth > 0
+        """Whether a forward of this thread is under way."""
+        return self._thread == threading.get_ident()
 
-    def _begin(self, module: nn.Module, args: Any) -> None:
-        if not self._depth:
-            self._calls.clear()
-            self._fired.clear()
-        self._depth += 1
+    def _begin(self) -> None:
+        self._thread = threading.get_ident()
+        self._calls.clear()
+        self._fired.clear()
 
-    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._depth -= 1
-        if self._depth or output is None:  # None: the forward raised, and counts for nothing
-            return
+    def _end(self, module: nn.Module) -> None:
         wrong = [
             f"{p.name} ({self._fired[p.name]} times)"
             for p in self.points
@@ -62,7 +96,7 @@ class Watch:
 
     def call(self, key: object) -> int | None:
         """Count a call of what `key` stands for; its index in this forward, None outside of one."""
-        if not self._depth:
+        if not self.running:
             return None
         self._calls[key] += 1
         return self._calls[key] - 1

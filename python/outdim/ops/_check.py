@@ -36,6 +36,11 @@ def as_tensor(name: str, value: Any) -> Any:
     """View a NumPy array as a tensor (copied when read-only or oddly strided); pass on the rest."""
     if not isinstance(value, np.ndarray):
         return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise DtypeError(
+            f"{name}: expected a plain array, got a masked one, whose mask would be ignored; pass "
+            "its .data, and the rows to leave out as `mask` or `group`"
+        )
     if not value.flags.writeable or any(stride < 0 for stride in value.strides):
         value = value.copy()
     try:
@@ -61,8 +66,14 @@ def check_hidden(name: str, value: Any) -> torch.Size:
     return shape
 
 
+def resolved(value: Tensor) -> Tensor:
+    """Return the values in memory: a lazily negated view (z.conj().imag) has others there."""
+    return value.resolve_neg() if value.is_neg() else value
+
+
 def as_rows(value: Tensor) -> Tensor:
     """Flatten (..., D) to N rows with contiguous columns: a view where the strides allow it."""
+    value = resolved(value)
     if value.dim() != 2:
         value = value.reshape(math.prod(value.shape[:-1]), value.shape[-1])
     if not value.is_contiguous() and value.stride(1) != 1 and value.shape[1] > 1:
@@ -72,7 +83,7 @@ def as_rows(value: Tensor) -> Tensor:
 
 def as_vector(value: Tensor) -> Tensor:
     """Flatten to one contiguous dimension: the tensor itself where it is that already."""
-    return (value if value.dim() == 1 else value.reshape(-1)).contiguous()
+    return resolved(value if value.dim() == 1 else value.reshape(-1)).contiguous()
 
 
 def check_same(name: str, value: Any, like: str, other: Tensor) -> None:

@@ -1,9 +1,11 @@
 """Which kernel serves a call."""
 
+import os
 from importlib import import_module
 from typing import Any, Literal
 
 import torch
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from outdim.errors import ArgumentError, BackendError, DtypeError
@@ -27,11 +29,39 @@ def kernels(backend: str) -> Any:
 
 
 def via_op(tensor: Any) -> bool:
-    """Whether a call must go through the registered op: it is traced, or the tensor is special.
+    """Whether a call must go through the registered op: somebody looks on, or x is special.
 
-    Other calls go to the kernel directly, which saves about half of the cost of a small call.
+    Those who look on are torch.compile, torch.jit.trace, modes (make_fx, fake tensors, profilers of
+    operators) and transforms. Other calls go to the kernel directly, which saves about half of the
+    cost of a small call.
     """
-    return is_compiling() or (type(tensor) not in _PLAIN and isinstance(tensor, torch.Tensor))
+    return (
+        is_compiling()
+        or (type(tensor) not in _PLAIN and isinstance(tensor, torch.Tensor))
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+_LOADED_BY = os.getpid()
+
+
+def keep_to_one_thread_after_fork() -> None:
+    """In a child of fork(), tell torch to use one thread.
+
+    The others of OpenMP are gone, and the first large op of torch would wait for them for ever.
+    """
+    if os.getpid() != _LOADED_BY and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
+def transformed() -> bool:
+    """Whether torch.func (vmap, grad, jvp) or forward-mode differentiation is under way."""
+    return not is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
 
 
 def choose(backend: str, tensor: torch.Tensor) -> str:

@@ -1,13 +1,13 @@
 """The registered ops outdim::layer_norm and outdim::layer_norm_moments, and their gradient."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from outdim.errors import ArgumentError, DtypeError
 from outdim.ops import _reference
-from outdim.ops._calls import LayerNormCall
+from outdim.ops._calls import LayerNormCall, MomentsCall
 from outdim.ops._check import (
     FLOATS,
     KERNEL_FLOATS,
@@ -16,9 +16,10 @@ from outdim.ops._check import (
     check_dtype,
     check_hidden,
     check_same,
+    resolved,
     unexpected,
 )
-from outdim.ops._dispatch import choose, kernels
+from outdim.ops._dispatch import choose, kernels, transformed
 from outdim.ops._library import register, register_gradient
 from outdim.ops.moments import check_values, id_error, prepare
 
@@ -31,10 +32,29 @@ _STATISTICS = (
     "Tensor? ids, Tensor? table, Tensor? rows, Tensor? group, int groups, float tau, bool exact, "
     "bool shape, bool of_input"
 )
-_COUNT = _ARGUMENTS.count(",") + 1
 
 
-def needs_gradient(arguments: tuple[Any, ...]) -> bool:
+class NormArguments(NamedTuple):
+    """What the ops take, in the order of their schema; see `outdim.ops.layer_norm`."""
+
+    x: Any
+    gamma: Any
+    beta: Any
+    eps: float
+    rms: bool
+    residual: Any
+    return_sum: bool
+    dim_mask: Any
+    scale: Any
+    shift: Any
+    clip: Any
+    variant: Any
+
+
+_COUNT = len(NormArguments._fields)
+
+
+def needs_gradient(arguments: NormArguments) -> bool:
     """Whether autograd must see the call."""
     return torch.is_grad_enabled() and any(
         isinstance(value, Tensor) and value.requires_grad for value in arguments
@@ -42,50 +62,67 @@ def needs_gradient(arguments: tuple[Any, ...]) -> bool:
 
 
 def run(
-    arguments: tuple[Any, ...], backend: str, out: Tensor | None = None
+    arguments: NormArguments, backend: str, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Validate, allocate, launch; the second result is the sum where it is wanted."""
-    call, y = _prepare(out, *arguments)
-    kernels(choose(backend, call.x)).layer_norm(call, None, False)
-    return y, None if call.sum is None else call.sum.view(arguments[0].shape)
+    call, y = _prepare(out, arguments)
+    try:
+        kernels(choose(backend, call.x)).layer_norm(call, None, False)
+    except IndexError as error:
+        raise _row_error(call, None) from error
+    return y, None if call.sum is None else call.sum.view(arguments.x.shape)
 
 
 def _run(*arguments: Any) -> tuple[Tensor, Tensor]:
     """Do the same as the registered op, with an empty tensor for a sum that is not wanted."""
-    y, s = run(arguments[:-1], arguments[-1])
+    y, s = run(NormArguments(*arguments[:-1]), arguments[-1])
     return y, y.new_empty(0) if s is None else s
 
 
+def run_composed(arguments: NormArguments) -> tuple[Tensor, Tensor | None]:
+    """Compute layer_norm from torch's own ops, which every transform of torch.func knows."""
+    call, _ = _prepare(None, arguments)
+    s = call.x if call.residual is None else call.x + call.residual
+    z, _, _ = _reference.normalise(s, call.gamma, call.beta, call.eps, call.rms, call.dim_mask)
+    y = _reference.apply_edit(z, call.scale, call.shift, call.clip, call.variant)
+    shape = arguments.x.shape
+    return y.to(s.dtype).view(shape), s.view(shape) if arguments.return_sum else None
+
+
 def run_moments(
-    arguments: tuple[Any, ...], statistics: tuple[Any, ...], of_input: bool, backend: str
+    arguments: NormArguments, statistics: tuple[Any, ...], of_input: bool, backend: str
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Validate, allocate, launch the fused kernel."""
-    call, y = _prepare(None, *arguments)
+    call, y = _prepare(None, arguments)
     stats = prepare(call.x, *statistics)
     check_values(stats)
     try:
         kernels(choose(backend, call.x)).layer_norm(call, stats, of_input)
     except IndexError as error:
-        raise id_error(stats) from error
-    s = None if call.sum is None else call.sum.view(arguments[0].shape)
+        raise _row_error(call, stats) from error
+    s = None if call.sum is None else call.sum.view(arguments.x.shape)
     return y, s, stats.head, stats.body
 
 
 def _run_moments(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Do the same as the registered op, with an empty tensor for a sum that is not wanted."""
     *statistics, of_input, backend = arguments[_COUNT:]
-    y, s, head, body = run_moments(arguments[:_COUNT], tuple(statistics), of_input, backend)
+    norm = NormArguments(*arguments[:_COUNT])
+    y, s, head, body = run_moments(norm, tuple(statistics), of_input, backend)
     return y, y.new_empty(0) if s is None else s, head, body
 
 
 def run_pair(
-    arguments: tuple[Any, ...], statistics: tuple[Any, ...], of_input: bool, backend: str
+    arguments: NormArguments, statistics: tuple[Any, ...], of_input: bool, backend: str
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Run layer_norm with its gradient, then moments of what it stored."""
-    inputs = list(arguments)
-    inputs[6] = inputs[5] is not None  # the sum is needed wherever there is one
-    y, s = torch.ops.outdim.layer_norm(*inputs, backend)
-    observed = y if not of_input else s if inputs[6] else inputs[0]
+    # The sum is needed wherever there is one.
+    arguments = arguments._replace(return_sum=arguments.residual is not None)
+    if transformed():
+        y, s = run_composed(arguments)
+    else:
+        y, s = torch.ops.outdim.layer_norm(*arguments, backend)
+    observed: Any = y if not of_input else s if arguments.return_sum else arguments.x
     head, body = torch.ops.outdim.moments(observed.detach(), *statistics, backend)
     return y, s, head, body
 
@@ -94,22 +131,9 @@ def _sum_of(call: LayerNormCall, x: Tensor) -> Tensor:
     return call.y.new_empty(0) if call.sum is None else call.sum.view(x.shape)
 
 
-def _prepare(
-    out: Tensor | None,
-    x: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    eps: float,
-    rms: bool,
-    residual: Tensor | None,
-    return_sum: bool,
-    dim_mask: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    clip: Tensor | None,
-    variant: Tensor | None,
-) -> tuple[LayerNormCall, Tensor]:
+def _prepare(out: Tensor | None, arguments: NormArguments) -> tuple[LayerNormCall, Tensor]:
     """Validate the arguments and allocate y; returns the call and y in the shape of x."""
+    x, gamma, beta, eps, rms, residual, return_sum, dim_mask, *tables = arguments
     d, device = check_hidden("x", x)[-1], x.device
     # The kernels hold parameters of at most their own float32.
     dtypes = FLOATS if x.dtype == torch.float64 else KERNEL_FLOATS
@@ -123,13 +147,7 @@ def _prepare(
             check_dtype("beta", beta, "gamma", gamma.dtype)
     if dim_mask is not None:
         dim_mask = _of_width("dim_mask", dim_mask, (torch.bool,), d, device)
-    if scale is not None and shift is not None:
-        if scale.dtype != torch.float32 or scale.shape[-1] != d:
-            raise unexpected("scale", scale, (torch.float32,), f"(M, {d})")
-        check_device("scale", scale, "x", device)
-        scale, shift = scale.contiguous(), shift.contiguous()
-        clip = None if clip is None else clip.contiguous()
-        variant = _variant_rows(variant, x)
+    scale, shift, clip, variant = _edit(x, *tables)
     rows = as_rows(x)
     y = _empty_like(x) if out is None else out
     call = LayerNormCall(
@@ -145,7 +163,7 @@ def _prepare(
         clip,
         variant,
         torch.empty(rows.shape, dtype=x.dtype, device=x.device) if return_sum else None,
-        as_rows(y) if out is None else _out_rows(out, x, residual),
+        as_rows(y) if out is None else _out_rows(out, arguments),
     )
     return call, y
 
@@ -164,39 +182,83 @@ def _of_width(
     if not isinstance(value, Tensor) or value.dtype not in dtypes or value.shape != (d,):
         raise unexpected(name, value, dtypes, f"({d},)")
     check_device(name, value, "x", device)
-    return value.contiguous()
+    return resolved(value).contiguous()
 
 
-def _variant_rows(variant: Tensor | None, x: Tensor) -> Tensor | None:
+def _edit(x: Tensor, scale: Any, shift: Any, clip: Any, variant: Any) -> tuple[Any, ...]:
+    """Check the tables of an edit, all of one shape (M, D), and spread `variant` over the rows."""
+    if scale is None:
+        given = {"shift": shift, "clip": clip, "variant": variant}
+        if extra := [name for name, value in given.items() if value is not None]:
+            raise ArgumentError(f"scale: expected a table, since {', '.join(extra)} came; got None")
+        return None, None, None, None
+    d = x.shape[-1]
+    if (
+        not isinstance(scale, Tensor)
+        or scale.dtype != torch.float32
+        or scale.dim() != 2
+        or scale.shape[1] != d
+        or not scale.shape[0]
+    ):
+        raise unexpected("scale", scale, (torch.float32,), f"(M >= 1, {d})")
+    check_device("scale", scale, "x", x.device)
+    check_same("shift", shift, "scale", scale)
+    if clip is not None:
+        check_same("clip", clip, "scale", scale)
+        clip = resolved(clip).contiguous()
+    rows = _variant_rows(variant, x)
+    return resolved(scale).contiguous(), resolved(shift).contiguous(), clip, rows
+
+
+def _row_error(call: LayerNormCall, stats: MomentsCall | None) -> ArgumentError:
+    """Describe the first row whose variant the tables, or whose id the covariates do not have."""
+    if call.scale is not None and call.variant is not None:
+        variants = call.scale.shape[0]
+        wrong = ((call.variant < 0) | (call.variant >= variants)).nonzero()
+        if len(wrong):
+            row = int(wrong[0])
+            return ArgumentError(
+                f"variant: expected values in [0, {variants}), the rows of `scale`, got "
+                f"{int(call.variant[row])} in row {row}"
+            )
+    assert stats is not None
+    return id_error(stats)
+
+
+def _variant_rows(variant: Any, x: Tensor) -> Tensor | None:
     """Spread a variant over the rows of x."""
     if variant is None:
         return None
+    if not isinstance(variant, Tensor) or variant.dtype != torch.int32:
+        raise unexpected("variant", variant, (torch.int32,), "one per row,")
     check_device("variant", variant, "x", x.device)
+    spread: Tensor = variant
     batch = x.shape[:-1]
     n = batch.numel()
-    if variant.shape != (n,):
+    if spread.shape != (n,):
         try:
-            variant = variant.expand(batch)
+            spread = spread.expand(batch)
         except RuntimeError as error:
             raise ArgumentError(
                 f"variant: expected ({n},) or a shape that broadcasts to {tuple(batch)}, got "
                 f"{tuple(variant.shape)}; one variant per sequence is (batch, 1)"
             ) from error
-    return variant.reshape(n).contiguous()
+    return spread.reshape(n).contiguous()
 
 
-def _out_rows(out: Any, x: Tensor, residual: Tensor | None) -> Tensor:
+def _out_rows(out: Any, arguments: NormArguments) -> Tensor:
     """View `out` as rows, without a copy."""
-    check_same("out", out, "x", x)
+    check_same("out", out, "x", arguments.x)
     rows = as_rows(out)
+    (n, d), step = rows.shape, rows.stride(0)
     copied = rows.numel() > 0 and rows.data_ptr() != out.data_ptr()
-    if copied or out.requires_grad:
+    if copied or out.requires_grad or (n > 1 and step < d) or (d > 1 and rows.stride(1) != 1):
         raise ArgumentError(
-            f"out: expected rows of one stride with contiguous columns and no gradient, got "
-            f"strides {out.stride()}; pass a contiguous tensor"
+            f"out: expected rows of one stride with contiguous columns, apart in memory, and no "
+            f"gradient, got strides {out.stride()}; pass a contiguous tensor"
         )
-    for name, other in (("x", x), ("residual", residual)):
-        if other is not None and _overlap(out, other):
+    for name, other in zip(arguments._fields, arguments, strict=True):
+        if isinstance(other, Tensor) and _overlap(out, other):
             raise ArgumentError(f"out: expected memory of its own, got some of {name}'s")
     return rows
 
@@ -218,26 +280,30 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, Tensor]:
-    call, y = _prepare(None, *arguments[:-1])
+    call, y = _prepare(None, NormArguments(*arguments[:-1]))
     return y, _sum_of(call, arguments[0])
 
 
 def _fake_moments(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    call, y = _prepare(None, *arguments[:_COUNT])
+    call, y = _prepare(None, NormArguments(*arguments[:_COUNT]))
     stats = prepare(call.x, *arguments[_COUNT:-2])
     return y, _sum_of(call, arguments[0]), stats.head, stats.body
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, gamma, beta, eps, rms, residual, _, dim_mask, scale, shift, clip, variant, _ = inputs
-    for name, table in (("scale", scale), ("shift", shift), ("clip", clip)):
+    norm = NormArguments(*inputs[:-1])
+    for name in ("scale", "shift", "clip"):
+        table = getattr(norm, name)
         if table is not None and table.requires_grad:
             raise DtypeError(
                 f"edit.{name}: expected a table without gradient, got one that requires it; "
                 "gradients are taken in x, residual, gamma and beta only, so detach it"
             )
-    ctx.save_for_backward(x, gamma, beta, residual, dim_mask, scale, clip, variant)
-    ctx.eps, ctx.rms = eps, rms
+    ctx.save_for_backward(
+        norm.x, norm.gamma, norm.beta, norm.residual, norm.dim_mask, norm.scale, norm.clip,
+        norm.variant,
+    )  # fmt: skip
+    ctx.eps, ctx.rms = norm.eps, norm.rms
     ctx.set_materialize_grads(False)
 
 
@@ -248,10 +314,16 @@ def _backward(ctx: Any, grad_y: Tensor | None, grad_sum: Tensor | None) -> tuple
     grad_s = (g - mean g - xhat * mean(g * xhat)) / std; RMSNorm lacks the second term.
     """
     x, gamma, beta, residual, dim_mask, scale, clip, variant = ctx.saved_tensors
-    grads: list[Tensor | None] = [None] * 13
+    grad_gamma = grad_beta = None
+
+    def grads(grad_s: Tensor | None) -> tuple[Any, ...]:
+        """Order the gradients as the op's arguments are; the last is the backend."""
+        none = NormArguments(*[None] * _COUNT)  # type: ignore[arg-type]
+        norm = none._replace(x=grad_s, gamma=grad_gamma, beta=grad_beta)
+        return (*norm._replace(residual=None if residual is None else grad_s), None)
+
     if grad_y is None:
-        grads[0] = grads[5] = grad_sum
-        return tuple(grads)
+        return grads(grad_sum)
     s = x if residual is None else x + residual
     z, xhat, inverse_std = _reference.normalise(s, gamma, beta, ctx.eps, ctx.rms, dim_mask)
     g = grad_y.to(z.dtype)
@@ -261,19 +333,17 @@ def _backward(ctx: Any, grad_y: Tensor | None, grad_sum: Tensor | None) -> tuple
     mask = None if dim_mask is None else dim_mask.to(g.dtype)
     gm = g if mask is None else g * mask
     if gamma is not None:
-        grads[1] = (gm * xhat).sum(rows).to(gamma.dtype)
+        grad_gamma = (gm * xhat).sum(rows).to(gamma.dtype)
         gm = gm * gamma.to(g.dtype)
     if beta is not None:
-        grads[2] = (g if mask is None else g * mask).sum(rows).to(beta.dtype)
+        grad_beta = (g if mask is None else g * mask).sum(rows).to(beta.dtype)
     h = gm - xhat * (gm * xhat).mean(-1, keepdim=True)
     if not ctx.rms:
         h = h - gm.mean(-1, keepdim=True)
     grad_s = (h * inverse_std).to(x.dtype)
     if grad_sum is not None:
         grad_s = grad_s + grad_sum
-    grads[0] = grad_s
-    grads[5] = grad_s if residual is not None else None
-    return tuple(grads)
+    return grads(grad_s)
 
 
 def _edit_backward(

@@ -21,6 +21,8 @@ def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -
     s = call.x if call.residual is None else call.x + call.residual
     if call.sum is not None:
         call.sum.copy_(s)
+    if call.scale is not None and call.variant is not None:
+        _check_index(call.variant, len(call.scale), "a variant is outside the tables")
     z, _, _ = normalise(s, call.gamma, call.beta, call.eps, call.rms, call.dim_mask)
     call.y.copy_(apply_edit(z, call.scale, call.shift, call.clip, call.variant))
     if stats is not None:

@@ -9,7 +9,7 @@ import torch
 from outdim.errors import ArgumentError
 from outdim.ops import _layer_norm_op as op
 from outdim.ops._check import as_tensor, check_tensor
-from outdim.ops._dispatch import Backend, via_op
+from outdim.ops._dispatch import Backend, transformed, via_op
 from outdim.ops.moments import MomentsState, StatisticsArgs
 
 
@@ -37,7 +37,9 @@ class Edit:
             that of x without D, or [N]. None: row 0 for all.
 
     Raises:
-        ArgumentError: tables of different shapes, a negative bound, a variant outside [0, M).
+        ArgumentError: tables of different shapes or without a row, a negative bound, a variant
+            outside [0, M). A variant that is changed afterwards is checked again in each call
+            (a CUDA kernel, for which raising would mean to wait, makes the row NaN instead).
         DtypeError: another dtype.
     """
 
@@ -49,7 +51,10 @@ class Edit:
     def __post_init__(self) -> None:
         for name in ("scale", "shift", "clip", "variant"):
             object.__setattr__(self, name, as_tensor(name, getattr(self, name)))
-        check_tensor("scale", self.scale, (torch.float32,), "(M, D)", lambda t: t.dim() == 2)
+        check_tensor(
+            "scale", self.scale, (torch.float32,), "(M >= 1, D)",
+            lambda t: t.dim() == 2 and len(t) > 0,
+        )  # fmt: skip
         expected = tuple(self.scale.shape)
         for name in ("shift", "clip"):
             table = getattr(self, name)
@@ -119,7 +124,7 @@ def layer_norm(
         dim_mask: [D] bool.
         edit: Edit with tables of width D.
         out: tensor or array like x that receives y, rows may be strided; not with gradients, nor
-            under torch.compile. It must not overlap x or residual.
+            under torch.compile. It must not overlap itself or another argument.
         backend: "auto", "cpu", "cuda" or "reference". Float64 takes the reference, which is plain
             torch; arithmetic within a row is float32 for the other dtypes.
 
@@ -142,13 +147,18 @@ def layer_norm(
         y, s = op.run(arguments, backend, _writable(out))
         result = y.numpy() if out is None else out
         return (result, s.numpy()) if s is not None else result
-    if via_op(x) or op.needs_gradient(arguments):
+    composed = transformed()
+    if composed or via_op(x) or op.needs_gradient(arguments):
         if out is not None:
             raise ArgumentError(
                 "out: expected None where gradients are taken or the call is compiled, got "
                 "a tensor; use the returned tensor"
             )
-        y, s = torch.ops.outdim.layer_norm(*arguments, backend)
+        y, s = (
+            op.run_composed(arguments)
+            if composed
+            else torch.ops.outdim.layer_norm(*arguments, backend)
+        )
     else:
         y, s = op.run(arguments, backend, out)
     return (y, s) if return_sum else y
@@ -215,7 +225,7 @@ def layer_norm_moments(
     arguments = _flatten(x, gamma, beta, eps, rms, residual, return_sum, dim_mask, edit)
     wanted, of_input = statistics.flatten(), of == "input"
     is_array = isinstance(x, np.ndarray)
-    if not is_array and op.needs_gradient(arguments):
+    if not is_array and (op.needs_gradient(arguments) or transformed()):
         y, s, head, body = op.run_pair(arguments, wanted, of_input, backend)
     elif via_op(x):
         y, s, head, body = torch.ops.outdim.layer_norm_moments(
@@ -247,10 +257,10 @@ def _flatten(
     return_sum: bool,
     dim_mask: Any,
     edit: Edit | None,
-) -> tuple[Any, ...]:
+) -> op.NormArguments:
     """List the arguments as the registered ops take them, NumPy arrays as tensors."""
     tables = (None,) * 4 if edit is None else (edit.scale, edit.shift, edit.clip, edit.variant)
-    return (
+    return op.NormArguments(
         as_tensor("x", x),
         as_tensor("gamma", gamma),
         as_tensor("beta", beta),

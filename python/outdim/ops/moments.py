@@ -15,6 +15,7 @@ from outdim.ops._check import (
     as_vector,
     check_device,
     check_hidden,
+    resolved,
     unexpected,
 )
 from outdim.ops._dispatch import Backend, choose, kernels, via_op
@@ -169,7 +170,7 @@ def prepare(
         if ids is None:
             raise ArgumentError("ids: expected N token ids, got None; `table` is looked up by them")
         ids = _per_row("ids", ids, (torch.int64,), n, device)
-        table, table_covariates = table.contiguous(), table.shape[0]
+        table, table_covariates = resolved(table).contiguous(), table.shape[0]
     if rows is not None:
         if (
             not isinstance(rows, Tensor)
@@ -180,7 +181,7 @@ def prepare(
             raise unexpected("rows", rows, (torch.float64,), f"(K, {n})")
         check_device("rows", rows, "hidden", device)
         row_covariates = rows.shape[0]
-        rows = rows.reshape(row_covariates, n).contiguous()
+        rows = resolved(rows.reshape(row_covariates, n)).contiguous()
     if group is not None:
         group = _per_row("group", group, (torch.uint8, torch.bool), n, device).view(torch.uint8)
     if not 1 <= groups <= _MAX_GROUPS:

@@ -26,7 +26,8 @@ class Covariates:
     ('count', 'log1p_count')
 
     Args:
-        table: [K1, V] float64 tensor or array, finite; None for no table.
+        table: [K1, V] float64 tensor or array, finite; None for no table. It is copied: what the
+            caller does to it later changes nothing here.
         names: K1 names.
         row_names: K2 names, e.g. ("position",).
 
@@ -42,6 +43,8 @@ class Covariates:
 
     def __post_init__(self) -> None:
         table = as_tensor("table", self.table)
+        if isinstance(table, Tensor):
+            table = table.detach().clone()
         if table is None:
             table = torch.empty(0, 0, dtype=torch.float64)
         names, row_names = tuple(self.names), tuple(self.row_names)

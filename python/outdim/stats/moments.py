@@ -14,6 +14,7 @@ from outdim.ops._check import as_tensor, describe
 from outdim.ops._dispatch import Backend
 from outdim.ops.merge import body_rows
 from outdim.ops.moments import Accumulate
+from outdim.stats._turns import Turns, in_turn
 from outdim.stats.covariates import Covariates
 from outdim.stats.result import MomentsResult
 
@@ -23,12 +24,13 @@ FORMAT_VERSION = 1
 State = tuple[Tensor, Tensor]
 
 
-class Moments:
+class Moments(Turns):
     """Moments of every dimension of a stream of hidden states, and their co-moments.
 
     `update` takes batches, `merge` the state of other rows, `compute` gives the statistics. The
     state is float64 and merged by Chan's and Pebay's formulas in the order of the calls: the same
-    batches in the same order give the same bytes, and other splits agree to about 1e-15.
+    batches in the same order give the same bytes, and other splits agree to about 1e-15. Calls from
+    several threads take turns.
 
     >>> import torch
     >>> counts = torch.tensor([[5.0, 1.0, 9.0]], dtype=torch.float64)
@@ -60,6 +62,7 @@ class Moments:
         shape: bool = True,
         backend: Backend = "auto",
     ) -> None:
+        super().__init__()
         self.covariates = Covariates() if covariates is None else covariates
         self.tau = float(tau)
         self.accum = accum
@@ -70,6 +73,7 @@ class Moments:
         self._state: State | None = None
         self._result: MomentsResult | None = None
 
+    @in_turn
     def update(self, hidden: Any, ids: Any = None, mask: Any = None, rows: Any = None) -> "Moments":
         """Count the rows of a batch.
 
@@ -103,6 +107,7 @@ class Moments:
         )
         return self.absorb(state.head[0], state.body[0])
 
+    @in_turn
     def absorb(self, head: Any, body: Any) -> "Moments":
         """Merge one raw state, head [1 + 2 K] and body [R, D] float64, as of later rows.
 
@@ -152,19 +157,21 @@ class Moments:
             mine, its = getattr(self, name), getattr(other, name)
             if mine != its:
                 raise ArgumentError(f"other: expected {name}={mine}, got {name}={its}")
-        if other._state is not None:
-            self.absorb(*other._state)
+        state = other._state  # never changed in place, but replaced
+        if state is not None:
+            self.absorb(*state)
         return self
 
+    @in_turn
     def compute(self) -> MomentsResult:
         """Return the statistics of all rows so far; the accumulator can go on."""
         if self._result is None:
-            head, body = self._state_or_empty()
-            self._result = MomentsResult(
-                head.cpu(), body.cpu(), self.covariates.all_names, self.tau, self.shape
-            )
+            head, body = (tensor.to("cpu", copy=True) for tensor in self._state_or_empty())
+            names = self.covariates.all_names
+            self._result = MomentsResult(head, body, names, self.tau, self.shape)
         return self._result
 
+    @in_turn
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state as a flat dict of float64 and int64 tensors on the CPU.
 
@@ -180,11 +187,13 @@ class Moments:
             "digest": self._digest.clone(),
         }
 
+    @in_turn
     def load_state_dict(self, state: dict[str, Tensor]) -> "Moments":
         """Replace the state by one of `state_dict`.
 
         Raises:
-            DataError: a missing or unknown key, or a state of other covariates, tau or shape.
+            DataError: a missing or unknown key, a state of other covariates, tau or shape, or a
+                damaged one; the accumulator then stays as it is.
         """
         expected = self.state_dict()
         if state.keys() != expected.keys():
@@ -193,11 +202,12 @@ class Moments:
             if not torch.equal(state[key].cpu(), expected[key]):
                 what = "covariates or their table" if key == "digest" else key
                 raise DataError(f"state: it was accumulated with other {what}; build Moments alike")
-        self._state = None
-        if state["body"].shape[1]:
+        before, self._state = self._state, None
+        if state["body"].dim() != 2 or state["body"].shape[1]:
             try:
                 self.absorb(state["head"], state["body"])
             except (ArgumentError, DtypeError) as error:
+                self._state = before
                 raise DataError(f"state: damaged: {error}") from error
         self._result = None
         return self

@@ -11,15 +11,16 @@ from torch import Tensor
 from outdim import ops
 from outdim.errors import ArgumentError, DataError, DtypeError
 from outdim.ops._check import as_tensor, check_tensor, describe
-from outdim.ops._dispatch import Backend
+from outdim.ops._dispatch import Backend, keep_to_one_thread_after_fork
 from outdim.ops.rank_histogram import PAGE_BINS
+from outdim.stats._turns import Turns, in_turn
 from outdim.stats.ranks import Float64, Int64, SortedValues, double_mid_ranks
 
 _DTYPES = {torch.float16: 1, torch.bfloat16: 2}
 _BLOCK_DIMS = 16  # at most 1 MiB each, twice over
 
 
-class RankHistogram:
+class RankHistogram(Turns):
     """Histogram of chosen dimensions over the 65,536 values of a 16-bit type.
 
     For each value it holds how many tokens had it and the sum of the mid-ranks of their
@@ -53,6 +54,8 @@ class RankHistogram:
     """
 
     def __init__(self, dims: Any, counts: Any, *, backend: Backend = "auto") -> None:
+        super().__init__()
+        keep_to_one_thread_after_fork()
         dims = torch.tensor(dims) if isinstance(dims, list | tuple) else as_tensor("dims", dims)
         counts = as_tensor("counts", counts)
         check_tensor(
@@ -76,6 +79,7 @@ class RankHistogram:
         self._pages = 0
         self._sums = torch.zeros(2, 0, PAGE_BINS, dtype=torch.int64)  # room for pages
 
+    @in_turn
     def update(self, hidden: Any, ids: Any, mask: Any = None) -> "RankHistogram":
         """Count the rows of a batch.
 
@@ -117,6 +121,7 @@ class RankHistogram:
         self._seen += torch.bincount(used, minlength=len(self._seen))
         return self
 
+    @in_turn
     def merge(self, other: "RankHistogram") -> "RankHistogram":
         """Add the counts of other rows of the same stream; any order gives the same result.
 
@@ -126,19 +131,26 @@ class RankHistogram:
         for name in ("dims", "counts"):
             if not torch.equal(getattr(self, name).cpu(), getattr(other, name).cpu()):
                 raise ArgumentError(f"other: expected the same {name}, got others")
-        if other.dtype is None:
+        dtype, index, sums, seen = other._snapshot()
+        if dtype is None:
             return self
-        if self.dtype not in (None, other.dtype):
-            raise ArgumentError(f"other: expected {self.dtype}, got {other.dtype}")
-        self._take_dtype(other.dtype)
+        if self.dtype not in (None, dtype):
+            raise ArgumentError(f"other: expected {self.dtype}, got {dtype}")
+        self._take_dtype(dtype)
         device = self._index.device
-        theirs = other._index.to(device).long()
+        theirs = index.to(device).long()
         used = theirs >= 0
         self._grow(used)
-        self._sums[:, self._index[used].long()] += other._sums.to(device)[:, theirs[used]]
-        self._seen += other._seen.to(device)
+        self._sums[:, self._index[used].long()] += sums.to(device)[:, theirs[used]]
+        self._seen += seen.to(device)
         return self
 
+    @in_turn
+    def _snapshot(self) -> tuple[torch.dtype | None, Tensor, Tensor, Tensor]:
+        """Copy what another one merges."""
+        return self.dtype, self._index.clone(), self._sums.clone(), self._seen.clone()
+
+    @in_turn
     def compute(self) -> "RankResult":
         """Return the exact statistics of the stream.
 
@@ -162,6 +174,7 @@ class RankHistogram:
             self.dtype or torch.bfloat16,
         )
 
+    @in_turn
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state as a flat dict of int64 tensors on the CPU.
 
@@ -182,11 +195,13 @@ class RankHistogram:
             "dtype": torch.tensor(0 if self.dtype is None else _DTYPES[self.dtype]),
         }
 
+    @in_turn
     def load_state_dict(self, state: dict[str, Tensor]) -> "RankHistogram":
         """Replace the state by one of `state_dict`.
 
         Raises:
-            DataError: a missing or unknown key, or a state of other dims or counts.
+            DataError: a missing or unknown key, a state of other dims or counts, or a damaged one;
+                the accumulator then stays as it is.
         """
         expected = self.state_dict()
         if state.keys() != expected.keys():
@@ -194,6 +209,7 @@ class RankHistogram:
         for key in ("dims", "counts"):
             if not torch.equal(state[key].cpu(), expected[key]):
                 raise DataError(f"state: it has other {key}; build RankHistogram alike")
+        _check_state(state, len(self.dims), len(self.counts))
         codes = {code: dtype for dtype, code in _DTYPES.items()}
         self.dtype = codes.get(int(state["dtype"]))
         device = self._index.device
@@ -293,6 +309,26 @@ class RankResult:
         for start in range(0, len(self.dims), _BLOCK_DIMS):
             index = self.page_index[start : start + _BLOCK_DIMS]
             yield SortedValues.of_pages(index, self.sums, self.dtype, self.n, of == "abs")
+
+
+def _check_state(state: dict[str, Tensor], dims: int, vocab: int) -> None:
+    """Check the tensors of a state that are not compared with one's own."""
+    pages = state["count"].shape[0] if state["count"].dim() else 0
+    shapes = {
+        "seen": (vocab,),
+        "page_index": (dims, PAGE_BINS),
+        "count": (pages, PAGE_BINS),
+        "rank_sum": (pages, PAGE_BINS),
+        "dtype": (),
+    }
+    for name, shape in shapes.items():
+        if state[name].shape != shape or state[name].dtype != torch.int64:
+            raise DataError(
+                f"state: damaged: {name}: expected {shape} int64, got {describe(state[name])}"
+            )
+    index = state["page_index"]
+    if index.numel() and not (int(index.min()) >= -1 and int(index.max()) < pages):
+        raise DataError(f"state: damaged: page_index: expected -1 to {pages - 1}, got others")
 
 
 def _check_of(of: str) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from outdim.errors import ArgumentError
 from outdim.ops.rank_histogram import PAGE_BINS
 
 Int64 = npt.NDArray[np.int64]
@@ -23,7 +24,15 @@ def double_mid_ranks(counts: Int64) -> Int64:
 
     >>> double_mid_ranks(np.array([3, 1, 1, 0])).tolist()  # frequencies 1 1 3 3 3
     [8, 3, 3, 1]
+
+    Raises:
+        ArgumentError: 2^62 tokens or more, whose doubled ranks int64 cannot hold.
     """
+    if counts.sum(dtype=np.float64) >= 2.0**62:
+        raise ArgumentError(
+            f"counts: expected less than 2^62 tokens, whose ranks int64 can hold, got "
+            f"{counts.sum(dtype=np.float64):.3g}"
+        )
     values, inverse, types = np.unique(counts, return_inverse=True, return_counts=True)
     tied = values * types
     below = np.cumsum(tied) - tied
