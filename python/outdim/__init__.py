@@ -10,7 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from outdim.analysis.correlate import Correlation, correlate
+    from outdim.analysis.analyze import analyze
+    from outdim.analysis.correlate import correlate
+    from outdim.analysis.correlation import Correlation
     from outdim.analysis.detect import Detection, detect
     from outdim.corpus import open_corpus
     from outdim.counting import count_tokens
@@ -27,6 +29,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Correlation": "analysis",
     "Detection": "analysis",
+    "analyze": "analysis",
     "correlate": "analysis",
     "detect": "analysis",
     "TokenFrequencies": "tokens",
@@ -51,6 +54,7 @@ __all__ = [
     "OutdimError",
     "RankHistogram",
     "TokenFrequencies",
+    "analyze",
     "architecture",
     "correlate",
     "count_tokens",

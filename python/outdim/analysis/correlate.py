@@ -9,50 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 
+from outdim.analysis.analyze import analyze
+from outdim.analysis.correlation import RANK_SELECTION, Correlation
 from outdim.analysis.inputs import ForwardOptions, Inputs
 from outdim.analysis.step import Accumulator, Json, Observer
-from outdim.analysis.table import SELECTIONS, TidyRows
 from outdim.errors import ArgumentError, DataError, EmptyCorpusError
 from outdim.stats import (
     Covariates,
-    MomentsResult,
     PointMoments,
     PointRanks,
-    RankResult,
     TokenSums,
 )
-from outdim.tokens import GROUPS, TokenFrequencies
+from outdim.tokens import GROUPS, TokenFrequencies, check_frequencies
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from outdim.corpus import Corpus
 
-Selection = Literal["text", "text+first", "all"]
-
-_PEARSON: tuple[tuple[str, Literal["h", "abs"]], ...] = (("pearson", "h"), ("pearson_abs", "abs"))
-_SPEARMAN: tuple[tuple[str, Literal["h", "abs"]], ...] = (
-    ("spearman", "h"),
-    ("spearman_abs", "abs"),
-)
-_STATISTICS = (
-    "mean",
-    "variance",
-    "std",
-    "kurtosis",
-    "min",
-    "max",
-    "absmax",
-    "mean_abs",
-    "fraction_over",
-    "nonfinite",
-)
-_QUANTILES = {"median": 0.5, "q05": 0.05, "q95": 0.95}
-_RANK_SELECTION = SELECTIONS["text+first"]  # ranks of frequencies are those among all words of text
 _RANDOM_DIMS = (
     10  # beside the outliers, so that a rank correlation has something to be read against
 )
@@ -78,155 +54,6 @@ class CorrelateOptions:
     accum: Literal["exact", "fast"] = "exact"
     rank: list[int] | None = None
     per_token: list[int] | None = None
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """Moments and correlations of every observed point, by selection of tokens.
-
-    Attributes:
-        points: Names of the points, in the order of the layers.
-        layers: Layer of each point: 0 for the embeddings, i + 1 for block i.
-        covariates: Names of what the states are correlated with.
-        moments: Moments by point and group of tokens.
-        ranks: Rank histograms of chosen dimensions by point; None where there are none.
-        token_sums: Sums of chosen dimensions by token id; None where none were kept.
-        read: What was read and left out.
-    """
-
-    points: tuple[str, ...]
-    layers: tuple[int, ...]
-    moments: PointMoments
-    ranks: PointRanks | None = None
-    token_sums: TokenSums | None = None
-    read: Mapping[str, Any] | None = None
-
-    @cached_property
-    def results(self) -> dict[tuple[str, str], MomentsResult]:
-        """Results per (point, selection)."""
-        return {
-            (point, name): self.moments.moments(point, selection.groups).compute()
-            for point in self.points
-            for name, selection in SELECTIONS.items()
-        }
-
-    @cached_property
-    def rank_results(self) -> dict[str, RankResult]:
-        """Rank statistics of the chosen dimensions, by point."""
-        if self.ranks is None:
-            return {}
-        return {point: self.ranks.histogram(point).compute() for point in self.points}
-
-    def pearson(
-        self,
-        point: str,
-        covariate: str = "count",
-        *,
-        of: Literal["h", "abs"] = "abs",
-        selection: Selection = "text",
-    ) -> NDArray[np.float64]:
-        """Pearson r of h or |h| with a covariate, float64 [D]; NaN where it is not defined.
-
-        Raises:
-            ArgumentError: No such point, covariate or selection.
-        """
-        if (point, selection) not in self.results:
-            raise ArgumentError(
-                f"point, selection: expected one of {', '.join(self.points)} and one of "
-                f"{', '.join(SELECTIONS)}, got {point!r}, {selection!r}."
-            )
-        return np.asarray(self.results[point, selection].pearson(covariate, of=of))
-
-    def top(self, point: str, covariate: str = "count", *, n: int = 5) -> list[tuple[int, float]]:
-        """The ``n`` dimensions with the largest |r| of |h| over ordinary tokens, as (dim, r)."""
-        r = self.pearson(point, covariate)
-        order = np.argsort(-np.abs(r), kind="stable")  # NaN sorts last
-        return [(int(dim), float(r[dim])) for dim in order[:n] if np.isfinite(r[dim])]
-
-    def tables(self) -> dict[str, pa.Table | Json]:
-        """Tidy rows for every point, dimension and selection; sums by token if they were kept."""
-        rows = TidyRows()
-        layer_of = dict(zip(self.points, self.layers, strict=True))
-        for (point, selection), result in self.results.items():
-            at: Json = {
-                "point": point,
-                "layer": layer_of[point],
-                "selection": selection,
-                "n": result.n,
-            }
-            for statistic in _STATISTICS:
-                name = f"{statistic}_{result.tau:g}" if statistic == "fraction_over" else statistic
-                values = np.asarray(getattr(result, statistic), dtype=np.float64)
-                reason = np.where(np.isnan(values), result.reason(), "")
-                rows.add(name, values, reason=reason, **at)
-            for covariate in result.names:
-                for statistic, of in _PEARSON:
-                    r = np.asarray(result.pearson(covariate, of=of), dtype=np.float64)
-                    reason = result.reason(covariate, of)
-                    rows.add(statistic, r, covariate=covariate, reason=reason, **at)
-        for point, ranks in self.rank_results.items():
-            self._add_ranks(rows, ranks, point=point, layer=layer_of[point])
-        found: dict[str, pa.Table | Json] = {"stats": rows.table()}
-        if self.token_sums is not None:
-            found["token_sums"] = self.token_sums.table()
-        return found
-
-    def _add_ranks(self, rows: TidyRows, ranks: RankResult, *, point: str, layer: int) -> None:
-        assert self.ranks is not None
-        # Where no word stands first in its sequence the two selections are the same.
-        firsts = self.results[point, "text"].n != ranks.n
-        for selection in (_RANK_SELECTION.name, *(() if firsts else ("text",))):
-            at: Json = {
-                "point": point,
-                "layer": layer,
-                "selection": selection,
-                "n": ranks.n,
-                "dims": self.ranks.dims,
-            }
-            for statistic, of in _SPEARMAN:
-                rows.add(
-                    statistic,
-                    ranks.spearman(of),
-                    covariate="count",
-                    reason=np.array(ranks.reason(of)),
-                    **at,
-                )
-            for statistic, q in _QUANTILES.items():
-                values = ranks.quantile(q).numpy()
-                reason = np.where(np.isnan(values), "nonfinite values", "")
-                rows.add(statistic, values, reason=reason, **at)
-
-    def account(self) -> Json:
-        """What was read."""
-        first = self.points[0]
-        used, everything = (self.results[first, name].n for name in ("text+first", "all"))
-        read = dict(self.read or {})
-        return {
-            "tokens": {
-                "read": everything,
-                "special": everything - used,
-                "used": used,
-                "padded": read.get("padded", 0),
-                "excluded": read.get("excluded", {}),
-            }
-        }
-
-    def headline(self) -> list[str]:
-        """The dimension that follows token frequency most closely."""
-        best = [
-            (abs(r), point, dim, r)
-            for point in self.points
-            for dim, r in self.top(point, "log1p_count", n=1)
-        ]
-        if not best:
-            return ["r of |h| with log(1 + token count) is not defined for any dimension."]
-        _, point, dim, r = max(best)
-        median = float(np.nanmedian(np.abs(self.pearson(point, "log1p_count"))))
-        return [
-            f"The dimension that follows token frequency most closely is {dim}, at {point}: r = "
-            f"{r:.2f} of |h| with log(1 + token count); the median dimension there has |r| = "
-            f"{median:.2f}."
-        ]
 
 
 class Correlate(Observer):
@@ -296,7 +123,7 @@ class Correlate(Observer):
         if not self.recorded["rank"]:
             return None
         counts = ordinary_counts(self.inputs.text_frequencies, self.inputs.options["exclude"])
-        groups = [1 + GROUPS.index(group) for group in _RANK_SELECTION.groups]
+        groups = [1 + GROUPS.index(group) for group in RANK_SELECTION.groups]
         return PointRanks(self.points, self.recorded["rank"], counts, groups)
 
     @cached_property
@@ -377,11 +204,12 @@ def correlate(
         DataError: The tokenizer does not belong to the model, the frequencies not to the tokenizer,
             or the corpus is empty.
     """
-    from outdim.corpus import Corpus, open_corpus
-    from outdim.counting import count_tokens
-
-    corpus = source if isinstance(source, Corpus) else open_corpus(source)
-    inputs = Inputs.of({"source": [corpus.source]}, model=model, tokenizer=tokenizer, corpus=corpus)
+    options = CorrelateOptions(
+        points=None if points is None else list(points),
+        accum=accum,
+        rank=list(rank),
+        per_token=list(per_token),
+    )
     forward = ForwardOptions(
         max_length=max_length,
         token_budget=token_budget,
@@ -389,21 +217,11 @@ def correlate(
         fused=fused,
         exclude=list(exclude),
     )
-    inputs.resolve([forward])
-    if frequencies is None or rank:
-        inputs.text_frequencies = count_tokens(corpus, tokenizer)
-    inputs.frequencies = inputs.text_frequencies if frequencies is None else frequencies
-    check_frequencies(inputs.frequencies, tokenizer)
-    options = CorrelateOptions(
-        points=None if points is None else list(points),
-        accum=accum,
-        rank=list(rank),
-        per_token=list(per_token),
+    found = analyze(
+        model, tokenizer, source, {"correlate": options}, frequencies=frequencies, forward=forward
     )
-    step = Correlate(Correlate.resolve(options, inputs), inputs)
-    for unit in Correlate.work(step.recorded, inputs):
-        step.update(unit, lambda tokens: None)
-    return step.result()
+    correlation: Correlation = found["correlate"]
+    return correlation
 
 
 def default_rank(inputs: Inputs) -> list[int]:
@@ -448,31 +266,6 @@ def _dimensions(name: str, dims: Sequence[int], size: int) -> list[int]:
     if found and not 0 <= found[0] <= found[-1] < size:
         raise ArgumentError(f"{name}: expected dimensions 0 to {size - 1}, got {found}.")
     return found
-
-
-def check_frequencies(frequencies: TokenFrequencies, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Check that every id of the tokenizer has a count, and stands for the same token there.
-
-    Raises:
-        DataError: The frequencies are of another vocabulary.
-    """
-    coverage = frequencies.coverage(tokenizer)
-    if coverage.differing:
-        first = coverage.differing[0]
-        wrong = (
-            f"{len(coverage.differing)} of its {coverage.vocabulary} ids stand for other tokens, "
-            f"the first is {first} ({frequencies.tokens[first]!r} in the counts)"
-        )
-    elif coverage.lost:
-        wrong = f"{coverage.lost} tokens were counted at ids that it does not have"
-    elif len(frequencies) < coverage.vocabulary:
-        wrong = f"it has {coverage.vocabulary} ids, the counts have {len(frequencies)}"
-    else:
-        return
-    raise DataError(
-        f"counts: they are of another vocabulary than the tokenizer's: {wrong}. Count with the "
-        "tokenizer of the model."
-    )
 
 
 def frequency_covariates(frequencies: TokenFrequencies) -> Covariates:

@@ -378,8 +378,12 @@ class Inputs:
 
     @cached_property
     def text_frequencies(self) -> TokenFrequencies:
-        """The token frequencies of the text itself."""
-        found: TokenFrequencies = self.result("count").frequencies
+        """The token frequencies of the text itself, counted here where no step did it."""
+        from outdim.counting import count_tokens
+
+        if self._result is None:
+            return count_tokens(self.corpus, self.tokenizer)
+        found: TokenFrequencies = self._result("count").frequencies
         return found
 
     @cached_property

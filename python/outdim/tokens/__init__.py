@@ -2,7 +2,7 @@
 
 from outdim.tokens.batches import GROUPS, Batch, Piece, batches, encode_pieces
 from outdim.tokens.compare import Comparison, compare
-from outdim.tokens.frequencies import Coverage, TokenFrequencies
+from outdim.tokens.frequencies import Coverage, TokenFrequencies, check_frequencies
 from outdim.tokens.tokenizer import (
     check_tokenizer,
     load_tokenizer,
@@ -19,6 +19,7 @@ __all__ = [
     "Piece",
     "TokenFrequencies",
     "batches",
+    "check_frequencies",
     "check_tokenizer",
     "compare",
     "encode_pieces",

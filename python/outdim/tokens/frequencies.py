@@ -253,3 +253,28 @@ class TokenFrequencies:
         return cls(
             freq.counts, freq.special, freq.tokens, None, freq.raw, tuple(unjoined), freq.info
         )
+
+
+def check_frequencies(frequencies: TokenFrequencies, tokenizer: Any) -> None:
+    """Check that every id of the tokenizer has a count, and stands for the same token there.
+
+    Raises:
+        DataError: The frequencies are of another vocabulary.
+    """
+    coverage = frequencies.coverage(tokenizer)
+    if coverage.differing:
+        first = coverage.differing[0]
+        wrong = (
+            f"{len(coverage.differing)} of its {coverage.vocabulary} ids stand for other tokens, "
+            f"the first is {first} ({frequencies.tokens[first]!r} in the counts)"
+        )
+    elif coverage.lost:
+        wrong = f"{coverage.lost} tokens were counted at ids that it does not have"
+    elif len(frequencies) < coverage.vocabulary:
+        wrong = f"it has {coverage.vocabulary} ids, the counts have {len(frequencies)}"
+    else:
+        return
+    raise DataError(
+        f"counts: they are of another vocabulary than the tokenizer's: {wrong}. Count with the "
+        "tokenizer of the model."
+    )

@@ -1,0 +1,71 @@
+"""Steps in memory: the same objects that a run spreads over shards, fed one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from outdim.analysis.inputs import ForwardOptions, Inputs
+from outdim.analysis.registry import step_class
+from outdim.analysis.step import Step
+from outdim.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from outdim.corpus import Corpus
+    from outdim.tokens import TokenFrequencies
+
+
+def analyze(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    source: str | Sequence[str] | Corpus,
+    steps: Mapping[str, Any] | Sequence[str],
+    *,
+    frequencies: TokenFrequencies | None = None,
+    forward: ForwardOptions | None = None,
+) -> dict[str, Any]:
+    """Run steps that observe a model over a text, all in one forward.
+
+    Args:
+        model: A Hugging Face model in eval mode.
+        tokenizer: Its tokenizer.
+        source: What `outdim.open_corpus` takes, or an open corpus.
+        steps: Names of steps, or their options by name (the dataclass ``Options`` of each).
+        frequencies: Token counts of the training corpus, or of any corpus that stands for it. None
+            counts ``source`` itself.
+        forward: How the model is run; None takes the defaults.
+
+    Returns:
+        The result of each step by name.
+
+    Raises:
+        ArgumentError: An option is out of range, steps that cannot share a forward, a model in
+            training mode.
+        DataError: The tokenizer does not belong to the model, the frequencies not to the tokenizer,
+            or the corpus is empty.
+
+    Example:
+        >>> found = analyze(model, tokenizer, "wiki.txt", ["correlate"])  # doctest: +SKIP
+        >>> found["correlate"].headline()  # doctest: +SKIP
+    """
+    from outdim.corpus import Corpus, open_corpus
+    from outdim.tokens import check_frequencies
+
+    corpus = source if isinstance(source, Corpus) else open_corpus(source)
+    inputs = Inputs.of({"source": [corpus.source]}, model=model, tokenizer=tokenizer, corpus=corpus)
+    inputs.resolve([forward or ForwardOptions()])
+    if frequencies is not None:
+        check_frequencies(frequencies, tokenizer)
+        inputs.frequencies = frequencies
+    chosen: list[Step] = []
+    for name in steps:
+        cls = step_class(name)
+        options = steps[name] if isinstance(steps, Mapping) else cls.Options()
+        chosen.append(cls({**inputs.options, **cls.resolve(options, inputs)}, inputs))
+    if len({type(step).together(step.recorded) for step in chosen}) > 1:
+        raise ArgumentError(f"steps: {', '.join(steps)} cannot share a forward; run them apart.")
+    for unit in type(chosen[0]).work(chosen[0].recorded, inputs):
+        type(chosen[0]).update_all(chosen, unit, lambda tokens: None)
+    return {step.name: step.result() for step in chosen}
