@@ -10,6 +10,7 @@ import dataclasses
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from outdim.analysis.inputs import (
@@ -186,19 +187,28 @@ class Accumulator(Protocol):
 class Observer(TextStep):
     """A step that observes the model on text; a pass runs any number of them in one forward.
 
-    Most observers are nothing but `accumulators` and `result`.
+    Most observers are nothing but `accumulators`, perhaps `derive`, and `result`.
     """
 
     reads = (TextOptions, TokenizerOptions, ModelOptions, ForwardOptions)
 
     @property
     def fused(self) -> PointMoments | None:
-        """The accumulator whose moments may be taken inside the model's own norms."""
+        """The accumulator whose moments of h may be taken inside the model's own norms."""
         return None
 
     @abstractmethod
     def accumulators(self) -> Mapping[str, Accumulator]:
+        """Make its accumulators, by name; called once."""
+
+    @cached_property
+    def parts(self) -> Mapping[str, Any]:
         """Its accumulators by name."""
+        return self.accumulators()
+
+    def derive(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What accumulators take of the hidden states [B, S, D] of a point: [B, S, any width]."""
+        return hidden
 
     @classmethod
     def resolve(cls, options: Any, inputs: Inputs) -> Json:
@@ -224,23 +234,24 @@ class Observer(TextStep):
     def begin(self, batch: Batch) -> None:
         """The next forward reads ``batch``, whose tensors are on the model's device."""
         rows = batch.position.reshape(1, -1).double()
-        for accumulator in self.accumulators().values():
+        for accumulator in self.parts.values():
             accumulator.begin(batch.input_ids.reshape(-1), batch.group.reshape(-1), rows)
 
     def observe(self, point: Point, hidden: torch.Tensor, *, taken: bool) -> None:
         """Take ``hidden`` [B, S, D]; ``taken``: the fused accumulator has it already."""
-        for accumulator in self.accumulators().values():
+        derived = self.derive(hidden)
+        for accumulator in self.parts.values():
             if not (taken and accumulator is self.fused):
-                accumulator.add(point.name, hidden)
+                accumulator.add(point.name, derived)
 
     def commit(self) -> None:
         """The forward is complete."""
-        for accumulator in self.accumulators().values():
+        for accumulator in self.parts.values():
             accumulator.commit()
 
     def discard(self) -> None:
         """The forward failed."""
-        for accumulator in self.accumulators().values():
+        for accumulator in self.parts.values():
             accumulator.discard()
 
     @classmethod
@@ -265,13 +276,13 @@ class Observer(TextStep):
         """The tensors of every accumulator under its name."""
         return {
             f"{name}/{field}": tensor
-            for name, accumulator in self.accumulators().items()
+            for name, accumulator in self.parts.items()
             for field, tensor in accumulator.state_dict().items()
         }
 
     def merge(self, tensors: Mapping[str, torch.Tensor]) -> Self:
         """Merge every accumulator."""
-        for name, accumulator in self.accumulators().items():
+        for name, accumulator in self.parts.items():
             accumulator.merge(below(f"{name}/", tensors))
         return self
 
