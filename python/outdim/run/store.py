@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -183,7 +183,7 @@ class StateStore:
         )
         tensors = {name: tensor.contiguous() for name, tensor in sorted(state.tensors.items())}
         # One metadata entry only: the order of several is not fixed between processes.
-        entry = {"about": account, "sha256": _checksum(tensors, account)}
+        entry = {"about": account, "xxh3": _checksum(tensors, account)}
         write_bytes(self.path(node), save_tensors(tensors, {"outdim": canonical_json(entry)}))
         self._sound.add(node.id)
 
@@ -193,7 +193,7 @@ class StateStore:
             content = self.path(node).read_bytes()
             tensors = load_tensors(content)
             entry = json.loads(_metadata(content)["outdim"])
-            sound = _checksum(tensors, entry["about"]) == entry["sha256"]
+            sound = _checksum(tensors, entry["about"]) == entry["xxh3"]
             about = json.loads(entry["about"])
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -211,7 +211,8 @@ def _metadata(content: bytes) -> dict[str, str]:
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor], about: str) -> str:
-    checksum = hashlib.sha256(about.encode())
+    # Against damage, not malice; four times as fast as sha256 without its own instructions.
+    checksum = xxhash.xxh3_128(about.encode())
     for name, tensor in sorted(tensors.items()):
         checksum.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         checksum.update(tensor.contiguous().numpy().reshape(-1).view("uint8").data)
