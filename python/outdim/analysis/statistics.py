@@ -112,7 +112,7 @@ class PointStatistics:
 
     def merge_state(self, state: Mapping[str, Tensor]) -> None:
         """Merge what `state_dict` of another one gave, behind what is here."""
-        self._moments.merge(state)
+        self._moments.merge({k: t for k, t in state.items() if not k.startswith("tokens/")})
         if self.tokens is not None:
             prefix = "tokens/"
             self.tokens.merge(

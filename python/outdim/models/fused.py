@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class FusedSink(Protocol):
     """What `observe(..., fused=True)` reports to.
 
-    At each point that a norm can take, `arguments` and `absorb`; at every point, right after that, a
-    call with the hidden states.
+    At each point that a norm can take, `arguments` and `absorb`; at every point, right after that,
+    a call with the hidden states.
     """
 
     def arguments(self, point: Point) -> StatisticsArgs | None:
