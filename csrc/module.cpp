@@ -33,7 +33,8 @@ using Address = std::uintptr_t;
 
 MomentsArgs moments_args(Address ids, Address table, int64_t vocab, int table_covariates,
                          Address rows, int row_covariates, Address group, int groups, double tau,
-                         bool exact, bool shape, Address head, Address body) {
+                         bool exact, bool shape, Address before_head, Address before_body,
+                         Address head, Address body) {
   MomentsArgs args;
   args.ids = address<const int64_t>(ids);
   args.table = address<const double>(table);
@@ -46,6 +47,8 @@ MomentsArgs moments_args(Address ids, Address table, int64_t vocab, int table_co
   args.tau = tau;
   args.exact = exact;
   args.shape = shape;
+  args.before_head = address<const double>(before_head);
+  args.before_body = address<const double>(before_body);
   args.head = address<double>(head);
   args.body = address<double>(body);
   return args;
@@ -79,6 +82,16 @@ LayerNormArgs layer_norm_args(int dtype, int64_t n, int64_t d, Address x, int64_
   args.variant = address<const int32_t>(variant);
   args.variants = variants;
   return args;
+}
+
+void merge_moments(int groups, int covariates, bool shape, int64_t d, Address earlier_head,
+                   Address earlier_body, Address later_head, Address later_body, Address head,
+                   Address body) {
+  const auto view = [](Address of_head, Address of_body) {
+    return cpu::MomentsStateView{address<const double>(of_head), address<const double>(of_body)};
+  };
+  cpu::merge_moments(groups, covariates, shape, d, view(earlier_head, earlier_body),
+                     view(later_head, later_body), address<double>(head), address<double>(body));
 }
 
 HiddenView hidden_view(Address data, int dtype, int64_t n, int64_t d, int64_t stride) {
@@ -191,6 +204,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       "threading", &cpu::threading,
       "Where threads come from: the path of an OpenMP runtime, threads, or serial (after a fork).");
   m.def("moments", &cpu::moments, Release());
+  m.def("merge_moments", &merge_moments, Release());
   m.def(
       "layer_norm",
       [](const LayerNormArgs& args, const MomentsArgs* stats, int observed, int threads) {

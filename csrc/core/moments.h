@@ -53,6 +53,11 @@ struct MomentsArgs {
   int groups = 1;
 
   double tau = 6.0;  // threshold of kCountOver
+  // The state of earlier rows, in the layout of head and body and apart from them; null: none. What
+  // is written is then the state of those rows and these together: that of these alone, merged
+  // behind it. So a stream keeps two states, and a batch that fails has changed neither.
+  const double* before_head = nullptr;
+  const double* before_body = nullptr;
   // float64 after the load; otherwise float32 partial sums flushed to float64, the covariates
   // rounded to float32 after their pivot (mean and M2 of x are then those of the rounded ones).
   bool exact = true;
@@ -74,8 +79,20 @@ struct HiddenView {
 };
 
 namespace cpu {
-/// Throws std::out_of_range naming the row when a selected row's id is outside [0, vocab).
+/// Throws std::out_of_range naming the row when its group is above `groups`, or when it is selected
+/// and its id outside [0, vocab).
 void moments(const HiddenView& hidden, const MomentsArgs& args, int threads);
+
+/// The state of `groups` groups on the host.
+struct MomentsStateView {
+  const double* head = nullptr;  // [groups, head_size(covariates)]
+  const double* body = nullptr;  // [groups, body_rows(covariates, shape), d]
+};
+/// Merges the rows of `later` behind those of `earlier`; the results lie apart from both. A state
+/// of no rows leaves the bytes of the other.
+void merge_moments(int groups, int covariates, bool shape, int64_t d,
+                   const MomentsStateView& earlier, const MomentsStateView& later, double* head,
+                   double* body);
 }  // namespace cpu
 
 }  // namespace outdim

@@ -39,6 +39,15 @@ struct PivotSums {
   OUTDIM_HOST_DEVICE double xx() const { return vv + 4.0 * magnitude() * u; }
 };
 
+/// A value near the bulk out of three of the rows that count, for the deviations of a covariate:
+/// their median; where one is not finite, another; 0 if none is.
+OUTDIM_HOST_DEVICE double covariate_pivot(double a, double b, double c) {
+  const bool finite_a = a - a == 0.0, finite_b = b - b == 0.0, finite_c = c - c == 0.0;
+  if (!(finite_a && finite_b && finite_c)) return finite_a ? a : finite_b ? b : finite_c ? c : 0.0;
+  const double low = a < b ? a : b, high = a < b ? b : a;
+  return c < low ? low : c > high ? high : c;
+}
+
 /// Second central sum from the first two sums of deviations; rounding never makes it negative, and
 /// NaN stays NaN.
 OUTDIM_HOST_DEVICE double central_m2(double sum, double sum_of_squares, double mean) {
@@ -55,22 +64,23 @@ OUTDIM_HOST_DEVICE double central_m4(double n, double mean, double x2, double x3
   return x4 - 4.0 * mean * x3 + 6.0 * square * x2 - 3.0 * n * square * square;
 }
 
-/// What merging nb rows into na rows needs of the counts alone. Both must be positive.
+/// What merging nb rows into na rows needs of the counts alone: divisions once a state, not once a
+/// dimension. Both must be positive.
 struct MergeWeights {
-  double na;
-  double nb;
-  double share;    // nb / n
+  double share_a;  // na / n
+  double share_b;  // nb / n
   double product;  // na nb / n
 
   OUTDIM_HOST_DEVICE static MergeWeights of(double na, double nb) {
-    const double n = na + nb;
-    return {na, nb, nb / n, na * (nb / n)};
+    const double inverse = 1.0 / (na + nb);
+    const double share_b = nb * inverse;
+    return {na * inverse, share_b, na * share_b};
   }
 };
 
 /// `delta` is always mean_b - mean_a, taken before the mean is merged.
 OUTDIM_HOST_DEVICE double merged_mean(const MergeWeights& w, double mean_a, double delta) {
-  return mean_a + delta * w.share;
+  return mean_a + delta * w.share_b;
 }
 OUTDIM_HOST_DEVICE double merged_m2(const MergeWeights& w, double m2_a, double m2_b, double delta) {
   return m2_a + m2_b + delta * delta * w.product;
@@ -81,18 +91,15 @@ OUTDIM_HOST_DEVICE double merged_comoment(const MergeWeights& w, double c_a, dou
 }
 OUTDIM_HOST_DEVICE double merged_m3(const MergeWeights& w, double m3_a, double m3_b, double m2_a,
                                     double m2_b, double delta) {
-  const double n = w.na + w.nb;
-  return m3_a + m3_b + delta * delta * delta * w.product * ((w.na - w.nb) / n) +
-         3.0 * delta * (w.na * m2_b - w.nb * m2_a) / n;
+  return m3_a + m3_b + delta * delta * delta * (w.product * (w.share_a - w.share_b)) +
+         3.0 * delta * (w.share_a * m2_b - w.share_b * m2_a);
 }
 OUTDIM_HOST_DEVICE double merged_m4(const MergeWeights& w, double m4_a, double m4_b, double m3_a,
                                     double m3_b, double m2_a, double m2_b, double delta) {
-  const double n = w.na + w.nb;
   const double square = delta * delta;
-  return m4_a + m4_b +
-         square * square * w.product * ((w.na * w.na - w.na * w.nb + w.nb * w.nb) / (n * n)) +
-         6.0 * square * (w.na * w.na * m2_b + w.nb * w.nb * m2_a) / (n * n) +
-         4.0 * delta * (w.na * m3_b - w.nb * m3_a) / n;
+  const double a = w.share_a, b = w.share_b;
+  return m4_a + m4_b + square * square * (w.product * (a * a - a * b + b * b)) +
+         6.0 * square * (a * a * m2_b + b * b * m2_a) + 4.0 * delta * (a * m3_b - b * m3_a);
 }
 
 }  // namespace outdim

@@ -199,7 +199,7 @@ void fused(const LayerNormArgs& args, const MomentsArgs& stats, Observed observe
   const Parameters parameters(args, kernels.width);
   const auto rows = kernels.rows[static_cast<int>(args.dtype)];
   const MomentsPlan plan(stats, args.dtype, args.n, args.d);
-  plan.check_ids();
+  plan.check_rows();
   MomentsPartials partials(plan);
   run_tasks(plan.blocks, threads, [&](TaskQueue& queue) {
     PanelMaker maker(args, parameters, plan.panel_rows, observed == Observed::kOutput);

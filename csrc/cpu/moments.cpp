@@ -1,5 +1,5 @@
 // Moments on the CPU: the partition into blocks and panels, and the threads. The sums are in
-// moments_kernels.cpp, the states in moments_block.cpp.
+// moments_kernels.cpp, the states of blocks in moments_block.cpp, their merge in moments_merge.cpp.
 //
 // Rows are cut into at most 32 blocks by n alone; any thread takes any block; block states are
 // merged in order. So the bytes do not depend on the number of threads. A block is at least 512
@@ -46,7 +46,13 @@ MomentsPlan::MomentsPlan(const MomentsArgs& arguments, DType type, int64_t rows,
   body = body_rows(args.covariates(), args.shape);
 }
 
-void MomentsPlan::check_ids() const {
+void MomentsPlan::check_rows() const {
+  if (args.group != nullptr) {
+    const uint8_t* const most = std::max_element(args.group, args.group + n);
+    if (n > 0 && *most > args.groups)
+      throw std::out_of_range("group: row " + std::to_string(most - args.group) + " has group " +
+                              std::to_string(*most) + " of " + std::to_string(args.groups));
+  }
   if (args.table_covariates == 0) return;
   for (int64_t row = 0; row < n; ++row) {
     const int64_t id = args.ids[row];
@@ -60,7 +66,7 @@ void MomentsPlan::check_ids() const {
 
 void moments(const HiddenView& hidden, const MomentsArgs& args, int threads) {
   const MomentsPlan plan(args, hidden.dtype, hidden.n, hidden.d);
-  plan.check_ids();
+  plan.check_rows();
   MomentsPartials partials(plan);
   const int64_t stride = hidden.stride * item_size(hidden.dtype);
   const auto* data = static_cast<const char*>(hidden.data);

@@ -1,4 +1,4 @@
-// The sums of one block of rows, their central moments, and the merge of all blocks in order.
+// The sums of one block of rows and their central moments. Their merge is in moments_merge.cpp.
 
 #include "cpu/moments_block.h"
 
@@ -8,14 +8,11 @@
 #include <limits>
 
 #include "core/moments_merge.h"
-#include "cpu/parallel.h"
 
 namespace outdim::cpu {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-// Columns finished or merged at a time: means, their differences and the running state stay in the
-// L1 cache.
+// Columns finished at a time: their means stay in the L1 cache.
 constexpr int64_t kColumns = 256;
 
 }  // namespace
@@ -72,7 +69,9 @@ void MomentsBlock::add_group(int group, const PanelRows& rows, int64_t first, in
     std::fill_n(pivot + plan_.padded, plan_.padded, std::numeric_limits<float>::infinity());
     std::fill_n(pivot + 2 * plan_.padded, plan_.padded, -std::numeric_limits<float>::infinity());
     for (int k = 0; k < plan_.args.covariates(); ++k)
-      state.pivot[k] = plan_.covariate(k, selected_[panel.count / 2]);
+      state.pivot[k] = covariate_pivot(plan_.covariate(k, selected_[0]),
+                                       plan_.covariate(k, selected_[panel.count / 2]),
+                                       plan_.covariate(k, selected_[panel.count - 1]));
   }
   load_covariates(state, panel.count);
   state.n += panel.count;
@@ -186,125 +185,6 @@ void MomentsBlock::finish_columns(int group, const Body& out, int64_t from, int6
   std::copy_n(shape + kSumOver * padded, count, out.shape(kCountOver) + from);
   std::copy_n(shape + kSumUnit * padded, count, out.shape(kUnitSum) + from);
   std::copy_n(shape + kSumNonfinite * padded, count, out.shape(kNonfinite) + from);
-}
-
-MomentsPartials::MomentsPartials(const MomentsPlan& plan)
-    : plan_(plan),
-      heads_(plan.blocks * plan.args.groups * plan.head),
-      bodies_(plan.blocks * plan.args.groups * plan.body * plan.padded) {}
-
-namespace {
-
-/// One merge of the chain: block `block` into the blocks before it.
-struct Step {
-  int64_t block;
-  bool first;
-  MergeWeights weights;
-  std::vector<double> delta_x;
-};
-
-void merge_columns(const Step& step, bool shape, const Body& a, const Body& b, int64_t from,
-                   int64_t count) {
-  double delta[kColumns], delta_abs[kColumns];
-  const MergeWeights& w = step.weights;
-  for (int64_t j = 0; j < count; ++j) {
-    delta[j] = b.row(kMean)[from + j] - a.row(kMean)[j];
-    delta_abs[j] = b.row(kMeanAbs)[from + j] - a.row(kMeanAbs)[j];
-  }
-  for (int k = 0; k < a.covariates; ++k) {
-    for (int64_t j = 0; j < count; ++j) {
-      double& c = a.comoment(k)[j];
-      double& c_abs = a.comoment_abs(k)[j];
-      c = merged_comoment(w, c, b.comoment(k)[from + j], step.delta_x[k], delta[j]);
-      c_abs = merged_comoment(w, c_abs, b.comoment_abs(k)[from + j], step.delta_x[k], delta_abs[j]);
-    }
-  }
-  // Higher moments first: each needs the lower ones of both sides as they were.
-  for (int64_t j = 0; shape && j < count; ++j) {
-    const double m2 = a.row(kM2)[j], m2_b = b.row(kM2)[from + j];
-    double& m3 = a.shape(kM3)[j];
-    const double m3_b = b.shape(kM3)[from + j];
-    double& m4 = a.shape(kM4)[j];
-    m4 = merged_m4(w, m4, b.shape(kM4)[from + j], m3, m3_b, m2, m2_b, delta[j]);
-    m3 = merged_m3(w, m3, m3_b, m2, m2_b, delta[j]);
-    a.shape(kMin)[j] = std::min(a.shape(kMin)[j], b.shape(kMin)[from + j]);
-    a.shape(kMax)[j] = std::max(a.shape(kMax)[j], b.shape(kMax)[from + j]);
-    for (const ShapeRow row : {kCountOver, kUnitSum, kNonfinite})
-      a.shape(row)[j] += b.shape(row)[from + j];
-  }
-  for (int64_t j = 0; j < count; ++j) {
-    a.row(kM2)[j] = merged_m2(w, a.row(kM2)[j], b.row(kM2)[from + j], delta[j]);
-    a.row(kM2Abs)[j] = merged_m2(w, a.row(kM2Abs)[j], b.row(kM2Abs)[from + j], delta_abs[j]);
-    a.row(kMean)[j] = merged_mean(w, a.row(kMean)[j], delta[j]);
-    a.row(kMeanAbs)[j] = merged_mean(w, a.row(kMeanAbs)[j], delta_abs[j]);
-  }
-}
-
-/// Merges the heads into `head` and returns the steps that the bodies have to follow.
-std::vector<Step> merge_heads(MomentsPartials& partials, int64_t blocks, int group, int covariates,
-                              double* head) {
-  std::vector<Step> steps;
-  std::fill_n(head, head_size(covariates), 0.0);
-  for (int64_t block = 0; block < blocks; ++block) {
-    const double* other = partials.head(block, group);
-    if (other[0] == 0.0) continue;
-    Step step{block, steps.empty(), {}, {}};
-    if (step.first) {
-      std::copy_n(other, head_size(covariates), head);
-    } else {
-      step.weights = MergeWeights::of(head[0], other[0]);
-      for (int k = 0; k < covariates; ++k) {
-        const double delta = other[1 + k] - head[1 + k];
-        double& m2 = head[1 + covariates + k];
-        m2 = merged_m2(step.weights, m2, other[1 + covariates + k], delta);
-        head[1 + k] = merged_mean(step.weights, head[1 + k], delta);
-        step.delta_x.push_back(delta);
-      }
-      head[0] += other[0];
-    }
-    steps.push_back(std::move(step));
-  }
-  return steps;
-}
-
-}  // namespace
-
-void MomentsPartials::merge(int threads) {
-  const int covariates = plan_.args.covariates();
-  const int64_t chunks = (plan_.padded + kColumns - 1) / kColumns;
-  for (int group = 0; group < plan_.args.groups; ++group) {
-    const auto steps =
-        merge_heads(*this, plan_.blocks, group, covariates, plan_.args.head + group * plan_.head);
-    double* body = plan_.args.body + group * plan_.body * plan_.d;
-    run_tasks(chunks, threads, [&](TaskQueue& queue) {
-      Buffer<double> running(plan_.body * kColumns);
-      const Body a{running.data(), kColumns, covariates};
-      for (int64_t chunk = queue.next(); chunk >= 0; chunk = queue.next()) {
-        const int64_t from = chunk * kColumns;
-        const int64_t count = std::min(kColumns, plan_.padded - from);
-        std::fill_n(running.data(), plan_.body * kColumns, 0.0);
-        if (plan_.args.shape) {
-          std::fill_n(a.shape(kMin), kColumns, kInfinity);
-          std::fill_n(a.shape(kMax), kColumns, -kInfinity);
-        }
-        for (const Step& step : steps) {
-          const Body b{this->body(step.block, group), plan_.padded, covariates};
-          if (step.first) {
-            for (int64_t r = 0; r < plan_.body; ++r) std::copy_n(b.row(r) + from, count, a.row(r));
-          } else {
-            merge_columns(step, plan_.args.shape, a, b, from, count);
-          }
-        }
-        // Columns of a group stay together in layout order, so natural columns of this chunk come
-        // from it alone.
-        const int64_t end = std::min(plan_.d, from + count);
-        for (int64_t j = from; j < end; ++j) {
-          const int64_t at = layout_position(plan_.dtype, plan_.kernels.width, j) - from;
-          for (int64_t r = 0; r < plan_.body; ++r) body[r * plan_.d + j] = a.row(r)[at];
-        }
-      }
-    });
-  }
 }
 
 }  // namespace outdim::cpu

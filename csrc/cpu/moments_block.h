@@ -31,8 +31,9 @@ struct MomentsPlan {
   int64_t head;  // doubles of one group's head
   int64_t body;  // rows of one group's body
 
-  /// Throws std::out_of_range for the first selected row whose token id is outside the vocabulary.
-  void check_ids() const;
+  /// Throws std::out_of_range for the first row whose group there is not, or which is selected and
+  /// has a token id outside the vocabulary.
+  void check_rows() const;
   double covariate(int k, int64_t row) const {
     return k < args.table_covariates ? args.table[k * args.vocab + args.ids[row]]
                                      : args.rows[(k - args.table_covariates) * n + row];
@@ -60,11 +61,13 @@ class MomentsPartials {
   double* body(int64_t block, int group) {
     return bodies_.data() + (block * plan_.args.groups + group) * plan_.body * plan_.padded;
   }
-  /// Merges the blocks in their order and writes args.head and args.body. Threads share the
-  /// columns.
+  /// Merges the blocks in their order, then all of them behind the state before, and writes
+  /// args.head and args.body. Threads share the columns.
   void merge(int threads);
 
  private:
+  void merge_group(int group, int threads);
+
   const MomentsPlan& plan_;
   Buffer<double> heads_;
   Buffer<double> bodies_;

@@ -8,7 +8,7 @@ import torch
 from outdim import ops
 from outdim.ops import _reference
 from outdim.ops._calls import LayerNormCall, MomentsCall
-from outdim.ops.merge import body_rows
+from outdim.ops.layout import body_rows
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 VOCAB = 50
@@ -91,7 +91,7 @@ def moments_oracle(hidden, args):
     body = torch.empty(args.groups, body_rows(k, args.shape), d, dtype=torch.float64)
     call = MomentsCall(
         cpu(args.ids), cpu(args.table), cpu(args.rows), cpu(args.group), args.groups, args.tau,
-        True, args.shape, head, body,
+        True, args.shape, None, None, head, body,
     )  # fmt: skip
     _reference.moments(hidden, call)
     return head, body

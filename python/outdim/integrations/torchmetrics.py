@@ -8,7 +8,7 @@ from torch import Tensor
 from outdim import ops
 from outdim.errors import ArgumentError, BackendError
 from outdim.ops._check import check_hidden, check_tensor, describe
-from outdim.ops._reference import centre
+from outdim.ops._reference import centre, merged_comoment, merged_mean
 
 try:
     from torchmetrics import Metric
@@ -116,21 +116,21 @@ def _paired(preds: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _merge(states: Tensor) -> Tensor:
-    """Merge states [W, 6, D] in order, by Chan's formula."""
+    """Merge states [W, 6, D] in order."""
     total = states[0]
     for state in states[1:]:
         n = total[_N] + state[_N]
         share = torch.where(n > 0, state[_N] / n, 0)
-        delta_x, delta_y = state[_MEAN_X] - total[_MEAN_X], state[_MEAN_Y] - total[_MEAN_Y]
         weight = total[_N] * share
+        dx, dy = state[_MEAN_X] - total[_MEAN_X], state[_MEAN_Y] - total[_MEAN_Y]
         total = torch.stack(
             [
                 n,
-                total[_MEAN_X] + delta_x * share,
-                total[_MEAN_Y] + delta_y * share,
-                total[_M2_X] + state[_M2_X] + delta_x * delta_x * weight,
-                total[_M2_Y] + state[_M2_Y] + delta_y * delta_y * weight,
-                total[_C] + state[_C] + delta_x * delta_y * weight,
+                merged_mean(share, total[_MEAN_X], dx),
+                merged_mean(share, total[_MEAN_Y], dy),
+                merged_comoment(weight, total[_M2_X], state[_M2_X], dx, dx),
+                merged_comoment(weight, total[_M2_Y], state[_M2_Y], dy, dy),
+                merged_comoment(weight, total[_C], state[_C], dx, dy),
             ]
         )
     return total

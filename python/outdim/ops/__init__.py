@@ -4,8 +4,9 @@ Each validates its arguments, runs on CUDA, on the CPU or in plain torch (`backe
 registered with torch.library as torch.ops.outdim.*, so that torch.compile traces through it.
 """
 
+from outdim.ops._reference import empty_state
 from outdim.ops.layer_norm import Edit, layer_norm, layer_norm_moments
-from outdim.ops.merge import empty_state, merge_states
+from outdim.ops.merge import merge_states
 from outdim.ops.moments import MomentsState, StatisticsArgs, moments
 from outdim.ops.rank_histogram import rank_histogram_add, rank_histogram_touch
 

@@ -23,6 +23,8 @@ class MomentsCall(NamedTuple):
     tau: float
     exact: bool
     shape: bool
+    before_head: Tensor | None  # like head and body: the state to merge behind
+    before_body: Tensor | None
     head: Tensor  # [groups, 1 + 2 K] float64, to be written
     body: Tensor  # [groups, R, D] float64, to be written
 

@@ -15,7 +15,7 @@ def _address(tensor: Tensor | None) -> int:
 
 def moments_args(module: Any, call: MomentsCall) -> Any:
     """Build the binding's MomentsArgs; the kernels of every device take the same."""
-    ids, table, rows, group, groups, tau, exact, shape, head, body = call
+    ids, table, rows, group, groups, tau, exact, shape, before_head, before_body, head, body = call
     table_covariates, vocab = (0, 0) if table is None else table.shape
     return module.MomentsArgs(
         0 if ids is None else ids.data_ptr(),
@@ -29,6 +29,8 @@ def moments_args(module: Any, call: MomentsCall) -> Any:
         tau,
         exact,
         shape,
+        0 if before_head is None else before_head.data_ptr(),
+        0 if before_body is None else before_body.data_ptr(),
         head.data_ptr(),
         body.data_ptr(),
     )

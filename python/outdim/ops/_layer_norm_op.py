@@ -21,7 +21,7 @@ from outdim.ops._check import (
 )
 from outdim.ops._dispatch import choose, kernels, transformed
 from outdim.ops._library import register, register_gradient
-from outdim.ops.moments import check_values, id_error, prepare
+from outdim.ops.moments import MomentsState, prepare, row_error
 
 _ARGUMENTS = (
     "Tensor x, Tensor? gamma, Tensor? beta, float eps, bool rms, Tensor? residual, "
@@ -30,7 +30,7 @@ _ARGUMENTS = (
 )
 _STATISTICS = (
     "Tensor? ids, Tensor? table, Tensor? rows, Tensor? group, int groups, float tau, bool exact, "
-    "bool shape, bool of_input"
+    "bool shape, Tensor? before_head, Tensor? before_body, bool of_input"
 )
 
 
@@ -90,12 +90,15 @@ def run_composed(arguments: NormArguments) -> tuple[Tensor, Tensor | None]:
 
 
 def run_moments(
-    arguments: NormArguments, statistics: tuple[Any, ...], of_input: bool, backend: str
+    arguments: NormArguments,
+    statistics: tuple[Any, ...],
+    of_input: bool,
+    backend: str,
+    out: MomentsState | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Validate, allocate, launch the fused kernel."""
     call, y = _prepare(None, arguments)
-    stats = prepare(call.x, *statistics)
-    check_values(stats)
+    stats = prepare(call.x, out, *statistics)
     try:
         kernels(choose(backend, call.x)).layer_norm(call, stats, of_input)
     except IndexError as error:
@@ -222,7 +225,7 @@ def _row_error(call: LayerNormCall, stats: MomentsCall | None) -> ArgumentError:
                 f"{int(call.variant[row])} in row {row}"
             )
     assert stats is not None
-    return id_error(stats)
+    return row_error(stats)
 
 
 def _variant_rows(variant: Any, x: Tensor) -> Tensor | None:
@@ -286,7 +289,7 @@ def _fake(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 def _fake_moments(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     call, y = _prepare(None, NormArguments(*arguments[:_COUNT]))
-    stats = prepare(call.x, *arguments[_COUNT:-2])
+    stats = prepare(call.x, None, *arguments[_COUNT:-2])
     return y, _sum_of(call, arguments[0]), stats.head, stats.body
 
 

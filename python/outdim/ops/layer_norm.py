@@ -10,7 +10,7 @@ from outdim.errors import ArgumentError
 from outdim.ops import _layer_norm_op as op
 from outdim.ops._check import as_tensor, check_tensor
 from outdim.ops._dispatch import Backend, transformed, via_op
-from outdim.ops.moments import MomentsState, StatisticsArgs
+from outdim.ops.moments import MomentsState, StatisticsArgs, deliver, state_tensors
 
 
 @dataclass(frozen=True)
@@ -232,11 +232,14 @@ def layer_norm_moments(
             *arguments, *wanted, of_input, backend
         )
     else:
-        y, s, head, body = op.run_moments(arguments, wanted, of_input, backend)
+        out = state_tensors(statistics.out)
+        y, s, head, body = op.run_moments(arguments, wanted, of_input, backend, out)
+    s = s if return_sum else None
     if is_array:
         state = MomentsState(head.numpy(), body.numpy())
-        return y.numpy(), None if s is None or not return_sum else s.numpy(), state
-    return y, s if return_sum else None, MomentsState(head, body)
+        return y.numpy(), None if s is None else s.numpy(), state
+    state = MomentsState(head, body)
+    return y, s, deliver(state, statistics.out)
 
 
 def _writable(out: Any) -> Any:

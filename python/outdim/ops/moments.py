@@ -20,7 +20,7 @@ from outdim.ops._check import (
 )
 from outdim.ops._dispatch import Backend, choose, kernels, via_op
 from outdim.ops._library import register
-from outdim.ops.merge import body_rows
+from outdim.ops.layout import body_rows, head_size
 
 Accumulate = Literal["exact", "fast"]
 
@@ -34,7 +34,7 @@ class MomentsState(NamedTuple):
     mean h, M2 h, mean |h|, M2 |h|, K co-moments C(x_k, h), K co-moments C(x_k, |h|) and, with
     `shape`, M3, M4, min, max, number of |h| >= tau, sum of h / ||h||, number of nonfinite values.
     M2, M3, M4 are sums of powers of deviations from the mean. Table covariates come before row
-    covariates. `outdim.ops.merge_states` merges `(head[g], body[g])` pairs.
+    covariates. `outdim.ops.layout` names the rows, `outdim.ops.merge_states` merges states.
     """
 
     head: Any  # Tensor or ndarray [G, 1 + 2 K] float64
@@ -53,12 +53,14 @@ class StatisticsArgs:
     tau: float = 6.0
     accum: Accumulate = "exact"
     shape: bool = True
+    before: MomentsState | None = None
+    out: MomentsState | None = None
 
     def flatten(self) -> tuple[Any, ...]:
         """List the arguments as the registered ops take them, NumPy arrays as tensors."""
         return _flatten(
             self.ids, self.table, self.rows, self.group, self.groups, self.tau, self.accum,
-            self.shape,
+            self.shape, self.before,
         )  # fmt: skip
 
 
@@ -73,6 +75,8 @@ def moments(
     tau: float = 6.0,
     accum: Accumulate = "exact",
     shape: bool = True,
+    before: MomentsState | None = None,
+    out: MomentsState | None = None,
     backend: Backend = "auto",
 ) -> MomentsState:
     """Reduce hidden states to the moments of each dimension, for h and |h|, in one pass.
@@ -107,6 +111,10 @@ def moments(
         accum: "exact" keeps everything after the load in float64 (error of r <= 1e-12); "fast"
             sums a few rows in float32 before (about 1e-9). The reference is always exact.
         shape: whether to take M3, M4, min, max and the other shape rows.
+        before: the state of earlier rows. The result is then that of those rows and these: to the
+            byte, what `merge_states(before, moments(hidden))` gives (CUDA: to rounding), without
+            another pass. It stays as it is, so that two states serve a stream.
+        out: receives the result; tensors like it, apart from `before`.
         backend: "auto", "cpu", "cuda" or "reference". float64 takes the reference.
 
     Returns:
@@ -122,18 +130,40 @@ def moments(
     Source: shifted sums about a value of the data and Chan's merge (Chan, Golub, LeVeque 1983),
     Pebay (2008) for M3, M4 and co-moments. No gradient flows through.
     """
-    arguments = _flatten(ids, table, rows, group, groups, tau, accum, shape)
+    arguments = _flatten(ids, table, rows, group, groups, tau, accum, shape, before)
     if isinstance(hidden, np.ndarray):
-        head, body = _launch(as_tensor("hidden", hidden), arguments, backend)
+        head, body = _launch(as_tensor("hidden", hidden), arguments, state_tensors(out), backend)
         return MomentsState(head.numpy(), body.numpy())
     if via_op(hidden):
-        head, body = torch.ops.outdim.moments(hidden.detach(), *arguments, backend)
-        return MomentsState(head, body)
-    return MomentsState(*_launch(hidden, arguments, backend))
+        state = MomentsState(*torch.ops.outdim.moments(hidden.detach(), *arguments, backend))
+        return deliver(state, out)
+    return MomentsState(*_launch(hidden, arguments, out, backend))
+
+
+def state_tensors(state: Any) -> Any:
+    """View a state of arrays as one of tensors."""
+    if state is None:
+        return None
+    return MomentsState(*(as_tensor("state", value) for value in state))
+
+
+def deliver(state: MomentsState, out: MomentsState | None) -> MomentsState:
+    """Copy a state into `out` where there is one and the kernel has not written there."""
+    if out is None or state.head is out.head:
+        return state
+    return MomentsState(out.head.copy_(state.head), out.body.copy_(state.body))
 
 
 def _flatten(
-    ids: Any, table: Any, rows: Any, group: Any, groups: int, tau: float, accum: str, shape: bool
+    ids: Any,
+    table: Any,
+    rows: Any,
+    group: Any,
+    groups: int,
+    tau: float,
+    accum: str,
+    shape: bool,
+    before: MomentsState | None,
 ) -> tuple[Any, ...]:
     if accum not in ("exact", "fast"):
         raise ArgumentError(f'accum: expected "exact" or "fast", got {accum!r}')
@@ -146,11 +176,13 @@ def _flatten(
         tau,
         accum == "exact",
         shape,
+        *((None, None) if before is None else state_tensors(before)),
     )
 
 
 def prepare(
     hidden: Tensor,
+    out: MomentsState | None,
     ids: Tensor | None,
     table: Tensor | None,
     rows: Tensor | None,
@@ -159,6 +191,8 @@ def prepare(
     tau: float,
     exact: bool,
     shape: bool,
+    before_head: Tensor | None,
+    before_body: Tensor | None,
 ) -> MomentsCall:
     """Validate the arguments against hidden rows [N, D] and allocate the state."""
     (n, d), device = hidden.shape, hidden.device
@@ -196,9 +230,47 @@ def prepare(
         tau,
         exact,
         shape,
-        torch.empty(groups, 1 + 2 * k, dtype=torch.float64, device=device),
-        torch.empty(groups, body_rows(k, shape), d, dtype=torch.float64, device=device),
+        before_head,
+        before_body,
+        *_state(groups, k, shape, d, device, (before_head, before_body), out),
     )
+
+
+def _state(
+    groups: int,
+    k: int,
+    shape: bool,
+    d: int,
+    device: torch.device,
+    before: tuple[Tensor | None, Tensor | None],
+    out: MomentsState | None,
+) -> tuple[Tensor, ...]:
+    """Check what goes into a state and what it goes to, which is allocated where not given."""
+    sizes = (groups, head_size(k)), (groups, body_rows(k, shape), d)
+    found = []
+    for part, size, earlier, given in zip(
+        MomentsState._fields, sizes, before, (None, None) if out is None else out, strict=True
+    ):
+        for name, value in (("before", earlier), ("out", given)):
+            if value is None:
+                continue
+            if (
+                not isinstance(value, Tensor)
+                or value.dtype != torch.float64
+                or value.shape != size
+                or not value.is_contiguous()
+            ):
+                raise unexpected(f"{name}.{part}", value, (torch.float64,), f"contiguous {size}")
+            check_device(f"{name}.{part}", value, "hidden", device)
+        if given is None:
+            found.append(torch.empty(size, dtype=torch.float64, device=device))
+        elif earlier is not None and given.data_ptr() == earlier.data_ptr():
+            raise ArgumentError(
+                f"out.{part}: expected memory of its own, got that of before.{part}"
+            )
+        else:
+            found.append(given)
+    return tuple(found)
 
 
 def _per_row(
@@ -211,20 +283,13 @@ def _per_row(
     return as_vector(value)
 
 
-def check_values(call: MomentsCall) -> None:
-    """Check the values of `group`, where that costs no wait for a device."""
-    group = call.group
-    if group is None or not group.is_cpu or group.numel() == 0:
-        return
-    if int(group.max()) > call.groups:
-        raise ArgumentError(
-            f"group: expected values up to groups={call.groups}, got {int(group.max())} in row "
-            f"{int(group.argmax())}"
+def row_error(call: MomentsCall) -> ArgumentError:
+    """Describe the first row of a group, or counted one of an id, that there is not."""
+    if call.group is not None and int(call.group.max()) > call.groups:
+        return ArgumentError(
+            f"group: expected values up to groups={call.groups}, got {int(call.group.max())} in "
+            f"row {int(call.group.argmax())}"
         )
-
-
-def id_error(call: MomentsCall) -> ArgumentError:
-    """Describe the first counted row whose id the table does not have."""
     assert call.ids is not None
     assert call.table is not None
     vocab = call.table.shape[1]
@@ -238,32 +303,34 @@ def id_error(call: MomentsCall) -> ArgumentError:
     )
 
 
-def _launch(hidden: Any, statistics: tuple[Any, ...], backend: str) -> tuple[Tensor, Tensor]:
+def _launch(
+    hidden: Any, statistics: tuple[Any, ...], out: MomentsState | None, backend: str
+) -> tuple[Tensor, Tensor]:
     """Validate, allocate, launch."""
     check_hidden("hidden", hidden)
     view = as_rows(hidden)
-    call = prepare(view, *statistics)
-    check_values(call)
+    call = prepare(view, out, *statistics)
     try:
         kernels(choose(backend, view)).moments(view, call)
     except IndexError as error:
-        raise id_error(call) from error
+        raise row_error(call) from error
     return call.head, call.body
 
 
 def _run(hidden: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    return _launch(hidden, arguments[:-1], arguments[-1])
+    return _launch(hidden, arguments[:-1], None, arguments[-1])
 
 
 def _fake(hidden: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     check_hidden("hidden", hidden)
-    call = prepare(as_rows(hidden), *arguments[:-1])
+    call = prepare(as_rows(hidden), None, *arguments[:-1])
     return call.head, call.body
 
 
 register(
     "moments(Tensor hidden, Tensor? ids, Tensor? table, Tensor? rows, Tensor? group, int groups, "
-    "float tau, bool exact, bool shape, str backend) -> (Tensor, Tensor)",
+    "float tau, bool exact, bool shape, Tensor? before_head, Tensor? before_body, str backend) "
+    "-> (Tensor, Tensor)",
     _run,
     _fake,
 )

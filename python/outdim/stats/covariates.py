@@ -66,6 +66,42 @@ class Covariates:
         """Names in the order of the state: those of the table, then those of the rows."""
         return (*self.names, *self.row_names)
 
+    def look_up(
+        self, table: Tensor, ids: Tensor, group: Tensor, rows: Tensor | None
+    ) -> Tensor | None:
+        """The covariates of N rows, [K, N] float64, those of the table first; None without any.
+
+        Rows of group 0 may have any id. On a device, for which raising would mean to wait, the
+        covariates of a row with an id outside the table are NaN.
+
+        Args:
+            table: `table` on the device of the rest.
+            ids: [N] int64.
+            group: [N] uint8.
+            rows: [K2, N], the row covariates.
+
+        Raises:
+            ArgumentError: A counted row with an id outside the table.
+        """
+        k2 = len(self.row_names)
+        if (0 if rows is None else len(rows)) != k2:
+            raise ArgumentError(f"rows: expected ({k2}, N) values of {self.row_names}")
+        if not len(table):
+            return None if rows is None else rows.double()
+        vocab = table.shape[1]
+        outside = (group > 0) & ((ids < 0) | (ids >= vocab))
+        if table.is_cpu and bool(outside.any()):
+            row = int(outside.nonzero()[0])
+            raise ArgumentError(
+                f"ids: expected values in [0, {vocab}), the columns of `table`, got "
+                f"{int(ids[row])} in row {row}; the ids must come from the tokenizer that the "
+                "table was made for"
+            )
+        found = table[:, ids.clamp(0, vocab - 1)]
+        if not table.is_cpu:
+            found.masked_fill_(outside, torch.nan)
+        return found if rows is None else torch.cat([found, rows.to(table.dtype)])
+
     @cached_property
     def digest(self) -> Tensor:
         """SHA-256 of names and table, [4] int64: states merge only where it is the same."""

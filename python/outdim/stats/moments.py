@@ -12,7 +12,7 @@ from outdim import ops
 from outdim.errors import ArgumentError, DataError, DtypeError
 from outdim.ops._check import as_tensor, describe
 from outdim.ops._dispatch import Backend
-from outdim.ops.merge import body_rows
+from outdim.ops.layout import body_rows, head_size
 from outdim.ops.moments import Accumulate
 from outdim.stats._turns import Turns, in_turn
 from outdim.stats.covariates import Covariates
@@ -20,6 +20,8 @@ from outdim.stats.result import MomentsResult
 
 FORMAT = "outdim.moments"
 FORMAT_VERSION = 1
+
+TAU = 6.0  # threshold of `fraction_over`: the criterion of LLM.int8()
 
 State = tuple[Tensor, Tensor]
 
@@ -57,7 +59,7 @@ class Moments(Turns):
         self,
         covariates: Covariates | None = None,
         *,
-        tau: float = 6.0,
+        tau: float = TAU,
         accum: Accumulate = "exact",
         shape: bool = True,
         backend: Backend = "auto",
@@ -94,7 +96,13 @@ class Moments(Turns):
         hidden = as_tensor("hidden", hidden)
         if not isinstance(hidden, Tensor):
             raise DtypeError(f"hidden: expected a tensor or array, got {describe(hidden)}")
-        state = ops.moments(
+        before = None
+        if self._state is not None:
+            d = self._state[1].shape[1]
+            if hidden.dim() and hidden.shape[-1] != d:
+                raise ArgumentError(f"hidden: expected D = {d} as before, got {describe(hidden)}")
+            before = ops.MomentsState(*(part[None].to(hidden.device) for part in self._state))
+        head, body = ops.moments(
             hidden,
             ids=as_tensor("ids", ids),
             table=self._table_on(hidden.device),
@@ -103,9 +111,11 @@ class Moments(Turns):
             tau=self.tau,
             accum=self.accum,
             shape=self.shape,
+            before=before,
             backend=self.backend,
         )
-        return self.absorb(state.head[0], state.body[0])
+        self._state, self._result = (head[0], body[0]), None
+        return self
 
     @in_turn
     def absorb(self, head: Any, body: Any) -> "Moments":
@@ -117,7 +127,7 @@ class Moments(Turns):
         """
         head, body = as_tensor("head", head), as_tensor("body", body)
         k = len(self.covariates.all_names)
-        expected = (1 + 2 * k,), (body_rows(k, self.shape), self._width(body))
+        expected = (head_size(k),), (body_rows(k, self.shape), self._width(body))
         for name, tensor, shape in zip(("head", "body"), (head, body), expected, strict=True):
             if not isinstance(tensor, Tensor) or tensor.dtype != torch.float64:
                 raise DtypeError(f"{name}: expected {shape} float64, got {describe(tensor)}")
@@ -131,9 +141,7 @@ class Moments(Turns):
         else:
             device = self._state[0].device
             later = head.to(device), body.to(device)
-            head, body = ops.merge_states(self._state, later, self.shape)
-            # A merge with no rows returns one of its arguments: never keep memory of the caller's.
-            self._state = (head.clone(), body.clone()) if head is later[0] else (head, body)
+            self._state = ops.merge_states(self._state, later, self.shape)
         self._result = None
         return self
 

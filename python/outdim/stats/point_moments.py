@@ -8,21 +8,28 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from outdim.ops import MomentsState, StatisticsArgs, moments
+from outdim.errors import DataError
+from outdim.ops import MomentsState, StatisticsArgs, merge_states, moments
+from outdim.ops.layout import body_rows, head_size
 from outdim.stats.covariates import Covariates
-from outdim.stats.moments import Moments
+from outdim.stats.moments import TAU, Moments
+
+_FIELDS = ("head", "body")
 
 
 class PointMoments:
-    """`Moments` per (point, group of tokens).
+    """`Moments` per (point, group of tokens), resident on the device of the hidden states.
 
-    What a forward gives is kept apart until `commit`, so that a forward that fails half-way (out of
-    memory) leaves nothing behind and can be tried again with the same tokens.
+    The moments of a forward are merged into those of the forwards before by the kernel itself, into
+    the other of two states of a point: `commit` exchanges the two, `discard` does nothing. So a
+    forward that fails half-way (out of memory) leaves nothing behind and can be tried again with
+    the same tokens. Nothing goes to the host, and nothing waits for the device, before `state_dict` or
+    `moments` is called.
 
     Args:
         points: Names of the points.
         groups: Names of the groups; group g of the kernels is ``groups[g - 1]``, 0 is left out.
-        covariates: By token id and per row.
+        covariates: By token id and per row. They are looked up once a forward, not once a point.
         accum: ``"exact"`` or ``"fast"``, as `outdim.ops.moments`.
         device: Where the hidden states are.
     """
@@ -38,32 +45,32 @@ class PointMoments:
     ) -> None:
         self.points, self.groups = tuple(points), tuple(groups)
         self.covariates, self.accum = covariates, accum
-        self._moments = {
-            (point, group): Moments(covariates, accum=accum)
-            for point in self.points
-            for group in self.groups
-        }
         self._table = covariates.table.to(device)
-        self._arguments: StatisticsArgs | None = None
-        self._pending: dict[str, MomentsState] = {}
+        self._forward: StatisticsArgs | None = None
+        self._states: dict[str, MomentsState] = {}  # of whole forwards
+        self._spare: dict[str, MomentsState] = {}  # memory for those of the next
+        self._pending: dict[str, MomentsState] = {}  # with the forward that is under way
 
     def begin(self, ids: Tensor, group: Tensor, rows: Tensor | None = None) -> None:
         """The next forward has these N rows: ids [N] int64, group [N] uint8, rows [K2, N]."""
         self._pending.clear()
-        self._arguments = StatisticsArgs(
-            ids=ids,
-            table=self._table,
-            rows=rows,
+        self._forward = StatisticsArgs(
+            rows=self.covariates.look_up(self._table, ids, group, rows),
             group=group,
             groups=len(self.groups),
             accum=self.accum,
+            tau=TAU,
         )
 
     def arguments(self, point: str) -> StatisticsArgs:
         """What the fused op takes to fill the state of ``point``; `absorb` then gets its result."""
-        if self._arguments is None:
+        if self._forward is None:
             raise RuntimeError("PointMoments.begin was not called before the forward")
-        return self._arguments
+        # Not dataclasses.replace, which costs as much as the launch of a kernel.
+        arguments = object.__new__(StatisticsArgs)
+        vars(arguments).update(vars(self._forward))
+        vars(arguments).update(before=self._states.get(point), out=self._spare.get(point))
+        return arguments
 
     def absorb(self, point: str, state: MomentsState) -> None:
         """Keep what the fused op gave at ``point`` until `commit`."""
@@ -76,9 +83,9 @@ class PointMoments:
     def commit(self) -> None:
         """The forward is complete: what it gave counts."""
         for point, state in self._pending.items():
-            head, body = state.head.cpu(), state.body.cpu()
-            for index, group in enumerate(self.groups):
-                self._moments[point, group].absorb(head[index], body[index])
+            if point in self._states:
+                self._spare[point] = self._states[point]
+            self._states[point] = state
         self._pending.clear()
 
     def discard(self) -> None:
@@ -88,26 +95,58 @@ class PointMoments:
     def moments(self, point: str, groups: Sequence[str]) -> Moments:
         """The moments of the rows of several groups together, merged in the order given."""
         total = Moments(self.covariates, accum=self.accum)
-        for group in groups:
-            total.merge(self._moments[point, group])
+        if state := self._states.get(point):
+            for group in groups:
+                index = self.groups.index(group)
+                total.absorb(*(part[index].cpu() for part in state))
         return total
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Flat tensors ``<point>/<group>/<field>``."""
-        return {
-            f"{point}/{group}/{field}": tensor
-            for (point, group), moments in self._moments.items()
-            for field, tensor in moments.state_dict().items()
-        }
+        """Flat tensors on the CPU: ``<point>/head`` [G, 1 + 2 K] and ``<point>/body`` [G, R, D].
+
+        Points that no forward has reached are left out. ``digest`` [4] int64 is that of the
+        covariates.
+        """
+        state = {"digest": self.covariates.digest.clone()}
+        for point, parts in self._states.items():
+            for field, part in zip(_FIELDS, parts, strict=True):
+                state[f"{point}/{field}"] = part.to("cpu", copy=True)
+        return state
 
     def merge(self, state: Mapping[str, Tensor]) -> PointMoments:
-        """Merge what `state_dict` of another one gave, as of later rows."""
-        for (point, group), mine in self._moments.items():
-            prefix = f"{point}/{group}/"
-            fields = {
-                key[len(prefix) :]: tensor
-                for key, tensor in state.items()
-                if key.startswith(prefix)
-            }
-            mine.merge(Moments(mine.covariates, accum=self.accum).load_state_dict(fields))
+        """Merge what `state_dict` of another one gave, as of later rows.
+
+        Raises:
+            DataError: A state of other covariates, points or groups, or a damaged one; nothing of
+                it was merged.
+        """
+        digest = state.get("digest")
+        if digest is None or not torch.equal(digest, self.covariates.digest):
+            raise DataError("state: it was accumulated with other covariates or another table")
+        known = {f"{point}/{field}" for point in self.points for field in _FIELDS}
+        if extra := state.keys() - known - {"digest"}:
+            raise DataError(f"state: expected the points {', '.join(self.points)}, got {extra}")
+        merged = {}
+        for point in self.points:
+            if f"{point}/head" in state:
+                merged[point] = self._merged(point, state)
+        self._states |= merged
         return self
+
+    def _merged(self, point: str, state: Mapping[str, Tensor]) -> MomentsState:
+        """The state of ``point`` with the rows of another one behind."""
+        later = MomentsState(*(state[f"{point}/{field}"] for field in _FIELDS))
+        groups, k = len(self.groups), len(self.covariates.all_names)
+        mine = self._states.get(point)
+        d = later.body.shape[-1] if mine is None else mine.body.shape[-1]
+        expected = (groups, head_size(k)), (groups, body_rows(k, shape=True), d)
+        for field, part, shape in zip(_FIELDS, later, expected, strict=True):
+            if part.shape != shape or part.dtype != torch.float64:
+                raise DataError(
+                    f"state: {point}/{field}: expected {shape} float64 for the groups "
+                    f"{', '.join(self.groups)}, got {tuple(part.shape)} {part.dtype}"
+                )
+        if mine is None:
+            return MomentsState(*(part.to(self._table.device, copy=True) for part in later))
+        later = MomentsState(*(part.to(mine.head.device) for part in later))
+        return MomentsState(*merge_states(mine, later, shape=True))

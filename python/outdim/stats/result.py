@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from outdim.errors import ArgumentError
-from outdim.ops.merge import BASE_ROWS
+from outdim.ops.layout import BASE_ROWS, BodyRow, ShapeRow, comoment_row, shape_row
 
 Of = Literal["h", "abs"]
 
@@ -50,12 +50,12 @@ class MomentsResult:
     @cached_property
     def mean(self) -> Tensor:
         """Mean of h."""
-        return self._or_nan(self.body[0])
+        return self._or_nan(self.body[BodyRow.MEAN])
 
     @cached_property
     def variance(self) -> Tensor:
         """Population variance of h, M2 / n."""
-        return self.body[1] / self.n if self.n else self._or_nan(self.body[1])
+        return self.body[BodyRow.M2] / self.n if self.n else self._or_nan(self.body[BodyRow.M2])
 
     @cached_property
     def std(self) -> Tensor:
@@ -65,31 +65,31 @@ class MomentsResult:
     @cached_property
     def mean_abs(self) -> Tensor:
         """Mean of |h|."""
-        return self._or_nan(self.body[2])
+        return self._or_nan(self.body[BodyRow.MEAN_ABS])
 
     @cached_property
     def skewness(self) -> Tensor:
         """Skewness sqrt(n) M3 / M2^1.5; NaN for a constant dimension."""
         sigma = self.std.masked_fill(self._constant("h"), torch.nan)
-        return self._shape_row(0) / self.n / sigma / sigma / sigma
+        return self._shape_row(ShapeRow.M3) / self.n / sigma / sigma / sigma
 
     @cached_property
     def kurtosis(self) -> Tensor:
         """Kurtosis n M4 / M2^2, 3 for a normal distribution; NaN for a constant dimension."""
         variance = self.variance.masked_fill(self._constant("h"), torch.nan)
-        return self._shape_row(1) / self.n / variance / variance
+        return self._shape_row(ShapeRow.M4) / self.n / variance / variance
 
     @cached_property
     def min(self) -> Tensor:
         """Smallest value that is not NaN; NaN where there is none."""
-        row = self._shape_row(2)
-        return row.masked_fill(row > self._shape_row(3), torch.nan)
+        row = self._shape_row(ShapeRow.MIN)
+        return row.masked_fill(row > self._shape_row(ShapeRow.MAX), torch.nan)
 
     @cached_property
     def max(self) -> Tensor:
         """Largest value that is not NaN; NaN where there is none."""
-        row = self._shape_row(3)
-        return row.masked_fill(row < self._shape_row(2), torch.nan)
+        row = self._shape_row(ShapeRow.MAX)
+        return row.masked_fill(row < self._shape_row(ShapeRow.MIN), torch.nan)
 
     @cached_property
     def absmax(self) -> Tensor:
@@ -99,7 +99,7 @@ class MomentsResult:
     @cached_property
     def fraction_over(self) -> Tensor:
         """Share of the tokens with |h| >= tau."""
-        return self._or_nan(self._shape_row(4) / max(self.n, 1))
+        return self._or_nan(self._shape_row(ShapeRow.COUNT_OVER) / max(self.n, 1))
 
     @cached_property
     def unit_mean(self) -> Tensor:
@@ -107,12 +107,12 @@ class MomentsResult:
 
         Rows of norm zero, or with a value that is not finite, count as the zero vector.
         """
-        return self._or_nan(self._shape_row(5) / max(self.n, 1))
+        return self._or_nan(self._shape_row(ShapeRow.UNIT_SUM) / max(self.n, 1))
 
     @cached_property
     def nonfinite(self) -> Tensor:
         """Number of NaN and infinite values, int64."""
-        return self._shape_row(6).long()
+        return self._shape_row(ShapeRow.NONFINITE).long()
 
     @cached_property
     def covariate_mean(self) -> Tensor:
@@ -150,7 +150,7 @@ class MomentsResult:
         """
         reasons = np.full(self.body.shape[1], "", dtype="<U21")
         reasons[self._constant(of).numpy()] = "constant dimension"
-        bad = self.body[1].isnan()
+        bad = self.body[BodyRow.M2].isnan()
         if covariate is not None:
             k = self._index(covariate)
             y_row, c_row = self._rows(k, of)
@@ -173,7 +173,7 @@ class MomentsResult:
         mean, m2, mean_abs, m2_abs = self.body[:BASE_ROWS]
         constant: Tensor = m2 == 0
         if self.shape:
-            constant |= self._shape_row(2) == self._shape_row(3)
+            constant |= self._shape_row(ShapeRow.MIN) == self._shape_row(ShapeRow.MAX)
         if of == "abs":
             flips = mean_abs - mean.abs() > _SIGN_NOISE * mean_abs
             squares = m2 + self.n * mean.square()
@@ -189,14 +189,16 @@ class MomentsResult:
         """Rows of the body that hold M2 y and C(x_k, y)."""
         if of not in ("h", "abs"):
             raise ArgumentError(f'of: expected "h" or "abs", got {of!r}')
-        return (1, BASE_ROWS + k) if of == "h" else (3, BASE_ROWS + len(self.names) + k)
+        of_abs = of == "abs"
+        m2 = BodyRow.M2_ABS if of_abs else BodyRow.M2
+        return m2, comoment_row(len(self.names), k, of_abs=of_abs)
 
-    def _shape_row(self, row: int) -> Tensor:
+    def _shape_row(self, row: ShapeRow) -> Tensor:
         if not self.shape:
             raise ArgumentError(
                 "shape: this statistic needs a state accumulated with shape=True, got shape=False"
             )
-        return self.body[BASE_ROWS + 2 * len(self.names) + row]
+        return self.body[shape_row(len(self.names), row)]
 
     def _or_nan(self, row: Tensor) -> Tensor:
         return row if self.n else torch.full_like(row, torch.nan)

@@ -1,0 +1,52 @@
+"""The rows of a state of moments by name; csrc/core/moments.h has the same."""
+
+from enum import IntEnum
+
+
+class BodyRow(IntEnum):
+    """Rows of a body that every state has; the co-moments follow, of h then of |h|."""
+
+    MEAN = 0
+    M2 = 1
+    MEAN_ABS = 2
+    M2_ABS = 3
+
+
+class ShapeRow(IntEnum):
+    """Rows at the end of a body that was taken with `shape`, from `shape_row` on."""
+
+    M3 = 0
+    M4 = 1
+    MIN = 2
+    MAX = 3
+    COUNT_OVER = 4
+    UNIT_SUM = 5
+    NONFINITE = 6
+
+
+BASE_ROWS = len(BodyRow)
+
+
+def head_size(covariates: int) -> int:
+    """Size of a head: n, K means and K second central sums of the covariates."""
+    return 1 + 2 * covariates
+
+
+def covariates_of(head_size: int) -> int:
+    """K of a head of that size."""
+    return (head_size - 1) // 2
+
+
+def body_rows(covariates: int, shape: bool) -> int:
+    """Rows of a body: means and M2 of h and |h|, 2 K co-moments, and the shape rows."""
+    return BASE_ROWS + 2 * covariates + (len(ShapeRow) if shape else 0)
+
+
+def comoment_row(covariates: int, k: int, *, of_abs: bool = False) -> int:
+    """Row of C(x_k, h), or of C(x_k, |h|)."""
+    return BASE_ROWS + k + (covariates if of_abs else 0)
+
+
+def shape_row(covariates: int, row: ShapeRow) -> int:
+    """Row of a body that holds a statistic of shape."""
+    return BASE_ROWS + 2 * covariates + row
