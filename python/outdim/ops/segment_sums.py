@@ -81,7 +81,8 @@ def segment_sums(
 
     >>> import torch
     >>> sums = torch.zeros(2, 3, 1, dtype=torch.float64)
-    >>> segment_sums(torch.tensor([[1.0], [-2.0], [5.0]]), *segments(torch.tensor([0, 0, 1]), 2), sums)
+    >>> hidden, segment = torch.tensor([[1.0], [-2.0], [5.0]]), torch.tensor([0, 0, 1])
+    >>> segment_sums(hidden, *segments(segment, 2), sums)
     >>> sums.squeeze().tolist()
     [[-1.0, 3.0, 5.0], [5.0, 5.0, 25.0]]
 
@@ -94,8 +95,9 @@ def segment_sums(
         order: [M] int64 and
         starts: [S + 1] int64, as `segments` gives them.
         sums: [R, 3, D] float64, contiguous.
-        read: [S] int64, the row of `sums` that each segment goes on from, -1 for zeros. None: row s.
-        write: [S] int64, the row that gets the result. None: row s. Reading one row and writing
+        read: [S] int64, the row of `sums` that each segment goes on from, -1 for zeros; None: row
+            s.
+        write: [S] int64, the row that gets the result; None: row s. Reading one row and writing
             another leaves the state before the batch as it was. Rows that are written must differ
             from each other and from what other segments read.
         backend: "auto", "cpu", "cuda" or "reference".
@@ -131,7 +133,9 @@ def _prepare(
     check_hidden("hidden", hidden)
     rows = as_rows(hidden)
     check_tensor("order", order, (torch.int64,), "(M,)", lambda t: t.dim() == 1)
-    check_tensor("starts", starts, (torch.int64,), "(S + 1,)", lambda t: t.dim() == 1 and len(t) > 0)
+    check_tensor(
+        "starts", starts, (torch.int64,), "(S + 1,)", lambda t: t.dim() == 1 and len(t) > 0
+    )
     width = rows.shape[1]
     check_tensor(
         "sums", sums, (torch.float64,), f"contiguous (R, {SUM_ROWS}, {width})",
@@ -143,13 +147,14 @@ def _prepare(
             f"sums: expected a row for each of the {count} segments, or `read` and `write`, got "
             f"{describe(sums)}"
         )
-    default = torch.arange(count, device=rows.device) if read is None or write is None else None
-    chosen = []
+    rows_of = torch.arange(count, device=rows.device)
+    read = rows_of if read is None else read
+    write = rows_of if write is None else write
     for name, value in (("read", read), ("write", write)):
-        value = default if value is None else value
         check_tensor(name, value, (torch.int64,), f"({count},)", lambda t: t.shape == (count,))
-        chosen.append(value.contiguous())
-    call = SegmentSumsCall(order.contiguous(), starts.contiguous(), chosen[0], chosen[1], sums)
+    call = SegmentSumsCall(
+        order.contiguous(), starts.contiguous(), read.contiguous(), write.contiguous(), sums
+    )
     for name, tensor in zip(call._fields, call, strict=True):
         check_device(name, tensor, "hidden", rows.device)
     return rows, call
@@ -157,11 +162,11 @@ def _prepare(
 
 def _check_written_once(call: SegmentSumsCall) -> None:
     """Refuse what would let two segments write to one row, or one read what another writes."""
-    if call.sums.device.type != "cpu" or call.read is call.write:
+    if call.sums.device.type != "cpu":
         return
     touched = call.starts[1:] > call.starts[:-1]
     read, write = call.read[touched], call.write[touched]
-    if len(write.unique()) != len(write):
+    if len(write) and bool((write.sort().values.diff() == 0).any()):
         raise ArgumentError("write: expected each row of `sums` at most once, got one twice")
     if bool(torch.isin(write, read[read != write]).any()):
         raise ArgumentError("write: expected no row that another segment reads, got one")
