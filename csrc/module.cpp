@@ -13,6 +13,7 @@
 #include "core/layer_norm.h"
 #include "core/moments.h"
 #include "core/rank_histogram.h"
+#include "core/segment_sums.h"
 #include "cpu/dispatch.h"
 #ifdef OUTDIM_CUDA
 #include "cuda/kernels.h"
@@ -115,6 +116,20 @@ RankHistogramArgs rank_histogram_args(Address dims, int64_t s, Address ids, Addr
   return args;
 }
 
+SegmentSumsArgs segment_sums_args(Address order, int64_t ordered, Address starts, int64_t segments,
+                                  Address read, Address write, Address sums, int64_t table_rows) {
+  SegmentSumsArgs args;
+  args.order = address<const int64_t>(order);
+  args.ordered = ordered;
+  args.starts = address<const int64_t>(starts);
+  args.segments = segments;
+  args.read = address<const int64_t>(read);
+  args.write = address<const int64_t>(write);
+  args.sums = address<double>(sums);
+  args.table_rows = table_rows;
+  return args;
+}
+
 ChunkRule chunk_rule(const std::array<uint8_t, 256>& byte_class,
                      const std::array<uint16_t, 16>& cut, uint16_t solid, uint16_t drop,
                      uint16_t guard, uint16_t word, bool wide, bool spaces) {
@@ -180,6 +195,7 @@ void bind_cuda(py::module_& m) {
       },
       Release());
   m.def("cuda_rank_histogram_add", &cuda::rank_histogram_add, Release());
+  m.def("cuda_segment_sums", &cuda::segment_sums, Release());
 }
 #endif
 
@@ -194,6 +210,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<LayerNormArgs>(m, "LayerNormArgs").def(py::init(&layer_norm_args));
   py::class_<HiddenView>(m, "HiddenView").def(py::init(&hidden_view));
   py::class_<RankHistogramArgs>(m, "RankHistogramArgs").def(py::init(&rank_histogram_args));
+  py::class_<SegmentSumsArgs>(m, "SegmentSumsArgs").def(py::init(&segment_sums_args));
   m.def("head_size", &head_size);
   m.def("body_rows", &body_rows);
 
@@ -218,6 +235,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       },
       Release());
   m.def("rank_histogram_add", &cpu::rank_histogram_add, Release());
+  m.def("segment_sums", &cpu::segment_sums, Release());
 #ifdef OUTDIM_CUDA
   bind_cuda(m);
 #endif

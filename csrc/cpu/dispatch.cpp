@@ -29,14 +29,16 @@ const std::vector<Kernels>& available() {
 #endif
 #if defined(OUTDIM_HAVE_avx512)
     if (runs_avx512())
-      found.push_back({"avx512", streams, &avx512::kMomentsKernels, &avx512::kLayerNormKernels});
+      found.push_back({"avx512", streams, &avx512::kMomentsKernels, &avx512::kLayerNormKernels,
+                       &avx512::kSegmentSumsKernels});
 #endif
 #if defined(OUTDIM_HAVE_avx2)
     if (runs_avx2())
-      found.push_back({"avx2", streams, &avx2::kMomentsKernels, &avx2::kLayerNormKernels});
+      found.push_back({"avx2", streams, &avx2::kMomentsKernels, &avx2::kLayerNormKernels,
+                       &avx2::kSegmentSumsKernels});
 #endif
-    found.push_back(
-        {"baseline", streams, &baseline::kMomentsKernels, &baseline::kLayerNormKernels});
+    found.push_back({"baseline", streams, &baseline::kMomentsKernels, &baseline::kLayerNormKernels,
+                     &baseline::kSegmentSumsKernels});
     return found;
   }();
   return list;

@@ -86,6 +86,23 @@ struct LayerNormKernels {
   void (*rows[3])(const LayerNormPanel& panel);  // [dtype]
 };
 
+/// Rows of one segment, and the row of the table that their sums go to.
+struct SegmentPanel {
+  const void* const* rows = nullptr;  // [count], at most kMaxPanelRows
+  int64_t count = 0;
+  const void* const* next = nullptr;  // rows to prefetch
+  int64_t next_count = 0;
+  int64_t first = 0;  // columns [first, last) of d
+  int64_t last = 0;
+  int64_t d = 0;
+  const double* from = nullptr;  // [kSegmentRows, d] sums to go on from; null: zeros
+  double* to = nullptr;          // [kSegmentRows, d], may be `from`
+};
+
+struct SegmentSumsKernels {
+  void (*add[3])(const SegmentPanel& panel);  // [dtype]
+};
+
 struct Kernels {
   const char* name;
   // Whether stores past the cache pay. On Zen 4 they made LayerNorm 25-60 % faster; one core of a
@@ -93,6 +110,7 @@ struct Kernels {
   bool streams;
   const MomentsKernels* moments;
   const LayerNormKernels* layer_norm;
+  const SegmentSumsKernels* segment_sums;
 };
 
 /// The kernels in use: of the best instruction set of this processor, or the one set_isa has
@@ -118,14 +136,17 @@ inline int64_t padded_columns(int width, int64_t d) {
 namespace baseline {
 extern const MomentsKernels kMomentsKernels;
 extern const LayerNormKernels kLayerNormKernels;
+extern const SegmentSumsKernels kSegmentSumsKernels;
 }  // namespace baseline
 namespace avx2 {
 extern const MomentsKernels kMomentsKernels;
 extern const LayerNormKernels kLayerNormKernels;
+extern const SegmentSumsKernels kSegmentSumsKernels;
 }  // namespace avx2
 namespace avx512 {
 extern const MomentsKernels kMomentsKernels;
 extern const LayerNormKernels kLayerNormKernels;
+extern const SegmentSumsKernels kSegmentSumsKernels;
 }  // namespace avx512
 
 }  // namespace outdim::cpu

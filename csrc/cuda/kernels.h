@@ -14,6 +14,7 @@
 #include "core/layer_norm.h"
 #include "core/moments.h"
 #include "core/rank_histogram.h"
+#include "core/segment_sums.h"
 
 namespace outdim::cuda {
 
@@ -57,5 +58,8 @@ void rank_histogram_touch(const HiddenView& hidden, const RankHistogramArgs& arg
 /// Rows whose id is outside the table are left out.
 void rank_histogram_add(const HiddenView& hidden, const RankHistogramArgs& args,
                         const Context& context);
+
+/// Rows and segments that name something outside of hidden, order or the table are left out.
+void segment_sums(const HiddenView& hidden, const SegmentSumsArgs& args, const Context& context);
 
 }  // namespace outdim::cuda

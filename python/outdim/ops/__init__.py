@@ -9,10 +9,12 @@ from outdim.ops.layer_norm import Edit, layer_norm, layer_norm_moments
 from outdim.ops.merge import merge_states
 from outdim.ops.moments import MomentsState, StatisticsArgs, moments
 from outdim.ops.rank_histogram import rank_histogram_add, rank_histogram_touch
+from outdim.ops.segment_sums import Segments, segment_sums, segments
 
 __all__ = [
     "Edit",
     "MomentsState",
+    "Segments",
     "StatisticsArgs",
     "empty_state",
     "layer_norm",
@@ -21,4 +23,6 @@ __all__ = [
     "moments",
     "rank_histogram_add",
     "rank_histogram_touch",
+    "segment_sums",
+    "segments",
 ]

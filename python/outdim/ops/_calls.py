@@ -65,3 +65,13 @@ class RankAddCall(NamedTuple):
     page_index: Tensor  # [S, 256] int32
     counts: Tensor  # [pages, 256] int64, added to
     rank_sums: Tensor  # [pages, 256] int64, added to
+
+
+class SegmentSumsCall(NamedTuple):
+    """Segments and table of a segment_sums kernel; see csrc/core/segment_sums.h."""
+
+    order: Tensor  # [M] int64, rows of hidden
+    starts: Tensor  # [S + 1] int64
+    read: Tensor  # [S] int64
+    write: Tensor  # [S] int64
+    sums: Tensor  # [R, 3, D] float64, rows `write` to be written

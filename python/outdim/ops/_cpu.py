@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 
 from outdim.ops._binding import DTYPE_CODES, core
-from outdim.ops._calls import LayerNormCall, MomentsCall, RankAddCall, RankTouchCall
+from outdim.ops._calls import (
+    LayerNormCall,
+    MomentsCall,
+    RankAddCall,
+    RankTouchCall,
+    SegmentSumsCall,
+)
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -127,4 +133,26 @@ def rank_histogram_add(hidden: Tensor, call: RankAddCall) -> None:
     module = core()
     module.rank_histogram_add(
         hidden_view(module, hidden), rank_add_args(module, call), torch.get_num_threads()
+    )
+
+
+def segment_sums_args(module: Any, call: SegmentSumsCall) -> Any:
+    """Build the binding's SegmentSumsArgs; the kernels of every device take the same."""
+    return module.SegmentSumsArgs(
+        call.order.data_ptr(),
+        len(call.order),
+        call.starts.data_ptr(),
+        len(call.starts) - 1,
+        call.read.data_ptr(),
+        call.write.data_ptr(),
+        call.sums.data_ptr(),
+        len(call.sums),
+    )
+
+
+def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
+    """Run the kernel with torch's number of threads."""
+    module = core()
+    module.segment_sums(
+        hidden_view(module, hidden), segment_sums_args(module, call), torch.get_num_threads()
     )

@@ -11,13 +11,20 @@ from torch import Tensor
 
 from outdim.errors import BackendError
 from outdim.ops._binding import core
-from outdim.ops._calls import LayerNormCall, MomentsCall, RankAddCall, RankTouchCall
+from outdim.ops._calls import (
+    LayerNormCall,
+    MomentsCall,
+    RankAddCall,
+    RankTouchCall,
+    SegmentSumsCall,
+)
 from outdim.ops._cpu import (
     hidden_view,
     layer_norm_args,
     moments_args,
     rank_add_args,
     rank_touch_args,
+    segment_sums_args,
 )
 
 
@@ -87,4 +94,14 @@ def rank_histogram_add(hidden: Tensor, call: RankAddCall) -> None:
     module = core()
     module.cuda_rank_histogram_add(
         hidden_view(module, hidden), rank_add_args(module, call), _context(module, hidden.device)
+    )
+
+
+def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
+    """Queue the kernel. What names a row outside of hidden or sums is left out."""
+    module = core()
+    module.cuda_segment_sums(
+        hidden_view(module, hidden),
+        segment_sums_args(module, call),
+        _context(module, hidden.device),
     )

@@ -7,7 +7,13 @@ that float64 tensors take. Statistics are float64 throughout.
 import torch
 from torch import Tensor
 
-from outdim.ops._calls import LayerNormCall, MomentsCall, RankAddCall, RankTouchCall
+from outdim.ops._calls import (
+    LayerNormCall,
+    MomentsCall,
+    RankAddCall,
+    RankTouchCall,
+    SegmentSumsCall,
+)
 from outdim.ops.layout import BodyRow, ShapeRow, body_rows, covariates_of, head_size, shape_row
 
 # Rows are reduced in blocks of about this many values, which bounds the memory of the float64
@@ -289,6 +295,27 @@ def rank_histogram_add(hidden: Tensor, call: RankAddCall) -> None:
     rank = call.double_rank[ids].expand_as(patterns).reshape(-1)
     counts.view(-1).scatter_add_(0, bins, torch.ones_like(bins))
     rank_sums.view(-1).scatter_add_(0, bins, rank)
+
+
+def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
+    """Add to each segment its first row, then its second, and so on: every sum is one chain.
+
+    (index_add_ of all rows would be that on the CPU only: on CUDA its order is anybody's guess.)
+    """
+    order, starts, read, write, sums = call
+    sizes = starts.diff()
+    if (sizes < 0).any() or starts[0] < 0 or starts[-1] > len(order):
+        raise IndexError("starts do not ascend within order")
+    touched = sizes.nonzero().squeeze(1)
+    _check_index(read[touched] + 1, len(sums) + 1, "read is outside sums")
+    _check_index(write[touched], len(sums), "write is outside sums")
+    _check_index(order[starts[0] : starts[-1]], len(hidden), "order is outside hidden")
+    before = sums[read[touched].clamp(min=0)]
+    sums[write[touched]] = before.masked_fill((read[touched] < 0)[:, None, None], 0)
+    for step in range(int(sizes.max()) if len(touched) else 0):
+        there = (sizes > step).nonzero().squeeze(1)
+        h = hidden[order[starts[there] + step]].double()
+        sums[write[there]] += torch.stack([h, h.abs(), h.square()], 1)
 
 
 def _check_index(index: Tensor, size: int, message: str) -> None:
