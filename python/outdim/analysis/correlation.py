@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from outdim.analysis.step import Json
 from outdim.analysis.table import SELECTIONS, TidyRows
+from outdim.analysis.worth import Worth
 from outdim.errors import ArgumentError
 from outdim.stats import MomentsResult, PointMoments, PointRanks, RankResult, TokenSums
 
@@ -52,6 +53,7 @@ class Correlation:
         moments: Moments by point and group of tokens.
         ranks: Rank histograms of chosen dimensions by point; None where there are none.
         token_sums: Sums of chosen dimensions by token id; None where none were kept.
+        worth: Intervals over types, and what chance gives; None where no types were kept.
         read: What was read and left out.
     """
 
@@ -60,6 +62,7 @@ class Correlation:
     moments: PointMoments
     ranks: PointRanks | None = None
     token_sums: TokenSums | None = None
+    worth: Worth | None = None
     read: Mapping[str, Any] | None = None
 
     @cached_property
@@ -124,12 +127,17 @@ class Correlation:
                 for statistic, of in _PEARSON:
                     r = np.asarray(result.pearson(covariate, of=of), dtype=np.float64)
                     reason = result.reason(covariate, of)
-                    rows.add(statistic, r, covariate=covariate, reason=reason, **at)
+                    worth = {}
+                    if self.worth is not None and selection == "text":
+                        worth = self.worth.columns(point, covariate, of)
+                    rows.add(statistic, r, covariate=covariate, reason=reason, **worth, **at)
         for point, ranks in self.rank_results.items():
             self._add_ranks(rows, ranks, point=point, layer=layer_of[point])
         found: dict[str, pa.Table | Json] = {"stats": rows.table()}
         if self.token_sums is not None:
             found["token_sums"] = self.token_sums.table()
+        if self.worth is not None and self.worth.known:
+            found["leaders"] = self.worth.table(layer_of)
         return found
 
     def _add_ranks(self, rows: TidyRows, ranks: RankResult, *, point: str, layer: int) -> None:

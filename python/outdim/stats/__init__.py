@@ -7,6 +7,9 @@ from outdim.stats.point_ranks import PointRanks
 from outdim.stats.rank_histogram import RankHistogram, RankResult
 from outdim.stats.result import MomentsResult
 from outdim.stats.token_sums import TokenSums
+from outdim.stats.type_buckets import TypeBuckets, fitting_buckets
+from outdim.stats.type_table import TypeTable
+from outdim.stats.type_units import TypeUnits
 
 __all__ = [
     "Covariates",
@@ -17,4 +20,8 @@ __all__ = [
     "RankHistogram",
     "RankResult",
     "TokenSums",
+    "TypeBuckets",
+    "TypeTable",
+    "TypeUnits",
+    "fitting_buckets",
 ]

@@ -63,7 +63,7 @@ class TypeTable:
         self._batch: _Batch | None = None
         self._added: set[str] = set()
 
-    def begin(self, ids: Tensor, group: Tensor) -> None:
+    def begin(self, ids: Tensor, group: Tensor, rows: Tensor | None = None) -> None:
         """The next forward has these N rows: ids [N] int64, group [N] uint8, on the device.
 
         Raises:
