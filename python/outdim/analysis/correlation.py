@@ -22,7 +22,7 @@ Selection = Literal["text", "text+first", "all"]
 #: Ranks of frequencies are those among all words of the text.
 RANK_SELECTION = SELECTIONS["text+first"]
 
-_PEARSON: tuple[tuple[str, Literal["h", "abs"]], ...] = (("pearson", "h"), ("pearson_abs", "abs"))
+PEARSON: tuple[tuple[str, Literal["h", "abs"]], ...] = (("pearson", "h"), ("pearson_abs", "abs"))
 _SPEARMAN: tuple[tuple[str, Literal["h", "abs"]], ...] = (
     ("spearman", "h"),
     ("spearman_abs", "abs"),
@@ -124,7 +124,7 @@ class Correlation:
                 reason = np.where(np.isnan(values), result.reason(), "")
                 rows.add(name, values, reason=reason, **at)
             for covariate in result.names:
-                for statistic, of in _PEARSON:
+                for statistic, of in PEARSON:
                     r = np.asarray(result.pearson(covariate, of=of), dtype=np.float64)
                     reason = result.reason(covariate, of)
                     worth = {}

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from outdim.analysis.correlation import PEARSON
+from outdim.analysis.table import TidyRows
+from outdim.analysis.worth import Worth
 from outdim.errors import DataError
 from outdim.tokens import TokenFrequencies
 
 Floats = NDArray[np.float64]
 
+_CONSTANT = "constant covariate"
 _DRIVERS = 20  # tokens listed per point and dimension
 
 
@@ -79,6 +84,64 @@ def _of_all(stats: pa.Table, statistic: str, points: Sequence[str], dims: Sequen
         )
     }
     return np.array([[value[point, dim] for dim in dims] for point in points], np.float64)
+
+
+@dataclass(frozen=True)
+class Recorrelation:
+    """What a run kept, against other token frequencies.
+
+    Attributes:
+        worth: r of every dimension from the table of types, with intervals and nulls; r is exact
+            where types have buckets of their own, else off by what the frequencies vary within
+            buckets.
+        layers: Layer of each point.
+        frequencies: The other frequencies.
+        kept: Sums of chosen dimensions by type, whose r is exact; None where the run kept none.
+    """
+
+    worth: Worth
+    layers: Mapping[str, int]
+    frequencies: TokenFrequencies
+    kept: KeptSums | None
+
+    def tables(self) -> dict[str, Any]:
+        """Tidy rows of every r, its leaders, the frequencies; and those of `recorrelate`."""
+        rows = TidyRows()
+        n = int(self.worth.units.n.sum())
+        for point, layer in self.layers.items():
+            for statistic, of in PEARSON:
+                r = self.worth.interval(point, of).r
+                reason = self.worth.units.profiles(point, of).reason
+                for k, covariate in enumerate(self.worth.units.names):
+                    rows.add(
+                        statistic,
+                        r[k],
+                        point=point,
+                        layer=layer,
+                        selection="text",
+                        covariate=covariate,
+                        n=n,
+                        reason=np.where(np.isnan(r[k]) & (reason == ""), _CONSTANT, reason),
+                        **self.worth.columns(point, covariate, of),
+                    )
+        found = {
+            "stats": rows.table(),
+            "leaders": self.worth.table(self.layers),
+            "counts": self.frequencies.table(),
+        }
+        return found if self.kept is None else found | recorrelate(self.kept, self.frequencies)
+
+    def account(self) -> dict[str, Any]:
+        """The tokens behind it."""
+        return {"tokens": {"used": int(self.worth.units.n.sum())}}
+
+    def headline(self) -> list[str]:
+        """The leader."""
+        return self.worth.headline()
+
+    def cautions(self) -> list[str]:
+        """What r rests on."""
+        return self.worth.cautions()
 
 
 def recorrelate(kept: KeptSums, frequencies: TokenFrequencies) -> dict[str, pa.Table]:

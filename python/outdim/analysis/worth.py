@@ -10,12 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from outdim.analysis.table import COVARIATES
 from outdim.stats.type_drivers import Drivers, drivers
 from outdim.stats.type_intervals import Interval, bootstrap, effective_types, jackknife
 from outdim.stats.type_null import ExchangeNull, exchange_null
 from outdim.stats.type_units import Of, TypeUnits
 
 LEVEL = 0.95
+FEW_TYPES = 30  # the interval of an r of .5 is then about as wide as [.2, .7]
+MUCH_LOST = 0.02
+
 _DRAWS = 1000
 _LEADERS = 3  # dimensions a point, whose r are looked at one by one
 _DRIVERS = 5  # types
@@ -147,6 +151,32 @@ class Worth:
             for dim in largest[k]
         ]
 
+    def headline(self, covariate: str = "log1p_count") -> list[str]:
+        """The leader of all points, with what its r is worth; nothing where r is never defined."""
+        found = [leader for leader in self.leaders if leader.covariate == covariate]
+        if not found:
+            return []
+        return [in_words(max(found, key=lambda leader: abs(leader.r)))]
+
+    def cautions(self) -> list[str]:
+        """Where the numbers rest on few types, or frequencies vary within what is kept together."""
+        few = {name: n for name, n in self.effective.items() if n < FEW_TYPES}
+        found = [
+            f"r with {COVARIATES[name]} rests on {n:.0f} effective types, for a few words decide "
+            "it: see its interval."
+            for name, n in few.items()
+            if name in COVARIATES
+        ]
+        lost = dict(zip(self.units.names, self.units.lost.tolist(), strict=True))
+        worst = max(lost, key=lambda name: lost[name])
+        if lost[worst] > MUCH_LOST:
+            found.append(
+                f"{100 * lost[worst]:.1f} % of the variance of {COVARIATES.get(worst, worst)} lies "
+                "between types that the run kept together, and is lost to r: give the run more "
+                "buckets (--types), or keep all types for chosen dimensions (--per-token)."
+            )
+        return found
+
     def table(self, layers: Mapping[str, int]) -> pa.Table:
         """``leaders.parquet``: one row a `Leader`."""
         rows = [
@@ -164,6 +194,23 @@ class Worth:
             for leader in self.leaders
         ]
         return pa.Table.from_pylist(rows, schema=LEADERS)
+
+
+def in_words(leader: Leader) -> str:
+    """A leader in a sentence: r, interval, what chance gives."""
+    measure = COVARIATES.get(leader.covariate, leader.covariate)
+    chance = (
+        f"no more than chance: exchanged between types, hidden states reach |r| = "
+        f"{leader.null:.2f} in some dimension in 5 of 100 cases (p = {leader.p:.2g})"
+        if leader.is_chance
+        else f"by chance the largest |r| of that point stays below {leader.null:.2f} in 95 of 100 "
+        f"cases (p = {leader.p:.2g})"
+    )
+    return (
+        f"The dimension that follows token frequency most closely is {leader.dim}, at "
+        f"{leader.point}: r = {leader.r:.2f} [{leader.low:.2f}, {leader.high:.2f}] of |h| with "
+        f"{measure}, over {leader.effective_types:.0f} effective types; {chance}."
+    )
 
 
 LEADERS = pa.schema(

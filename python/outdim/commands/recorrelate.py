@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from outdim.commands.step import OutputOptions
+from outdim.commands.step import OutputOptions, report
 from outdim.errors import DataError
 from outdim.files import sha256_of
+
+if TYPE_CHECKING:
+    from outdim.analysis.recorrelate import KeptSums, Recorrelation
+
+_KEPT = "token_sums.parquet"
+_COPIED = ("model", "tokenizer", "data")  # what the manifest says of the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +23,9 @@ class RecorrelateOptions:
     """What is correlated with what.
 
     Args:
-        run: Run directory of outdim correlate --per-token DIMS.
-        counts: counts.parquet, or a run that counted; None takes those of the run itself.
+        run: Run directory of outdim correlate.
+        counts: counts.parquet, a run that counted, or published counts as JSON; None takes those of
+            the run itself.
     """
 
     run: Path = field(metadata={"positional": "RUN"})
@@ -26,42 +33,69 @@ class RecorrelateOptions:
 
 
 class Recorrelate:
-    """Correlate kept sums."""
+    """Correlate what a run kept of every type of token."""
 
     def options(self) -> dict[str, list[type]]:
-        """The run, the counts, and where tables go."""
+        """The run, the counts, and where results go."""
         return {"": [RecorrelateOptions, OutputOptions]}
 
     def run(self, given: Mapping[type, Any]) -> Path:
-        """Write ``correlations.csv``, ``bins.csv`` and ``drivers.csv``."""
-        import pyarrow.parquet as pq
-
-        from outdim.analysis.recorrelate import KeptSums, check_vocabulary, recorrelate
+        """Write tables and report."""
         from outdim.run import manifest
         from outdim.run.derived import derived, given_counts
-        from outdim.run.results import STATS
-        from outdim.tables import write_csv
-        from outdim.tokens import TokenFrequencies
+        from outdim.run.results import account_of, write_results
 
         options: RecorrelateOptions = given[RecorrelateOptions]
         output: Path = given[OutputOptions].output
-        run = options.run
-        if "token_sums.parquet" not in manifest.read(run)["results"]:
-            raise DataError(f"{run} kept no sums per token: run it with --per-token DIMS.")
-        counts = given_counts(options.counts or run)
-        frequencies = TokenFrequencies.from_parquet(counts)
-        kept = KeptSums.of_tables(
-            pq.read_table(manifest.result_path(run, "token_sums.parquet")),
-            pq.read_table(manifest.result_path(run, STATS)),
-        )
-        own = TokenFrequencies.from_parquet(given_counts(run))
-        check_vocabulary(kept.ids.tolist(), own.tokens, frequencies.tokens)
-        tables = recorrelate(kept, frequencies)
-        names = {"run": str(run), "counts": str(counts)}
-        inputs = {"plan": manifest.read(run)["plan"], "counts": sha256_of(counts)}
+        about = manifest.read(options.run)
+        counts = given_counts(options.counts or options.run)
+        result = _recorrelation(options.run, counts)
+        names = {"run": str(options.run), "counts": str(counts)}
+        inputs = {"plan": about["plan"], "counts": sha256_of(counts)}
         with derived(output, "recorrelate", names, inputs) as hashes:
-            for stem, table in tables.items():
-                path = output / f"{stem}.csv"
-                write_csv(path, table)
-                hashes[path.name] = sha256_of(path)
+            found = {"recorrelate": result}
+            hashes |= write_results(output, found, list(found))
+            copied = {name: about[name] for name in _COPIED if name in about}
+            manifest.update(output, {**copied, **account_of(found)})
+        report(output)
         return output
+
+
+def _recorrelation(run: Path, counts: Path) -> Recorrelation:
+    from outdim.analysis.correlate import frequency_covariates
+    from outdim.analysis.inputs import Resources
+    from outdim.analysis.recorrelate import Recorrelation, check_vocabulary
+    from outdim.analysis.step import below
+    from outdim.analysis.worth import Worth
+    from outdim.run.worker import Worker
+    from outdim.stats import TypeBuckets, TypeUnits
+    from outdim.tokens import TokenFrequencies
+
+    worker = Worker(run, Resources())
+    entry = worker.study["correlate"]
+    types = entry.options["types"]
+    if not types:
+        raise DataError(f"{run} kept no types of tokens (--types 0): nothing can be said without.")
+    own = worker.frequencies()
+    frequencies = TokenFrequencies.from_parquet(counts)
+    state = below("types/", worker.store("correlate").root(worker.merger(entry)).tensors)
+    seen = state["tokens"].nonzero()[:, 0].tolist()
+    check_vocabulary(seen, own.tokens, frequencies.tokens)
+    units = TypeUnits.of_table(
+        state, TypeBuckets.of_counts(own.counts, types), frequency_covariates(frequencies)
+    )
+    layers = dict(zip(entry.options["points"], entry.options["layers"], strict=True))
+    return Recorrelation(Worth(units, frequencies.tokens), layers, frequencies, _kept_sums(run))
+
+
+def _kept_sums(run: Path) -> KeptSums | None:
+    import pyarrow.parquet as pq
+
+    from outdim.analysis.recorrelate import KeptSums
+    from outdim.run import manifest
+    from outdim.run.results import STATS
+
+    if _KEPT not in manifest.read(run)["results"]:
+        return None
+    paths = (manifest.result_path(run, name) for name in (_KEPT, STATS))
+    return KeptSums.of_tables(*(pq.read_table(path) for path in paths))

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from outdim.analysis.inputs import Inputs, Resources
 from outdim.analysis.registry import step_class
 from outdim.analysis.step import Progress, State, Step
+from outdim.errors import DataError
+from outdim.files import sha256_of
+from outdim.run import manifest
 from outdim.run.plan import Entry, Study
 from outdim.run.store import StateStore
+
+if TYPE_CHECKING:
+    from outdim.tokens import TokenFrequencies
 
 ATTACHED = "inputs"
 
@@ -74,6 +80,14 @@ class Worker:
             self._results[step] = merger.step(self.store(step).root(merger)).result()
         return self._results[step]
 
+    def frequencies(self) -> TokenFrequencies:
+        """The token frequencies that the states are related to, as the run wrote them."""
+        from outdim.tokens import TokenFrequencies
+
+        attached = self._attached("counts.parquet")
+        path = attached or manifest.result_path(self.run, "counts.parquet")
+        return TokenFrequencies.from_parquet(path)
+
     def _inputs_of(self, steps: tuple[str, ...]) -> Inputs:
         """Inputs of steps that are computed together; what is open already is not opened again."""
         if steps not in self._inputs:
@@ -95,8 +109,14 @@ class Worker:
         return inputs if self._opened is None else inputs.sharing(self._opened, model=False)
 
     def _attached(self, name: str) -> Path | None:
+        hashes = [entry.inputs["attached"].get(name) for entry in self.study.entries().values()]
+        expected = next(filter(None, hashes), None)
+        if expected is None:
+            return None
         path = self.run / ATTACHED / name
-        return path if path.exists() else None
+        if not path.is_file() or sha256_of(path) != expected:
+            raise DataError(f"{path}: it is not the file that was given to the run.")
+        return path
 
 
 class Merger:
