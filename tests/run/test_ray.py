@@ -41,7 +41,7 @@ def test_a_node_killed_in_the_middle_changes_no_byte(cluster, corpus, options, u
 
     killer = threading.Thread(target=kill_when_at_work)
     killer.start()
-    commands.correlate([str(corpus)], replaced(options, engine="ray", workers=2))
+    give("correlate", corpus, replaced(options, engine="ray", workers=2))
     killer.join()
     assert len(cluster.list_all_nodes()) == 1
     assert results(options.output) == undisturbed
@@ -57,13 +57,13 @@ def test_counting_gives_the_same_bytes_and_no_room_is_an_error(
     counting = CountOptions(
         output=tmp_path / "local", tokenizer=str(tiny_directory), shard_bytes=1024
     )
-    local = commands.count([str(corpus)], counting)
+    local = give("count", corpus, counting)
     on_ray = dataclasses.replace(counting, output=tmp_path / "ray", engine="ray")
-    assert results(commands.count([str(corpus)], on_ray)) == results(local)
+    assert results(give("count", corpus, on_ray)) == results(local)
     for name, value, said in (("device", "cuda", "0 GPUs"), ("threads", 2, "--threads 2")):
         given = replaced(options, engine="ray", output=tmp_path / name, **{name: value})
         with pytest.raises(BackendError, match=said):
-            commands.correlate([str(corpus)], given)
+            give("correlate", corpus, given)
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -77,5 +77,5 @@ def test_broken_data_is_the_same_error_as_without_ray(cluster, tiny_directory, t
         output=tmp_path / "run", tokenizer=str(tiny_directory), method="encode", engine="ray"
     )
     with pytest.raises(DataError, match="line 2"):
-        commands.count([str(source)], options)
+        give("count", source, options)
     assert not options.output.exists()
