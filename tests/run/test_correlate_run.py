@@ -208,8 +208,15 @@ def test_sums_kept_per_token_give_the_same_r_and_that_of_any_other_frequencies(
         tokenizer, np.random.default_rng(0).integers(0, 1000, 200)
     )
     other.to_parquet(tmp_path / "other.parquet")
-    with_other = give("recorrelate", [], Options(output=tmp_path / "other", run=run, counts=tmp_path / "other.parquet"))
-    full = give("correlate", corpus, replaced(options, output=tmp_path / "full", counts=tmp_path / "other.parquet"),
+    with_other = give(
+        "recorrelate",
+        [],
+        Options(output=tmp_path / "other", run=run, counts=tmp_path / "other.parquet"),
+    )
+    full = give(
+        "correlate",
+        corpus,
+        replaced(options, output=tmp_path / "full", counts=tmp_path / "other.parquet"),
     )
     table = pq.read_table(full / "stats.parquet").to_pandas()
     both = table[table.selection == "text"].merge(
@@ -233,7 +240,11 @@ def test_sums_kept_per_token_give_the_same_r_and_that_of_any_other_frequencies(
     np.testing.assert_allclose(means, expected, rtol=1e-6)
     give("recorrelate", [], Options(output=tmp_path / "same", run=run))
     with pytest.raises(ResumeError, match=r"inputs\.counts"):
-        give("recorrelate", [], Options(output=tmp_path / "same", run=run, counts=tmp_path / "other.parquet"))
+        give(
+            "recorrelate",
+            [],
+            Options(output=tmp_path / "same", run=run, counts=tmp_path / "other.parquet"),
+        )
     drivers = pd.read_csv(again / "drivers.csv")
     assert (drivers.groupby(["point", "dim"]).share.sum() <= 1 + 1e-9).all()
 

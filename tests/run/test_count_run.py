@@ -83,7 +83,10 @@ def test_a_comparison_may_be_repeated_and_is_not_overwritten_by_another(
     fewer = replaced(count_options, output=tmp_path / "fewer", min_chars=60)
     second = give("count", corpus, fewer)
     page = give("compare", (), Options(first=first, second=second, output=tmp_path / "compared"))
-    assert give("compare", (), Options(first=first, second=second, output=tmp_path / "compared")) == page
+    assert (
+        give("compare", (), Options(first=first, second=second, output=tmp_path / "compared"))
+        == page
+    )
     with pytest.raises(ResumeError, match=r"inputs\.counts"):
         give("compare", (), Options(first=second, second=first, output=tmp_path / "compared"))
 

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from outdim.errors import DataError, ResumeError
-from outdim.run import Plan, ShardStore, commands, setup
-from outdim.run.engine import Share, wait_for_others
-from outdim.run.stages import Interrupted, StopSignal, Worker
+from outdim.errors import DataError, Interrupted, PartialRunError, ResumeError
+from outdim.run import Study, execute, local
+from outdim.run.directory import FILES
+from outdim.run.share import Share
+from outdim.run.stop import StopSignal
+from outdim.run.store import StateStore
+from outdim.run.worker import Worker
 from outdim.tokens import TokenFrequencies, load_tokenizer
-from run_helpers import replaced, results
+from run_helpers import give, replaced, results
 
 
 def test_a_finished_run_given_again_computes_nothing_and_stays_the_same(
@@ -34,32 +37,36 @@ def test_any_number_of_shares_in_any_order_gives_the_same_bytes(
 ):
     order = list(range(world))
     random.Random(world).shuffle(order)
-    written = [
-        give("correlate", corpus, replaced(options, shard_index=index, shard_count=world))
-        for index in order
-    ]
+    shards = 4
+    last = max(at for at, index in enumerate(order) if Share(index, world).own(shards))
+    for at, index in enumerate(order):
+        share = replaced(options, shard_index=index, shard_count=world)
+        if at < last:
+            with pytest.raises(PartialRunError, match="belong to others"):
+                give("correlate", corpus, share)
+            assert not (options.output / "stats.parquet").exists()
+        else:
+            assert give("correlate", corpus, share) == options.output
+    assert len(Study(options.output)["correlate"].work) == shards
     assert results(options.output) == undisturbed
-    shards = len(Plan.read(options.output).units)
-    last = max(at for at, index in enumerate(order) if index < shards)
-    assert written[last] == options.output
-    assert written[:last] == [None] * last
 
 
 def test_shards_computed_in_any_order_give_the_same_bytes(corpus, options, undisturbed):
-    class Shuffled(ShardStore):
-        def missing(self, stage, among=None):
-            return random.Random(1).sample(found := super().missing(stage, among), len(found))
+    class Shuffled(StateStore):
+        def missing(self, among=None):
+            return random.Random(1).sample(found := super().missing(among), len(found))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(commands, "ShardStore", Shuffled)
+        patch.setattr(worker, "StateStore", Shuffled)
+        patch.setattr(execute, "_missing", lambda w, group, among=None: w.store(group[0]).missing())
         give("correlate", corpus, options)
     assert results(options.output) == undisturbed
 
 
-def test_a_flipped_bit_in_a_state_is_found_and_computed_again(corpus, options, undisturbed):
+@pytest.mark.parametrize("step", ["count", "detect", "correlate"])
+def test_a_flipped_bit_in_a_state_is_found_and_computed_again(corpus, options, undisturbed, step):
     run = give("correlate", corpus, options)
-    store = ShardStore(run, Plan.read(run))
-    path = store.path("correlate", store.shards[2])
+    (path,) = run.glob(f"state/{step}/*")
     broken = bytearray(path.read_bytes())
     broken[-100] ^= 1
     path.write_bytes(bytes(broken))
@@ -78,7 +85,7 @@ def test_changed_inputs_and_options_are_refused_and_nothing_is_touched(corpus, o
     with pytest.raises(ResumeError, match=r"inputs.files\[0\].sha256"):
         give("correlate", copy, options)
     with pytest.raises(ResumeError, match=r"two\. options.source: 1 entries -> 2 entries"):
-        commands.correlate([str(copy), str(corpus)], options)
+        give("correlate", [str(copy), str(corpus)], options)
     copy.write_bytes(corpus.read_bytes())
     with pytest.raises(ResumeError, match=r"options.k: 3.0 -> 2.0\. Give"):
         give("correlate", copy, replaced(options, k=2.0))

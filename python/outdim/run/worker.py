@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from outdim.analysis.inputs import Inputs, Resources
 from outdim.analysis.registry import step_class
 from outdim.analysis.step import Progress, State, Step
+from outdim.errors import DataError
+from outdim.files import sha256_of
+from outdim.run.directory import ATTACHED
 from outdim.run.plan import Entry, Study
+from outdim.run.sources import Sources
 from outdim.run.store import StateStore
-
-ATTACHED = "inputs"
 
 
 class Worker:
@@ -31,6 +34,7 @@ class Worker:
         self.study = Study(run)
         self._opened = opened
         self._inputs: dict[tuple[str, ...], Inputs] = {}
+        self._sources = Sources(run)
         self._stores: dict[str, StateStore] = {}
         self._results: dict[str, Any] = {}
 
@@ -55,7 +59,9 @@ class Worker:
         inputs = self._inputs_of(tuple(steps))
         torch.set_num_threads(inputs.options.get("threads", 1))
         objects = [step_class(entry.step)(entry.options, inputs) for entry in entries]
-        type(objects[0]).update_all(objects, entries[0].work[shard], progress)
+        unit, files = entries[0].work[shard], entries[0].inputs.get("files", ())
+        with self._sources.unchanged(unit, {file["path"]: file["sha256"] for file in files}):
+            type(objects[0]).update_all(objects, unit, progress)
         for entry, step in zip(entries, objects, strict=True):
             self.store(entry.step).commit(shard, step.state(), self.merger(entry))
 
@@ -80,23 +86,40 @@ class Worker:
             options: dict[str, Any] = {}
             for name in steps:
                 options |= self.study[name].options
-            self._inputs[steps] = self._new_inputs(options)
+            self._inputs[steps] = self._new_inputs(steps, options)
         self._opened = self._inputs[steps]
         return self._inputs[steps]
 
-    def _new_inputs(self, options: Any) -> Inputs:
+    def _new_inputs(self, steps: Sequence[str], options: Any) -> Inputs:
         inputs = Inputs(
-            options, resources=self.resources, result=self.result, attached=self._attached
+            options,
+            resources=self.resources,
+            result=self.result,
+            attached=partial(self._attached, steps),
         )
         return inputs if self._opened is None else inputs.sharing(self._opened)
 
     def _merging_inputs(self, entry: Entry) -> Inputs:
-        inputs = Inputs(entry.options, result=self.result, attached=self._attached)
+        attached = partial(self._attached, [entry.step])
+        inputs = Inputs(entry.options, result=self.result, attached=attached)
         return inputs if self._opened is None else inputs.sharing(self._opened, model=False)
 
-    def _attached(self, name: str) -> Path | None:
-        path = self.run / ATTACHED / name
-        return path if path.exists() else None
+    def _attached(self, steps: Sequence[str], name: str) -> Path | None:
+        """A file that one of the steps was given; None where none was.
+
+        Raises:
+            DataError: It was altered, or is gone.
+        """
+        for step in steps:
+            if planned := self.study[step].inputs["attached"].get(name):
+                path = self.run / ATTACHED / name
+                if not path.is_file() or sha256_of(path) != planned:
+                    raise DataError(
+                        f"{path} is not what the step '{step}' was given. Give the command of the "
+                        "run again, with the same files, to put it back."
+                    )
+                return path
+        return None
 
 
 class Merger:
