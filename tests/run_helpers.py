@@ -1,19 +1,39 @@
 """What the tests of runs share."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
-from outdim.options import CorrelateOptions
+from outdim.commands import commands
+
+Options = SimpleNamespace  # a flat set: each goes to the dataclass that has a field of its name
+
+
+def give(command: str, source: str | Path | Sequence[str], options: Options) -> Path | None:
+    """What ``outdim <command> <source>`` with these options does."""
+    loaded = commands()[command].load()
+    sources = [str(source)] if isinstance(source, str | Path) else list(source)
+    flat = {**vars(options), "source": sources}
+    kinds = [kind for kinds in loaded.options().values() for kind in kinds]
+    names = {kind: [field.name for field in dataclasses.fields(kind)] for kind in kinds}
+    unknown = set(flat) - {name for found in names.values() for name in found} - {"source"}
+    assert not unknown, unknown
+    return loaded.run(
+        {kind: kind(**{n: flat[n] for n in found if n in flat}) for kind, found in names.items()}
+    )
 
 
 def results(run: Path) -> dict[str, bytes]:
     """Every file whose bytes must not depend on who did the work."""
-    names = ["counts.parquet", "stats.parquet", "detection.json", "plan.json"]
-    states = sorted(path.relative_to(run) for path in run.glob("state/*"))
-    return {
-        str(name): (run / name).read_bytes() for name in [*names, *states] if (run / name).exists()
-    }
+    patterns = ("*.parquet", "detection.json", "plan/*", "inputs/*", "state/*/*")
+    found = sorted(path for pattern in patterns for path in run.glob(pattern))
+    return {str(path.relative_to(run)): path.read_bytes() for path in found}
 
 
-def replaced(options: CorrelateOptions, **changes) -> CorrelateOptions:
-    return dataclasses.replace(options, **changes)
+def replaced(options: Options, **changes) -> Options:
+    return Options(**{**vars(options), **changes})
+
+
+def without(options: Options, *names: str) -> Options:
+    return Options(**{name: value for name, value in vars(options).items() if name not in names})

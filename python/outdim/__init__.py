@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Correlation": "analysis",
-    "Detection": "analysis",
-    "analyze": "analysis",
-    "correlate": "analysis",
-    "detect": "analysis",
+    "Correlation": "analysis.correlation",
+    "Detection": "analysis.detect",
+    "analyze": "analysis.analyze",
+    "correlate": "analysis.correlate",
+    "detect": "analysis.detect",
     "TokenFrequencies": "tokens",
     "count_tokens": "counting",
     "load_tokenizer": "tokens",

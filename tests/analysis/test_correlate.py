@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from outdim.analysis import correlate
+from outdim.analysis.correlate import correlate
 from outdim.analysis.correlate import frequency_covariates
 from outdim.analysis.forward import Forward, sequence_length
 from outdim.analysis.statistics import PointStatistics

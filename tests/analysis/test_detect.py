@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from outdim.analysis import detect, detect_parameters
+from outdim.analysis.detect import detect, detect_parameters
 from outdim.errors import ArgumentError, DataError
 from tiny import tiny_model
 

@@ -12,17 +12,15 @@ import torch
 from corpus_helpers import read
 from outdim.corpus import open_corpus
 from outdim.counting import count_tokens
-from outdim.errors import ArgumentError, BackendError, DataError, ResumeError
+from outdim.errors import ArgumentError, DataError, ResumeError
 from outdim.models import load_model
-from outdim.options import CorrelateOptions
-from outdim.run import Plan, commands, setup
-from outdim.run.engine import Share
+from outdim.run import Study
 from outdim.tokens import TokenFrequencies, load_tokenizer
-from run_helpers import replaced
+from run_helpers import Options, give, replaced
 
 
 def test_numbers_agree_with_hidden_states_kept_and_correlated_afterwards(corpus, options):
-    run = commands.correlate([str(corpus)], options)
+    run = give("correlate", corpus, options)
     table = pq.read_table(run / "stats.parquet").to_pandas()
     tokenizer, model = load_tokenizer(options.model), load_model(options.model)
     counts = count_tokens(str(corpus), tokenizer).counts
@@ -57,9 +55,9 @@ def test_numbers_agree_with_hidden_states_kept_and_correlated_afterwards(corpus,
 
 @pytest.mark.parametrize("change", [{"autocast": "bfloat16"}, {"dtype": "bfloat16"}])
 def test_half_precision_gives_nearly_the_same_statistics(corpus, options, change):
-    whole = pq.read_table(commands.correlate([str(corpus)], options) / "stats.parquet").to_pandas()
+    whole = pq.read_table(give("correlate", corpus, options) / "stats.parquet").to_pandas()
     half = replaced(options, output=options.output.with_name("half"), **change)
-    found = pq.read_table(commands.correlate([str(corpus)], half) / "stats.parquet").to_pandas()
+    found = pq.read_table(give("correlate", corpus, half) / "stats.parquet").to_pandas()
     for statistic, tolerance in (("mean", 0.02), ("std", 0.02), ("pearson_abs", 0.05)):
         values, others = (table[table.statistic == statistic].value for table in (whole, found))
         assert not np.array_equal(values, others)
@@ -67,7 +65,7 @@ def test_half_precision_gives_nearly_the_same_statistics(corpus, options, change
 
 
 def test_a_run_leaves_everything_a_reader_needs(corpus, options):
-    run = commands.correlate([str(corpus)], options)
+    run = give("correlate", corpus, options)
     assert json.loads((run / "detection.json").read_text())["dims"][0]["dim"] == 3
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["finished"]
@@ -85,9 +83,9 @@ def test_empty_one_token_and_all_special_shards(options, tmp_path):
     source.write_text(
         "\n" * 64 + "w1\n" + " " * 61 + "[SEP] [SEP]\n" + " " * 52 + "w1 w2 w3 w1 w2\n"
     )
-    run = commands.correlate([str(source)], replaced(options, shard_bytes=64))
+    run = give("correlate", source, replaced(options, shard_bytes=64))
     table = pq.read_table(run / "stats.parquet").to_pandas()
-    assert len(Plan.read(run).units) == 4
+    assert len(Study(run)["correlate"].work) == 4
     assert set(table.query("selection == 'text' and statistic == 'mean'").n) == {6}
     assert set(table.query("selection == 'all' and statistic == 'mean'").n) == {6 + 2 + 2 * 3}
 
@@ -95,7 +93,7 @@ def test_empty_one_token_and_all_special_shards(options, tmp_path):
 def test_a_value_that_is_not_defined_has_a_reason(options, tmp_path):
     source = tmp_path / "one.txt"
     source.write_text("w1\n")
-    run = commands.correlate([str(source)], options)
+    run = give("correlate", source, options)
     table = pq.read_table(run / "stats.parquet").to_pandas()
     assert (table.value.isna() == (table.reason != "")).all()
     text = table[(table.selection == "text") & (table.statistic == "pearson_abs")]
@@ -108,7 +106,7 @@ def test_a_corpus_without_a_token_is_an_error_that_leaves_nothing(options, tmp_p
     source = tmp_path / "blank.txt"
     source.write_text("\n\n \n")
     with pytest.raises(DataError, match="no token"):
-        commands.correlate([str(source)], options)
+        give("correlate", source, options)
     assert not options.output.exists()
 
 
@@ -123,17 +121,15 @@ def test_counts_of_another_vocabulary_are_refused(corpus, options, tmp_path):
     for wrong, said in ((swapped, "2 of its 200 ids stand for"), (short, "the counts have 150")):
         wrong.to_parquet(tmp_path / "wrong.parquet")
         with pytest.raises(DataError, match=said) as caught:
-            commands.correlate([str(corpus)], replaced(options, counts=tmp_path / "wrong.parquet"))
+            give("correlate", corpus, replaced(options, counts=tmp_path / "wrong.parquet"))
         assert len(str(caught.value)) < 400
     assert not options.output.exists()
-    run = commands.correlate([str(corpus)], replaced(options, per_token=[3]))
-    other = CorrelateOptions(
-        output=tmp_path / "other", from_run=run, counts=tmp_path / "wrong.parquet"
-    )
+    run = give("correlate", corpus, replaced(options, per_token=[3]))
+    other = Options(output=tmp_path / "other", run=run, counts=tmp_path / "wrong.parquet")
     for wrong, said in ((swapped, "'w1' in the run, and is 'w2'"), (short, "is not there")):
         wrong.to_parquet(tmp_path / "wrong.parquet")
         with pytest.raises(DataError, match=said):
-            commands.correlate([], other)
+            give("recorrelate", [], other)
     assert not other.output.exists()
 
 
@@ -143,76 +139,33 @@ def test_rows_left_out_are_accounted_for_with_given_counts_too(options, tmp_path
     counts = TokenFrequencies.for_tokenizer(load_tokenizer(options.model), np.ones(200, np.int64))
     counts.to_parquet(tmp_path / "counts.parquet")
     given = replaced(options, counts=tmp_path / "counts.parquet", on_error="skip")
-    run = commands.correlate([str(source)], given)
+    run = give("correlate", source, given)
     counting = replaced(options, output=tmp_path / "counting", on_error="skip")
-    other = commands.correlate([str(source)], counting)
+    other = give("correlate", source, counting)
     accounts = [json.loads((path / "manifest.json").read_text())["tokens"] for path in (run, other)]
     assert accounts[0]["used"] == 4
     assert sum(accounts[0]["excluded"].values()) == 2
     assert accounts[0]["excluded"] == accounts[1]["excluded"]
 
 
-@pytest.mark.parametrize(
-    ("device", "gpus", "environment", "expected"),
-    [
-        ("auto", 0, {"LOCAL_RANK": "1"}, ["cpu"]),
-        ("auto", 2, {"LOCAL_RANK": "3"}, ["cuda:1"]),
-        ("cpu", 2, {"LOCAL_RANK": "3"}, ["cpu"]),
-        ("cuda:1", 2, {"LOCAL_RANK": "0"}, ["cuda:1"]),
-        ("cuda:1", 2, {}, ["cuda:1"]),
-        ("auto", 2, {}, ["cuda:0", "cuda:1"]),
-        ("cpu", 2, {}, ["cpu"] * 3),
-    ],
-)
-def test_devices(options, monkeypatch, device, gpus, environment, expected):
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(setup, "usable_cores", lambda: 3)
-    free = replaced(options, workers=None)
-    assert setup.choose_devices(free, device) == expected
-    if device != "cuda:1":
-        assert setup.choose_devices(replaced(free, engine="ray"), device) == ["cpu"]
-
-
-def test_local_ranks_divide_the_cores_for_counting(options, monkeypatch):
-    monkeypatch.setattr(setup, "usable_cores", lambda: 8)
-    assert setup.counting_threads(replaced(options, workers=None)) == 8
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    assert setup.counting_threads(replaced(options, workers=None)) == 2
-    assert setup.counting_threads(replaced(options, workers=5)) == 5
-
-
-@pytest.mark.parametrize("engine", ["local", "ray"])
-@pytest.mark.parametrize("device", ["tpu", "cudax", "meta", "cuda:x", ""])
-def test_unknown_devices_are_refused(options, device, engine):
-    with pytest.raises(ArgumentError, match="device: expected auto"):
-        setup.choose_devices(replaced(options, engine=engine), device)
-
-
-def test_a_device_that_is_not_there_is_refused(options, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(BackendError, match="torch sees 1 CUDA devices"):
-        setup.choose_devices(options, "cuda:1")
-
-
 def test_given_counts_are_used_and_belong_to_the_plan(corpus, options, tmp_path):
     tokenizer = load_tokenizer(options.model)
     counts = np.arange(200)[::-1].copy()
     TokenFrequencies.for_tokenizer(tokenizer, counts).to_parquet(tmp_path / "other.parquet")
-    run = commands.correlate([str(corpus)], replaced(options, counts=tmp_path / "other.parquet"))
-    assert TokenFrequencies.from_parquet(run / "counts.parquet").counts.tolist() == counts.tolist()
-    assert not list(run.glob("state/count-*"))
+    run = give("correlate", corpus, replaced(options, counts=tmp_path / "other.parquet"))
+    kept = TokenFrequencies.from_parquet(run / "inputs" / "counts.parquet")
+    assert kept.counts.tolist() == counts.tolist()
+    own = count_tokens(str(corpus), tokenizer)
+    found = TokenFrequencies.from_parquet(run / "counts.parquet")  # of which the ranks are
+    assert found.counts.tolist() == own.counts.tolist()
     TokenFrequencies.for_tokenizer(tokenizer, counts + 1).to_parquet(tmp_path / "other.parquet")
-    with pytest.raises(ResumeError, match=r"inputs\.counts"):
-        commands.correlate([str(corpus)], replaced(options, counts=tmp_path / "other.parquet"))
+    with pytest.raises(ResumeError, match=r"inputs\.attached\.counts"):
+        give("correlate", corpus, replaced(options, counts=tmp_path / "other.parquet"))
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"model": None}, ArgumentError, "model: name it"),
         ({"model": "/nowhere"}, DataError, "nowhere"),
         ({"token_budget": 0}, ArgumentError, "token-budget"),
         ({"max_length": 4000}, ArgumentError, "max_length: expected 3 to 64"),
@@ -232,37 +185,15 @@ def test_bad_options_name_what_was_expected_and_leave_nothing(
     if "counts" in change:
         change = {"counts": options.output / "nowhere.parquet"}
     with pytest.raises(error, match=message):
-        commands.correlate([str(corpus)], replaced(options, **change))
+        give("correlate", corpus, replaced(options, **change))
     assert not options.output.exists()
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, Share()),
-        ({"RANK": "1", "WORLD_SIZE": "2"}, Share()),
-        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "2"}, Share(1, 2, waits=True)),
-        ({"SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_ID": "2"}, Share(2, 3)),
-        (
-            {
-                "SLURM_ARRAY_TASK_COUNT": "3",
-                "SLURM_ARRAY_TASK_ID": "14",
-                "SLURM_ARRAY_TASK_MIN": "10",
-                "SLURM_ARRAY_TASK_STEP": "2",
-            },
-            Share(2, 3),
-        ),
-    ],
-)
-def test_shares_from_the_environment(environment, expected):
-    assert Share.from_environment(environment) == expected
 
 
 def test_sums_kept_per_token_give_the_same_r_and_that_of_any_other_frequencies(
     corpus, options, tmp_path
 ):
-    run = commands.correlate([str(corpus)], replaced(options, per_token=[3, 5]))
-    again = commands.correlate([], CorrelateOptions(output=tmp_path / "same", from_run=run))
+    run = give("correlate", corpus, replaced(options, per_token=[3, 5]))
+    again = give("recorrelate", [], Options(output=tmp_path / "same", run=run))
     found = pd.read_csv(again / "correlations.csv")
     table = pq.read_table(run / "stats.parquet").to_pandas()
     one_pass = table[table.selection == "text"].merge(
@@ -277,14 +208,14 @@ def test_sums_kept_per_token_give_the_same_r_and_that_of_any_other_frequencies(
         tokenizer, np.random.default_rng(0).integers(0, 1000, 200)
     )
     other.to_parquet(tmp_path / "other.parquet")
-    with_other = commands.correlate(
+    with_other = give(
+        "recorrelate",
         [],
-        CorrelateOptions(
-            output=tmp_path / "other", from_run=run, counts=tmp_path / "other.parquet"
-        ),
+        Options(output=tmp_path / "other", run=run, counts=tmp_path / "other.parquet"),
     )
-    full = commands.correlate(
-        [str(corpus)],
+    full = give(
+        "correlate",
+        corpus,
         replaced(options, output=tmp_path / "full", counts=tmp_path / "other.parquet"),
     )
     table = pq.read_table(full / "stats.parquet").to_pandas()
@@ -307,21 +238,18 @@ def test_sums_kept_per_token_give_the_same_r_and_that_of_any_other_frequencies(
     means = (bins.mean_abs * bins.n).groupby([bins.point, bins.dim]).sum() / totals
     expected = whole.set_index(["point", "dim"]).value.reindex(means.index)
     np.testing.assert_allclose(means, expected, rtol=1e-6)
-    commands.correlate([], CorrelateOptions(output=tmp_path / "same", from_run=run))
+    give("recorrelate", [], Options(output=tmp_path / "same", run=run))
     with pytest.raises(ResumeError, match=r"inputs\.counts"):
-        commands.correlate(
+        give(
+            "recorrelate",
             [],
-            CorrelateOptions(
-                output=tmp_path / "same", from_run=run, counts=tmp_path / "other.parquet"
-            ),
+            Options(output=tmp_path / "same", run=run, counts=tmp_path / "other.parquet"),
         )
-    with pytest.raises(ArgumentError, match="source, from-run"):
-        commands.correlate([str(corpus)], CorrelateOptions(output=tmp_path / "x", from_run=run))
     drivers = pd.read_csv(again / "drivers.csv")
     assert (drivers.groupby(["point", "dim"]).share.sum() <= 1 + 1e-9).all()
 
 
 def test_a_run_that_kept_no_sums_says_how_to_keep_them(corpus, options, tmp_path):
-    run = commands.correlate([str(corpus)], options)
+    run = give("correlate", corpus, options)
     with pytest.raises(DataError, match="--per-token"):
-        commands.correlate([], CorrelateOptions(output=tmp_path / "x", from_run=run))
+        give("recorrelate", [], Options(output=tmp_path / "x", run=run))

@@ -1,13 +1,11 @@
 """Runs on a Ray cluster of two nodes of which one dies."""
 
-import dataclasses
 import threading
 import time
 
 import pytest
 from outdim.errors import BackendError, DataError
 from outdim.options import CountOptions
-from outdim.run import commands
 from run_helpers import replaced, results
 
 pytestmark = pytest.mark.slow
@@ -35,13 +33,13 @@ def test_a_node_killed_in_the_middle_changes_no_byte(cluster, corpus, options, u
     assert ray.cluster_resources()["CPU"] == 2
 
     def kill_when_at_work() -> None:
-        while len(list(options.output.glob("state/correlate-*"))) < 2:
+        while len(list(options.output.glob("state/correlate/*"))) < 2:
             time.sleep(0.05)
         cluster.remove_node(second, allow_graceful=False)
 
     killer = threading.Thread(target=kill_when_at_work)
     killer.start()
-    commands.correlate([str(corpus)], replaced(options, engine="ray", workers=2))
+    give("correlate", corpus, replaced(options, engine="ray", workers=2))
     killer.join()
     assert len(cluster.list_all_nodes()) == 1
     assert results(options.output) == undisturbed
@@ -49,33 +47,28 @@ def test_a_node_killed_in_the_middle_changes_no_byte(cluster, corpus, options, u
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_counting_gives_the_same_bytes_and_no_room_is_an_error(
-    cluster, corpus, options, tiny_directory, tmp_path
+    cluster, corpus, options, count_options, tmp_path
 ):
     import ray
 
     ray.init(address=cluster.address, log_to_driver=False)
-    counting = CountOptions(
-        output=tmp_path / "local", tokenizer=str(tiny_directory), shard_bytes=1024
-    )
-    local = commands.count([str(corpus)], counting)
-    on_ray = dataclasses.replace(counting, output=tmp_path / "ray", engine="ray")
-    assert results(commands.count([str(corpus)], on_ray)) == results(local)
+    local = give("count", corpus, replaced(count_options, output=tmp_path / "local"))
+    on_ray = replaced(count_options, output=tmp_path / "ray", engine="ray")
+    assert results(give("count", corpus, on_ray)) == results(local)
     for name, value, said in (("device", "cuda", "0 GPUs"), ("threads", 2, "--threads 2")):
         given = replaced(options, engine="ray", output=tmp_path / name, **{name: value})
         with pytest.raises(BackendError, match=said):
-            commands.correlate([str(corpus)], given)
+            give("correlate", corpus, given)
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
-def test_broken_data_is_the_same_error_as_without_ray(cluster, tiny_directory, tmp_path):
+def test_broken_data_is_the_same_error_as_without_ray(cluster, count_options, tmp_path):
     import ray
 
     ray.init(address=cluster.address, log_to_driver=False)
     source = tmp_path / "broken.jsonl"
     source.write_text('{"text": "w1 w2"}\n{\n')
-    options = CountOptions(
-        output=tmp_path / "run", tokenizer=str(tiny_directory), method="encode", engine="ray"
-    )
+    options = replaced(count_options, method="encode", engine="ray")
     with pytest.raises(DataError, match="line 2"):
-        commands.count([str(source)], options)
+        give("count", source, options)
     assert not options.output.exists()

@@ -12,20 +12,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from outdim.errors import DataError, ResumeError
-from outdim.run import Plan, ShardStore, commands, setup
-from outdim.run.engine import Share, wait_for_others
-from outdim.run.stages import Interrupted, StopSignal, Worker
+from outdim.errors import DataError, Interrupted, PartialRunError, ResumeError
+from outdim.run import Study, execute, local
+from outdim.run.directory import FILES
+from outdim.run.share import Share
+from outdim.run.stop import StopSignal
+from outdim.run.store import StateStore
+from outdim.run.worker import Worker
 from outdim.tokens import TokenFrequencies, load_tokenizer
-from run_helpers import replaced, results
+from run_helpers import give, replaced, results
 
 
 def test_a_finished_run_given_again_computes_nothing_and_stays_the_same(
     corpus, options, monkeypatch
 ):
-    before = results(commands.correlate([str(corpus)], options))
+    before = results(give("correlate", corpus, options))
     monkeypatch.setattr(Worker, "compute", lambda *args: pytest.fail("computed again"))
-    assert results(commands.correlate([str(corpus)], options)) == before
+    assert results(give("correlate", corpus, options)) == before
 
 
 @pytest.mark.parametrize("world", [2, 3, 5, 9])
@@ -34,54 +37,58 @@ def test_any_number_of_shares_in_any_order_gives_the_same_bytes(
 ):
     order = list(range(world))
     random.Random(world).shuffle(order)
-    written = [
-        commands.correlate([str(corpus)], replaced(options, shard_index=index, shard_count=world))
-        for index in order
-    ]
+    shards = 4
+    last = max(at for at, index in enumerate(order) if Share(index, world).own(shards))
+    for at, index in enumerate(order):
+        share = replaced(options, shard_index=index, shard_count=world)
+        if at < last:
+            with pytest.raises(PartialRunError, match="belong to others"):
+                give("correlate", corpus, share)
+            assert not (options.output / "stats.parquet").exists()
+        else:
+            assert give("correlate", corpus, share) == options.output
+    assert len(Study(options.output)["correlate"].work) == shards
     assert results(options.output) == undisturbed
-    shards = len(Plan.read(options.output).units)
-    last = max(at for at, index in enumerate(order) if index < shards)
-    assert written[last] == options.output
-    assert written[:last] == [None] * last
 
 
 def test_shards_computed_in_any_order_give_the_same_bytes(corpus, options, undisturbed):
-    class Shuffled(ShardStore):
-        def missing(self, stage, among=None):
-            return random.Random(1).sample(found := super().missing(stage, among), len(found))
+    class Shuffled(StateStore):
+        def missing(self, among=None):
+            return random.Random(1).sample(found := super().missing(among), len(found))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(commands, "ShardStore", Shuffled)
-        commands.correlate([str(corpus)], options)
+        patch.setattr(worker, "StateStore", Shuffled)
+        patch.setattr(execute, "_missing", lambda w, group, among=None: w.store(group[0]).missing())
+        give("correlate", corpus, options)
     assert results(options.output) == undisturbed
 
 
-def test_a_flipped_bit_in_a_state_is_found_and_computed_again(corpus, options, undisturbed):
-    run = commands.correlate([str(corpus)], options)
-    store = ShardStore(run, Plan.read(run))
-    path = store.path("correlate", store.shards[2])
+@pytest.mark.parametrize("step", ["count", "detect", "correlate"])
+def test_a_flipped_bit_in_a_state_is_found_and_computed_again(corpus, options, undisturbed, step):
+    run = give("correlate", corpus, options)
+    (path,) = run.glob(f"state/{step}/*")
     broken = bytearray(path.read_bytes())
     broken[-100] ^= 1
     path.write_bytes(bytes(broken))
     (run / "stats.parquet").unlink()
-    assert results(commands.correlate([str(corpus)], options)) == undisturbed
+    assert results(give("correlate", corpus, options)) == undisturbed
 
 
 def test_changed_inputs_and_options_are_refused_and_nothing_is_touched(corpus, options, tmp_path):
     copy = tmp_path / "copy.txt"
     copy.write_bytes(corpus.read_bytes())
-    run = commands.correlate([str(copy)], options)
+    run = give("correlate", copy, options)
     before = results(run)
     with pytest.raises(ResumeError, match=r"options.max_length: 24 -> 20"):
-        commands.correlate([str(copy)], replaced(options, max_length=20))
+        give("correlate", copy, replaced(options, max_length=20))
     copy.write_bytes(corpus.read_bytes().replace(b"w1 ", b"w2 ", 1))
     with pytest.raises(ResumeError, match=r"inputs.files\[0\].sha256"):
-        commands.correlate([str(copy)], options)
+        give("correlate", copy, options)
     with pytest.raises(ResumeError, match=r"two\. options.source: 1 entries -> 2 entries"):
-        commands.correlate([str(copy), str(corpus)], options)
+        give("correlate", [str(copy), str(corpus)], options)
     copy.write_bytes(corpus.read_bytes())
     with pytest.raises(ResumeError, match=r"options.k: 3.0 -> 2.0\. Give"):
-        commands.correlate([str(copy)], replaced(options, k=2.0))
+        give("correlate", copy, replaced(options, k=2.0))
     assert results(run) == before
 
 
@@ -96,22 +103,22 @@ def test_states_of_unchanged_files_serve_a_run_in_which_another_was_mended(
     broken.write_text('{"text": "w1 w2 w3"}\n{"text": \n')
     sources = [str(good), str(broken), str(last)]
     given = replaced(options, counts=tmp_path / "counts.parquet")
-    commands.correlate(sources, replaced(given, shard_index=3, shard_count=5))  # the last file's
+    give("correlate", sources, replaced(given, shard_index=3, shard_count=5))  # the last file's
     with pytest.raises(DataError, match=r"b\.jsonl: line 2"):
-        commands.correlate(sources, given)
+        give("correlate", sources, given)
     assert len(list(given.output.glob("state/*"))) == 3
     broken.write_text('{"text": "w1 w2 w3"}\n' * 60)  # has one shard more
     with pytest.raises(ResumeError, match=r"inputs.files\[1\]"):
-        commands.correlate(sources, given)
+        give("correlate", sources, given)
     other = replaced(given, output=tmp_path / "other")
-    whole = results(commands.correlate(sources, replaced(given, output=tmp_path / "whole")))
+    whole = results(give("correlate", sources, replaced(given, output=tmp_path / "whole")))
     other.output.mkdir()
     (given.output / "state").rename(other.output / "state")
     computed, compute = [], Worker.compute
     monkeypatch.setattr(
         Worker, "compute", lambda self, *args: computed.append(args) or compute(self, *args)
     )
-    assert results(commands.correlate(sources, other)) == whole
+    assert results(give("correlate", sources, other)) == whole
     assert len(computed) == len(Plan.read(other.output).units) - 3 == 3
 
 
@@ -121,16 +128,16 @@ def test_states_with_rows_left_out_do_not_serve_a_run_that_fails_at_them(options
     counts = TokenFrequencies.for_tokenizer(load_tokenizer(options.model), np.arange(200))
     counts.to_parquet(tmp_path / "counts.parquet")
     given = replaced(options, counts=tmp_path / "counts.parquet")
-    run = commands.correlate([str(source)], replaced(given, on_error="skip"))
+    run = give("correlate", source, replaced(given, on_error="skip"))
     other = replaced(given, output=tmp_path / "other")
     other.output.mkdir()
     (run / "state").rename(other.output / "state")
     with pytest.raises(DataError, match="line 2"):
-        commands.correlate([str(source)], other)
+        give("correlate", source, other)
 
 
 def test_waiting_for_others_ends_with_sound_states_only(corpus, options):
-    run = commands.correlate([str(corpus)], options)
+    run = give("correlate", corpus, options)
     store = ShardStore(run, Plan.read(run))
     path = store.path("correlate", store.shards[1])
     sound = path.read_bytes()
@@ -143,10 +150,10 @@ def test_waiting_for_others_ends_with_sound_states_only(corpus, options):
 
 
 def test_a_broken_note_of_files_is_as_good_as_none(corpus, options, undisturbed):
-    run = commands.correlate([str(corpus)], options)
+    run = give("correlate", corpus, options)
     for broken in ("{", '[{"path": 1}]', "7"):
         (run / setup.FILES).write_text(broken)
-        assert results(commands.correlate([str(corpus)], options)) == undisturbed
+        assert results(give("correlate", corpus, options)) == undisturbed
 
 
 def test_a_signal_while_results_are_written_lets_them_be_written(corpus, options, undisturbed):
@@ -158,7 +165,7 @@ def test_a_signal_while_results_are_written_lets_them_be_written(corpus, options
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(commands.merge, "merge_correlations", interrupted)
-        run = commands.correlate([str(corpus)], options)
+        run = give("correlate", corpus, options)
     assert results(run) == undisturbed
 
 
@@ -175,12 +182,12 @@ def test_a_stop_comes_between_batches_and_the_run_goes_on(
 
     monkeypatch.setattr(Worker, "compute", stopping)
     with pytest.raises(Interrupted) as caught:
-        commands.correlate([str(corpus)], options)
+        give("correlate", corpus, options)
     assert caught.value.exit_code == 143
     assert caught.value.__notes__ == ["3 of 4 shards of 'correlate' are committed"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     monkeypatch.undo()
-    assert results(commands.correlate([str(corpus)], options)) == undisturbed
+    assert results(give("correlate", corpus, options)) == undisturbed
 
 
 def test_shards_committed_by_another_process_meanwhile_are_not_computed_again(
@@ -199,7 +206,7 @@ def test_shards_committed_by_another_process_meanwhile_are_not_computed_again(
         return state
 
     monkeypatch.setattr(Worker, "compute", racing)
-    commands.correlate([str(corpus)], replaced(options, shard_index=0, shard_count=2))
+    give("correlate", corpus, replaced(options, shard_index=0, shard_count=2))
     assert ("count", 2, "other") in computed
     assert ("count", 2) not in computed
 
@@ -225,7 +232,7 @@ def command(corpus, options, *extra: str) -> list[str]:
 
 @pytest.mark.slow
 def test_worker_processes_and_torchrun_give_the_same_bytes(corpus, options, undisturbed):
-    commands.correlate([str(corpus)], replaced(options, workers=2))
+    give("correlate", corpus, replaced(options, workers=2))
     assert results(options.output) == undisturbed
     other = replaced(options, output=options.output.with_name("torchrun"))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -285,4 +292,4 @@ def test_killed_at_fifty_random_points_a_run_gives_the_same_bytes(corpus, option
             for path in options.output.glob("state/*"):
                 if rng.random() < 0.5:
                     path.unlink()
-    assert results(commands.correlate([str(corpus)], options)) == undisturbed
+    assert results(give("correlate", corpus, options)) == undisturbed

@@ -12,8 +12,7 @@ from outdim.analysis.inputs import GROUPS
 from outdim.analysis.registry import step_class, steps
 from outdim.analysis.step import Observer, Step
 from outdim.errors import ArgumentError
-from outdim.run.execute import Request, execute
-from outdim.run.share import SpreadOptions
+from outdim.run import Request, SpreadOptions, execute
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,57 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from outdim.analysis.inputs import Inputs, Resources, option_names
+from outdim.analysis.inputs import Inputs, Resources
 from outdim.analysis.registry import step_class
-from outdim.errors import (
-    ArgumentError,
-    DataError,
-    EmptyCorpusError,
-    Interrupted,
-    OutdimError,
-    PartialRunError,
-)
-from outdim.files import digest, read_json, remove_stale, write_bytes, write_json
+from outdim.errors import DataError, Interrupted, PartialRunError
+from outdim.files import read_json, remove_stale, write_bytes, write_json
 from outdim.run import local, manifest
+from outdim.run.directory import ATTACHED, check_directory, taken
 from outdim.run.plan import Entry, Study
+from outdim.run.request import Planned, Request, plan
 from outdim.run.results import account_of, locked, write_results
-from outdim.run.share import Share, SpreadOptions, ranks_of
+from outdim.run.share import Share, ranks_of
+from outdim.run.sources import FILES
 from outdim.run.stop import StopSignal
-from outdim.run.worker import ATTACHED, Worker
+from outdim.run.worker import Worker
 
-FILES = "files.json"  # hashes of the corpus, so that they are not taken again
 _POLL_S = 0.2
 _STRAGGLER_NOTICE_S = 30.0
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a command asks for.
-
-    Attributes:
-        command: Its name.
-        output: Run directory: new, empty, or a study of the same model and text.
-        steps: Options by step.
-        reads: Options of what the steps read, one object a kind (`outdim.analysis.inputs`).
-        spread: Who does the work.
-        others: Options of steps that are run only because they are needed or wanted.
-    """
-
-    command: str
-    output: Path
-    steps: Mapping[str, Any]
-    reads: Sequence[Any]
-    spread: SpreadOptions = field(default_factory=SpreadOptions)
-    others: Mapping[str, Any] = field(default_factory=dict)
 
 
 def execute(request: Request) -> Path | None:
@@ -70,163 +42,34 @@ def execute(request: Request) -> Path | None:
     share = Share.of(request.spread)
     study = Study(request.output)
     _wait_for_plan(study, request, share)
-    inputs = _inputs(request)
-    planned = plan_entries(request, inputs, study.entries())
-    with _made(request.output, study, planned) as run:
-        _begin(run, study, request, inputs, planned)
+    inputs = Inputs(known_files=_known_files(request.output))
+    planned = plan(request, inputs, study.entries())
+    with taken(request.output, study, alone=share.count == 1):
+        _begin(study, request, inputs, planned)
         with StopSignal().installed() as stop:
             return _run(request, study, inputs, share, stop)
 
 
-def plan_entries(
-    request: Request, inputs: Inputs, there: Mapping[str, Entry]
-) -> list[tuple[Entry, dict[str, bytes]]]:
-    """The entries of the plan that the request asks for, those needed first; nothing is written.
-
-    A step that is only needed or wanted, and about which nothing was said, is taken as it is
-    ``there``.
-
-    Raises:
-        ArgumentError: An option is missing or out of range.
-        DataError: The text, the tokenizer or the model cannot be used.
-    """
-    common = inputs.resolve(request.reads)
-    entries: dict[str, Entry] = {}
-    found = []
-    for name, wanted_only in _ordered(request.steps):
-        cls = step_class(name)
-        options = request.steps.get(name) or request.others.get(name) or cls.Options()
-        if name in there and name not in request.steps and options == cls.Options():
-            entries[name] = there[name]
-            continue
-        try:
-            recorded = cls.resolve(options, inputs)
-        except DataError as error:
-            if not wanted_only:
-                raise
-            print(f"outdim {request.command}: without '{name}': {error}", file=sys.stderr)
-            continue
-        attached = cls.attach(options, inputs)
-        names = [name for kind in cls.reads for name in option_names(kind)]
-        recorded = {**{n: common[n] for n in names}, **recorded}
-        identity = {k: v for kind in cls.reads for k, v in kind.identity(inputs).items()}
-        entries[name] = Entry(
-            step=name,
-            options=recorded,
-            inputs={
-                **identity,
-                "attached": {k: hashlib.sha256(v).hexdigest() for k, v in attached.items()},
-                "needs": {n: digest(entries[n].leaves) for n in cls.requires(recorded)},
-            },
-            work=tuple(cls.work(recorded, inputs)),
-            presentation=cls.presentation,
-        )
-        found.append((entries[name], attached))
-    return found
-
-
-def _ordered(steps: Mapping[str, Any]) -> list[tuple[str, bool]]:
-    """The steps with those they need and want, needed ones first; whether one is only wanted."""
-    ordered: dict[str, bool] = {}
-
-    def visit(name: str, wanted_only: bool) -> None:
-        cls = step_class(name)
-        for other in cls.needs:
-            visit(other, wanted_only)
-        for other in cls.wants:
-            if other not in steps:
-                visit(other, True)
-        ordered[name] = ordered.get(name, True) and wanted_only
-
-    for name in steps:
-        visit(name, False)
-    return list(ordered.items())
-
-
-def _inputs(request: Request) -> Inputs:
-    known = []
+def _known_files(run: Path) -> list[dict[str, Any]]:
     with suppress(OSError, DataError, KeyError):  # none, or a broken one: it only saves time
-        known = read_json(request.output / FILES)["files"]
-    return Inputs(known_files=known)
+        found: list[dict[str, Any]] = read_json(run / FILES)["files"]
+        return found
+    return []
 
 
-@contextmanager
-def _made(
-    path: Path, study: Study, planned: Sequence[tuple[Entry, dict[str, bytes]]]
-) -> Iterator[Path]:
-    """The run directory; what this process made for nothing is removed again.
-
-    So it is where it failed before any shard was committed, or found no token. Only the files that
-    this process made are removed, and the directory only if it made it and nothing else is in it:
-    other commands may be at work there. An error of the clean-up never hides the first one.
-    """
-    try:
-        path.mkdir(parents=True)
-        new = True
-    except FileExistsError:
-        new = False
-    before = manifest.NAME in {inside.name for inside in path.iterdir()}
-    try:
-        yield path
-    except Interrupted:
-        raise
-    except OutdimError as error:
-        if study.created:
-            with suppress(OSError):
-                _unmake(path, study, planned, isinstance(error, EmptyCorpusError), before)
-                if new:
-                    path.rmdir()
-        raise
-
-
-def _unmake(
-    run: Path,
-    study: Study,
-    planned: Sequence[tuple[Entry, dict[str, bytes]]],
-    empty: bool,
-    had_manifest: bool,
-) -> None:
-    """Remove what this process made; OSError, and nothing more, where there is anything else."""
-    from outdim.run.store import StateStore
-
-    added = {read_json(path)["step"] for path in study.created}
-    made = [(entry, attached) for entry, attached in planned if entry.step in added]
-    for entry, _ in made:
-        store = StateStore(run, entry)
-        for state in store.files() if empty else ():
-            state.unlink(missing_ok=True)
-        if store.directory.exists():
-            store.directory.rmdir()  # an OSError where a shard is committed: then all of it stays
-    for path in reversed(study.created):
-        path.unlink(missing_ok=True)
-    for name in (name for _, attached in made for name in attached):
-        (run / ATTACHED / name).unlink(missing_ok=True)
-    for folder in (run / "state", run / "plan", run / ATTACHED):
-        with suppress(OSError):
-            folder.rmdir()
-    if not had_manifest:
-        for name in (manifest.NAME, FILES, ".lock", "counts.parquet"):
-            (run / name).unlink(missing_ok=True)
-
-
-def _begin(
-    run: Path,
-    study: Study,
-    request: Request,
-    inputs: Inputs,
-    planned: Sequence[tuple[Entry, dict[str, bytes]]],
-) -> None:
-    """Add the entries to the study."""
+def _begin(study: Study, request: Request, inputs: Inputs, planned: Planned) -> None:
+    """Add the entries to the study, and what belongs to them."""
+    run = study.run
+    study.add(planned.entries)  # first of all: whoever has another plan must not touch the rest
     if "source" in inputs.options:
         write_json(run / FILES, {"files": inputs.files})
-    for entry, attached in planned:
-        for name, content in attached.items():
-            (run / ATTACHED).mkdir(exist_ok=True)
-            if not (run / ATTACHED / name).exists():
-                write_bytes(run / ATTACHED / name, content)
-        study.add(entry)
+    for name, content in planned.attached.items():
+        path = run / ATTACHED / name
+        path.parent.mkdir(exist_ok=True)
+        if not path.is_file() or path.read_bytes() != content:
+            write_bytes(path, content)
     manifest.begin(run, request.command)
-    parts = about(inputs, [entry for entry, _ in planned])
+    parts = about(inputs, planned.entries)
     with locked(run):
         if not parts.items() <= manifest.read(run).items():  # others may be at work, or have ended
             manifest.update(run, parts)
@@ -257,7 +100,8 @@ def _run(
     request: Request, study: Study, opened: Inputs, share: Share, stop: StopSignal
 ) -> Path | None:
     run, spread = request.output, request.spread
-    names = [name for name in study.entries() if name in dict(_ordered(request.steps))]
+    wanted = request.ordered()
+    names = [name for name in study.entries() if name in wanted]
     threads = max(study[name].options.get("threads", 1) for name in names)
     model_bytes = 4 * opened.about_model["parameters"] if opened.has_model else 0
     devices = spread.devices(threads, model_bytes)
@@ -408,23 +252,3 @@ def _finish(
         if rate is not None:  # else every shard was there already: what was measured then stands
             parts |= {"seconds": seconds, "tokens_per_second": rate}
         manifest.update(run, parts)
-
-
-def check_directory(path: Path) -> None:
-    """Accept a path that is new, empty, holds states only, or a study. Nothing is created.
-
-    Raises:
-        ArgumentError: ``path`` holds something that is not a run of outdim.
-    """
-    if path.exists() and not path.is_dir():
-        raise ArgumentError(
-            f"output: {path} is a file; name a directory that is new, empty or a run."
-        )
-    names = {inside.name for inside in path.iterdir()} if path.exists() else set()
-    visible = {name for name in names if not (name.startswith(".") and name.endswith(".tmp"))}
-    if not visible or visible == {"state"} or "plan" in visible:
-        return
-    raise ArgumentError(
-        f"output: the directory {path} is not empty and is not a run of outdim. Name a new "
-        "directory; nothing was written."
-    )

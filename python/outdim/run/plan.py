@@ -1,15 +1,16 @@
 """The plan of a study: a log of steps, each planned once and never changed.
 
-Entries are files ``plan/0.json``, ``plan/1.json``, ... A process adds one by creating the next
-number, which only one process can: whoever did it has seen every entry before, so that two commands
-that race in one directory cannot both win, on any file system, without locks.
+What a command adds is one file, ``plan/0.json``, ``plan/1.json``, ... A process adds by creating
+the next number, which only one process can: whoever did it has seen all that was there before, so
+that of two commands that race in one directory with different options exactly one wins, on any file
+system, without locks. All steps of a command are added at once, or none.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from outdim.analysis.inputs import SHARED, option_names
 from outdim.errors import DataError, ResumeError
 from outdim.files import canonical_json, create, digest, json_bytes, read_json
 
-FORMAT = 2
+FORMAT = 3
+PLAN = "plan"
 
 #: Options that may differ between two steps of one study: how the text is cut.
 _FREE = ("shard_bytes",)
@@ -41,7 +43,6 @@ class Entry:
     inputs: Mapping[str, Any]
     work: tuple[Mapping[str, Any], ...]
     presentation: tuple[str, ...] = ()
-    format: int = field(default=FORMAT)
 
     @cached_property
     def sha256(self) -> str:
@@ -58,7 +59,7 @@ class Entry:
         options = {name: value for name, value in self.options.items() if name not in free}
         inputs = dict(self.inputs)
         files = {file["path"]: file for file in inputs.pop("files", ())}
-        root = digest([self.format, self.step, options, inputs])
+        root = digest([FORMAT, self.step, options, inputs])
         return tuple(
             digest(
                 [root, files.get(unit.get("path")), {k: v for k, v in unit.items() if k != "index"}]
@@ -72,42 +73,53 @@ class Entry:
         return value
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], place: Path | str = "plan") -> Entry:
+    def from_json(cls, value: Mapping[str, Any]) -> Entry:
         """The inverse of `to_json`.
 
         Raises:
-            ResumeError: Another version of outdim wrote it.
-            DataError: It is no entry.
+            KeyError, TypeError: It is no entry.
         """
-        if value.get("format") != FORMAT:
-            raise ResumeError(
-                f"{place} has format {value.get('format')!r}, this version of outdim writes "
-                f"{FORMAT}: start a new run directory."
-            )
-        if set(value) != {part.name for part in fields(cls)}:
-            raise DataError(f"{place}: it is no plan of a step.")
-        return cls(
-            **{**value, "work": tuple(value["work"]), "presentation": tuple(value["presentation"])}
-        )
+        lists = {name: tuple(value[name]) for name in ("work", "presentation")}
+        return cls(**{**value, **lists})
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one command added to the plan.
+
+    Attributes:
+        path: Where it stands.
+        entries: Of the steps that were not there yet.
+    """
+
+    path: Path
+    entries: tuple[Entry, ...]
 
 
 class Study:
-    """The steps planned in a run directory, in the order in which they were added."""
+    """The steps planned in a run directory, in the order in which they were added.
+
+    Attributes:
+        run: The run directory.
+        added: What this object added.
+    """
 
     def __init__(self, run: Path) -> None:
         self.run = run
-        self._entries: list[Entry] = []
-        self.created: list[Path] = []  # entries that this process added
+        self.added: Record | None = None
+        self._entries: dict[str, Entry] = {}
+        self._records = 0
 
     def entries(self) -> dict[str, Entry]:
         """All entries by step.
 
         Raises:
-            DataError: One is damaged.
+            DataError: The plan is damaged.
+            ResumeError: Another version of outdim wrote it.
         """
-        while (path := self._path(len(self._entries))).exists():
-            self._entries.append(Entry.from_json(read_json(path), path))
-        return {entry.step: entry for entry in self._entries}
+        while (path := self._path(self._records)).exists():
+            self._take(_read(path))
+        return dict(self._entries)
 
     def __getitem__(self, step: str) -> Entry:
         try:
@@ -115,29 +127,42 @@ class Study:
         except KeyError as error:
             raise DataError(f"{self.run} holds no step {step!r}.") from error
 
-    def add(self, entry: Entry) -> None:
-        """Add an entry, or check that the one there is the same.
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Add the entries that are not there, all or none; check that the others are the same.
 
         Raises:
-            ResumeError: The directory holds the step with other options, or steps about another
+            ResumeError: The directory holds a step with other options, or steps about another
                 model, tokenizer or text; the message shows the difference.
         """
         while True:
             known = self.entries()
-            if entry.step in known:
-                self._check(known[entry.step].to_json(), entry.to_json())
+            new = tuple(entry for entry in entries if entry.step not in known)
+            for entry in entries:
+                if entry.step in known:
+                    self._check(known[entry.step].to_json(), entry.to_json())
+                for other in known.values():
+                    self._check(shared_part(other, entry), shared_part(entry, other))
+            record = Record(self._path(self._records), new)
+            record.path.parent.mkdir(exist_ok=True)
+            if not new:
                 return
-            for other in known.values():
-                self._check(shared_part(other, entry), shared_part(entry, other))
-            path = self._path(len(self._entries))
-            path.parent.mkdir(exist_ok=True)
-            if create(path, json_bytes(entry.to_json())):
-                self.created.append(path)
-                self._entries.append(entry)
+            content = {"format": FORMAT, "entries": [entry.to_json() for entry in new]}
+            if create(record.path, json_bytes(content)):
+                self.added = record
+                self._take(record)
                 return
 
+    def last(self) -> Path | None:
+        """The record that was added last, by whomever."""
+        self.entries()
+        return self._path(self._records - 1) if self._records else None
+
+    def _take(self, record: Record) -> None:
+        self._entries |= {entry.step: entry for entry in record.entries}
+        self._records += 1
+
     def _path(self, number: int) -> Path:
-        return self.run / "plan" / f"{number}.json"
+        return self.run / PLAN / f"{number}.json"
 
     def _check(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         if old == new:
@@ -148,6 +173,19 @@ class Study:
             f"{'; '.join(found or differences(old, new))}. Give the options and inputs of that "
             "run, or name a new directory."
         )
+
+
+def _read(path: Path) -> Record:
+    content = read_json(path)
+    if content.get("format") != FORMAT:
+        raise ResumeError(
+            f"{path} has format {content.get('format')!r}, this version of outdim writes "
+            f"{FORMAT}: start a new run directory."
+        )
+    try:
+        return Record(path, tuple(map(Entry.from_json, content["entries"])))
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: it is no part of a plan ({error}).") from error
 
 
 def shared_part(entry: Entry, other: Entry) -> dict[str, Any]:
@@ -163,6 +201,11 @@ def shared_part(entry: Entry, other: Entry) -> dict[str, Any]:
             name: entry.inputs[name]
             for name in ("files", "tokenizer", "model")
             if name in entry.inputs and name in other.inputs
+        },
+        "attached": {
+            name: checksum
+            for name, checksum in entry.inputs.get("attached", {}).items()
+            if name in other.inputs.get("attached", {})
         },
     }
 

@@ -17,6 +17,7 @@ from outdim.analysis.table import SCHEMA
 from outdim.errors import DataError
 from outdim.files import naming, replacing, sha256_of, write_json
 from outdim.run import manifest
+from outdim.run.directory import RESULTS_LOCK
 
 STATS = "stats.parquet"
 
@@ -62,7 +63,7 @@ def locked(run: Path) -> Iterator[None]:
     Where it has none, two commands that end together may each leave out the other's rows of
     ``stats.parquet``; giving either again mends it.
     """
-    with (run / ".lock").open("w") as file:
+    with (run / RESULTS_LOCK).open("w") as file:
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,11 +21,14 @@ from outdim.run.manifest import versions
 from outdim.run.plan import Entry
 from outdim.run.tree import Node, Tree
 
+STATES = "state"
 _LENGTH_BYTES = 8  # of a safetensors file: the size of its JSON header
 _ID = 24  # characters of a node's identity in the name of its file
 
 #: Merges a state with that of later shards.
 Merge = Callable[[State, State], State]
+
+_Seen = tuple[State, Mapping[str, Sequence[str]]]  # and versions of the packages that made it
 
 
 class StateStore:
@@ -40,7 +43,7 @@ class StateStore:
 
     def __init__(self, run: Path, entry: Entry) -> None:
         self.entry = entry
-        self.directory = run / "state" / entry.step
+        self.directory = run / STATES / entry.step
         self.tree = Tree(entry.leaves)
         self._sound: set[str] = set()  # read and found sound by this object
 
@@ -58,37 +61,36 @@ class StateStore:
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         node = self.tree.leaves[shard]
-        self._write(node, state, {name: [version] for name, version in versions().items()})
-        self._merge_upwards(node, merge)
-
-    def merge_all(self, merge: Merge) -> None:
-        """Merge what committed shards allow: processes that ended together may each have left it.
-
-        Raises:
-            PartialRunError: A shard is missing.
-        """
-        if missing := self.missing():
-            raise PartialRunError(
-                f"{len(missing)} of {len(self)} shards of '{self.entry.step}' are missing, the "
-                f"first is number {missing[0]}. Give the command of the run again to compute them."
-            )
-        self._complete(self.tree.root, merge)
+        seen = {name: [version] for name, version in versions().items()}
+        # As it would be read again, for bytes must not depend on whether it was.
+        state = State(state.tensors, json.loads(canonical_json(state.account)))
+        self._write(node, state, seen)
+        self._merge_upwards(node, (state, seen), merge)
 
     def root(self, merge: Merge) -> State:
-        """The state of all shards.
+        """The state of all shards, merged where processes that ended together have left that.
 
         Raises:
             PartialRunError: A shard is missing.
         """
-        found = self._read(self.tree.root)
+        root = self.tree.root
+        found = self._read(root)
         if found is None:
-            self.merge_all(merge)
-            found = self._read(self.tree.root)
+            if missing := self.missing():
+                raise PartialRunError(
+                    f"{len(missing)} of {len(self)} shards of '{self.entry.step}' are missing, the "
+                    f"first is number {missing[0]}. Give the command of the run again to compute "
+                    "them."
+                )
+            self._complete(root, merge)
+            found = self._read(root)
         if found is None:
             raise PartialRunError(
                 f"the states of '{self.entry.step}' changed while they were merged. Give the "
                 "command of the run again."
             )
+        there = self._names()  # two that merge the same at once may leave what is in the root
+        self._drop(n for n in self.tree.nodes() if n is not root and self.path(n).name in there)
         return found[0]
 
     def mixed_versions(self) -> list[str]:
@@ -135,37 +137,47 @@ class StateStore:
             return set(os.listdir(self.directory))
         return set()
 
-    def _merge_upwards(self, node: Node, merge: Merge) -> None:
+    def _merge_upwards(self, node: Node, written: _Seen, merge: Merge) -> None:
+        """Merge a state that was just written with what is there already."""
+        known = {node.id: written}
         while (parent := self.tree.parent(node)) is not None:
-            if not self._is_sound(parent) and not self._merge_children(parent, merge):
+            if self._is_sound(parent):
+                known = {}
+            elif merged := self._merge_children(parent, merge, known):
+                known = {parent.id: merged}
+            elif self._is_sound(parent):  # another process merged them just now
+                known = {}
+            else:
                 return
             self._drop(parent.children)
             node = parent
 
-    def _merge_children(self, node: Node, merge: Merge) -> bool:
-        """Write ``node`` if both children are sound; False if one is not there."""
-        found = [self._read(child) for child in node.children]
+    def _merge_children(
+        self, node: Node, merge: Merge, known: Mapping[str, _Seen] = {}
+    ) -> _Seen | None:
+        """Write ``node`` if both children are sound; None if one is not there."""
+        found = [known.get(child.id) or self._read(child) for child in node.children]
         if found[0] is None or found[1] is None:
-            return self._is_sound(node)  # another process may have merged and dropped them
+            return None
         (left, left_versions), (right, right_versions) = found[0], found[1]
         names = sorted({*left_versions, *right_versions})
         both = {
             name: sorted({*left_versions.get(name, ()), *right_versions.get(name, ())})
             for name in names
         }
-        self._write(node, merge(left, right), both)
-        return True
+        merged = merge(left, right)
+        self._write(node, merged, both)
+        return merged, both
 
     def _complete(self, node: Node, merge: Merge) -> None:
         if self._is_sound(node):
-            self._drop(node.children)
             return
         for child in node.children:
             self._complete(child, merge)
         if node.children and self._merge_children(node, merge):
             self._drop(node.children)
 
-    def _drop(self, nodes: Sequence[Node]) -> None:
+    def _drop(self, nodes: Iterable[Node]) -> None:
         for node in nodes:
             with suppress(FileNotFoundError):
                 self.path(node).unlink()
@@ -187,8 +199,9 @@ class StateStore:
         write_bytes(self.path(node), save_tensors(tensors, {"outdim": canonical_json(entry)}))
         self._sound.add(node.id)
 
-    def _read(self, node: Node) -> tuple[State, dict[str, list[str]]] | None:
+    def _read(self, node: Node) -> _Seen | None:
         """The committed state and the versions that made it; None where there is no sound one."""
+        self._sound.discard(node.id)
         try:
             content = self.path(node).read_bytes()
             tensors = load_tensors(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,13 @@ from outdim.analysis.step import Progress, State, Step
 from outdim.errors import DataError
 from outdim.files import sha256_of
 from outdim.run import manifest
+from outdim.run.directory import ATTACHED
 from outdim.run.plan import Entry, Study
+from outdim.run.sources import Sources
 from outdim.run.store import StateStore
 
 if TYPE_CHECKING:
     from outdim.tokens import TokenFrequencies
-
-ATTACHED = "inputs"
 
 
 class Worker:
@@ -37,6 +38,7 @@ class Worker:
         self.study = Study(run)
         self._opened = opened
         self._inputs: dict[tuple[str, ...], Inputs] = {}
+        self._sources = Sources(run)
         self._stores: dict[str, StateStore] = {}
         self._results: dict[str, Any] = {}
 
@@ -61,7 +63,9 @@ class Worker:
         inputs = self._inputs_of(tuple(steps))
         torch.set_num_threads(inputs.options.get("threads", 1))
         objects = [step_class(entry.step)(entry.options, inputs) for entry in entries]
-        type(objects[0]).update_all(objects, entries[0].work[shard], progress)
+        unit, files = entries[0].work[shard], entries[0].inputs.get("files", ())
+        with self._sources.unchanged(unit, {file["path"]: file["sha256"] for file in files}):
+            type(objects[0]).update_all(objects, unit, progress)
         for entry, step in zip(entries, objects, strict=True):
             self.store(entry.step).commit(shard, step.state(), self.merger(entry))
 
@@ -84,7 +88,7 @@ class Worker:
         """The token frequencies that the states are related to, as the run wrote them."""
         from outdim.tokens import TokenFrequencies
 
-        attached = self._attached("counts.parquet")
+        attached = self._attached(["correlate"], "counts.parquet")
         path = attached or manifest.result_path(self.run, "counts.parquet")
         return TokenFrequencies.from_parquet(path)
 
@@ -94,29 +98,40 @@ class Worker:
             options: dict[str, Any] = {}
             for name in steps:
                 options |= self.study[name].options
-            self._inputs[steps] = self._new_inputs(options)
+            self._inputs[steps] = self._new_inputs(steps, options)
         self._opened = self._inputs[steps]
         return self._inputs[steps]
 
-    def _new_inputs(self, options: Any) -> Inputs:
+    def _new_inputs(self, steps: Sequence[str], options: Any) -> Inputs:
         inputs = Inputs(
-            options, resources=self.resources, result=self.result, attached=self._attached
+            options,
+            resources=self.resources,
+            result=self.result,
+            attached=partial(self._attached, steps),
         )
         return inputs if self._opened is None else inputs.sharing(self._opened)
 
     def _merging_inputs(self, entry: Entry) -> Inputs:
-        inputs = Inputs(entry.options, result=self.result, attached=self._attached)
+        attached = partial(self._attached, [entry.step])
+        inputs = Inputs(entry.options, result=self.result, attached=attached)
         return inputs if self._opened is None else inputs.sharing(self._opened, model=False)
 
-    def _attached(self, name: str) -> Path | None:
-        hashes = [entry.inputs["attached"].get(name) for entry in self.study.entries().values()]
-        expected = next(filter(None, hashes), None)
-        if expected is None:
-            return None
-        path = self.run / ATTACHED / name
-        if not path.is_file() or sha256_of(path) != expected:
-            raise DataError(f"{path}: it is not the file that was given to the run.")
-        return path
+    def _attached(self, steps: Sequence[str], name: str) -> Path | None:
+        """A file that one of the steps was given; None where none was.
+
+        Raises:
+            DataError: It was altered, or is gone.
+        """
+        for step in steps:
+            if planned := self.study[step].inputs["attached"].get(name):
+                path = self.run / ATTACHED / name
+                if not path.is_file() or sha256_of(path) != planned:
+                    raise DataError(
+                        f"{path} is not what the step '{step}' was given. Give the command of the "
+                        "run again, with the same files, to put it back."
+                    )
+                return path
+        return None
 
 
 class Merger:
