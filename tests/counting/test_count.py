@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from outdim.corpus import Texts, open_corpus
 from outdim.counting import CountingMethod, TokenCounter, choose_method, count_tokens
-from outdim.counting.boundaries import chunk_rule
-from outdim.counting.normalizers import RefusedError
 from outdim.errors import ArgumentError, DataError
+from outdim.tokens.boundaries import chunk_rule
+from outdim.tokens.normalizers import RefusedError
 from tokenizer_zoo import BUILD, TEXTS, build
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.normalizers import Replace
 from transformers import PreTrainedTokenizerFast
 
@@ -90,6 +90,53 @@ def test_units_add_up_in_any_order(corpus_path: Path, workers: int) -> None:
     counts, documents = expected_counts(corpus_path, tokenizer)
     np.testing.assert_array_equal(total.counts, counts)
     np.testing.assert_array_equal(total.documents, documents)
+
+
+class TestUnencodable:
+    """A tokenizer whose unknown token is not in its vocabulary."""
+
+    @pytest.fixture
+    def tokenizer(self) -> Any:
+        inner = Tokenizer(models.WordPiece({"a": 0, "b": 1}, unk_token="[UNK]"))
+        inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        return PreTrainedTokenizerFast(tokenizer_object=inner)
+
+    @pytest.mark.parametrize("method", ["auto", "chunks", "encode"])
+    def test_text_without_unknown_characters_is_counted(
+        self, tmp_path: Path, tokenizer: Any, method: str
+    ) -> None:
+        (tmp_path / "a.txt").write_text("a b\n" * 5)
+        freq = count_tokens(tmp_path / "a.txt", tokenizer, method=method)
+        assert freq.counts.tolist() == [5, 5]
+
+    @pytest.mark.parametrize("documents", [False, True])
+    @pytest.mark.parametrize("method", ["auto", "encode"])
+    def test_the_document_is_named_or_accounted_for(
+        self, tmp_path: Path, tokenizer: Any, method: str, documents: bool
+    ) -> None:
+        path = tmp_path / "a.txt"
+        # Behind what is sampled, so that counting by chunks begins.
+        path.write_text("a b\n" * 30_000 + "a é b\n" + "b\n" * 3)
+        with pytest.raises(DataError, match=r"a\.txt: document 30001, 'a é b': .*Missing \[UNK\]"):
+            count_tokens(path, tokenizer, method=method)
+        freq = count_tokens(path, tokenizer, method=method, documents=documents, on_error="skip")
+        assert freq.info["method"] == ("encode" if method == "encode" else "chunks")
+        assert freq.counts.tolist() == [30_000, 30_003]
+        if documents:
+            assert freq.documents is not None
+            assert freq.documents.tolist() == [30_000, 30_003]
+        account = freq.info["accounting"]
+        assert (account["documents"], account["characters"]) == (30_003, 90_003)
+        assert (account["bytes"], account["tokens"]) == (90_003, 60_003)
+        assert account["skipped"] == {"not encodable": 1}
+        (place,) = account["places"]
+        assert place.startswith(f"{path}: document 30001, 'a é b': ")
+
+    def test_in_the_sample(self, tmp_path: Path, tokenizer: Any) -> None:
+        (tmp_path / "a.txt").write_text("é\na\n")
+        freq = count_tokens(tmp_path / "a.txt", tokenizer, on_error="skip")
+        assert freq.counts.tolist() == [1, 0]
+        assert "a sampled document cannot be encoded" in freq.info["why"]
 
 
 class TestChoosing:
@@ -172,6 +219,12 @@ class TestChoosing:
             count_tokens(corpus_path, build("gpt2"), method="fast")
         with pytest.raises(ArgumentError, match="memory_bytes: expected at least 1 MiB"):
             count_tokens(corpus_path, build("gpt2"), memory_bytes=1000)
+
+    def test_what_is_no_source_or_no_tokenizer(self, corpus_path: Path) -> None:
+        with pytest.raises(ArgumentError, match="source: expected"):
+            count_tokens(None, build("gpt2"))  # type: ignore[arg-type]
+        with pytest.raises(ArgumentError, match="tokenizer: expected a fast tokenizer"):
+            count_tokens(corpus_path, None)
 
     def test_no_documents(self, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text(" \n\n")

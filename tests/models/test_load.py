@@ -130,6 +130,7 @@ def test_a_model_describes_itself(tmp_path):
     said = describe(model, architecture(model))
     assert said == {
         "name": str(tmp_path),
+        "class": "GPT2Model",
         "sha256": model_sha256(model),
         "family": "gpt2",
         "placement": "pre",

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outdim.corpus.texts import Texts
-from outdim.counting.chunk_rule import DIGIT, Rule
+from outdim.tokens.chunk_rule import DIGIT, Rule
+from outdim.tokens.encode import EncodingError, encode_batch
 
 _SEPARATORS = ("\u2021", "\u00b6", "\u00a7", "~", "|", "#", ".", ",", "a")  # rare ones first
 _DIGITS = "7193"
@@ -87,6 +88,10 @@ class ChunkTable:
         self._learn()
         return int(self._counter.fold(_address(counts), self._vocab_size))
 
+    def forget(self) -> None:
+        """Forget all chunks, with their counts and ids."""
+        self._counter.clear()
+
     def _texts(self, block: Texts) -> tuple[Any, object]:
         starts = block.starts.copy()  # moved on by the counter
         ends = np.ascontiguousarray(block.ends)
@@ -99,7 +104,10 @@ class ChunkTable:
     def _separator(self, candidates: list[str]) -> tuple[str, int] | None:
         """A text that is one id by itself."""
         for text in candidates:
-            ids = self._encode([text])[0]
+            try:
+                (ids,) = self._encode([text])
+            except EncodingError:
+                continue
             if len(ids) == 1:
                 return text, int(ids[0])
         return None
@@ -110,8 +118,7 @@ class ChunkTable:
         if self._skip:
             texts = [text.removeprefix(" ") for text in texts]
         inner = self._of_words if words else self._inner
-        rows = inner.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(row.ids, np.int64) for row in rows]
+        return encode_batch(inner, texts)
 
     def _learn(self) -> None:
         """Tokenize the chunks that have no ids yet."""

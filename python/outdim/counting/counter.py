@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,15 @@ from outdim.corpus.corpus import Corpus
 from outdim.corpus.prefetch import prefetch
 from outdim.corpus.texts import Accounting, Texts
 from outdim.corpus.unit import Unit
-from outdim.counting.boundaries import chunk_rule
-from outdim.counting.chunk_rule import Rule
-from outdim.errors import ArgumentError
+from outdim.errors import ArgumentError, DataError
 from outdim.machine import usable_cores
-from outdim.tokens.tokenizer import backend, template, vocabulary_size
+from outdim.tokens.boundaries import chunk_rule
+from outdim.tokens.chunk_rule import Rule
+from outdim.tokens.encode import Encoder, EncodingError, Unencodable
+from outdim.tokens.tokenizer import template, vocabulary_size
 
-_GROUP_BYTES = 1 << 20
 _MIN_MEMORY_BYTES = 1 << 20
+_HELD_IDS = 1 << 18  # of documents that are added at once
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class TokenCounter:
             raise ArgumentError(f"memory_bytes: expected at least 1 MiB, got {memory_bytes}")
         self.method = method
         self.vocab_size = vocabulary_size(tokenizer)
-        self._inner = backend(tokenizer)
-        self._template = template(self._inner)
+        self._encoder = Encoder(tokenizer)
+        self._template = template(self._encoder.inner)
         self._documents = documents
         self._rule: Rule | None = None
         if method.name == "chunks":
@@ -91,7 +92,7 @@ class TokenCounter:
             self._rule = rule or chunk_rule(tokenizer)
             threads = workers or usable_cores()
             self._table = ChunkTable(
-                self._inner, self._rule, self.vocab_size, memory_bytes, threads
+                self._encoder.inner, self._rule, self.vocab_size, memory_bytes, threads
             )
 
     def count(
@@ -104,13 +105,29 @@ class TokenCounter:
 
         ``after_block`` is called after every few megabytes, and may raise to give up.
         """
+        units = list(units)
+        try:
+            return self._count(corpus, units, after_block, self._rule)
+        except EncodingError:
+            # The tokenizer fails on a chunk; encoding tells in which document that is.
+            self._table.forget()
+            return self._count(corpus, units, after_block, None)
+
+    def _count(
+        self,
+        corpus: Corpus,
+        units: list[Unit],
+        after_block: Callable[[], None],
+        rule: Rule | None,
+    ) -> UnitCounts:
         account = Accounting()
         counted = _Counted(self.vocab_size, self._documents)
         for unit in units:
+            failed = _Failed(unit, account, skip=corpus.on_error == "skip")
             for block in prefetch(corpus.blocks(unit, account)):
-                self._count_block(block, counted)
+                self._count_block(block, counted, rule, failed)
                 after_block()
-        if self._rule is not None:
+        if rule is not None:
             self._table.fold(counted.counts)
         self._add_template(counted, account)
         return UnitCounts(counted.counts, counted.documents, account)
@@ -118,9 +135,10 @@ class TokenCounter:
     def count_texts(self, block: Texts) -> tuple[NDArray[np.int64], int]:
         """Count documents at hand; returns counts int64 [V] and of how many chunks they are."""
         counted = _Counted(self.vocab_size, documents=False)
-        self._count_block(block, counted)
+        account = Accounting(documents=len(block))
+        self._count_block(block, counted, self._rule, _Failed(None, account, skip=False))
         chunks = self._table.fold(counted.counts) if self._rule is not None else len(block)
-        self._add_template(counted, Accounting(documents=len(block)))
+        self._add_template(counted, account)
         return counted.counts, chunks
 
     def _add_template(self, counted: _Counted, account: Accounting) -> None:
@@ -131,24 +149,57 @@ class TokenCounter:
         account.tokens = int(counted.counts.sum())
         account.special = account.documents * sum(map(len, self._template))
 
-    def _count_block(self, block: Texts, counted: _Counted) -> None:
-        if self._rule is None:
-            self._encode(block, counted)
+    def _count_block(
+        self, block: Texts, counted: _Counted, rule: Rule | None, failed: _Failed
+    ) -> None:
+        if rule is None:
+            self._encode(block, counted, failed)
             return
-        if self._rule.prepends:
-            whole = _to_be_encoded(block, self._rule.literals)
-            self._encode(block.take(whole), counted)
+        if rule.prepends:
+            whole = _to_be_encoded(block, rule.literals)
+            self._encode(block.take(whole), counted, failed)
             block = block.take(~whole)
         if counted.documents is None:
             self._table.add(block, counted.counts)
             return
         for part in self._table.add_documents(block, counted.counts, counted.documents):
-            self._encode(part, _Counted.only_documents(counted))
+            self._encode(part, _Counted.only_documents(counted), failed)
 
-    def _encode(self, block: Texts, counted: _Counted) -> None:
-        for texts in _groups(block):
-            encodings = self._inner.encode_batch_fast(texts, add_special_tokens=False)
-            counted.add([np.array(row.ids, np.int64) for row in encodings])
+    def _encode(self, block: Texts, counted: _Counted, failed: _Failed) -> None:
+        held: list[NDArray[np.int64]] = []
+        size = 0
+        for ids in self._encoder(block.strings()):
+            if isinstance(ids, Unencodable):
+                failed.add(ids)
+            elif len(ids):
+                held.append(ids)
+                size += len(ids)
+            failed.number += 1
+            if size > _HELD_IDS:
+                counted.add(held)
+                held, size = [], 0
+        counted.add(held)
+
+
+@dataclass
+class _Failed:
+    """What becomes of the documents of a unit that cannot be encoded; ``number``: of the next."""
+
+    unit: Unit | None
+    account: Accounting
+    skip: bool
+    number: int = 1
+
+    def add(self, document: Unencodable) -> None:
+        """Leave a document out, and take it off the account; or raise an error that names it."""
+        where = f"{self.unit.path}: " if self.unit else ""
+        place = f"{where}document {self.number}, {document}"
+        if not self.skip:
+            raise DataError(f"tokenizer: {place}")
+        self.account.documents -= 1
+        self.account.characters -= len(document.text)
+        self.account.bytes -= len(document.text.encode())
+        self.account.skip("not encodable", place)
 
 
 class _Counted:
@@ -166,25 +217,14 @@ class _Counted:
         return found
 
     def add(self, rows: list[NDArray[np.int64]]) -> None:
+        """Add the ids of some documents."""
+        if not rows:
+            return
         size = len(self.counts)
         self.counts += np.bincount(np.concatenate(rows), minlength=size)
         if self.documents is not None:
             distinct = np.concatenate([np.unique(row) for row in rows])
             self.documents += np.bincount(distinct, minlength=size)
-
-
-def _groups(block: Texts) -> Iterator[list[str]]:
-    """Yield the documents of a block in lists of about a megabyte."""
-    texts: list[str] = []
-    size = 0
-    for text in block.strings():
-        texts.append(text)
-        size += len(text)
-        if size >= _GROUP_BYTES:
-            yield texts
-            texts, size = [], 0
-    if texts:
-        yield texts
 
 
 def _to_be_encoded(block: Texts, literals: Sequence[str]) -> NDArray[np.bool_]:

@@ -9,10 +9,11 @@ import numpy as np
 
 from outdim.corpus.corpus import Corpus
 from outdim.corpus.texts import Accounting, Texts
-from outdim.counting.boundaries import chunk_rule
 from outdim.counting.counter import CountingMethod, TokenCounter
-from outdim.counting.normalizers import RefusedError
-from outdim.errors import ArgumentError
+from outdim.errors import ArgumentError, DataError
+from outdim.hub import foreign_errors
+from outdim.tokens.boundaries import chunk_rule
+from outdim.tokens.normalizers import RefusedError
 
 _SAMPLE_UNITS = 4
 _SAMPLE_BYTES = 64 << 10  # of each unit
@@ -58,11 +59,14 @@ def _exact_counter(
     rule = chunk_rule(tokenizer)
     counter = TokenCounter(tokenizer, CountingMethod("chunks", rule.why), rule=rule, **options)
     texts = _sample(corpus)
-    counts, chunks = counter.count_texts(Texts.of(texts))
+    try:
+        counts, chunks = counter.count_texts(Texts.of(texts))
+        encoded = _plainly_encoded(tokenizer, texts)
+    except DataError as error:
+        raise RefusedError(f"a sampled document cannot be encoded: {error}") from error
     size = sum(len(text.encode()) for text in texts)
     expected = np.zeros_like(counts)
-    encoded = tokenizer(texts, truncation=False, padding=False, verbose=False) if texts else {}
-    for row in encoded.get("input_ids", ()):
+    for row in encoded:
         expected += np.bincount(row, minlength=len(counts))
     if not np.array_equal(counts, expected):
         wrong = int(np.count_nonzero(counts != expected))
@@ -74,6 +78,15 @@ def _exact_counter(
     why = f"{rule.why}; {len(texts)} sampled documents agree with plain encoding"
     counter.method = CountingMethod("chunks", why)
     return counter
+
+
+def _plainly_encoded(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    with foreign_errors("the tokenizer fails"):
+        encoded = tokenizer(texts, truncation=False, padding=False, verbose=False)
+    rows: list[list[int]] = encoded["input_ids"]
+    return rows
 
 
 def _sample(corpus: Corpus) -> list[str]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from outdim.errors import ArgumentError, DataError
 from outdim.models.norms import Norm
+from outdim.models.parts import has_both, text_model
 from outdim.models.points import Point
 from outdim.models.roles import Placement, Roles
 from outdim.models.trace import trace
@@ -160,14 +161,13 @@ def check_model(model: nn.Module) -> None:
 
 
 def _base_model(model: Any) -> tuple[nn.Module, str]:
-    """Return the model without its head, and its path with a dot at the end."""
-    base = model.base_model
-    both = hasattr(base, "encoder") and hasattr(base, "decoder")
-    if both and getattr(base.config, "is_encoder_decoder", False):
+    """Return the text model without its head, and its path with a dot at the end."""
+    base = text_model(model)
+    if has_both(base):
         raise DataError(
             f"model: {type(base).__name__} has an encoder and a decoder, two sequences of blocks; "
-            "pass model.get_encoder() or model.get_decoder(), whose points fire in a run of the "
-            "whole model too"
+            "take one: outdim.load_model(name, part='encoder'), or model.get_encoder(), whose "
+            "points fire in a run of the whole model too"
         )
     path = next(path for path, module in model.named_modules() if module is base)
     return base, f"{path}." if path else ""

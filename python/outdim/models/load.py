@@ -1,69 +1,64 @@
 """Load a model, and say which one it is."""
 
 import hashlib
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from outdim import hub
 from outdim.errors import ArgumentError, DataError
+from outdim.models.parts import encoder_or_decoder, text_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from outdim.models.architecture import Architecture
 
-_FIX = (
-    "give a directory written by save_pretrained (config.json and weights), or a Hugging Face id "
-    "while the hub can be reached"
-)
+Part = Literal["encoder", "decoder"]
 
 
 def load_model(
     name_or_path: str | Path,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
+    *,
+    part: Part | None = None,
 ) -> "PreTrainedModel":
     """Load the base model (no head) of a local directory or a Hugging Face id, in eval mode.
 
-    No code from the model's repository is run. A pooler whose weights are not there (checkpoints of
-    masked language models) is left out; any other missing weight, which would be random, is an
-    error.
-
-    >>> model = load_model("bert-base-uncased")  # doctest: +SKIP
+    No code from the model's repository is run. Of a model for text and images the text model is
+    taken. The class is what transformers' AutoModel takes for the configuration or, where weights
+    are missing for that, the one that the checkpoint names (T5EncoderModel). A pooler whose weights
+    are not there (checkpoints of masked language models) is left out; any other missing weight,
+    which would be random, is an error.
 
     Args:
-        name_or_path: directory or hub id.
+        name_or_path: Directory or hub id.
         dtype: "float32", "float16", "bfloat16" or a torch dtype; None: that of the checkpoint.
-        device: where to put it.
+        device: Where to put it.
+        part: Of a model that has both, the encoder or the decoder alone.
 
     Raises:
-        ArgumentError: an unknown dtype.
-        DataError: nothing there, no model of transformers, or weights missing.
-    """
-    from safetensors import SafetensorError
-    from transformers import AutoModel
+        ArgumentError: An unknown dtype or part, or a part that the model does not have.
+        DataError: Nothing there, no model of transformers, or weights missing.
 
-    name = hub.expand("model", name_or_path)
+    Example:
+        >>> model = load_model("bert-base-uncased")  # doctest: +SKIP
+        >>> encoder = load_model("t5-small", part="encoder")  # doctest: +SKIP
+    """
+    from transformers import AutoConfig
+
+    if part is not None and part not in get_args(Part):
+        raise ArgumentError(f"part: expected 'encoder' or 'decoder', got {part!r}")
     wanted = "auto" if dtype is None else _dtype(dtype)
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        raise DataError(f"model: {name} is a directory without config.json; {_FIX}")
-    with _quiet_unless_terminal():
-        try:
-            model, info = AutoModel.from_pretrained(
-                name, dtype=wanted, trust_remote_code=False, output_loading_info=True
-            )
-        # SafetensorError: a file that is damaged or cut short. ImportError: a package is missing.
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise DataError(f"model: {name!r} cannot be loaded ({reason}); {_FIX}") from error
-    _drop_missing_pooler(model, sorted(info["missing_keys"]), name)
-    return model.to(device).eval()
+    name = hub.expand("model", name_or_path)
+    if Path(name).exists() and not (Path(name) / "config.json").is_file():
+        raise DataError(f"model: {name} is a directory without config.json; {hub.ADVICE}")
+    config = hub.from_pretrained("model", AutoConfig, name)
+    hub.refuse_kernels(config)
+    return _load_either(name, config, wanted, part).to(device).eval()
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -73,40 +68,58 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     return found
 
 
-def _drop_missing_pooler(model: Any, missing: list[str], name: str) -> None:
-    other = [key for key in missing if not key.startswith("pooler.")]
-    if other:
+def _load_either(name: str, config: Any, dtype: Any, part: Part | None) -> Any:
+    """Load AutoModel's class or, where that does not fit the weights, the one they were saved as.
+
+    A T5EncoderModel has the configuration of a T5Model, and half of its weights.
+    """
+    import transformers
+
+    try:
+        return _load(transformers.AutoModel, name, config, dtype, part)
+    except DataError:
+        saved_as = getattr(transformers, str((config.architectures or [""])[0]), None)
+        if saved_as is None:
+            raise
+        try:
+            return _load(saved_as, name, config, dtype, part)
+        except DataError:
+            pass  # the first error is about the class that people know
+        raise
+
+
+def _load(kind: Any, name: str, config: Any, dtype: Any, part: Part | None) -> Any:
+    whole, info = hub.from_pretrained(
+        "model", kind, name, config=config, dtype=dtype, output_loading_info=True
+    )
+    model = text_model(whole)
+    if part is not None:
+        model = encoder_or_decoder(model, part)
+    prefix = next(f"{path}." if path else "" for path, m in whole.named_modules() if m is model)
+    own = dict(model.state_dict(keep_vars=True))
+    missing = {key.removeprefix(prefix) for key in info["missing_keys"] if key.startswith(prefix)}
+    random = sorted(key for key in missing & own.keys() if not key.startswith("pooler."))
+    if random:
         raise DataError(
-            f"model: the weights of {name!r} lack {len(other)} tensors of {type(model).__name__}, "
-            f"such as {other[0]}, which would be random; the checkpoint belongs to another class "
+            f"model: the weights of {name!r} lack {len(random)} tensors of {type(model).__name__}, "
+            f"such as {random[0]}, which would be random; the checkpoint belongs to another class "
             "or is incomplete"
         )
-    if missing:
+    if missing & own.keys():
         model.pooler = None  # as with add_pooling_layer=False
-
-
-@contextmanager
-def _quiet_unless_terminal() -> Iterator[None]:
-    """Keep transformers' progress bar and load report off a stderr that nobody watches."""
-    from transformers.utils import logging
-
-    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    try:
-        logging.set_verbosity_error()
-        if not sys.stderr.isatty():
-            logging.disable_progress_bar()
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+    model.config._name_or_path = name
+    return model
 
 
 def model_sha256(model: nn.Module) -> str:
     """Return the SHA-256 of all weights: name, dtype, shape and bytes of each, ordered by name.
 
     It depends on the dtype that the model was loaded in, not on how its files are cut.
+
+    Raises:
+        DataError: A weight has no values of its own in memory (`check_weights`).
     """
+    check_weights(model)
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
@@ -114,10 +127,31 @@ def model_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def check_weights(model: nn.Module) -> None:
+    """Raise DataError unless every weight is a plain tensor that lies in memory."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    if away := [name for name, tensor in named if tensor.is_meta]:
+        raise DataError(
+            f"model: {len(away)} of {len(named)} weights are offloaded to the meta device, such as "
+            f"{away[0]}: their values are not in memory. Load the model without device_map, or "
+            "with one that offloads nothing; bfloat16 takes half of the memory"
+        )
+    if odd := [name for name, tensor in named if not _is_plain(tensor)]:
+        raise DataError(
+            f"model: {len(odd)} weights are sparse or nested tensors, such as {odd[0]}; expected "
+            "dense ones: convert them with to_dense()"
+        )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_nested
+
+
 def describe(model: "PreTrainedModel", architecture: "Architecture") -> dict[str, Any]:
     """Return what a manifest says of a model, as plain values."""
     return {
         "name": str(model.config._name_or_path),
+        "class": type(model).__name__,
         "sha256": model_sha256(model),
         "family": architecture.family,
         "placement": architecture.placement,

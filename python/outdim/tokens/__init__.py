@@ -1,11 +1,13 @@
 """Token ids of a text: tokenizers, batches for a model, frequencies by id."""
 
-from outdim.tokens.batches import GROUPS, Batch, Piece, batches, encode_pieces
+from outdim.tokens.batches import Batch, batches
 from outdim.tokens.compare import Comparison, compare
 from outdim.tokens.frequencies import Coverage, TokenFrequencies, check_frequencies
+from outdim.tokens.pieces import GROUPS, Piece, encode_pieces
 from outdim.tokens.tokenizer import (
     check_tokenizer,
     load_tokenizer,
+    padding_id,
     special_ids,
     tokenizer_sha256,
     vocabulary_size,
@@ -24,6 +26,7 @@ __all__ = [
     "compare",
     "encode_pieces",
     "load_tokenizer",
+    "padding_id",
     "special_ids",
     "tokenizer_sha256",
     "vocabulary_size",

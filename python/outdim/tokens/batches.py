@@ -1,111 +1,23 @@
-"""Documents cut into pieces and batches for a model, nothing lost."""
+"""Pieces side by side in batches for a model, nothing lost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from itertools import islice
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from outdim.errors import ArgumentError
-from outdim.tokens.tokenizer import backend, special_ids, template, vocabulary_size
+from outdim.tokens.pieces import Piece
 
-#: Disjoint groups of tokens: group g of `Piece.group` and `Batch.group` is ``GROUPS[g - 1]``; 0 is
-#: padding and what was excluded. ``first`` is an ordinary token at the first position of its
-#: sequence, where decoders put their attention sink.
-GROUPS = ("text", "special", "first")
-_TEXT, _SPECIAL, _FIRST = 1, 2, 3
-
-_ENCODE_BATCH = 256  # documents
 _MAX_WASTE = 0.05
 
 
 @dataclass(frozen=True)
-class Piece:
-    """At most ``max_length`` ids of one document: template, text, template.
-
-    Attributes:
-        ids: int64 [S].
-        group: uint8 [S], see `GROUPS`: special are the ids of the template and the special tokens
-            that stand in the text; 0 is what was excluded.
-        document: Number of the document in the order read.
-        offset: Which of its tokens is the first here.
-    """
-
-    ids: NDArray[np.int64]
-    group: NDArray[np.uint8]
-    document: int
-    offset: int
-
-
-def encode_pieces(
-    texts: Iterable[str], tokenizer: Any, max_length: int, *, exclude: Sequence[int] = ()
-) -> Iterator[Piece]:
-    """Tokenize documents and cut each into pieces of at most ``max_length`` ids, template and all.
-
-    The text ids of the pieces of a document are, put together, exactly those of ``tokenizer(text)``
-    without truncation. A document without any token gives no piece.
-
-    Args:
-        texts: Documents.
-        tokenizer: What `load_tokenizer` gives.
-        max_length: Ids of a piece at most, the template's among them.
-        exclude: Ids that the model reads like any others, but that are in no group.
-
-    Raises:
-        ArgumentError: ``max_length`` leaves no room for text, or an excluded id is none of the
-            tokenizer's.
-    """
-    inner = backend(tokenizer)
-    prefix, suffix = (np.array(ids, np.int64) for ids in template(inner))
-    room = max_length - len(prefix) - len(suffix)
-    if room < 1:
-        raise ArgumentError(
-            f"max_length: expected at least {max_length - room + 1}, got {max_length}"
-        )
-    groups = _group_of_ids(tokenizer, exclude)
-    of_template = np.where(groups > 0, _SPECIAL, 0).astype(np.uint8)
-    document = 0
-    for texts_at_once in _groups(texts, _ENCODE_BATCH):
-        for encoding in inner.encode_batch_fast(texts_at_once, add_special_tokens=False):
-            text_ids = np.array(encoding.ids, np.int64)
-            for offset in range(0, len(text_ids), room):
-                part = text_ids[offset : offset + room]
-                ids = np.concatenate([prefix, part, suffix])
-                group = np.concatenate([of_template[prefix], groups[part], of_template[suffix]])
-                if group[0] == _TEXT:
-                    group[0] = _FIRST
-                yield Piece(ids, group, document, offset)
-            document += 1
-
-
-def _group_of_ids(tokenizer: Any, exclude: Sequence[int]) -> NDArray[np.uint8]:
-    """The group of each id, [V]."""
-    groups = np.full(vocabulary_size(tokenizer), _TEXT, np.uint8)
-    groups[list(special_ids(tokenizer))] = _SPECIAL
-    if outside := [i for i in exclude if not 0 <= i < len(groups)]:
-        raise ArgumentError(f"exclude: expected ids from 0 to {len(groups) - 1}, got {outside}")
-    groups[list(exclude)] = 0
-    return groups
-
-
-def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    group = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-@dataclass(frozen=True)
 class Batch:
-    """Pieces side by side, padded at the right to the longest: all tensors are [B, S].
+    """Pieces side by side, padded at the right: all tensors are [B, S].
 
     Attributes:
         input_ids: int64.
@@ -146,35 +58,63 @@ class Batch:
 
 
 def batches(
-    pieces: Iterable[Piece], token_budget: int, window: int = 4096, *, pad_id: int = 0
+    pieces: Iterable[Piece],
+    token_budget: int,
+    window: int = 4096,
+    *,
+    pad: bool = True,
+    multiple: int = 1,
+    pad_id: int = 0,
 ) -> Iterator[Batch]:
     """Put pieces of similar length together in batches of at most ``token_budget`` ids, padded.
 
     Within every ``window`` pieces the longest come first; a batch is closed before its padding
     would exceed 5 %. A piece longer than the budget is a batch of its own. Every piece comes
-    exactly once.
+    exactly once. Padding is at the right, whatever the tokenizer would do: so the positions of the
+    text are those without padding, and a causal model never sees it.
+
+    Args:
+        pieces: What `encode_pieces` gives.
+        token_budget: Ids of a batch at most, padding included.
+        window: Pieces that are sorted by length at a time.
+        pad: False puts only pieces of one length into a batch: for models in which padding reaches
+            the text (`outdim.models.Padding`).
+        multiple: The length of every batch is a multiple of it, padded with any amount: for models
+            that would pad so themselves.
+        pad_id: The id that pads.
     """
-    if token_budget < 1:
-        raise ArgumentError(f"token_budget: expected at least 1, got {token_budget}")
-    if window < 1:
-        raise ArgumentError(f"window: expected at least 1, got {window}")
-    for group in _groups(pieces, window):
+    for name, value in (("token_budget", token_budget), ("window", window), ("multiple", multiple)):
+        if value < 1:
+            raise ArgumentError(f"{name}: expected at least 1, got {value}")
+    for group in _windows(pieces, window):
         group.sort(key=lambda piece: -len(piece.ids))
         held: list[Piece] = []
         used = 0
         for piece in group:
             if held:
-                cells = (len(held) + 1) * len(held[0].ids)
-                if cells > token_budget or cells - used - len(piece.ids) > _MAX_WASTE * cells:
-                    yield _batch(held, pad_id)
+                cells = (len(held) + 1) * _width(held, multiple)
+                waste = cells - used - _width([piece], multiple)
+                if cells > token_budget or waste > (_MAX_WASTE * cells if pad else 0):
+                    yield _batch(held, pad_id, multiple)
                     held, used = [], 0
             held.append(piece)
-            used += len(piece.ids)
-        yield _batch(held, pad_id)
+            used += _width([piece], multiple)
+        yield _batch(held, pad_id, multiple)
 
 
-def _batch(pieces: list[Piece], pad_id: int) -> Batch:
-    shape = (len(pieces), len(pieces[0].ids))
+def _windows(pieces: Iterable[Piece], size: int) -> Iterator[list[Piece]]:
+    remaining = iter(pieces)
+    while window := list(islice(remaining, size)):
+        yield window
+
+
+def _width(pieces: list[Piece], multiple: int) -> int:
+    """The length of a batch whose longest piece is the first."""
+    return -(-len(pieces[0].ids) // multiple) * multiple
+
+
+def _batch(pieces: list[Piece], pad_id: int, multiple: int) -> Batch:
+    shape = (len(pieces), _width(pieces, multiple))
     ids = np.full(shape, pad_id, np.int64)
     mask = np.zeros(shape, np.int64)
     group = np.zeros(shape, np.uint8)

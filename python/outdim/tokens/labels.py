@@ -6,6 +6,8 @@ import re
 from functools import cache
 from typing import Any
 
+from outdim.tokens.tokenizer import inside
+
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -30,7 +32,7 @@ def _byte_alphabet() -> dict[str, int]:
 
 def token_bytes(tokenizer: Any, labels: tuple[str, ...]) -> tuple[bytes | None, ...] | None:
     """The bytes of each id of byte-level and byte-fallback vocabularies; None for others."""
-    inner = tokenizer.backend_tokenizer
+    inner = inside(tokenizer)
     added = {i: token.content for i, token in inner.get_added_tokens_decoder().items()}
     decoder = inner.decoder.__getstate__().decode() if inner.decoder is not None else ""
     if '"ByteLevel"' in decoder:

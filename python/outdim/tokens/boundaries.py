@@ -13,7 +13,7 @@ import string
 from dataclasses import replace
 from typing import Any
 
-from outdim.counting.chunk_rule import (
+from outdim.tokens.chunk_rule import (
     ASCII_SOLID,
     BLANK,
     DIGIT,
@@ -31,8 +31,9 @@ from outdim.counting.chunk_rule import (
     Words,
     byte_classes,
 )
-from outdim.counting.normalizers import Normal, RefusedError, Spec, parts_of, read_normalizers
-from outdim.counting.regexes import CUTS_OF_REGEX
+from outdim.tokens.normalizers import Normal, RefusedError, Spec, parts_of, read_normalizers
+from outdim.tokens.regexes import CUTS_OF_REGEX
+from outdim.tokens.tokenizer import inside
 
 _MAX_LITERALS = 16
 _SPACE_BYTE = "\u0120"  # stands for the space in byte-level vocabularies
@@ -44,7 +45,7 @@ def chunk_rule(tokenizer: Any) -> Rule:
     Raises:
         RefusedError: there is none; the text says why.
     """
-    inner = tokenizer.backend_tokenizer
+    inner = inside(tokenizer)
     spec = json.loads(inner.to_str())
     normal = read_normalizers(spec["normalizer"])
     model = spec["model"]

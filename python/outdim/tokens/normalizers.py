@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from outdim.counting.chunk_rule import ASCII_SOLID, MARK
+from outdim.tokens.chunk_rule import ASCII_SOLID, MARK
 
 Spec = dict[str, Any]
 

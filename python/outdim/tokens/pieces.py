@@ -1,0 +1,101 @@
+"""Documents cut into pieces for a model: template, text, template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outdim.errors import ArgumentError, DataError
+from outdim.tokens.encode import Encoder, Unencodable
+from outdim.tokens.tokenizer import special_ids, template, vocabulary_size
+
+#: Disjoint groups of tokens: group g of `Piece.group` and `Batch.group` is ``GROUPS[g - 1]``; 0 is
+#: padding and what was excluded. ``first`` is an ordinary token at the first position of its
+#: sequence, where decoders put their attention sink.
+GROUPS = ("text", "special", "first")
+_TEXT, _SPECIAL, _FIRST = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Piece:
+    """At most ``max_length`` ids of one document: template, text, template.
+
+    Attributes:
+        ids: int64 [S].
+        group: uint8 [S], see `GROUPS`: special are the ids of the template and the special tokens
+            that stand in the text; 0 is what was excluded.
+        document: Number of the document in the order read.
+        offset: Which of its tokens is the first here.
+    """
+
+    ids: NDArray[np.int64]
+    group: NDArray[np.uint8]
+    document: int
+    offset: int
+
+
+def encode_pieces(
+    texts: Iterable[str],
+    tokenizer: Any,
+    max_length: int,
+    *,
+    exclude: Sequence[int] = (),
+    vocab_size: int | None = None,
+    skip: Callable[[str], None] | None = None,
+) -> Iterator[Piece]:
+    """Tokenize documents and cut each into pieces of at most ``max_length`` ids, template and all.
+
+    The text ids of the pieces of a document are, put together, exactly those of ``tokenizer(text)``
+    without truncation. A document without any token gives no piece. Memory is bounded as `Encoder`
+    says.
+
+    Args:
+        texts: Documents.
+        tokenizer: What `load_tokenizer` gives.
+        max_length: Ids of a piece at most, the template's among them.
+        exclude: Ids that the model reads like any others, but that are in no group.
+        vocab_size: Of the model, if it may be smaller than the tokenizer's.
+        skip: Called with the reason for each document that cannot be encoded, which then gives no
+            piece; None raises.
+
+    Raises:
+        ArgumentError: ``max_length`` leaves no room for text, or an excluded id is none of the
+            tokenizer's.
+        DataError: The tokenizer fails on a document, or gives an id that the model does not have.
+    """
+    encoder = Encoder(tokenizer)
+    prefix, suffix = (np.array(ids, np.int64) for ids in template(encoder.inner))
+    room = max_length - len(prefix) - len(suffix)
+    if room < 1:
+        raise ArgumentError(
+            f"max_length: expected at least {max_length - room + 1}, got {max_length}"
+        )
+    groups = _group_of_ids(tokenizer, exclude)
+    of_template = np.where(groups > 0, _SPECIAL, 0).astype(np.uint8)
+    for document, text_ids in enumerate(encoder(texts, vocab_size)):
+        if isinstance(text_ids, Unencodable):
+            if skip is None:
+                raise DataError(f"tokenizer: document {document + 1}, {text_ids}")
+            skip(f"document {document + 1}, {text_ids}")
+            continue
+        for offset in range(0, len(text_ids), room):
+            part = text_ids[offset : offset + room]
+            ids = np.concatenate([prefix, part, suffix])
+            group = np.concatenate([of_template[prefix], groups[part], of_template[suffix]])
+            if group[0] == _TEXT:
+                group[0] = _FIRST
+            yield Piece(ids, group, document, offset)
+
+
+def _group_of_ids(tokenizer: Any, exclude: Sequence[int]) -> NDArray[np.uint8]:
+    """The group of each id, [V]."""
+    groups = np.full(vocabulary_size(tokenizer), _TEXT, np.uint8)
+    groups[list(special_ids(tokenizer))] = _SPECIAL
+    if outside := [i for i in exclude if not 0 <= i < len(groups)]:
+        raise ArgumentError(f"exclude: expected ids from 0 to {len(groups) - 1}, got {outside}")
+    groups[list(exclude)] = 0
+    return groups
