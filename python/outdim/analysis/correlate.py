@@ -13,9 +13,10 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from outdim.analysis.estimate import Estimate
 from outdim.analysis.inputs import ForwardOptions, Inputs
-from outdim.analysis.step import Accumulator, Json, Observer
-from outdim.analysis.table import SELECTIONS, TidyRows
+from outdim.analysis.step import Accumulator, Json, Observer, Result
+from outdim.analysis.table import PEARSON, PEARSON_ABS, SELECTIONS, Statistic, TidyRows
 from outdim.errors import ArgumentError, DataError, EmptyCorpusError
 from outdim.stats import (
     Covariates,
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
 
     from outdim.corpus import Corpus
 
-Selection = Literal["text", "text+first", "all"]
+Of = Literal["h", "abs"]
 
-_PEARSON: tuple[tuple[str, Literal["h", "abs"]], ...] = (("pearson", "h"), ("pearson_abs", "abs"))
-_SPEARMAN: tuple[tuple[str, Literal["h", "abs"]], ...] = (
+PEARSON_OF: tuple[tuple[Statistic, Of], ...] = ((PEARSON, "h"), (PEARSON_ABS, "abs"))
+_SPEARMAN: tuple[tuple[str, Of], ...] = (
     ("spearman", "h"),
     ("spearman_abs", "abs"),
 )
@@ -81,7 +82,7 @@ class CorrelateOptions:
 
 
 @dataclass(frozen=True)
-class Correlation:
+class Correlation(Result):
     """Moments and correlations of every observed point, by selection of tokens.
 
     Attributes:
@@ -122,8 +123,8 @@ class Correlation:
         point: str,
         covariate: str = "count",
         *,
-        of: Literal["h", "abs"] = "abs",
-        selection: Selection = "text",
+        of: Of = "abs",
+        selection: str = "text",
     ) -> NDArray[np.float64]:
         """Pearson r of h or |h| with a covariate, float64 [D]; NaN where it is not defined.
 
@@ -136,6 +137,12 @@ class Correlation:
                 f"{', '.join(SELECTIONS)}, got {point!r}, {selection!r}."
             )
         return np.asarray(self.results[point, selection].pearson(covariate, of=of))
+
+    def estimate(
+        self, point: str, covariate: str, *, of: Of = "abs", selection: str = "text"
+    ) -> Estimate:
+        """`pearson` with what it is worth, as far as that is known."""
+        return Estimate(self.pearson(point, covariate, of=of, selection=selection))
 
     def top(self, point: str, covariate: str = "count", *, n: int = 5) -> list[tuple[int, float]]:
         """The ``n`` dimensions with the largest |r| of |h| over ordinary tokens, as (dim, r)."""
@@ -160,10 +167,10 @@ class Correlation:
                 reason = np.where(np.isnan(values), result.reason(), "")
                 rows.add(name, values, reason=reason, **at)
             for covariate in result.names:
-                for statistic, of in _PEARSON:
-                    r = np.asarray(result.pearson(covariate, of=of), dtype=np.float64)
-                    reason = result.reason(covariate, of)
-                    rows.add(statistic, r, covariate=covariate, reason=reason, **at)
+                for kind, of in PEARSON_OF:
+                    r = self.estimate(point, covariate, of=of, selection=selection)
+                    at |= {"covariate": covariate, "reason": result.reason(covariate, of)}
+                    rows.add(kind.name, r.value, **at, **r.worth())
         for point, ranks in self.rank_results.items():
             self._add_ranks(rows, ranks, point=point, layer=layer_of[point])
         found: dict[str, pa.Table | Json] = {"stats": rows.table()}
@@ -212,21 +219,16 @@ class Correlation:
         }
 
     def headline(self) -> list[str]:
-        """The dimension that follows token frequency most closely."""
-        best = [
-            (abs(r), point, dim, r)
-            for point in self.points
-            for dim, r in self.top(point, "log1p_count", n=1)
-        ]
-        if not best:
-            return ["r of |h| with log(1 + token count) is not defined for any dimension."]
-        _, point, dim, r = max(best)
-        median = float(np.nanmedian(np.abs(self.pearson(point, "log1p_count"))))
-        return [
-            f"The dimension that follows token frequency most closely is {dim}, at {point}: r = "
-            f"{r:.2f} of |h| with log(1 + token count); the median dimension there has |r| = "
-            f"{median:.2f}."
-        ]
+        """The dimension that follows token frequency most closely, and on how many tokens."""
+        from outdim.analysis.correlation_words import headline
+
+        return headline(self)
+
+    def cautions(self) -> list[str]:
+        """Rows left out, values that are not finite, r that is not defined, few tokens."""
+        from outdim.analysis.correlation_words import cautions
+
+        return cautions(self)
 
 
 class Correlate(Observer):
