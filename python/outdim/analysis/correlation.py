@@ -11,22 +11,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from outdim.analysis.step import Json
-from outdim.analysis.table import SELECTIONS, TidyRows
+from outdim.analysis.estimate import Estimate
+from outdim.analysis.step import Json, Result
+from outdim.analysis.table import PEARSON, PEARSON_ABS, SELECTIONS, Statistic, TidyRows
 from outdim.analysis.worth import Worth
 from outdim.errors import ArgumentError
 from outdim.stats import MomentsResult, PointMoments, PointRanks, RankResult, TokenSums
 
-Selection = Literal["text", "text+first", "all"]
+Of = Literal["h", "abs"]
+
+_TEXT = "text"
 
 #: Ranks of frequencies are those among all words of the text.
 RANK_SELECTION = SELECTIONS["text+first"]
 
-PEARSON: tuple[tuple[str, Literal["h", "abs"]], ...] = (("pearson", "h"), ("pearson_abs", "abs"))
-_SPEARMAN: tuple[tuple[str, Literal["h", "abs"]], ...] = (
-    ("spearman", "h"),
-    ("spearman_abs", "abs"),
-)
+PEARSON_OF: tuple[tuple[Statistic, Of], ...] = ((PEARSON, "h"), (PEARSON_ABS, "abs"))
+_SPEARMAN: tuple[tuple[str, Of], ...] = (("spearman", "h"), ("spearman_abs", "abs"))
 _STATISTICS = (
     "mean",
     "variance",
@@ -43,7 +43,7 @@ _QUANTILES = {"median": 0.5, "q05": 0.05, "q95": 0.95}
 
 
 @dataclass(frozen=True)
-class Correlation:
+class Correlation(Result):
     """Moments and correlations of every observed point, by selection of tokens.
 
     Attributes:
@@ -86,8 +86,8 @@ class Correlation:
         point: str,
         covariate: str = "count",
         *,
-        of: Literal["h", "abs"] = "abs",
-        selection: Selection = "text",
+        of: Of = "abs",
+        selection: str = "text",
     ) -> NDArray[np.float64]:
         """Pearson r of h or |h| with a covariate, float64 [D]; NaN where it is not defined.
 
@@ -100,6 +100,15 @@ class Correlation:
                 f"{', '.join(SELECTIONS)}, got {point!r}, {selection!r}."
             )
         return np.asarray(self.results[point, selection].pearson(covariate, of=of))
+
+    def estimate(
+        self, point: str, covariate: str, *, of: Of = "abs", selection: str = "text"
+    ) -> Estimate:
+        """`pearson` with what it is worth: interval and chance, for text where types were kept."""
+        r = self.pearson(point, covariate, of=of, selection=selection)
+        if self.worth is None or selection != _TEXT:
+            return Estimate(r)
+        return Estimate(r, **self.worth.columns(point, covariate, of))
 
     def top(self, point: str, covariate: str = "count", *, n: int = 5) -> list[tuple[int, float]]:
         """The ``n`` dimensions with the largest |r| of |h| over ordinary tokens, as (dim, r)."""
@@ -124,13 +133,10 @@ class Correlation:
                 reason = np.where(np.isnan(values), result.reason(), "")
                 rows.add(name, values, reason=reason, **at)
             for covariate in result.names:
-                for statistic, of in PEARSON:
-                    r = np.asarray(result.pearson(covariate, of=of), dtype=np.float64)
-                    reason = result.reason(covariate, of)
-                    worth = {}
-                    if self.worth is not None and selection == "text":
-                        worth = self.worth.columns(point, covariate, of)
-                    rows.add(statistic, r, covariate=covariate, reason=reason, **worth, **at)
+                for kind, of in PEARSON_OF:
+                    r = self.estimate(point, covariate, of=of, selection=selection)
+                    at |= {"covariate": covariate, "reason": result.reason(covariate, of)}
+                    rows.add(kind.name, r.value, **at, **r.worth())
         for point, ranks in self.rank_results.items():
             self._add_ranks(rows, ranks, point=point, layer=layer_of[point])
         found: dict[str, pa.Table | Json] = {"stats": rows.table()}
@@ -181,18 +187,13 @@ class Correlation:
         }
 
     def headline(self) -> list[str]:
-        """The dimension that follows token frequency most closely."""
-        best = [
-            (abs(r), point, dim, r)
-            for point in self.points
-            for dim, r in self.top(point, "log1p_count", n=1)
-        ]
-        if not best:
-            return ["r of |h| with log(1 + token count) is not defined for any dimension."]
-        _, point, dim, r = max(best)
-        median = float(np.nanmedian(np.abs(self.pearson(point, "log1p_count"))))
-        return [
-            f"The dimension that follows token frequency most closely is {dim}, at {point}: r = "
-            f"{r:.2f} of |h| with log(1 + token count); the median dimension there has |r| = "
-            f"{median:.2f}."
-        ]
+        """The dimension that follows token frequency most closely, and on how many tokens."""
+        from outdim.analysis.correlation_words import headline
+
+        return headline(self)
+
+    def cautions(self) -> list[str]:
+        """Rows left out, values that are not finite, r that is not defined or rests on little."""
+        from outdim.analysis.correlation_words import cautions
+
+        return cautions(self)

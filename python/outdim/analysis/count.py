@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -12,14 +12,18 @@ import pyarrow as pa
 import torch
 
 from outdim.analysis.inputs import Inputs
-from outdim.analysis.step import Json, Progress, TextStep, add_accounts
+from outdim.analysis.step import Json, Progress, Result, TextStep, add_accounts
 from outdim.errors import EmptyCorpusError
+from outdim.text import listing
 from outdim.tokens import TokenFrequencies
 
 if TYPE_CHECKING:
     from outdim.counting import TokenCounter
 
 _TOP = 100
+
+# Rows that hold no document, and those that the user left out: all others could not be read.
+_NOT_AMISS = ("blank", "null", "short")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,18 +41,20 @@ class CountOptions:
 
 
 @dataclass(frozen=True)
-class Counted:
+class Counted(Result):
     """Token counts of a text.
 
     Attributes:
         frequencies: Counts by token id.
         method: How they were counted, and why so.
         read: Documents, characters, bytes, tokens; rows left out by reason, and where.
+        min_chars: Documents with fewer characters were left out.
     """
 
     frequencies: TokenFrequencies
     method: Mapping[str, str]
     read: Mapping[str, Any]
+    min_chars: int = 0
 
     def tables(self) -> dict[str, pa.Table]:
         """``counts.parquet``: one row a token id."""
@@ -74,11 +80,31 @@ class Counted:
         if not total:
             return []
         top = int(np.sort(ordinary)[::-1][:_TOP].sum())
+        short = self.read["skipped"].get("short", 0)
+        limit = f"shorter than {self.min_chars:,} characters" if self.min_chars else "too short"
+        left_out = f" ({short:,} more, {limit}, were left out)" if short else ""
         return [
-            f"{total:,} text tokens in {self.read['documents']:,} documents; "
-            f"{int((ordinary > 0).sum()):,} of {len(ordinary):,} token ids of text occur, and the "
+            f"{total:,} text tokens of {self.read['documents']:,} documents{left_out} were counted;"
+            f" {int((ordinary > 0).sum()):,} of {len(ordinary):,} token ids of text occur, and the "
             f"{_TOP} most frequent make up {100 * top / total:.0f} % of the text."
         ]
+
+    def cautions(self) -> list[str]:
+        """Rows that could not be read."""
+        return unread_rows(self.read["skipped"], self.read["places"])
+
+
+def unread_rows(skipped: Mapping[str, int], places: Sequence[str]) -> list[str]:
+    """Say which rows could not be read, and where the first is; nothing where all could."""
+    amiss = {why: n for why, n in skipped.items() if n and why not in _NOT_AMISS}
+    if not amiss:
+        return []
+    parts = [f"{n:,} × {why}" for why, n in sorted(amiss.items(), key=lambda item: -item[1])]
+    first = f" The first: {places[0]}." if places else ""
+    return [
+        f"Rows were left out because they could not be read: {listing(parts)}. The numbers are "
+        f"about the rest.{first}"
+    ]
 
 
 class Count(TextStep):
@@ -158,4 +184,6 @@ class Count(TextStep):
         frequencies = TokenFrequencies.for_tokenizer(
             inputs.tokenizer, self._counts.numpy(), documents
         )
-        return Counted(frequencies, self.recorded["method"], read)
+        return Counted(
+            frequencies, self.recorded["method"], read, inputs.options.get("min_chars", 0)
+        )

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from outdim.analysis.inputs import Inputs, ModelOptions
-from outdim.analysis.step import Json, Progress, Step
+from outdim.analysis.step import Json, Progress, Result, Step
 from outdim.analysis.table import TidyRows
 from outdim.errors import ArgumentError, DataError
+from outdim.text import listing, number
 
 if TYPE_CHECKING:
     from outdim.models import Architecture
@@ -26,6 +27,9 @@ Array = NDArray[np.float64]
 # "count > 3" of the published code (outliersvsfreq, parameter_access.py): an absolute number of
 # layers.
 _PUCCETTI_MIN_LAYERS = 4
+
+_NAMED_DIMS = 20
+_MANY_BY_CHANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class FalsePositives:
 
 
 @dataclass(frozen=True)
-class Detection:
+class Detection(Result):
     """Outlier dimensions of a model, and everything the decision was made from.
 
     Attributes:
@@ -139,14 +143,60 @@ class Detection:
                 rows.add(name, row, point=f"block.{layer - 1}.norm", layer=layer)
         return {"stats": rows.table(), "detection": self.to_dict()}
 
-    def account(self) -> dict[str, Any]:
-        """Nothing besides the tables."""
-        return {}
-
     def headline(self) -> list[str]:
-        """Which dimensions are outliers."""
-        found = ", ".join(map(str, self.dims)) or "none"
-        return [f"Outlier dimensions by their LayerNorm parameters ({self.rule}): {found}."]
+        """Which dimensions are outliers, and how many the rule finds by chance."""
+        size = self.gamma.shape[1]
+        are = "is an outlier" if len(self.dims) == 1 else "are outliers"
+        rule = self._rule_in_words()
+        found = (
+            f"{len(self.dims)} of the {size:,} dimensions {are} by the rule ({rule}): "
+            f"{listing(self.dims, _NAMED_DIMS)}."
+            if self.dims
+            else f"No dimension of the {size:,} is an outlier by the rule ({rule})."
+        )
+        return [" ".join(filter(None, [found, self._chance_in_words()]))]
+
+    def cautions(self) -> list[str]:
+        """What these norms cannot say, and a rule that finds dimensions by chance."""
+        said = [self.note] if self.note else []
+        expected = self.false_positives.expected_dims
+        if expected > _MANY_BY_CHANCE:
+            said.append(
+                f"The outlier rule finds {number(expected, 2)} dimensions by chance alone: some of "
+                "those listed are likely to mean nothing. A larger k or a larger share of layers "
+                "is safer."
+            )
+        return said
+
+    def _rule_in_words(self) -> str:
+        word = "and" if self.rule == "kovaleva2021" else "or"
+        who, whose = ("γ", "its") if self.beta is None else (f"γ {word} β", "their")
+        both = " both" if self.beta is not None and word == "and" else ""
+        return (
+            f"{who}{both} further than {self.k:g} σ from {whose} layer's mean, in at least "
+            f"{self.min_layers} of the {len(self.layers)} layers"
+        )
+
+    def _chance_in_words(self) -> str:
+        found = self.false_positives
+        if not found.permutations:
+            return ""
+
+        def mean(dims: float) -> str:
+            return f"{dims:.2g}" if dims else "none"
+
+        kept = found.expected_dims_layers_kept
+        stricter = (
+            ""
+            if math.isnan(kept)
+            else f"; {mean(kept)} if those of β are shuffled against γ but alike in all layers, as "
+            "a dimension that is extreme in one layer often is in the next"
+        )
+        return (
+            "Dimensions that the rule finds by chance alone, on average over "
+            f"{found.permutations:,} permutations of their positions: {mean(found.expected_dims)} "
+            f"(each layer apart{stricter})."
+        )
 
 
 def detect(

@@ -11,14 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from outdim.analysis.correlation import PEARSON
-from outdim.analysis.table import TidyRows
+from outdim.analysis.correlation import PEARSON_OF
+from outdim.analysis.estimate import Estimate
+from outdim.analysis.step import Result
+from outdim.analysis.table import PEARSON_ABS, TidyRows, describe, place
 from outdim.analysis.worth import Worth
 from outdim.errors import DataError
 from outdim.tokens import TokenFrequencies
 
 Floats = NDArray[np.float64]
 
+_LEADING = "log1p_count"
 _CONSTANT = "constant covariate"
 _DRIVERS = 20  # tokens listed per point and dimension
 
@@ -87,7 +90,7 @@ def _of_all(stats: pa.Table, statistic: str, points: Sequence[str], dims: Sequen
 
 
 @dataclass(frozen=True)
-class Recorrelation:
+class Recorrelation(Result):
     """What a run kept, against other token frequencies.
 
     Attributes:
@@ -109,12 +112,12 @@ class Recorrelation:
         rows = TidyRows()
         n = int(self.worth.units.n.sum())
         for point, layer in self.layers.items():
-            for statistic, of in PEARSON:
+            for kind, of in PEARSON_OF:
                 r = self.worth.interval(point, of).r
                 reason = self.worth.units.profiles(point, of).reason
                 for k, covariate in enumerate(self.worth.units.names):
                     rows.add(
-                        statistic,
+                        kind.name,
                         r[k],
                         point=point,
                         layer=layer,
@@ -136,8 +139,19 @@ class Recorrelation:
         return {"tokens": {"used": int(self.worth.units.n.sum())}}
 
     def headline(self) -> list[str]:
-        """The leader."""
-        return self.worth.headline()
+        """The dimension that follows these frequencies most closely."""
+        leader = self.worth.leading(_LEADING)
+        if leader is None:
+            return [f"{describe(PEARSON_ABS, _LEADING, 'text')} is not defined for any dimension."]
+        columns = self.worth.columns(leader.point, _LEADING, "abs")
+        interval = self.worth.interval(leader.point, "abs")
+        k = self.worth.units.index(_LEADING)
+        r = Estimate(interval.r[k], **columns)[leader.dim]
+        return [
+            f"The dimension that follows these frequencies most closely is {leader.dim}, at "
+            f"{place(leader.point, self.layers[leader.point])}: "
+            f"{describe(PEARSON_ABS, _LEADING, 'text')} is {r.words()}, {r.chance()}."
+        ]
 
     def cautions(self) -> list[str]:
         """What r rests on."""

@@ -47,9 +47,10 @@ class State(NamedTuple):
     account: Mapping[str, Any]
 
 
-class Result(Protocol):
+class Result(ABC):
     """What a step found. Frozen; made from the merged state alone."""
 
+    @abstractmethod
     def tables(self) -> Mapping[str, pa.Table | Mapping[str, Any]]:
         """Files by stem: a table becomes ``.parquet``, a mapping ``.json``.
 
@@ -57,11 +58,17 @@ class Result(Protocol):
         ``stats.parquet`` with those of the other steps.
         """
 
-    def account(self) -> Mapping[str, Any]:
-        """Sections of the manifest."""
-
+    @abstractmethod
     def headline(self) -> Sequence[str]:
         """What was found, in sentences, the most important first."""
+
+    def cautions(self) -> Sequence[str]:
+        """What a reader must know before trusting the numbers, in sentences."""
+        return ()
+
+    def account(self) -> Mapping[str, Any]:
+        """Sections of the manifest."""
+        return {}
 
 
 class Step(ABC):

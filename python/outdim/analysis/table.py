@@ -1,11 +1,13 @@
 """The vocabulary of results, and the tidy table that holds them.
 
 Every statistic, covariate and selection of tokens has its name, label and source here or in the
-step that brings it (`define`); steps, report and docs read them from here.
+step that brings it (`define`); steps, report and docs read them from here. Of several, the first is
+the one that leads: it is shown first, and headlines speak of it.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +47,7 @@ class Statistic:
         low, high: The range that the values can have; None where it has no end.
         source: Where it is defined: paper and section.
         of_dimensions: Whether there is a value for every dimension (else ``dim`` is 0).
+        topic: What it is about; statistics of one topic share a figure, whose title it is.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Statistic:
     high: float | None = None
     source: str = ""
     of_dimensions: bool = True
+    topic: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,19 +78,19 @@ SELECTIONS = {
     )
 }
 
+# Raw counts are Zipf-tailed: a dozen words decide an r with them. So their logarithm leads.
 COVARIATES = {
-    "count": "token count",
     "log1p_count": "log(1 + token count)",
+    "count": "token count",
     "mid_rank": "rank of the token count",
     "position": "position in the sequence",
 }
 
-_P = "Puccetti et al. 2022"
 STATISTICS: dict[str, Statistic] = {}
 
 
-def define(*statistics: Statistic) -> None:
-    """Add statistics to the vocabulary.
+def define(*statistics: Statistic) -> tuple[Statistic, ...]:
+    """Add statistics to the vocabulary; return them.
 
     Raises:
         ValueError: Another statistic has that name.
@@ -94,31 +98,78 @@ def define(*statistics: Statistic) -> None:
     for statistic in statistics:
         if STATISTICS.setdefault(statistic.name, statistic) != statistic:
             raise ValueError(f"statistic: {statistic.name!r} is defined already")
+    return statistics
 
 
-define(
-    Statistic("pearson", "r of h", low=-1, high=1, source=f"{_P}, section 4"),
-    Statistic("pearson_abs", "r of |h|", low=-1, high=1, source=f"{_P}, section 4"),
-    Statistic("spearman", "Spearman's ρ of h", low=-1, high=1),
-    Statistic("spearman_abs", "Spearman's ρ of |h|", low=-1, high=1),
-    Statistic("mean", "mean of h"),
-    Statistic("variance", "variance of h", low=0),
-    Statistic("std", "standard deviation of h", low=0),
-    Statistic("kurtosis", "kurtosis of h (3 for a normal distribution)", low=1),
-    Statistic("min", "smallest h"),
-    Statistic("max", "largest h"),
-    Statistic("absmax", "largest |h|", low=0),
-    Statistic("mean_abs", "mean of |h|", low=0),
-    Statistic("fraction_over_6", "share of tokens with |h| ≥ 6", low=0, high=1),
-    Statistic("nonfinite", "values that are NaN or infinite", unit="tokens", low=0),
-    Statistic("median", "median of h"),
-    Statistic("q05", "5 % quantile of h"),
-    Statistic("q95", "95 % quantile of h"),
-    Statistic("gamma", "γ of the norm", source="Kovaleva et al. 2021, section 3"),
-    Statistic("beta", "β of the norm", source="Kovaleva et al. 2021, section 3"),
-    Statistic("gamma_z", "z of γ within its layer", unit="σ"),
-    Statistic("beta_z", "z of β within its layer", unit="σ"),
+_PUCCETTI, _KOVALEVA = "Puccetti et al. 2022, section 4", "Kovaleva et al. 2021, section 3"
+_R, _RHO, _Z = "Pearson's r", "Spearman's ρ", "Distance from the mean of the layer"
+_MOMENTS, _QUANTILES = "Size and shape of the values", "Quantiles of the values"
+_PARAMETERS = "Parameters of the norms"
+
+PEARSON_ABS, PEARSON, *_ = define(
+    Statistic("pearson_abs", "r of |h|", low=-1, high=1, source=_PUCCETTI, topic=_R),
+    Statistic("pearson", "r of h", low=-1, high=1, source=_PUCCETTI, topic=_R),
+    Statistic("spearman_abs", "Spearman's ρ of |h|", low=-1, high=1, topic=_RHO),
+    Statistic("spearman", "Spearman's ρ of h", low=-1, high=1, topic=_RHO),
 )
+define(
+    Statistic("absmax", "largest |h|", low=0, topic=_MOMENTS),
+    Statistic("mean_abs", "mean of |h|", low=0, topic=_MOMENTS),
+    Statistic("mean", "mean of h", topic=_MOMENTS),
+    Statistic("std", "standard deviation of h", low=0, topic=_MOMENTS),
+    Statistic("variance", "variance of h", low=0, topic=_MOMENTS),
+    Statistic("kurtosis", "kurtosis of h (3 for a normal distribution)", low=1, topic=_MOMENTS),
+    Statistic("min", "smallest h", topic=_MOMENTS),
+    Statistic("max", "largest h", topic=_MOMENTS),
+    Statistic(
+        "fraction_over_6",
+        "share of tokens with |h| ≥ 6",
+        low=0,
+        high=1,
+        source="the threshold of LLM.int8(), Dettmers et al. 2022",
+        topic=_MOMENTS,
+    ),
+    Statistic("nonfinite", "values that are NaN or infinite", unit="tokens", low=0, topic=_MOMENTS),
+    Statistic("median", "median of h", topic=_QUANTILES),
+    Statistic("q05", "5 % quantile of h", topic=_QUANTILES),
+    Statistic("q95", "95 % quantile of h", topic=_QUANTILES),
+)
+GAMMA, BETA, GAMMA_Z, BETA_Z = define(
+    Statistic("gamma", "γ of the norm", source=_KOVALEVA, topic=_PARAMETERS),
+    Statistic("beta", "β of the norm", source=_KOVALEVA, topic=_PARAMETERS),
+    Statistic("gamma_z", "z of γ within its layer", unit="σ", topic=_Z),
+    Statistic("beta_z", "z of β within its layer", unit="σ", topic=_Z),
+)
+
+
+def describe(statistic: Statistic, covariate: str = "", selection: str = "") -> str:
+    """What a value is of, in words.
+
+    >>> describe(PEARSON_ABS, "log1p_count", "text")
+    'r of |h| with log(1 + token count) (text tokens only)'
+    """
+    words = statistic.label
+    if covariate:
+        words += f" with {COVARIATES.get(covariate, covariate)}"
+    if selection:
+        words += f" ({selection_label(selection)})"
+    return words
+
+
+def selection_label(selection: str) -> str:
+    """A selection of tokens for people."""
+    return SELECTIONS[selection].label if selection in SELECTIONS else selection
+
+
+def place(point: str, layer: int) -> str:
+    """A point of the model, in a sentence.
+
+    >>> place("embeddings", 0), place("block.2", 3), place("block.2.norm", 3)
+    ('the embeddings', 'layer 3', 'block.2.norm')
+    """
+    if point == "embeddings":
+        return "the embeddings"
+    return f"layer {layer}" if re.fullmatch(r"block\.\d+", point) else point
 
 
 class TidyRows:

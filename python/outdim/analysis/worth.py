@@ -56,11 +56,6 @@ class Leader(NamedTuple):
     p_within: float
     drivers: Drivers
 
-    @property
-    def is_chance(self) -> bool:
-        """Whether chance gives as much in one of 20 exchanges."""
-        return not self.p <= 1 - LEVEL
-
 
 @dataclass(frozen=True, eq=False)
 class Worth:
@@ -73,6 +68,11 @@ class Worth:
 
     units: TypeUnits
     labels: Sequence[str]
+
+    def leading(self, covariate: str) -> Leader | None:
+        """The leader with the largest |r| of all points; None where none is defined."""
+        found = [leader for leader in self.leaders if leader.covariate == covariate]
+        return max(found, key=lambda leader: abs(leader.r), default=None)
 
     @property
     def known(self) -> bool:
@@ -108,7 +108,7 @@ class Worth:
         return {
             "low": interval.low[k],
             "high": interval.high[k],
-            "null": float(null.quantile(LEVEL, point)[k]),
+            "null": np.full_like(interval.low[k], null.quantile(LEVEL, point)[k]),
             "p": null.p(point)[k],
         }
 
@@ -151,13 +151,6 @@ class Worth:
             for dim in largest[k]
         ]
 
-    def headline(self, covariate: str = "log1p_count") -> list[str]:
-        """The leader of all points, with what its r is worth; nothing where r is never defined."""
-        found = [leader for leader in self.leaders if leader.covariate == covariate]
-        if not found:
-            return []
-        return [in_words(max(found, key=lambda leader: abs(leader.r)))]
-
     def cautions(self) -> list[str]:
         """Where the numbers rest on few types, or frequencies vary within what is kept together."""
         few = {name: n for name, n in self.effective.items() if n < FEW_TYPES}
@@ -194,23 +187,6 @@ class Worth:
             for leader in self.leaders
         ]
         return pa.Table.from_pylist(rows, schema=LEADERS)
-
-
-def in_words(leader: Leader) -> str:
-    """A leader in a sentence: r, interval, what chance gives."""
-    measure = COVARIATES.get(leader.covariate, leader.covariate)
-    chance = (
-        f"no more than chance: exchanged between types, hidden states reach |r| = "
-        f"{leader.null:.2f} in some dimension in 5 of 100 cases (p = {leader.p:.2g})"
-        if leader.is_chance
-        else f"by chance the largest |r| of that point stays below {leader.null:.2f} in 95 of 100 "
-        f"cases (p = {leader.p:.2g})"
-    )
-    return (
-        f"The dimension that follows token frequency most closely is {leader.dim}, at "
-        f"{leader.point}: r = {leader.r:.2f} [{leader.low:.2f}, {leader.high:.2f}] of |h| with "
-        f"{measure}, over {leader.effective_types:.0f} effective types; {chance}."
-    )
 
 
 LEADERS = pa.schema(

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from outdim.report.figures.comparison import comparison_figures
 from outdim.report.page import write_page
-from outdim.report.text import number, short_path, visible
+from outdim.report.text import short_path, token_text
+from outdim.text import number
 
 if TYPE_CHECKING:
     from outdim.tokens import Comparison
@@ -42,7 +43,7 @@ def write_comparison(
         title=f"{names[0]} and {names[1]}",
         subtitle=f"{len(comparison.first):,} token ids{origin}",
         date="",
-        sections=[
+        contents=[
             ("findings", "What was found"),
             ("differences", "Largest differences"),
             ("figures", "Figures"),
@@ -73,7 +74,7 @@ def _findings(comparison: "Comparison", names: tuple[str, str]) -> list[str]:
 def _row(id_: int, token: str, first: int, second: int, ratio: float) -> dict[str, Any]:
     return {
         "id": id_,
-        "token": visible(token),
+        "token": token_text(token),
         "first": number(first),
         "second": number(second),
         "ratio": number(ratio, 2),

@@ -15,18 +15,13 @@ from outdim import __version__
 from outdim.files import write_bytes
 from outdim.report.cautions import cautions
 from outdim.report.colours import DARK, DIVERGING, DIVERGING_DARK
-from outdim.report.facts import data_files, fact_groups
-from outdim.report.figures import Figure, figures_of
-from outdim.report.findings import (
-    findings,
-    has_beta,
-    layer_table,
-    layers_in_words,
-    outlier_table,
-    rule_in_words,
-)
-from outdim.report.run_files import Run, read_run
-from outdim.report.text import number, short_path
+from outdim.report.details import data_files, details, result_files
+from outdim.report.figures.base import Figure
+from outdim.report.section import Section
+from outdim.report.sections import section_of
+from outdim.report.sections.detect import outliers
+from outdim.report.study import Study, read_study
+from outdim.report.text import short_path
 
 _START = 'document.documentElement.className = "js";'
 
@@ -37,29 +32,52 @@ def write_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
     The page is one file that loads nothing from the network. Each file appears whole or not at all.
 
     Args:
-        run_dir: Run directory; whatever parts it holds are shown.
+        run_dir: Run directory; whatever steps it holds are shown.
         out: The HTML file; None takes report.html in the run directory.
 
     Returns:
         The path of the HTML file.
 
     Raises:
-        DataError: run_dir is not a run directory, or a part of it cannot be read.
+        DataError: run_dir is no run directory, or a file of it is damaged or was altered.
 
     Example:
         >>> write_report("runs/bert")  # doctest: +SKIP
         PosixPath('runs/bert/report.html')
     """
-    run = read_run(run_dir)
-    path = run.path / "report.html" if out is None else Path(out)
-    return write_page(path, "report.html.j2", figures_of(run), **_content(run))
+    study = read_study(run_dir)
+    path = study.path / "report.html" if out is None else Path(out)
+    shown = sections(study)
+    figures = [figure for section in shown for figure in section.figures]
+    return write_page(path, "report.html.j2", figures, **_content(study, shown))
+
+
+def sections(study: Study) -> list[Section]:
+    """What is shown of each step."""
+    marked = outliers(study)
+    return [section_of(study, step, marked) for step in study.steps]
+
+
+def layers_in_words(study: Study) -> str:
+    """Say which output the number of a layer means; nothing where no layer is spoken of."""
+    if not study.statistics:
+        return ""
+    last = (
+        ", but the last of those is taken after the final norm"
+        if (study.manifest.get("model") or {}).get("placement") == "pre"
+        else ""
+    )
+    return (
+        "Layer i is the output of block i − 1 (block.0 is the first), Hugging Face's "
+        f"hidden_states[i]{last}; layer 0, “emb”, is the embeddings."
+    )
 
 
 def write_page(path: Path, template: str, figures: list[Figure], **content: Any) -> Path:
     """Render a template that extends base.html.j2 and write it with its figures."""
     folder = path.parent / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    shown = [_shown(figure, figure.save(folder)) for figure in figures]
+    shown = {figure.id: _shown(figure, figure.save(folder)) for figure in figures}
     page = (
         _environment()
         .get_template(template)
@@ -88,50 +106,48 @@ def embedded_json(text: str) -> Markup:
     return Markup(text)
 
 
-def _content(run: Run) -> dict[str, Any]:
-    model = run.manifest.get("model") or {}
-    tokenizer = run.manifest.get("tokenizer") or {}
-    data = run.manifest.get("data") or {}
-    outliers, layers = outlier_table(run), layer_table(run)
-    groups = fact_groups(run)
-    title = model.get("name") or tokenizer.get("name") or run.path.resolve().name
-    sections = [
-        ("findings", "What was found", True),
-        (
-            "outliers",
-            "Nearest to outliers" if outliers and outliers.nearest else "Outlier dimensions",
-            outliers,
-        ),
-        ("layers", "Correlation by layer", layers),
-        ("figures", "Figures", run.statistics or run.counts),
-        ("run", "What was run", groups),
-        ("definitions", "Definitions", True),
-    ]
+def _content(study: Study, shown: list[Section]) -> dict[str, Any]:
+    manifest = study.manifest
+    model, tokenizer = (manifest.get(part) or {} for part in ("model", "tokenizer"))
+    title = model.get("name") or tokenizer.get("name") or study.path.resolve().name
+    kept = [section for section in shown if section.tables or section.figures]
     return {
         "kind": "Outlier dimensions and token frequency",
         "title": short_path(str(title)),
-        "subtitle": _subtitle(run, str(data.get("source") or "")),
-        "date": str(run.manifest.get("created") or "")[:10],
-        "sections": [(id_, name) for id_, name, there in sections if there],
-        "findings": findings(run),
-        "layer_note": layers_in_words(run),
-        "cautions": cautions(run),
-        "outliers": outliers,
-        "layers": layers,
-        "facts_groups": groups,
-        "files": data_files(run),
-        "rule": rule_in_words(run.detection, has_beta(run.detection)) if run.detection else "",
+        "subtitle": _subtitle(study),
+        "date": str(manifest.get("created") or "")[:10],
+        "contents": [
+            ("findings", "What was found"),
+            *((f"step-{section.step}", section.title) for section in kept),
+            ("run", "What was run"),
+            ("definitions", "Definitions"),
+        ],
+        "findings": [said for step in study.steps for said in study.sentences("headlines", step)],
+        "sections": kept,
+        "layer_note": layers_in_words(study),
+        "cautions": cautions(study),
+        "details": details(study),
+        "files": data_files(study),
+        "results": result_files(study),
+        "sources": _sources(study),
+        "definitions": [section.definitions for section in kept if section.definitions],
     }
 
 
-def _subtitle(run: Run, source: str) -> str:
-    model = run.manifest.get("model") or {}
+def _subtitle(study: Study) -> str:
+    model, data = (study.manifest.get(part) or {} for part in ("model", "data"))
     parts = []
     if model.get("layers") and model.get("hidden_size"):
         parts.append(f"{model['layers']} layers × {model['hidden_size']:,} dimensions")
-    if source:
-        parts.append(f"on {source}")
+    if data.get("source"):
+        parts.append(f"on {data['source']}")
     return " · ".join(parts)
+
+
+def _sources(study: Study) -> list[tuple[str, str]]:
+    """Label and source of every statistic that is shown and has a source."""
+    shown = {key.definition for found in study.statistics.values() for key in found.values}
+    return sorted((statistic.label, statistic.source) for statistic in shown if statistic.source)
 
 
 def _shown(figure: Figure, svg: bytes) -> dict[str, Any]:
@@ -156,7 +172,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["number"] = number
     return environment
 
 

@@ -1,48 +1,50 @@
-"""The findings of a run for a terminal: the same numbers as the page."""
+"""What a run found, for a terminal: the same sentences and numbers as the page."""
 
 from pathlib import Path
 
-from outdim.report.findings import LayerTable, findings, layer_table, layers_in_words
-from outdim.report.run_files import read_run
-from outdim.report.text import number
+from outdim.report.cautions import cautions
+from outdim.report.page import layers_in_words, sections
+from outdim.report.section import Table
+from outdim.report.study import read_study
+from outdim.text import number, visible
 
 
 def summary(run_dir: str | Path) -> str:
-    """Say in a few lines what a run found: outliers, strongest dimensions per layer, speed, report.
+    """Say in a few lines what a run found: headlines, tables by layer, cautions, speed, report.
 
     Raises:
-        DataError: run_dir is not a run directory, or a part of it cannot be read.
+        DataError: run_dir is no run directory, or a file of it is damaged or was altered.
 
     Example:
         >>> print(summary("runs/bert"))  # doctest: +SKIP
     """
-    run = read_run(run_dir)
-    lines = [f"- {sentence}" for sentence in findings(run)]
-    if table := layer_table(run):
-        lines += ["", *_table(table), layers_in_words(run)]
-    rate = run.manifest.get("tokens_per_second")
+    study = read_study(run_dir)
+    lines, shown = [], sections(study)
+    for section in shown:
+        said = [*study.sentences("headlines", section.step), *section.sentences]
+        lines += [f"- {sentence}" for sentence in said]
+    for section in shown:
+        for table in section.tables:
+            lines += ["", *_plain(table)] if table.brief else []
+    if note := layers_in_words(study):
+        lines += ["", note]
+    if beware := cautions(study):
+        lines += ["", "Beware:", *(f"- {sentence}" for sentence in beware)]
     lines.append("")
-    if rate:
+    if rate := study.manifest.get("tokens_per_second"):
         lines.append(f"speed   {number(round(rate))} tokens/s")
-    report = run.path / "report.html"
+    report = study.path / "report.html"
     lines.append(f"report  {report if report.exists() else 'not written yet: outdim report'}")
-    return "\n".join(lines)
+    return visible("\n".join(lines), keep="\n")
 
 
-def _table(table: LayerTable) -> list[str]:
-    head = ["layer", "1st dim (r)", "2nd dim (r)", "3rd dim (r)", "median |r|"]
-    rows = [
-        [
-            row.name,
-            *(f"{dim} ({number(r, 2)})" for dim, r in row.top),
-            *["n/a"] * (3 - len(row.top)),
-            number(row.median, 2),
-        ]
-        for row in table.rows
-    ]
+def _plain(table: Table) -> list[str]:
+    """The table in columns of text."""
+    head = list(table.columns)
+    rows = [[cell.text for cell in row] for row in table.cells()]
     widths = [max(len(line[column]) for line in [head, *rows]) for column in range(len(head))]
     return [
-        f"Largest |r| of {table.measure}:",
+        table.caption,
         *(
             "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
             for line in [head, *rows]

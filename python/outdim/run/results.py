@@ -83,11 +83,12 @@ def _tidy_rows(run: Path) -> dict[str, pa.Table]:
 
 
 def account_of(found: Mapping[str, Result]) -> dict[str, Any]:
-    """The sections of the manifest that steps give, and their headlines."""
-    sections: dict[str, Any] = {"headlines": {}}
+    """The sections of the manifest that steps give, their headlines and their cautions."""
+    sections: dict[str, Any] = {"headlines": {}, "cautions": {}}
     for step, result in found.items():
         for name, value in result.account().items():
             old = sections.get(name)
             sections[name] = {**old, **value} if isinstance(old, dict) else value
         sections["headlines"][step] = list(result.headline())
+        sections["cautions"][step] = list(result.cautions())
     return sections

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure as Canvas
 
 from outdim.report.colours import MUTED, series
 from outdim.report.figures.base import Figure, canvas, layout
-from outdim.report.figures.frequency import thinned
-from outdim.report.run_files import Array
-from outdim.report.text import number, plot_text, visible
+from outdim.report.figures.rank_curve import thinned
+from outdim.report.statistics import Array
+from outdim.report.text import plot_text, token_text
+from outdim.text import number, visible
 
 if TYPE_CHECKING:
     from outdim.tokens import Comparison
@@ -134,7 +135,7 @@ def _interactive_scatter(
     figure.add_scatter(
         x=places[0],
         y=places[1],
-        text=[plot_text(visible(comparison.first.tokens[i])) for i in chosen],
+        text=[plot_text(token_text(comparison.first.tokens[i])) for i in chosen],
         customdata=np.stack([chosen, first, second], axis=1),
         mode="markers",
         name="tokens",

@@ -1,4 +1,7 @@
-"""Heat map of r, layer x dimension: what follows frequency everywhere is a vertical line."""
+"""Heat map of a statistic, layer x dimension: what is so in every layer is a vertical line."""
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -8,81 +11,100 @@ from matplotlib.figure import Figure as Canvas
 
 from outdim.report.colours import DIVERGING, FAINT, GRID, scale
 from outdim.report.figures.base import Figure, canvas, layout
-from outdim.report.figures.correlation import Correlations, describe, largest_bound, meta
-from outdim.report.run_files import Array
-from outdim.report.text import listing
+from outdim.report.statistics import Array
+from outdim.report.text import plot_text
+from outdim.report.views import View, choices
+from outdim.text import listing, visible
 
-# 13 points x 768 dimensions fit four times; 16 choices of this many cells are 3.5 MB of page.
-MAX_CELLS = 40_000
+# 24 choices of 13 points x 768 dimensions fit three times; a cell is about 6 bytes of page.
+MAX_CELLS = 640_000
 _MARKED = 12
 
 
-def heat_map(correlations: Correlations) -> Figure:
-    """Draw r of every point and dimension, or of as many dimensions as MAX_CELLS allows."""
-    total = next(iter(correlations.r.values())).shape[1]
-    kept = max(1, MAX_CELLS // len(correlations.points))
-    dims = np.sort(correlations.strongest()[:kept])
-    whole = len(dims) == total
-    outliers = [dim for dim in correlations.outliers[:_MARKED] if dim in dims]
-    rule = (
-        f"All {total:,} dimensions are shown. "
-        if whole
+def heat_map(
+    id_: str, title: str, shown: Sequence[View], marked: Sequence[int] = (), caption: str = ""
+) -> Figure:
+    """Draw every point and dimension, or as many dimensions as MAX_CELLS allows for all views.
+
+    The views are of the same points, dimensions and range, which is symmetric.
+    """
+    first = shown[0]
+    total = first.estimate.value.shape[1]
+    kept = max(1, MAX_CELLS // sum(len(view.points) for view in shown))
+    dims = np.sort(_order(shown, marked)[:kept])
+    marks = [dim for dim in marked[:_MARKED] if dim in dims]
+    said = [
+        caption,
+        f"All {total:,} dimensions are shown."
+        if len(dims) == total
         else f"Of {total:,} dimensions the figure and its CSV show {len(dims):,}: the outlier "
-        "dimensions and those with the largest |r| over all layers and choices; stats.parquet has "
-        "them all. "
-    )
-    marks = f"Ticks on the upper edge mark the outlier dimensions {listing(outliers)}. "
+        "dimensions and those with the largest values over all layers and choices; stats.parquet "
+        "has them all.",
+        f"Ticks on the upper edge mark the outlier dimensions {listing(marks)}." if marks else "",
+        "Empty cells: not defined there, see the warnings."
+        if any(np.isnan(view.estimate.value).any() for view in shown)
+        else "",
+    ]
     return Figure(
-        id="correlation_heat_map",
-        title="Which dimensions follow token frequency, and in which layers",
-        caption="Each cell is Pearson's r over all tokens between one dimension of the hidden "
-        "state after one layer and the frequency of the token: orange rises with frequency, blue "
-        "falls, the neutral tone in the middle is none. A dimension that follows frequency through "
-        "the model shows as a vertical line. "
-        + rule
-        + (marks if outliers else "")
-        + "Empty cells: r is not defined there, see the warnings.",
-        alt=f"Heat map of r, {describe(correlations.headline)}: {len(correlations.points)} layers "
-        f"by {len(dims):,} dimensions.",
-        table=_table(correlations, dims),
-        interactive=_interactive(correlations, dims, outliers),
-        draw=lambda: _draw(correlations, dims, outliers),
-        choices=correlations.choices(),
+        id=id_,
+        title=title,
+        caption=" ".join(filter(None, said)),
+        alt=f"Heat map of {first.words}: {len(first.points)} layers by {len(dims):,} dimensions.",
+        table=_table(shown, dims),
+        interactive=_interactive(shown, dims, marks),
+        draw=lambda: _draw(first, dims, marks, _bound(shown)),
+        choices=choices(shown),
     )
 
 
-def _table(correlations: Correlations, dims: Array) -> pa.Table:
-    """One row per point and dimension, one column per choice: shorter than one row per r."""
+def _order(shown: Sequence[View], marked: Sequence[int]) -> Array:
+    """All dimensions, those marked first, then by their largest value over points and views."""
+    largest = np.max([view.largest for view in shown], axis=0)
+    largest[list(marked)] = np.inf
+    return np.argsort(-largest, kind="stable")
+
+
+def _bound(shown: Sequence[View]) -> float:
+    """The bound of the scale: the largest value, rounded up to a tenth."""
+    largest = max(float(view.largest.max(initial=0.0)) for view in shown)
+    return max(0.1, math.ceil(largest * 10 - 1e-9) / 10)
+
+
+def _table(shown: Sequence[View], dims: Array) -> pa.Table:
+    """One row per point and dimension, one column per view: shorter than one row per value."""
+    first = shown[0]
     columns = {
-        "point": np.repeat(correlations.points, len(dims)),
-        "layer": np.repeat(correlations.layers, len(dims)),
-        "dim": np.tile(dims, len(correlations.points)),
+        "point": np.repeat(first.points, len(dims)),
+        "layer": np.repeat(first.layers, len(dims)),
+        "dim": np.tile(dims, len(first.points)),
     }
-    for (statistic, covariate, selection), r in correlations.r.items():
-        columns[f"{statistic}_{covariate}_{selection}"] = r[:, dims].ravel()
+    for view in shown:
+        columns["_".join(filter(None, view.key))] = view.estimate.value[:, dims].ravel()
     return pa.table(columns)
 
 
-def _interactive(correlations: Correlations, dims: Array, outliers: list[int]) -> go.Figure:
-    whole = len(dims) == next(iter(correlations.r.values())).shape[1]
+def _interactive(shown: Sequence[View], dims: Array, marked: list[int]) -> go.Figure:
+    first = shown[0]
+    whole = len(dims) == first.estimate.value.shape[1]
     x = dims if whole else [str(dim) for dim in dims]
     figure = go.Figure()
-    for key, r in correlations.r.items():
+    for place, view in enumerate(shown):
         figure.add_heatmap(
             x=x,
-            y=correlations.labels,
-            z=r[:, dims].astype(np.float32),
+            y=view.labels,
+            z=view.estimate.value[:, dims].astype(np.float32),
             coloraxis="coloraxis",
-            meta=meta(key),
-            visible=key == correlations.headline,
+            meta=view.answers,
+            visible=place == 0,
             hoverongaps=False,
-            hovertemplate="dimension %{x}<br>layer %{y}<br>r = %{z:.3f}<extra></extra>",
+            hovertemplate="dimension %{x}<br>layer %{y}<br>"
+            f"{plot_text(view.axis)}: %{{z:.3f}}<extra></extra>",
         )
-    bound = largest_bound(correlations)
+    bound = _bound(shown)
     figure.update_layout(
         layout(
-            height=120 + min(420, max(200, 22 * len(correlations.points))),
-            margin={"l": 56, "r": 12, "t": 40 if outliers else 12, "b": 48},
+            height=120 + min(420, max(200, 22 * len(first.points))),
+            margin={"l": 56, "r": 12, "t": 40 if marked else 12, "b": 48},
             xaxis={
                 "title": "dimension" if whole else "dimension (those shown, in order)",
                 "showgrid": False,
@@ -100,22 +122,17 @@ def _interactive(correlations: Correlations, dims: Array, outliers: list[int]) -
                 "colorscale": scale(DIVERGING),
                 "cmin": -bound,
                 "cmax": bound,
-                "colorbar": {
-                    "title": {"text": "r", "side": "top"},
-                    "thickness": 10,
-                    "xpad": 6,
-                    "outlinewidth": 0,
-                },
+                "colorbar": {"thickness": 10, "xpad": 6, "outlinewidth": 0},
             },
-            annotations=_marks(dims, outliers),
+            annotations=_marks(dims, marked),
         )
     )
     return figure
 
 
-def _marks(dims: Array, outliers: list[int]) -> list[dict[str, object]]:
+def _marks(dims: Array, marked: list[int]) -> list[dict[str, object]]:
     """Label outliers above the map, on two lines in turn so that neighbours stay readable."""
-    places = sorted((int(np.searchsorted(dims, dim)), dim) for dim in outliers)
+    places = sorted((int(np.searchsorted(dims, dim)), dim) for dim in marked)
     return [
         {
             "x": x,
@@ -139,13 +156,12 @@ def _every(count: int) -> list[int]:
     return list(range(0, count, max(1, -(-count // 20))))
 
 
-def _draw(correlations: Correlations, dims: Array, outliers: list[int]) -> Canvas:
-    r = correlations.r[correlations.headline][:, dims]
-    figure, axes = canvas(9, 1.6 + min(4.5, 0.22 * len(r)))
+def _draw(view: View, dims: Array, marked: list[int], bound: float) -> Canvas:
+    value = view.estimate.value[:, dims]
+    figure, axes = canvas(9, 1.6 + min(4.5, 0.22 * len(value)))
     colours = LinearSegmentedColormap.from_list("outdim", DIVERGING).with_extremes(bad=GRID)
-    bound = largest_bound(correlations)
     image = axes.imshow(
-        np.ma.masked_invalid(r),
+        np.ma.masked_invalid(value),
         aspect="auto",
         origin="lower",
         cmap=colours,
@@ -154,21 +170,21 @@ def _draw(correlations: Correlations, dims: Array, outliers: list[int]) -> Canva
     )
     axes.grid(False)
     axes.set(xlabel="dimension", ylabel="layer")
-    axes.set_title(f"r of {describe(correlations.headline)}", pad=26 if outliers else 6)
-    rows = _every(len(correlations.labels))
-    axes.set_yticks(rows, [correlations.labels[i] for i in rows])
-    if len(dims) < correlations.r[correlations.headline].shape[1]:
+    axes.set_title(visible(view.words), pad=26 if marked else 6, parse_math=False)
+    rows = _every(len(view.labels))
+    axes.set_yticks(rows, [view.labels[i] for i in rows])
+    if len(dims) < view.estimate.value.shape[1]:
         columns = np.linspace(0, len(dims) - 1, min(8, len(dims))).astype(int)
         axes.set_xticks(columns, [str(dims[i]) for i in columns])
-    places = sorted((int(np.searchsorted(dims, dim)), dim) for dim in outliers)
+    places = sorted((int(np.searchsorted(dims, dim)), dim) for dim in marked)
     for turn, (x, dim) in enumerate(places):
         axes.annotate(
             str(dim),
-            (x, len(r) - 0.5),
+            (x, len(value) - 0.5),
             xytext=(0, 4 + 9 * (turn % 2)),
             textcoords="offset points",
             ha="center",
             fontsize=7,
         )
-    figure.colorbar(image, ax=axes, label="Pearson r", shrink=0.9, pad=0.01)
+    figure.colorbar(image, ax=axes, shrink=0.9, pad=0.01)
     return figure

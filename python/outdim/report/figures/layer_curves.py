@@ -1,5 +1,6 @@
-"""r by layer: single dimensions against the median and the 5-95 % band of all of them."""
+"""A statistic by layer: single dimensions against the median and the 5-95 % band of all."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,147 +10,251 @@ from matplotlib.figure import Figure as Canvas
 
 from outdim.report.colours import BAND, MUTED, series
 from outdim.report.figures.base import Figure, canvas, layout
-from outdim.report.figures.correlation import Correlations, describe, meta
-from outdim.report.run_files import Floats, Key
-from outdim.report.text import listing
+from outdim.report.statistics import Floats
+from outdim.report.text import plot_text
+from outdim.report.views import View, choices
+from outdim.text import listing, visible
 
 MAX_LINES = 8
-_MAX_OUTLIERS = 5
+MAX_MARKED = 5
+
+_WIDE = 300.0  # a largest value so many times the median is drawn on a logarithmic axis
 
 
-def layer_curves(correlations: Correlations) -> Figure:
-    """Draw the outlier dimensions and the strongest others, for each choice its own."""
-    dims = _chosen(correlations, correlations.headline)
-    marked = correlations.outliers[:_MAX_OUTLIERS]
+def layer_curves(
+    id_: str, title: str, shown: Sequence[View], marked: Sequence[int] = (), caption: str = ""
+) -> Figure:
+    """Draw, for each view, the marked dimensions and the strongest others."""
+    first = shown[0]
+    columns = _columns(first, marked)
     return Figure(
-        id="correlation_by_layer",
-        title="Frequency correlation, layer by layer",
-        caption="Solid lines: the outlier dimensions "
-        + (f"({listing(marked)}). " if marked else "(none was detected here). ")
-        + "Dashed lines: the other dimensions with the largest |r| in any layer under the chosen "
-        f"measures; {MAX_LINES} lines at most. Grey: the median of all dimensions and the band "
-        "that holds 90 % of them (5th to 95th percentile); a line far outside of the band is "
-        "exceptional, one inside is like any other dimension.",
-        alt=f"Line chart of r, {describe(correlations.headline)}, by layer for dimensions "
-        f"{listing(dims)}, with the median and the 5 to 95 % band of all dimensions.",
-        table=_table(correlations),
-        interactive=_interactive(correlations),
-        draw=lambda: _draw(correlations),
-        choices=correlations.choices(),
+        id=id_,
+        title=title,
+        caption=" ".join(filter(None, [caption, _reading(shown, marked)])),
+        alt=f"Line chart of {first.words} by layer"
+        + (f", of {first.of}s {listing(columns)}" if first.of else "")
+        + ("" if first.usual is None else ", with the median and the 5 to 95 % band of all")
+        + ".",
+        table=_table(shown, marked),
+        interactive=_interactive(shown, marked),
+        draw=lambda: _draw(first, marked),
+        choices=choices(shown),
     )
 
 
-def band(r: Floats) -> Floats:
-    """Give the 5th, 50th and 95th percentile over dimensions [3, R]; NaN is left out."""
-    percentiles = np.full((3, len(r)), np.nan)
-    for row, values in enumerate(r):
-        finite = values[np.isfinite(values)]
-        if len(finite):
-            percentiles[:, row] = np.percentile(finite, (5, 50, 95))
-    return percentiles
+def _reading(shown: Sequence[View], marked: Sequence[int]) -> str:
+    """How to read the figure."""
+    first = shown[0]
+    said = []
+    if first.of:
+        lines = f"the other {first.of}s with the largest values at any layer; {MAX_LINES} lines at "
+        if marked and first.of == "dimension":
+            outliers = listing(marked[:MAX_MARKED])
+            said.append(f"Solid lines: the outlier dimensions ({outliers}). Dashed: {lines}most.")
+        else:
+            said.append(f"Lines: {lines.replace('other ', '')}most.")
+    if any(view.usual is not None for view in shown):
+        said.append(
+            "Grey: the median of all and the band that holds 90 % of them (5th to 95th "
+            "percentile); a line far outside of the band is exceptional, one inside is like any "
+            "other."
+        )
+    if any(view.estimate.low is not None for view in shown):
+        said.append(f"{'Whiskers' if first.of else 'Coloured band'}: the interval of each value.")
+    if any(view.chance is not None for view in shown):
+        said.append("Dotted: what chance alone gives; a value within it says nothing.")
+    return " ".join(said)
 
 
-def _chosen(correlations: Correlations, key: Key) -> list[int]:
-    """Outliers first, then the dimensions with the largest |r| in any layer."""
-    largest = np.nan_to_num(np.abs(correlations.r[key]), nan=0.0).max(axis=0)
-    dims = list(correlations.outliers[:_MAX_OUTLIERS])
-    for dim in np.argsort(-largest, kind="stable"):
-        if len(dims) == MAX_LINES:
-            break
-        if dim not in dims and largest[dim] > 0:
-            dims.append(int(dim))
-    return dims
+def _columns(view: View, marked: Sequence[int]) -> list[int]:
+    if not view.of:
+        return [0]
+    return view.strongest(marked if view.of == "dimension" else (), MAX_LINES, MAX_MARKED)
 
 
-def _table(correlations: Correlations) -> pa.Table:
-    columns: dict[str, list[Any]] = {
-        name: []
-        for name in ("selection", "statistic", "covariate", "point", "layer", "series", "r")
-    }
-    for key, r in correlations.r.items():
-        curves = dict(zip(("5%", "median", "95%"), band(r), strict=True))
-        curves |= {f"dim {dim}": r[:, dim] for dim in _chosen(correlations, key)}
-        for name, curve in curves.items():
-            columns["selection"] += [key[2]] * len(r)
-            columns["statistic"] += [key[0]] * len(r)
-            columns["covariate"] += [key[1]] * len(r)
-            columns["point"] += correlations.points
-            columns["layer"] += correlations.layers
-            columns["series"] += [name] * len(r)
-            columns["r"] += curve.tolist()
-    return pa.table(columns)
+def _name(view: View, column: int) -> str:
+    return f"{view.of} {column}" if view.of else view.statistic.label
 
 
-def _interactive(correlations: Correlations) -> go.Figure:
+def _logarithmic(view: View) -> bool:
+    """Whether values are so unequal that a linear axis would show the largest alone."""
+    if view.statistic.low is None or view.statistic.low < 0 or view.usual is None:
+        return False
+    value = view.estimate.value[np.isfinite(view.estimate.value)]
+    return bool(value.min() > 0 and value.max() > _WIDE * np.median(value))
+
+
+def _chance_lines(view: View) -> list[Floats]:
+    chance = view.chance
+    if chance is None:
+        return []
+    return [chance, -chance] if view.symmetric else [chance]
+
+
+def _table(shown: Sequence[View], marked: Sequence[int]) -> pa.Table:
+    names = ("selection", "statistic", "covariate", "point", "layer", "series")
+    columns: dict[str, list[Any]] = {name: [] for name in (*names, "value", "low", "high", "null")}
+    for view in shown:
+        size = len(view.points)
+        nothing = [None] * size
+        curves: dict[str, dict[str, Any]] = {}
+        if view.usual is not None:
+            curves |= {
+                name: {"value": values}
+                for name, values in zip(("5%", "median", "95%"), view.usual, strict=True)
+            }
+        for column in _columns(view, marked):
+            curves[_name(view, column)] = dict(view.estimate[:, column].parts())
+        for name, parts in curves.items():
+            columns["selection"] += [view.key.selection] * size
+            columns["statistic"] += [view.key.statistic] * size
+            columns["covariate"] += [view.key.covariate] * size
+            columns["point"] += view.points
+            columns["layer"] += view.layers
+            columns["series"] += [name] * size
+            for part in ("value", "low", "high", "null"):
+                columns[part] += nothing if part not in parts else parts[part].tolist()
+    floats = {name: pa.array(columns.pop(name), pa.float64()) for name in ("low", "high", "null")}
+    return pa.table({**columns, **floats})
+
+
+def _interactive(shown: Sequence[View], marked: Sequence[int]) -> go.Figure:
     figure = go.Figure()
-    for key, r in correlations.r.items():
-        low, middle, high = band(r)
-        shared = {
-            "x": correlations.labels,
-            "meta": meta(key),
-            "visible": key == correlations.headline,
-            "customdata": correlations.points,
-        }
-        bounds = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "legendgroup": "band"}
-        figure.add_scatter(y=low, showlegend=False, **bounds, **shared)
-        figure.add_scatter(
-            y=high, fill="tonexty", fillcolor=BAND, name="5–95 % of all", **bounds, **shared
-        )
-        figure.add_scatter(
-            y=middle,
-            name="median of all",
-            line={"color": MUTED, "width": 2},
-            mode="lines",
-            hovertemplate="median r = %{y:.3f}<extra></extra>",
-            **shared,
-        )
-        for place, dim in enumerate(_chosen(correlations, key)):
-            outlier = dim in correlations.outliers
+    for place, view in enumerate(shown):
+        for trace in _traces(view, marked):
             figure.add_scatter(
-                y=r[:, dim],
-                name=f"dim {dim}",
-                mode="lines+markers",
-                line={
-                    "color": series(place),
-                    "width": 2.5 if outlier else 1.6,
-                    "dash": "solid" if outlier else "dash",
+                **trace,
+                x=view.labels,
+                customdata=view.points,
+                meta={
+                    **view.answers,
+                    "axis": plot_text(view.axis),
+                    "scale": "log" if _logarithmic(view) else "linear",
                 },
-                marker={"size": 6 if outlier else 4},
-                hovertemplate=f"dimension {dim}<br>%{{customdata}}: r = %{{y:.3f}}<extra></extra>",
-                **shared,
+                visible=place == 0,
             )
+    first = shown[0]
     figure.update_layout(
         layout(
             height=440,
             xaxis={"title": "layer", "type": "category", "zeroline": False},
-            yaxis={"title": "Pearson r", "zeroline": True, "zerolinecolor": MUTED},
+            yaxis={
+                "title": {"text": plot_text(first.axis)},
+                "type": "log" if _logarithmic(first) else "linear",
+                "zeroline": True,
+                "zerolinecolor": MUTED,
+            },
         )
     )
     return figure
 
 
-def _draw(correlations: Correlations) -> Canvas:
-    key = correlations.headline
-    r = correlations.r[key]
-    low, middle, high = band(r)
-    x = np.arange(len(r))
-    figure, axes = canvas(8, 4)
-    axes.fill_between(x, low, high, color=MUTED, alpha=0.22, linewidth=0, label="5–95 % of all")
-    axes.plot(x, middle, color=MUTED, linewidth=2, label="median of all")
-    for place, dim in enumerate(_chosen(correlations, key)):
-        outlier = dim in correlations.outliers
-        axes.plot(
-            x,
-            r[:, dim],
-            "-o" if outlier else "--o",
-            color=series(place),
-            linewidth=2 if outlier else 1.2,
-            markersize=4 if outlier else 2.5,
-            label=f"dimension {dim}",
+def _traces(view: View, marked: Sequence[int]) -> list[dict[str, Any]]:
+    silent = {"mode": "lines", "hoverinfo": "skip"}
+    traces: list[dict[str, Any]] = []
+    if view.usual is not None:
+        low, middle, high = view.usual
+        edge = {**silent, "line": {"width": 0}, "legendgroup": "band"}
+        filled = {"fill": "tonexty", "fillcolor": BAND, "name": "5–95 % of all"}
+        traces += [
+            {"y": low, "showlegend": False, **edge},
+            {"y": high, **filled, **edge},
+            {
+                "y": middle,
+                "name": "median of all",
+                "line": {"color": MUTED, "width": 2},
+                "mode": "lines",
+                "hovertemplate": "median: %{y:.3~g}<extra></extra>",
+            },
+        ]
+    for turn, line in enumerate(_chance_lines(view)):
+        traces.append(
+            {
+                "y": line,
+                "name": "chance",
+                "legendgroup": "chance",
+                "showlegend": turn == 0,
+                "mode": "lines",
+                "line": {"color": MUTED, "width": 1.5, "dash": "dot"},
+                "hovertemplate": "chance: %{y:.3~g}<extra></extra>",
+            }
         )
-    axes.axhline(0, color=MUTED, linewidth=0.8)
-    step = max(1, -(-len(x) // 20))
-    axes.set_xticks(x[::step], correlations.labels[::step])
-    axes.set(xlabel="layer", ylabel="Pearson r", title=f"r of {describe(key)}")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    for place, column in enumerate(_columns(view, marked)):
+        traces += _curve(view, column, place, solid=not view.of or column in marked)
+    return traces
+
+
+def _curve(view: View, column: int, place: int, *, solid: bool) -> list[dict[str, Any]]:
+    one = view.estimate[:, column]
+    name = plot_text(_name(view, column))
+    colour = series(place)
+    curve: dict[str, Any] = {
+        "y": one.value,
+        "name": name,
+        "mode": "lines+markers",
+        "line": {"color": colour, "width": 2.5 if solid else 1.6, "dash": _dash(solid)},
+        "marker": {"size": 6 if solid else 4},
+        "hovertemplate": f"{name}<br>%{{customdata}}: %{{y:.3~f}}<extra></extra>",
+    }
+    if one.low is None or one.high is None:
+        return [curve]
+    if view.of:
+        spread = {"array": one.high - one.value, "arrayminus": one.value - one.low}
+        return [
+            curve
+            | {"error_y": {"type": "data", "symmetric": False, "thickness": 1, "width": 3} | spread}
+        ]
+    edge = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
+    return [
+        {"y": one.low, **edge},
+        {"y": one.high, "fill": "tonexty", "fillcolor": BAND, **edge},
+        curve,
+    ]
+
+
+def _dash(solid: bool) -> str:
+    return "solid" if solid else "dash"
+
+
+def _draw(view: View, marked: Sequence[int]) -> Canvas:
+    x = np.arange(len(view.points))
+    figure, axes = canvas(8, 4)
+    if view.usual is not None:
+        low, middle, high = view.usual
+        axes.fill_between(x, low, high, color=MUTED, alpha=0.22, linewidth=0, label="5–95 % of all")
+        axes.plot(x, middle, color=MUTED, linewidth=2, label="median of all")
+    for turn, line in enumerate(_chance_lines(view)):
+        axes.plot(x, line, ":", color=MUTED, label="_" if turn else "chance")
+    for place, column in enumerate(_columns(view, marked)):
+        one = view.estimate[:, column]
+        solid = not view.of or column in marked
+        whiskers = None
+        if one.low is not None and one.high is not None:
+            if view.of:
+                whiskers = np.maximum([one.value - one.low, one.high - one.value], 0)
+            else:
+                axes.fill_between(x, one.low, one.high, color=series(place), alpha=0.2, linewidth=0)
+        axes.errorbar(
+            x,
+            one.value,
+            yerr=whiskers,
+            fmt="-o" if solid else "--o",
+            color=series(place),
+            linewidth=2 if solid else 1.2,
+            elinewidth=0.8,
+            capsize=2,
+            markersize=4 if solid else 2.5,
+            label=visible(_name(view, column)),
+        )
+    if view.symmetric:
+        axes.axhline(0, color=MUTED, linewidth=0.8)
+    if _logarithmic(view):
+        axes.set_yscale("log")
+    every = max(1, -(-len(x) // 20))
+    axes.set_xticks(x[::every], view.labels[::every])
+    axes.set_xlabel("layer")
+    axes.set_ylabel(visible(view.axis), parse_math=False)
+    axes.set_title(visible(view.words), parse_math=False)
+    for text in axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0)).get_texts():
+        text.set_parse_math(False)
     return figure

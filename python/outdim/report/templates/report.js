@@ -26,6 +26,8 @@
       const meta = trace.meta ?? {};
       trace.visible = Object.entries(answers).every(([name, value]) => !(name in meta) || meta[name] === value);
     }
+    const shown = data.find((trace) => trace.visible && trace.meta?.axis);
+    if (shown) layout.yaxis = { ...layout.yaxis, title: { text: shown.meta.axis }, type: shown.meta.scale };
     const narrow = plot.clientWidth < NARROW;
     const figure = { data, layout: narrow ? narrowed(layout) : layout };
     const { data: traces, layout: painted } = dark.matches ? recoloured(figure) : figure;

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure as Canvas
 
 from outdim.report.colours import INK, MUTED, series
 from outdim.report.figures.base import Figure, canvas, layout
-from outdim.report.run_files import Array, Counts
-from outdim.report.text import plot_text, visible
+from outdim.report.statistics import Array
+from outdim.report.text import plot_text, token_text
+from outdim.tokens import TokenFrequencies
 
 _ALL_UP_TO = 300
 _POINTS = 1_200
@@ -18,7 +19,7 @@ _NAMED_RANKS = (1, 3, 10, 30, 100)  # evenly spaced on the axis, so that the nam
 _NAME_CHARACTERS = 14
 
 
-def frequency_curve(counts: Counts) -> Figure:
+def rank_curve(counts: TokenFrequencies) -> Figure:
     """Draw the counts of the tokens that occur, ordinary ones as a curve, special ones as marks."""
     occurring = np.flatnonzero(counts.counts > 0)
     ordinary = occurring[~counts.special[occurring]]
@@ -48,13 +49,13 @@ def frequency_curve(counts: Counts) -> Figure:
     )
 
 
-def _named(counts: Counts, ordinary: Array) -> list[tuple[int, int, str]]:
+def _named(counts: TokenFrequencies, ordinary: Array) -> list[tuple[int, int, str]]:
     """(rank, count, token) of the tokens whose names stand in the figure."""
     named = []
     for rank in _NAMED_RANKS:
         if rank <= len(ordinary):
             i = ordinary[rank - 1]
-            name = visible(counts.tokens[i])
+            name = token_text(counts.tokens[i])
             if len(name) > _NAME_CHARACTERS:
                 name = name[: _NAME_CHARACTERS - 1] + "…"
             named.append((rank, int(counts.counts[i]), f"“{name}”"))
@@ -69,18 +70,18 @@ def thinned(count: int) -> Array:
     return np.union1d(np.arange(_ALL_UP_TO), spaced)
 
 
-def _special_ranks(counts: Counts, ordinary: Array, special: Array) -> Array:
+def _special_ranks(counts: TokenFrequencies, ordinary: Array, special: Array) -> Array:
     """Give the 1-based rank that each special token's count would have among the ordinary ones."""
     falling = -counts.counts[ordinary]
     return np.searchsorted(falling, -counts.counts[special], side="left") + 1
 
 
-def _table(counts: Counts, ordinary: Array, ranks: Array, special: Array) -> pa.Table:
+def _table(counts: TokenFrequencies, ordinary: Array, ranks: Array, special: Array) -> pa.Table:
     chosen = np.concatenate([ordinary[ranks], special])
     return pa.table(
         {
             "rank": np.concatenate([ranks + 1, _special_ranks(counts, ordinary, special)]),
-            "id": counts.ids[chosen],
+            "id": chosen,
             "token": [counts.tokens[i] for i in chosen],
             "special": counts.special[chosen],
             "count": counts.counts[chosen],
@@ -88,11 +89,13 @@ def _table(counts: Counts, ordinary: Array, ranks: Array, special: Array) -> pa.
     )
 
 
-def _interactive(counts: Counts, ordinary: Array, ranks: Array, special: Array) -> go.Figure:
+def _interactive(
+    counts: TokenFrequencies, ordinary: Array, ranks: Array, special: Array
+) -> go.Figure:
     hover = "“%{text}” (id %{customdata})<br>rank %{x:,}: %{y:,} times<extra></extra>"
 
     def labels(chosen: Array) -> list[str]:
-        return [plot_text(visible(counts.tokens[i])) for i in chosen]
+        return [plot_text(token_text(counts.tokens[i])) for i in chosen]
 
     figure = go.Figure()
     if len(ordinary):
@@ -101,7 +104,7 @@ def _interactive(counts: Counts, ordinary: Array, ranks: Array, special: Array) 
         x=ranks + 1,
         y=counts.counts[ordinary[ranks]],
         text=labels(ordinary[ranks]),
-        customdata=counts.ids[ordinary[ranks]],
+        customdata=ordinary[ranks],
         mode="markers",
         name="tokens",
         marker={"size": 4, "color": series(0)},
@@ -112,7 +115,7 @@ def _interactive(counts: Counts, ordinary: Array, ranks: Array, special: Array) 
             x=_special_ranks(counts, ordinary, special),
             y=counts.counts[special],
             text=labels(special),
-            customdata=counts.ids[special],
+            customdata=special,
             mode="markers",
             name="special tokens",
             marker={"size": 10, "color": series(1), "symbol": "diamond-open"},
@@ -139,7 +142,7 @@ def _interactive(counts: Counts, ordinary: Array, ranks: Array, special: Array) 
     return figure
 
 
-def _zipf(counts: Counts, ordinary: Array) -> dict[str, object]:
+def _zipf(counts: TokenFrequencies, ordinary: Array) -> dict[str, object]:
     top, last = float(counts.counts[ordinary[0]]), len(ordinary)
     end = min(last, top)  # the line ends at a count of one
     return {
@@ -152,7 +155,7 @@ def _zipf(counts: Counts, ordinary: Array) -> dict[str, object]:
     }
 
 
-def _draw(counts: Counts, ordinary: Array, ranks: Array, special: Array) -> Canvas:
+def _draw(counts: TokenFrequencies, ordinary: Array, ranks: Array, special: Array) -> Canvas:
     figure, axes = canvas(7, 4)
     axes.set(xscale="log", yscale="log", xlabel="rank of the token", ylabel="count of the token")
     if len(ordinary):

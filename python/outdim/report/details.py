@@ -3,12 +3,12 @@
 import json
 from typing import Any
 
-from outdim.report.run_files import Run
-from outdim.report.text import number
+from outdim.report.study import Study
+from outdim.text import listing, number
 
 MAX_FILES = 50
 
-Fact = tuple[str, str, str]
+Detail = tuple[str, str, str]
 
 _TOKENS = {
     "documents": "documents used",
@@ -50,34 +50,49 @@ _ELEMENTS = {
 }
 
 
-def fact_groups(run: Run) -> list[tuple[str, list[Fact]]]:
-    """Group what the manifest says, leaving out what it does not."""
-    manifest = run.manifest
-    groups = [
-        ("Run", _run_facts(manifest)),
-        ("Tokens", _token_facts(run)),
-        ("Model", _facts(manifest.get("model"))),
-        ("Tokenizer", _facts(manifest.get("tokenizer"))),
-        ("Data", _facts({k: v for k, v in (manifest.get("data") or {}).items() if k != "files"})),
-        ("Counting", _counting_facts(manifest.get("counting") or {})),
-        ("Machine and versions", _facts(manifest.get("machine"))),
-        ("Options", [(name, value, "code") for name, value, _ in _facts(manifest.get("options"))]),
+def details(study: Study) -> list[tuple[str, list[Detail]]]:
+    """What the manifest says by subject, leaving out what it does not."""
+    manifest = study.manifest
+    data = {k: v for k, v in (manifest.get("data") or {}).items() if k != "files"}
+    subjects = [
+        ("Run", _about_the_run(manifest)),
+        ("Tokens", _about_tokens(study)),
+        ("Model", _rows(manifest.get("model"))),
+        ("Tokenizer", _rows(manifest.get("tokenizer"))),
+        ("Data", _rows(data)),
+        ("Counting", _about_counting(manifest.get("counting") or {})),
+        ("Machine and versions", _rows(manifest.get("machine"))),
+        *((f"Options of {step}", _options(study, step)) for step in study.options),
     ]
-    return [(name, rows) for name, rows in groups if rows]
+    return [(name, rows) for name, rows in subjects if rows]
 
 
-def data_files(run: Run) -> dict[str, Any]:
-    """List the first files that were read, and how many there were."""
-    files = (run.manifest.get("data") or {}).get("files") or []
+def data_files(study: Study) -> dict[str, Any]:
+    """The first files that were read, and how many there were."""
+    files = (study.manifest.get("data") or {}).get("files") or []
     rows = [
-        {
-            "path": str(file.get("path", "")),
-            "bytes": value_text(file.get("size_bytes")),
-            "sha256": str(file.get("sha256") or "")[:16],
-        }
+        [
+            str(file.get("path", "")),
+            value_text(file.get("size_bytes")),
+            str(file.get("sha256") or "")[:16],
+        ]
         for file in files[:MAX_FILES]
     ]
     return {"rows": rows, "total": len(files)}
+
+
+def result_files(study: Study) -> list[list[str]]:
+    """Every file of results: name, bytes, rows and columns, hash."""
+    return [
+        [
+            file.name,
+            number(file.size_bytes),
+            "" if file.rows is None else number(file.rows),
+            listing(file.columns, 20),
+            file.sha256[:16],
+        ]
+        for file in study.files()
+    ]
 
 
 def value_text(value: Any) -> str:
@@ -95,7 +110,7 @@ def value_text(value: Any) -> str:
     return str(value) if isinstance(value, str) else json.dumps(value)
 
 
-def _run_facts(manifest: dict[str, Any]) -> list[Fact]:
+def _about_the_run(manifest: dict[str, Any]) -> list[Detail]:
     rows = [
         ("command", manifest.get("command")),
         ("begun", manifest.get("created")),
@@ -104,43 +119,46 @@ def _run_facts(manifest: dict[str, Any]) -> list[Fact]:
         ("seconds", manifest.get("seconds")),
         ("tokens_per_second", manifest.get("tokens_per_second")),
     ]
-    return _facts({name: value for name, value in rows if value is not None})
+    return _rows({name: value for name, value in rows if value is not None})
 
 
-def _token_facts(run: Run) -> list[Fact]:
-    tokens = run.manifest.get("tokens") or {}
+def _about_tokens(study: Study) -> list[Detail]:
+    tokens = study.manifest.get("tokens") or {}
     labels = _MODEL_TOKENS if "used" in tokens else _TOKENS
     others = {name: value for name, value in tokens.items() if name not in labels}
-    rows = _labelled(tokens, labels) + _facts(others)
-    if run.counts is not None:
-        special = run.counts.special
-        occurs = run.counts.counts > 0
+    rows = _labelled(tokens, labels) + _rows(others)
+    if study.frequencies is not None:
+        counts, special = study.frequencies.counts, study.frequencies.special
         rows += [
             (label, number(int(count)), "")
             for label, count in (
-                ("text tokens counted", run.counts.counts[~special].sum()),
+                ("text tokens counted", counts[~special].sum()),
                 ("token ids in the vocabulary", len(special)),
                 ("of these, ids of text", (~special).sum()),
-                ("ids of text that occur", (occurs & ~special).sum()),
-                ("special ids that occur", (occurs & special).sum()),
+                ("ids of text that occur", ((counts > 0) & ~special).sum()),
+                ("special ids that occur", ((counts > 0) & special).sum()),
             )
         ]
     return rows
 
 
-def _counting_facts(counting: dict[str, Any]) -> list[Fact]:
+def _options(study: Study, step: str) -> list[Detail]:
+    return [(name, value, "code") for name, value, _ in _rows(dict(study.options[step]))]
+
+
+def _about_counting(counting: dict[str, Any]) -> list[Detail]:
     how = {name: value for name, value in counting.items() if name != "accounting"}
     accounting = {k: v for k, v in (counting.get("accounting") or {}).items() if v != []}
-    return _facts(how) + _labelled(accounting, _ACCOUNTING)
+    return _rows(how) + _labelled(accounting, _ACCOUNTING)
 
 
-def _labelled(values: dict[str, Any], labels: dict[str, str]) -> list[Fact]:
+def _labelled(values: dict[str, Any], labels: dict[str, str]) -> list[Detail]:
     return [
         (label, value_text(values[name]), "") for name, label in labels.items() if name in values
     ]
 
 
-def _facts(values: dict[str, Any] | None) -> list[Fact]:
+def _rows(values: dict[str, Any] | None) -> list[Detail]:
     """Rows of a part of the manifest, whose own order is alphabetical: names first, hashes last."""
 
     def place(name: str) -> int:

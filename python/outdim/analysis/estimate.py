@@ -1,0 +1,75 @@
+"""A value with what it is worth: its interval, and what chance gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outdim.text import number
+
+Floats = NDArray[np.float64]
+
+#: A p above this says that chance gives as much.
+CHANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Values of a statistic, all arrays of one shape, float64.
+
+    Attributes:
+        value: NaN where it is not defined.
+        low, high: Ends of the interval; None where there is none.
+        null: What chance gives; None where that is not known.
+        p: Of the value under that chance.
+    """
+
+    value: Floats
+    low: Floats | None = None
+    high: Floats | None = None
+    null: Floats | None = None
+    p: Floats | None = None
+
+    def __getitem__(self, index: Any) -> Estimate:
+        """The estimate of some of the values, or of one."""
+        return Estimate(**{name: part[index] for name, part in self.parts().items()})
+
+    def parts(self) -> Mapping[str, Floats]:
+        """The arrays that there are, by name."""
+        found = {part.name: getattr(self, part.name) for part in fields(self)}
+        return {name: part for name, part in found.items() if part is not None}
+
+    def worth(self) -> Mapping[str, Any]:
+        """All but the value: arguments of `outdim.analysis.table.TidyRows.add`."""
+        return {name: part for name, part in self.parts().items() if name != "value"}
+
+    def words(self, digits: int = 2) -> str:
+        """One value, and its interval where there is one.
+
+        >>> Estimate(np.float64(0.762), np.float64(0.62), np.float64(0.831)).words()
+        '0.76 [0.62, 0.83]'
+        """
+        text = number(float(self.value), digits)
+        if self.low is None or self.high is None or not np.isfinite([self.low, self.high]).all():
+            return text
+        return f"{text} [{number(float(self.low), digits)}, {number(float(self.high), digits)}]"
+
+    def chance(self) -> str:
+        """How one value compares with chance, in words; "" where nothing is known of that.
+
+        >>> Estimate(np.float64(0.47), p=np.float64(0.76)).chance()
+        'no more than chance gives (p = 0.760)'
+        """
+        p = np.nan if self.p is None else float(self.p)
+        null = np.nan if self.null is None else float(self.null)
+        if np.isfinite(p):
+            more, why = p <= CHANCE, "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+        elif np.isfinite(null):
+            more, why = bool(np.abs(self.value) > np.abs(null)), f"which reaches {number(null, 2)}"
+        else:
+            return ""
+        return f"{'more' if more else 'no more'} than chance gives ({why})"

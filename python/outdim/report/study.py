@@ -1,0 +1,122 @@
+"""Reads a run directory: a study of one model, of which the report shows whatever is there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from outdim.analysis.registry import step_class, steps
+from outdim.errors import DataError
+from outdim.files import read_json
+from outdim.report.statistics import StepStatistics, read_statistics
+from outdim.run import manifest, plan
+from outdim.run.results import STATS
+from outdim.tokens import TokenFrequencies
+
+COUNTS = "counts.parquet"
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """A file of results: its name, size, hash and, of a table, rows and columns."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    rows: int | None = None
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a run directory holds.
+
+    Attributes:
+        path: The directory.
+        manifest: What was run, and what was found in words.
+        options: Options by step, in the order in which steps were added.
+        statistics: Values by step.
+        frequencies: Token counts of the text; None where they were not counted.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    options: dict[str, Mapping[str, Any]]
+    statistics: dict[str, StepStatistics] = field(default_factory=dict)
+    frequencies: TokenFrequencies | None = None
+
+    @property
+    def steps(self) -> list[str]:
+        """Its steps as they were added, but those that others need last."""
+        needed = {
+            name for step in self.options if step in steps() for name in step_class(step).needs
+        }
+        return sorted(self.options, key=lambda step: step in needed)
+
+    @property
+    def unknown(self) -> list[str]:
+        """Steps of packages that are not installed here."""
+        return [step for step in self.options if step not in steps()]
+
+    def sentences(self, part: str, step: str) -> list[str]:
+        """``headlines`` or ``cautions`` of a step."""
+        return list((self.manifest.get(part) or {}).get(step) or [])
+
+    def document(self, name: str) -> dict[str, Any] | None:
+        """A JSON result, its checksum checked; None where there is none.
+
+        Raises:
+            DataError: It was altered since it was written.
+        """
+        if name not in self.manifest["results"]:
+            return None
+        return read_json(manifest.result_path(self.path, name))
+
+    def files(self) -> list[ResultFile]:
+        """Every file of results."""
+        return [
+            _describe(self.path / name, sha256)
+            for name, sha256 in sorted(self.manifest["results"].items())
+        ]
+
+
+def read_study(run: str | Path) -> Study:
+    """Read a run directory; every file's checksum is checked.
+
+    Raises:
+        DataError: It is no run directory, or a file of it is damaged or was altered.
+    """
+    path = Path(run)
+    if not path.is_dir():
+        found = "a file" if path.exists() else "nothing"
+        raise DataError(
+            f"run: expected a run directory at {path}, got {found}; give the directory that a "
+            "command of outdim wrote."
+        )
+    content = {"results": {}, **manifest.read(path)}
+    entries = plan.Study(path).entries()
+    if not entries:
+        raise DataError(f"run: {path} holds no step of an analysis, only what was made of others.")
+    for name in entries.keys() & steps().keys():
+        step_class(name)  # defines its statistics
+    results = content["results"]
+    return Study(
+        path,
+        content,
+        {name: entry.options for name, entry in entries.items()},
+        read_statistics(manifest.result_path(path, STATS)) if STATS in results else {},
+        TokenFrequencies.from_parquet(manifest.result_path(path, COUNTS))
+        if COUNTS in results
+        else None,
+    )
+
+
+def _describe(path: Path, sha256: str) -> ResultFile:
+    size = path.stat().st_size
+    if path.suffix != ".parquet":
+        return ResultFile(path.name, size, sha256)
+    about = pq.read_metadata(path)
+    columns = tuple(about.schema.to_arrow_schema().names)
+    return ResultFile(path.name, size, sha256, about.num_rows, columns)
