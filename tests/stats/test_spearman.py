@@ -197,3 +197,21 @@ def test_a_result_does_not_change_with_what_is_added_later():
     assert torch.equal(result.quantile(0.9), fresh.quantile(0.9))
     assert result.n == 500
     assert result.sums[0].sum() == 500 * len(DIMS)
+
+
+@pytest.mark.parametrize("ties", [3, 1000])
+def test_frequencies_of_another_corpus_are_ranked_within_the_stream(ties):
+    rng = np.random.default_rng(ties)
+    ids = torch.from_numpy(rng.zipf(1.5, 4000) % 50)
+    other = torch.from_numpy(rng.integers(0, ties, 50))
+    hidden = torch.from_numpy(rng.normal(size=(4000, 2)) + other[ids].numpy()[:, None] / ties)
+    hidden = hidden.bfloat16()
+    counts = torch.bincount(ids, minlength=50)
+    histogram = RankHistogram([0, 1], counts, frequencies=other).update(hidden, ids)
+    found = histogram.compute().spearman("abs")
+    for column, rho in enumerate(found.tolist()):
+        values = hidden[:, column].double().abs().numpy()
+        expected = scipy.stats.spearmanr(values, other[ids].numpy()).statistic
+        assert rho == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(ArgumentError, match="frequencies"):
+        histogram.merge(RankHistogram([0, 1], counts).update(hidden, ids))

@@ -25,14 +25,21 @@ class PointRanks:
         dims: S dimensions.
         counts: [V] int64, how often each token id occurs among the rows that are counted.
         groups: Numbers of the groups whose rows are counted.
+        frequencies: [V] int64, the token frequencies that are ranked; None: the counts.
     """
 
     def __init__(
-        self, points: Sequence[str], dims: Sequence[int], counts: Any, groups: Sequence[int]
+        self,
+        points: Sequence[str],
+        dims: Sequence[int],
+        counts: Any,
+        groups: Sequence[int],
+        frequencies: Any = None,
     ) -> None:
         self.points, self.dims = tuple(points), list(dims)
+        numbers = list(range(len(dims)))
         self._histograms = {
-            point: RankHistogram(list(range(len(dims))), counts) for point in points
+            point: RankHistogram(numbers, counts, frequencies=frequencies) for point in points
         }
         self._groups = list(groups)
         self._ids = self._mask = torch.zeros(0)
@@ -80,9 +87,9 @@ class PointRanks:
         for point, mine in self._histograms.items():
             prefix = f"{point}/"
             fields = {k[len(prefix) :]: t for k, t in state.items() if k.startswith(prefix)}
-            other = RankHistogram(list(range(len(self.dims))), mine.counts)
+            other = RankHistogram(mine.dims.cpu(), mine.counts, frequencies=mine.frequencies)
             mine.merge(other.load_state_dict({**shared, **fields}))
         return self
 
 
-_SHARED = ("dims", "counts", "seen")  # every point sees the same rows
+_SHARED = ("dims", "counts", "frequencies", "seen")  # every point sees the same rows

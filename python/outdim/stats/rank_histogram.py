@@ -43,6 +43,8 @@ class RankHistogram(Turns):
     Args:
         dims: S dimensions, int64.
         counts: [V] int64, how often each token id occurs among the counted rows of the stream.
+        frequencies: [V] int64, the token frequencies that are ranked: those of another corpus, say.
+            None: the counts.
         backend: "auto", "cpu", "cuda" or "reference".
 
     Raises:
@@ -53,7 +55,9 @@ class RankHistogram(Turns):
     as no value is shared by more than 4.6e18 / n of them.
     """
 
-    def __init__(self, dims: Any, counts: Any, *, backend: Backend = "auto") -> None:
+    def __init__(
+        self, dims: Any, counts: Any, *, frequencies: Any = None, backend: Backend = "auto"
+    ) -> None:
         super().__init__()
         keep_to_one_thread_after_fork()
         dims = torch.tensor(dims) if isinstance(dims, list | tuple) else as_tensor("dims", dims)
@@ -70,10 +74,22 @@ class RankHistogram(Turns):
             raise ArgumentError("counts: expected none below zero, got negative ones")
         self.dims: Tensor = dims.cpu()
         self._width = int(dims.max()) + 1
+        frequencies = as_tensor("frequencies", frequencies)
+        if frequencies is not None:
+            check_tensor(
+                "frequencies",
+                frequencies,
+                (torch.int64,),
+                f"({len(counts)},)",
+                lambda t: t.shape == counts.shape,
+            )
         self.counts: Tensor = counts.cpu()
+        self.frequencies: Tensor = self.counts if frequencies is None else frequencies.cpu()
         self.backend = backend
         self.dtype: torch.dtype | None = None
-        self._double_rank = torch.from_numpy(double_mid_ranks(self.counts.numpy()))
+        self._double_rank = torch.from_numpy(
+            double_mid_ranks(self.counts.numpy(), self.frequencies.numpy())
+        )
         self._seen = torch.zeros_like(self.counts)
         self._index = torch.full((len(dims), PAGE_BINS), -1, dtype=torch.int32)
         self._pages = 0
@@ -128,7 +144,7 @@ class RankHistogram(Turns):
         Raises:
             ArgumentError: other dims, counts or dtype.
         """
-        for name in ("dims", "counts"):
+        for name in ("dims", "counts", "frequencies"):
             if not torch.equal(getattr(self, name).cpu(), getattr(other, name).cpu()):
                 raise ArgumentError(f"other: expected the same {name}, got others")
         dtype, index, sums, seen = other._snapshot()
@@ -169,6 +185,7 @@ class RankHistogram(Turns):
         return RankResult(  # copies: what is added later is no part of it
             self.dims.tolist(),
             seen.numpy().copy(),
+            self._double_rank.cpu().numpy().copy(),
             self._index.cpu().numpy().copy(),
             self._sums[:, : self._pages].cpu().numpy().copy(),
             self.dtype or torch.bfloat16,
@@ -188,6 +205,7 @@ class RankHistogram(Turns):
         return {
             "dims": self.dims.cpu().clone(),
             "counts": self.counts.clone(),
+            "frequencies": self.frequencies.clone(),
             "seen": self._seen.cpu().clone(),
             "page_index": index,
             "count": count.contiguous(),
@@ -206,7 +224,7 @@ class RankHistogram(Turns):
         expected = self.state_dict()
         if state.keys() != expected.keys():
             raise DataError(f"state: expected the keys {sorted(expected)}, got {sorted(state)}")
-        for key in ("dims", "counts"):
+        for key in ("dims", "counts", "frequencies"):
             if not torch.equal(state[key].cpu(), expected[key]):
                 raise DataError(f"state: it has other {key}; build RankHistogram alike")
         _check_state(state, len(self.dims), len(self.counts))
@@ -251,6 +269,7 @@ class RankResult:
 
     dims: list[int]
     token_counts: Int64  # [V]
+    double_ranks: Int64  # [V]
     page_index: Int64  # [S, 256]
     sums: Int64  # [2, pages, 256], counts and sums of double ranks
     dtype: torch.dtype
@@ -267,7 +286,7 @@ class RankResult:
 
     def spearman(self, of: Literal["h", "abs"] = "h") -> Tensor:
         """Spearman's rho of h or |h| with token frequency, [S] float64; NaN: see `reason`."""
-        ranks = double_mid_ranks(self.token_counts).astype(np.float64) - (self.n + 1)
+        ranks = self.double_ranks.astype(np.float64) - (self.n + 1)
         rank_m2 = float(np.sum(self.token_counts * ranks * ranks))
         return self._each(of, lambda values: values.spearman(rank_m2)).clamp(-1, 1)
 
@@ -276,7 +295,7 @@ class RankResult:
         if self.n < 2:
             _check_of(of)
             return ["fewer than two tokens"] * len(self.dims)
-        used = self.token_counts[self.token_counts > 0]
+        used = self.double_ranks[self.token_counts > 0]
         rest = "constant covariate" if used.min() == used.max() else ""
         return [
             "nonfinite values" if nonfinite else rest or ("constant dimension" if constant else "")

@@ -15,15 +15,21 @@ Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
 
-def double_mid_ranks(counts: Int64) -> Int64:
+def double_mid_ranks(counts: Int64, frequencies: Int64 | None = None) -> Int64:
     """Twice the mid-rank of each token's frequency within the stream that the counts describe.
 
-    The tokens whose type occurs c times all tie, over all types of that count: with `below` tokens
-    of rarer types and t tied ones, their mean rank is below + (t + 1) / 2. Types that do not occur
-    get the rank they would have, which no token asks for.
+    The tokens whose types are equally frequent all tie: with `below` tokens of rarer types and t
+    tied ones, their mean rank is below + (t + 1) / 2. Types that do not occur in the stream get the
+    rank they would have, which no token asks for.
 
     >>> double_mid_ranks(np.array([3, 1, 1, 0])).tolist()  # frequencies 1 1 3 3 3
     [8, 3, 3, 1]
+    >>> double_mid_ranks(np.array([3, 1, 1, 0]), np.array([5, 5, 9, 0])).tolist()  # 5 5 5 5 9
+    [5, 5, 10, 1]
+
+    Args:
+        counts: How often each type occurs in the stream, [V].
+        frequencies: What is ranked, [V]: those of another corpus, say. None: the counts themselves.
 
     Raises:
         ArgumentError: 2^62 tokens or more, whose doubled ranks int64 cannot hold.
@@ -33,8 +39,10 @@ def double_mid_ranks(counts: Int64) -> Int64:
             f"counts: expected less than 2^62 tokens, whose ranks int64 can hold, got "
             f"{counts.sum(dtype=np.float64):.3g}"
         )
-    values, inverse, types = np.unique(counts, return_inverse=True, return_counts=True)
-    tied = values * types
+    order = counts if frequencies is None else frequencies
+    values, inverse = np.unique(order, return_inverse=True)
+    tied = np.zeros(len(values), np.int64)
+    np.add.at(tied, inverse, counts)
     below = np.cumsum(tied) - tied
     ranks: Int64 = (2 * below + tied + 1)[inverse].astype(np.int64)
     return ranks
