@@ -1,7 +1,10 @@
 """The steps there are: name -> what it does and where its class is, loaded when used.
 
-A package outside of outdim adds its own by an entry point of the group ``outdim.steps``:
+A package outside of outdim adds its own by an entry point of the group ``outdim.steps``; what its
+steps do is said by the description of the package:
 
+    [project]
+    description = "Measure how much of a token's squared norm sits in its largest dimensions."
     [project.entry-points."outdim.steps"]
     norm-share = "my_package.norm_share:NormShare"
 """
@@ -35,10 +38,12 @@ _STEPS = {
 def steps() -> dict[str, tuple[str, str]]:
     """Name of every step -> what it does, ``module:Class``."""
     others = importlib.metadata.entry_points(group="outdim.steps")
-    return {
-        **{point.name: (f"A step of {point.module}.", point.value) for point in others},
-        **_STEPS,
-    }
+    return {**_STEPS, **{p.name: (_about(p), p.value) for p in others if p.name not in _STEPS}}
+
+
+def _about(point: importlib.metadata.EntryPoint) -> str:
+    described = point.dist.metadata.json.get("summary") if point.dist else None
+    return str(described or f"A step of {point.module}.")
 
 
 def step_class(name: str) -> type[Step]:

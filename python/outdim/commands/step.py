@@ -125,4 +125,4 @@ def _reads(chosen: Sequence[type[Step]]) -> list[type]:
 
 
 def _options_of(chosen: Sequence[type[Step]]) -> dict[str, list[type]]:
-    return {step.name: [step.Options] for step in chosen}
+    return {step.name.replace("-", "_"): [step.Options] for step in chosen}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outdim.corpus.texts import Texts
+from outdim.ops.chunk_count import ChunkCounter, ChunkTexts
 from outdim.tokens.chunk_rule import DIGIT, Rule
 from outdim.tokens.encode import EncodingError, encode_batch
 
@@ -25,24 +26,16 @@ _Way = NDArray[np.bool_] | int | None
 """How joined chunks are told apart: ids that begin a word, a separator's id; None: not joined."""
 
 
-def _address(array: NDArray[Any]) -> int:
-    return int(array.__array_interface__["data"][0])
-
-
 class ChunkTable:
-    """Distinct chunks with their counts and token ids; see csrc/core/chunk_count.h.
+    """Distinct chunks with their counts and token ids, see `outdim.ops.chunk_count`.
 
     Chunks and ids are kept from unit to unit until ``memory_bytes`` are used; then counts are
     folded into token counts and everything is forgotten.
     """
 
     def __init__(self, inner: Any, rule: Rule, vocab_size: int, memory_bytes: int, threads: int):
-        from outdim import _core
-
-        self._texts_type = _core.ChunkTexts
-        self._counter = _core.ChunkCounter(rule.compiled(), threads, memory_bytes)
+        self._counter = ChunkCounter(rule.of_bytes(), threads, memory_bytes)
         self._inner = inner
-        self._vocab_size = vocab_size
         self._bare = bool(rule.words and rule.words.bare)
         self._lower = bool(rule.words and rule.words.lower and self._bare)
         self._of_words = _bare(self._inner) if self._bare else self._inner
@@ -56,17 +49,17 @@ class ChunkTable:
     @property
     def distinct(self) -> int:
         """Distinct chunks at hand."""
-        return int(self._counter.chunks())
+        return len(self._counter)
 
     @property
     def memory_bytes(self) -> int:
         """Bytes that chunks, counts and ids take."""
-        return int(self._counter.memory_bytes())
+        return self._counter.memory_bytes
 
     def add(self, block: Texts, counts: Ids) -> bool:
         """Count the chunks of a block; False when memory ran full and some went to ``counts``."""
         kept = True
-        texts, _held = self._texts(block)
+        texts = _texts(block)
         while not self._counter.add(texts):
             self.fold(counts)
             self._counter.clear()
@@ -78,28 +71,18 @@ class ChunkTable:
         for part in _parts(block):
             if self.add(part, counts):
                 self._learn()
-                texts, _held = self._texts(part)
-                self._counter.count_documents(texts, _address(documents), self._vocab_size)
+                self._counter.count_documents(_texts(part), documents)
             else:
                 yield part
 
     def fold(self, counts: Ids) -> int:
         """Add the tokens of all chunks counted since the last time; returns how many these were."""
         self._learn()
-        return int(self._counter.fold(_address(counts), self._vocab_size))
+        return self._counter.fold(counts)
 
     def forget(self) -> None:
         """Forget all chunks, with their counts and ids."""
         self._counter.clear()
-
-    def _texts(self, block: Texts) -> tuple[Any, object]:
-        starts = block.starts.copy()  # moved on by the counter
-        ends = np.ascontiguousarray(block.ends)
-        data = block.data
-        texts = self._texts_type(
-            _address(data), data.size, _address(starts), _address(ends), len(block)
-        )
-        return texts, (starts, ends, data)
 
     def _separator(self, candidates: list[str]) -> tuple[str, int] | None:
         """A text that is one id by itself."""
@@ -124,8 +107,7 @@ class ChunkTable:
         """Tokenize the chunks that have no ids yet."""
         separators = [" " if self._bare else "", "", "", ""]
         separators[1], separators[2] = (one[0] if one else "" for one in (self._space, self._digit))
-        data, raw_starts, of_joint = self._counter.fresh(separators, DIGIT)
-        starts = np.frombuffer(raw_starts, np.int64)
+        data, starts, of_joint = self._counter.fresh(separators, DIGIT)
         if len(starts) == 1:
             return
         found: list[tuple[Ids, Ids]] = []
@@ -138,7 +120,7 @@ class ChunkTable:
         flat = np.concatenate([ids for ids, _ in found]).astype(np.int32)
         offsets = np.zeros(len(starts), np.int64)
         np.cumsum(np.concatenate([sizes for _, sizes in found]), out=offsets[1:])
-        self._counter.learn(_address(flat), _address(offsets), len(starts) - 1)
+        self._counter.learn(flat, offsets)
 
     def _tokenize(self, chunks: _Chunks, way: _Way) -> Iterator[tuple[Ids, Ids]]:
         """Ids of chunks one after the other, and how many each has."""
@@ -169,6 +151,10 @@ class ChunkTable:
         # Some chunk has the separator's id in it, or begins otherwise: one by one, then.
         rows = self._encode([chunks.text(range(i, i + 1), False) for i in group])
         return np.concatenate(rows), np.array([len(one) for one in rows], np.int64)
+
+
+def _texts(block: Texts) -> ChunkTexts:
+    return ChunkTexts(block.data, block.starts, block.ends)
 
 
 def _mark_of(separator: tuple[str, int] | None) -> int | None:

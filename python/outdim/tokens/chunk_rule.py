@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+
+from outdim.ops.chunk_count import CLASSES, ChunkRule
 
 OTHER, SPACE, LETTER, DIGIT, PUNCT, QUOTE, BLANK, GUARD, DROP, WIDE, HAN = range(11)
 SOLID = frozenset({LETTER, DIGIT, PUNCT, QUOTE, GUARD})
@@ -31,7 +32,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule for the chunk counter (csrc/core/chunk_count.h), and how its chunks are to be encoded.
+    """A rule for the chunk counter (`ops.chunk_count`), and how its chunks are to be encoded.
 
     ``why`` says in words what the rule rests on. ``prepends``: the normalizer puts a mark before
     every text, so that a chunk is encoded without its space; documents that begin with a space, or
@@ -48,22 +49,20 @@ class Rule:
     literals: tuple[str, ...] = ()
     words: Words | None = None
 
-    def compiled(self) -> Any:
-        """The rule as the compiled module takes it."""
-        from outdim import _core
-
-        cut = [0] * 16
+    def of_bytes(self) -> ChunkRule:
+        """The rule as the counter takes it: sets of classes as bits."""
+        cut = [0] * CLASSES
         for before, after in self.cuts:
             cut[before] |= 1 << after
-        return _core.ChunkRule(
-            list(self.classes),
-            cut,
-            _bits(self.solid),
-            _bits({DROP} if self.dropped else ()),
-            _bits({GUARD}),
-            _bits(self.words.classes if self.words else ()),
-            self.wide,
-            not self.dropped,
+        return ChunkRule(
+            byte_class=self.classes,
+            cut=tuple(cut),
+            solid=_bits(self.solid),
+            drop=_bits({DROP} if self.dropped else ()),
+            guard=_bits({GUARD}),
+            word=_bits(self.words.classes if self.words else ()),
+            wide=self.wide,
+            spaces=not self.dropped,
         )
 
 
