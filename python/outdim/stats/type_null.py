@@ -27,6 +27,12 @@ class ExchangeNull:
         r: Pearson's r by point, [K, D].
         largest: The largest |r| of the dimensions of a point in each draw, ascending, [K, draws].
         largest_of_all: The largest of the dimensions of all points, ascending, [K, draws].
+        p: Probability, by chance, of an |r| as large in any dimension of the point that is not yet
+            found to be larger, by point, [K, D]: the step-down max-T of Westfall and Young (1993,
+            algorithm 2.8), adjusted for the number of dimensions and their dependence. NaN where r
+            is.
+        p_all: Probability, by chance, of an |r| as large in any dimension of any point, [K, D]:
+            (1 + #{draws whose largest is >= |r|}) / (1 + draws), their single-step max-T.
         within: Whether types were exchanged only with those of like numbers of tokens.
     """
 
@@ -34,19 +40,9 @@ class ExchangeNull:
     r: Mapping[str, Array]
     largest: Mapping[str, Array]
     largest_of_all: Array
+    p: Mapping[str, Array]
+    p_all: Mapping[str, Array]
     within: bool
-
-    def p(self, point: str) -> Array:
-        """Probability of an |r| as large in any dimension of the point, by chance, [K, D].
-
-        (1 + #{draws with largest >= |r|}) / (1 + draws): the single-step max-T of Westfall and
-        Young (1993), adjusted for the number of dimensions and their dependence. NaN where r is.
-        """
-        return _exceeded(self.r[point], self.largest[point])
-
-    def p_all(self, point: str) -> Array:
-        """Probability of an |r| as large in any dimension of any point, by chance, [K, D]."""
-        return _exceeded(self.r[point], self.largest_of_all)
 
     def quantile(self, q: float = 0.95, point: str | None = None) -> Array:
         """What the largest |r| of a point (None: of all) stays below with probability q, [K]."""
@@ -98,18 +94,16 @@ def exchange_null(
         raise ArgumentError(f"draws: expected at least 1, got {draws}")
     chosen = tuple(units.points if points is None else points)
     donors = _donors(units, draws, within, seed)
-    observed = {point: correlations(units, point, of) for point in chosen}
-    largest = {point: _largest(units, point, of, donors) for point in chosen}
+    r = {point: correlations(units, point, of) for point in chosen}
+    largest, p = {}, {}
     of_all = np.zeros((len(units.names), draws))
-    for each in largest.values():
-        of_all = np.fmax(of_all, each)
-    return ExchangeNull(
-        units.names,
-        observed,
-        {point: np.sort(each, 1) for point, each in largest.items()},
-        np.sort(of_all, 1),
-        within,
-    )
+    for point in chosen:
+        found, p[point] = _compare(units, point, of, r[point], donors)
+        of_all = np.fmax(of_all, found)
+        largest[point] = np.sort(found, 1)
+    of_all = np.sort(of_all, 1)
+    p_all = {point: _exceeded(r[point], of_all) for point in chosen}
+    return ExchangeNull(units.names, r, largest, of_all, p, p_all, within)
 
 
 def _donors(units: TypeUnits, draws: int, within: bool, seed: int) -> NDArray[np.int32]:
@@ -134,22 +128,53 @@ def _groups(units: TypeUnits) -> list[NDArray[np.int64]]:
     return np.split(order, inner)
 
 
-def _largest(units: TypeUnits, point: str, of: Of, donors: NDArray[np.int32]) -> Array:
-    """The largest |r| of each draw, [K, draws]; NaN where no r is defined."""
+def _compare(
+    units: TypeUnits, point: str, of: Of, observed: Array, donors: NDArray[np.int32]
+) -> tuple[Array, Array]:
+    """The largest |r| of each draw, [K, draws], and the p of each r, [K, D]; NaN without r."""
     profile, second = _type_profiles(units, point, of)
     total = units.n.sum()
     shrunk = np.sqrt(units.effective)
-    weights = units.weights / shrunk
     step = max(1, _WEIGHTS // max(len(units.n), 1))
-    parts = []
-    with np.errstate(invalid="ignore", divide="ignore"):
-        for start in range(0, len(donors), step):
-            part = donors[start : start + step]
+    largest = np.full((len(units.names), len(donors)), np.nan)
+    steps = [_StepDown(row) for row in observed]
+    for start in range(0, len(donors), step):
+        part = donors[start : start + step]
+        with np.errstate(invalid="ignore", divide="ignore"):
             mean = _given(part, units.n / shrunk) @ profile
-            variance = _given(part, units.n) @ second - mean**2 / total
-            r = [_given(part, w) @ profile / np.sqrt(variance) for w in weights]
-            parts.append(np.fmax.reduce(np.abs(np.stack(r)), axis=2))
-    return np.concatenate(parts, 1)
+            deviation = np.sqrt(_given(part, units.n) @ second - mean**2 / total)
+            for k, weights in enumerate(units.weights / shrunk):
+                r = np.abs(_given(part, weights) @ profile) / deviation
+                largest[k, start : start + step] = steps[k].add(r)
+    return largest, np.stack([each.p() for each in steps])
+
+
+class _StepDown:
+    """Counts, for every dimension, the draws that reach its |r| in it or a dimension with less."""
+
+    def __init__(self, r: Array) -> None:
+        self._size, self._draws = len(r), 0
+        known = np.flatnonzero(np.isfinite(r))
+        self._order = known[np.argsort(np.abs(r[known]), kind="stable")]
+        # A draw that changes nothing gives r itself but for rounding: it has to count.
+        self._r = np.abs(r[self._order]) * (1 - 1e-12)
+        self._reached = np.zeros(len(known), np.int64)
+
+    def add(self, r: Array) -> Array:
+        """Count |r| of some draws, [draws, D]; returns the largest of each."""
+        self._draws += len(r)
+        if not len(self._order):
+            return np.full(len(r), np.nan)
+        highest = np.fmax.accumulate(r[:, self._order], axis=1)
+        self._reached += (highest >= self._r).sum(0)
+        return np.asarray(highest[:, -1])
+
+    def p(self) -> Array:
+        """p of each dimension, no smaller than that of any with a larger |r|."""
+        p = np.full(self._size, np.nan)
+        share = (1 + self._reached) / (1 + self._draws)
+        p[self._order] = np.maximum.accumulate(share[::-1])[::-1]
+        return p
 
 
 def _given(donors: NDArray[np.int32], weights: Array) -> Array:
