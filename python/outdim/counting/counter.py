@@ -123,7 +123,7 @@ class TokenCounter:
         account = Accounting()
         counted = _Counted(self.vocab_size, self._documents)
         for unit in units:
-            failed = _Failed(unit, account, skip=corpus.on_error == "skip")
+            failed = _Failed(unit, account, skip=corpus.options.on_error == "skip")
             for block in prefetch(corpus.blocks(unit, account)):
                 self._count_block(block, counted, rule, failed)
                 after_block()
