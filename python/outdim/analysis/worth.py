@@ -109,7 +109,7 @@ class Worth:
             "low": interval.low[k],
             "high": interval.high[k],
             "null": np.full_like(interval.low[k], null.quantile(LEVEL, point)[k]),
-            "p": null.p(point)[k],
+            "p": null.p[point][k],
         }
 
     @cached_property
@@ -125,7 +125,7 @@ class Worth:
     def _leaders_at(self, point: str) -> list[Leader]:
         interval = self.interval(point, "abs")
         null, within = self.null("abs"), self.null("abs", within=True)
-        p, p_all, p_within = null.p(point), null.p_all(point), within.p(point)
+        p, p_all, p_within = null.p[point], null.p_all[point], within.p[point]
         quantile = null.quantile(LEVEL, point)
         largest = [_largest(interval.r[k]) for k in range(len(self.units.names))]
         drawn = sorted({dim for dims in largest for dim in dims})
