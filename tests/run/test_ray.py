@@ -5,8 +5,7 @@ import time
 
 import pytest
 from outdim.errors import BackendError, DataError
-from outdim.options import CountOptions
-from run_helpers import replaced, results
+from run_helpers import give, replaced, results
 
 pytestmark = pytest.mark.slow
 

@@ -12,15 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from outdim.analysis.correlate import Correlate
+from outdim.analysis.count import Count
+from outdim.analysis.inputs import Resources
+from outdim.commands import step
 from outdim.errors import DataError, Interrupted, PartialRunError, ResumeError
-from outdim.run import Study, execute, local
-from outdim.run.directory import FILES
+from outdim.run import Study
+from outdim.run import worker as working
 from outdim.run.share import Share
-from outdim.run.stop import StopSignal
+from outdim.run.sources import FILES
 from outdim.run.store import StateStore
 from outdim.run.worker import Worker
 from outdim.tokens import TokenFrequencies, load_tokenizer
 from run_helpers import give, replaced, results
+
+executing = sys.modules["outdim.run.execute"]  # the package has the function of that name
 
 
 def test_a_finished_run_given_again_computes_nothing_and_stays_the_same(
@@ -57,8 +63,12 @@ def test_shards_computed_in_any_order_give_the_same_bytes(corpus, options, undis
             return random.Random(1).sample(found := super().missing(among), len(found))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker, "StateStore", Shuffled)
-        patch.setattr(execute, "_missing", lambda w, group, among=None: w.store(group[0]).missing())
+        patch.setattr(working, "StateStore", Shuffled)
+        patch.setattr(
+            executing,
+            "_missing",
+            lambda worker, group, among=None: worker.store(group[0]).missing(),
+        )
         give("correlate", corpus, options)
     assert results(options.output) == undisturbed
 
@@ -92,34 +102,49 @@ def test_changed_inputs_and_options_are_refused_and_nothing_is_touched(corpus, o
     assert results(run) == before
 
 
+def jsonl(path, rows: str) -> str:
+    path.write_text(rows)
+    return str(path)
+
+
+@pytest.mark.parametrize("command", ["count", "correlate"])
 def test_states_of_unchanged_files_serve_a_run_in_which_another_was_mended(
-    options, tmp_path, monkeypatch
+    options, count_options, tmp_path, monkeypatch, command
 ):
     counts = TokenFrequencies.for_tokenizer(load_tokenizer(options.model), np.arange(200))
     counts.to_parquet(tmp_path / "counts.parquet")
     good, broken, last = (tmp_path / f"{name}.jsonl" for name in "abc")
-    good.write_text('{"text": "w1 w2 w3 w2"}\n' * 60)
-    last.write_text('{"text": "w5 w2 w3 w2"}\n' * 60)
-    broken.write_text('{"text": "w1 w2 w3"}\n{"text": \n')
+    jsonl(good, '{"text": "w1 w2 w3 w2"}\n' * 60)  # two shards
+    jsonl(last, '{"text": "w5 w2 w3 w2"}\n' * 60)
+    jsonl(broken, '{"text": "w1 w2 w3"}\n' * 19 + '{"text": "\n')
     sources = [str(good), str(broken), str(last)]
-    given = replaced(options, counts=tmp_path / "counts.parquet")
-    give("correlate", sources, replaced(given, shard_index=3, shard_count=5))  # the last file's
-    with pytest.raises(DataError, match=r"b\.jsonl: line 2"):
-        give("correlate", sources, given)
-    assert len(list(given.output.glob("state/*"))) == 3
-    broken.write_text('{"text": "w1 w2 w3"}\n' * 60)  # has one shard more
+    # With counts that were given, and no ranks, nothing is known of the text as a whole.
+    given = {
+        "count": replaced(count_options, method="encode", output=tmp_path / "run"),
+        "correlate": replaced(options, counts=tmp_path / "counts.parquet", rank=[], types=0),
+    }[command]
+    with pytest.raises(PartialRunError):  # the last file's
+        give(command, sources, replaced(given, shard_index=3, shard_count=5))
+    with pytest.raises(DataError, match=r"b\.jsonl: line 20"):
+        give(command, sources, given)
+    jsonl(broken, '{"text": "w1 w2 w3"}\n' * 20)
     with pytest.raises(ResumeError, match=r"inputs.files\[1\]"):
-        give("correlate", sources, given)
+        give(command, sources, given)
     other = replaced(given, output=tmp_path / "other")
-    whole = results(give("correlate", sources, replaced(given, output=tmp_path / "whole")))
+    whole = results(give(command, sources, replaced(given, output=tmp_path / "whole")))
     other.output.mkdir()
     (given.output / "state").rename(other.output / "state")
-    computed, compute = [], Worker.compute
-    monkeypatch.setattr(
-        Worker, "compute", lambda self, *args: computed.append(args) or compute(self, *args)
-    )
-    assert results(give("correlate", sources, other)) == whole
-    assert len(computed) == len(Plan.read(other.output).units) - 3 == 3
+    step = {"count": Count, "correlate": Correlate}[command]
+    computed, run_all = [], step.update_all
+
+    def spying(cls, steps, unit, progress):
+        computed.append((steps[0].name, unit["index"]))
+        return run_all.__func__(cls, steps, unit, progress)
+
+    monkeypatch.setattr(step, "update_all", classmethod(spying))
+    found = results(give(command, sources, other))
+    assert {name: found[name] for name in whole} == whole
+    assert computed == [(command, 2), (command, 4)]  # the mended one, and one never reached
 
 
 def test_states_with_rows_left_out_do_not_serve_a_run_that_fails_at_them(options, tmp_path):
@@ -127,7 +152,7 @@ def test_states_with_rows_left_out_do_not_serve_a_run_that_fails_at_them(options
     source.write_text('{"text": "w1 w2 w3"}\n{"text": \n')
     counts = TokenFrequencies.for_tokenizer(load_tokenizer(options.model), np.arange(200))
     counts.to_parquet(tmp_path / "counts.parquet")
-    given = replaced(options, counts=tmp_path / "counts.parquet")
+    given = replaced(options, counts=tmp_path / "counts.parquet", rank=[], types=0)
     run = give("correlate", source, replaced(given, on_error="skip"))
     other = replaced(given, output=tmp_path / "other")
     other.output.mkdir()
@@ -138,13 +163,14 @@ def test_states_with_rows_left_out_do_not_serve_a_run_that_fails_at_them(options
 
 def test_waiting_for_others_ends_with_sound_states_only(corpus, options):
     run = give("correlate", corpus, options)
-    store = ShardStore(run, Plan.read(run))
-    path = store.path("correlate", store.shards[1])
+    worker = Worker(run, Resources())
+    store = worker.store("correlate")
+    path = store.path(store.tree.root)
     sound = path.read_bytes()
     path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
     mending = threading.Timer(0.5, lambda: path.write_bytes(sound))
     mending.start()
-    wait_for_others(store, "correlate", Share(0, 2, waits=True), StopSignal())
+    executing._wait_for_others(worker, ["correlate"], Share(0, 2, waits=True))
     assert path.read_bytes() == sound
     mending.join()
 
@@ -152,19 +178,19 @@ def test_waiting_for_others_ends_with_sound_states_only(corpus, options):
 def test_a_broken_note_of_files_is_as_good_as_none(corpus, options, undisturbed):
     run = give("correlate", corpus, options)
     for broken in ("{", '[{"path": 1}]', "7"):
-        (run / setup.FILES).write_text(broken)
+        (run / FILES).write_text(broken)
         assert results(give("correlate", corpus, options)) == undisturbed
 
 
 def test_a_signal_while_results_are_written_lets_them_be_written(corpus, options, undisturbed):
-    merge = commands.merge.merge_correlations
+    result = Correlate.result
 
-    def interrupted(*arguments):
+    def interrupted(step):
         os.kill(os.getpid(), signal.SIGTERM)
-        return merge(*arguments)
+        return result(step)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(commands.merge, "merge_correlations", interrupted)
+        patch.setattr(Correlate, "result", interrupted)
         run = give("correlate", corpus, options)
     assert results(run) == undisturbed
 
@@ -174,11 +200,11 @@ def test_a_stop_comes_between_batches_and_the_run_goes_on(
 ):
     compute, seen = Worker.compute, []
 
-    def stopping(self, stage, shard, progress=None):
+    def stopping(self, steps, shard, progress):
         seen.append(shard)
-        if len(seen) == 8:
+        if seen[-1] == 3 and steps == ["correlate"]:
             os.kill(os.getpid(), signal.SIGTERM)
-        return compute(self, stage, shard, progress)
+        return compute(self, steps, shard, progress)
 
     monkeypatch.setattr(Worker, "compute", stopping)
     with pytest.raises(Interrupted) as caught:
@@ -193,40 +219,31 @@ def test_a_stop_comes_between_batches_and_the_run_goes_on(
 def test_shards_committed_by_another_process_meanwhile_are_not_computed_again(
     corpus, options, monkeypatch
 ):
-    compute, computed = Worker.compute, []
+    compute, taken = Worker.compute, []
+    run_all, counted = Count.update_all, []
 
-    def racing(self, stage, shard, progress=lambda tokens: None):
-        state = compute(self, stage, shard, progress)
-        if stage == "count" and not computed:  # another one commits the next shard
-            store = ShardStore(self.run, self.plan)
-            following = store.shards[shard.index + 2]
-            store.commit(stage, following, compute(self, stage, following))
-            computed.append((stage, following.index, "other"))
-        computed.append((stage, shard.index))
-        return state
+    def racing(self, steps, shard, progress):
+        compute(self, steps, shard, progress)
+        if steps == ["count"] and not taken:  # another one commits the next shard
+            taken.append(shard + 1)
+            compute(Worker(self.run, Resources()), steps, shard + 1, progress)
+
+    def spying(cls, steps, unit, progress):
+        counted.append(unit["index"])
+        return run_all.__func__(cls, steps, unit, progress)
 
     monkeypatch.setattr(Worker, "compute", racing)
-    give("correlate", corpus, replaced(options, shard_index=0, shard_count=2))
-    assert ("count", 2, "other") in computed
-    assert ("count", 2) not in computed
-
-
-def test_a_second_signal_kills_as_usual_and_handlers_are_restored():
-    before = signal.getsignal(signal.SIGINT)
-    with StopSignal().installed() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.01)
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
-        with pytest.raises(Interrupted):
-            stop.check()
-    assert signal.getsignal(signal.SIGINT) == before
+    monkeypatch.setattr(Count, "update_all", classmethod(spying))
+    give("correlate", corpus, options)
+    assert taken == [1]
+    assert counted == [0, 1, 2, 3]
 
 
 def command(corpus, options, *extra: str) -> list[str]:
     return [
         sys.executable, "-m", "outdim", "correlate", str(corpus), "--model", options.model,
         "--output", str(options.output), "--max-length", "24", "--token-budget", "256",
-        "--shard-bytes", "1024", "--workers", "1", "--permutations", "10", *extra,
+        "--shard-bytes", "1024", "--workers", "1", "--detect.permutations", "10", *extra,
     ]  # fmt: skip
 
 
@@ -256,7 +273,7 @@ def test_a_failing_rank_ends_torchrun_and_a_killed_worker_the_command(corpus, op
         assert process.poll() is None
         time.sleep(0.05)
     os.kill(children[0], signal.SIGKILL)
-    assert "a worker of the stage 'correlate' died" in process.communicate(timeout=300)[1]
+    assert "a worker of 'correlate' died" in process.communicate(timeout=300)[1]
     assert process.returncode == 4
 
 
@@ -268,18 +285,23 @@ def _spawned_by(parent: int) -> list[int]:
     ]
 
 
+def _correlate(corpus, options):
+    step.report = lambda run: None
+    give("correlate", corpus, options)
+
+
 @pytest.mark.slow
 def test_killed_at_fifty_random_points_a_run_gives_the_same_bytes(corpus, options, undisturbed):
     # The server has everything imported, so that a process is a fork and the kills fall into the
     # work itself.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["outdim.run.commands", "outdim.report", "transformers.models.bert"]
+        ["outdim.run.execute", "outdim.report", "transformers.models.bert"]
     )
     rng = random.Random(0)
     killed = 0
     while killed < 50:
-        process = context.Process(target=commands.correlate, args=([str(corpus)], options))
+        process = context.Process(target=_correlate, args=(corpus, options))
         process.start()
         process.join(rng.uniform(0.2, 4.0))
         if process.exitcode is None:
@@ -289,7 +311,7 @@ def test_killed_at_fifty_random_points_a_run_gives_the_same_bytes(corpus, option
         else:  # complete: lose some of it, so that the next one has work
             assert process.exitcode == 0
             assert results(options.output) == undisturbed
-            for path in options.output.glob("state/*"):
+            for path in options.output.glob("state/*/*"):
                 if rng.random() < 0.5:
                     path.unlink()
     assert results(give("correlate", corpus, options)) == undisturbed

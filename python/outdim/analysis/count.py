@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -112,6 +111,7 @@ class Count(TextStep):
 
     name = "count"
     Options = CountOptions
+    presentation = ("why",)  # it tells of a sample of the whole text; both methods are exact
 
     def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:
         super().__init__(recorded, inputs)
@@ -124,7 +124,11 @@ class Count(TextStep):
         from outdim.counting import choose_method
 
         method = choose_method(inputs.corpus, inputs.tokenizer, options.method)
-        return {"method": dataclasses.asdict(method), "documents": options.documents}
+        return {"method": method.name, "why": method.why, "documents": options.documents}
+
+    @property
+    def _method(self) -> dict[str, str]:
+        return {"name": self.recorded["method"], "why": self.recorded["why"]}
 
     def _counter(self) -> TokenCounter:
         """Keeps what it has tokenised from shard to shard."""
@@ -133,7 +137,7 @@ class Count(TextStep):
         resources = self.inputs.resources
         return TokenCounter(
             self.inputs.tokenizer,
-            CountingMethod(**self.recorded["method"]),
+            CountingMethod(**self._method),
             documents=self.recorded["documents"],
             memory_bytes=resources.memory,
             workers=resources.counters,
@@ -184,6 +188,4 @@ class Count(TextStep):
         frequencies = TokenFrequencies.for_tokenizer(
             inputs.tokenizer, self._counts.numpy(), documents
         )
-        return Counted(
-            frequencies, self.recorded["method"], read, inputs.options.get("min_chars", 0)
-        )
+        return Counted(frequencies, self._method, read, inputs.options.get("min_chars", 0))

@@ -12,7 +12,7 @@ from typing import Any
 
 from outdim.analysis.inputs import Inputs, TextOptions, option_names
 from outdim.analysis.registry import step_class
-from outdim.analysis.step import Step
+from outdim.analysis.step import Json, Step
 from outdim.errors import DataError
 from outdim.files import digest
 from outdim.run.plan import Entry
@@ -85,38 +85,71 @@ def plan(request: Request, inputs: Inputs, there: Mapping[str, Entry]) -> Planne
         DataError: The text, the tokenizer or the model cannot be used.
     """
     common = inputs.resolve(_cut_as_before(request, there))
+    options = _options(request, there)
+    recorded = _resolved(request, inputs, common, options, there)
     entries: dict[str, Entry] = {}
-    new = []
     files: dict[str, bytes] = {}
-    for name, wanted_only in request.ordered().items():
-        cls = step_class(name)
-        options = request.steps.get(name) or request.others.get(name) or cls.Options()
-        if name in there and name not in request.steps and options == cls.Options():
+    for name in reversed(recorded):
+        if name not in options:
             entries[name] = there[name]
             continue
-        try:
-            recorded = {**_of(cls, common), **cls.resolve(options, inputs)}
-        except DataError as error:
-            if not wanted_only:
-                raise
-            print(f"outdim {request.command}: without '{name}': {error}", file=sys.stderr)
-            continue
-        attached = cls.attach(options, inputs)
+        cls = step_class(name)
+        attached = cls.attach(options[name], inputs)
         identity = {k: v for kind in cls.reads for k, v in kind.identity(inputs).items()}
         entries[name] = Entry(
             step=name,
-            options=recorded,
+            options=recorded[name],
             inputs={
                 **identity,
                 "attached": {k: hashlib.sha256(v).hexdigest() for k, v in attached.items()},
-                "needs": {n: digest(entries[n].leaves) for n in cls.requires(recorded)},
+                "needs": {n: digest(entries[n].leaves) for n in cls.requires(recorded[name])},
             },
-            work=tuple(cls.work(recorded, inputs)),
+            work=tuple(cls.work(recorded[name], inputs)),
             presentation=cls.presentation,
         )
-        new.append(entries[name])
         files |= attached
-    return Planned(tuple(new), files)
+    return Planned(tuple(entry for name, entry in entries.items() if name in options), files)
+
+
+def _options(request: Request, there: Mapping[str, Entry]) -> dict[str, Any]:
+    """Options of the steps that are planned; the others are taken as they are there."""
+    found = {}
+    for name in request.ordered():
+        default = step_class(name).Options
+        options = request.steps.get(name) or request.others.get(name) or default()
+        if name in request.steps or name not in there or options != default():
+            found[name] = options
+    return found
+
+
+def _resolved(
+    request: Request,
+    inputs: Inputs,
+    common: Mapping[str, Any],
+    options: Mapping[str, Any],
+    there: Mapping[str, Entry],
+) -> dict[str, Json]:
+    """Resolved options of every step that is to be run; each stands before those it needs."""
+    found: dict[str, Json] = {}
+    ordered = request.ordered()
+    required = set(request.steps)  # of those that steps need, some not with these options
+    for name in reversed(ordered):
+        if name not in required:
+            continue
+        cls = step_class(name)
+        try:
+            found[name] = (
+                {**_of(cls, common), **cls.resolve(options[name], inputs)}
+                if name in options
+                else dict(there[name].options)
+            )
+        except DataError as error:
+            if not ordered[name]:
+                raise
+            print(f"outdim {request.command}: without '{name}': {error}", file=sys.stderr)
+            continue
+        required |= {*cls.requires(found[name]), *cls.wants}
+    return found
 
 
 def _of(cls: type[Step], common: Mapping[str, Any]) -> dict[str, Any]:
