@@ -85,7 +85,8 @@ def create(path: Path, content: bytes) -> bool:
             return False
         staged.replace(path)  # the best there is on a file system without hard links
     finally:
-        staged.unlink(missing_ok=True)
+        with suppress(OSError):  # it must not hide what went wrong before
+            staged.unlink()
     _fsync_directory(path.parent)
     return True
 
