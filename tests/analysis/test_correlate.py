@@ -4,14 +4,12 @@ import numpy as np
 import pytest
 import torch
 from outdim.analysis.correlate import correlate
-from outdim.analysis.correlate import frequency_covariates
-from outdim.analysis.forward import Forward, sequence_length
-from outdim.analysis.statistics import PointStatistics
+from outdim.analysis.table import SCHEMA
 from outdim.corpus import Accounting, open_corpus
 from outdim.counting import count_tokens
 from outdim.errors import ArgumentError, DataError
-from outdim.models import architecture, load_model, observe
-from outdim.tokens import TokenFrequencies, batches, encode_pieces, load_tokenizer
+from outdim.models import load_model, sequence_length
+from outdim.tokens import TokenFrequencies, encode_pieces, load_tokenizer
 from tiny import tiny_model, tiny_tokenizer
 
 PLANTED = 5
@@ -78,55 +76,43 @@ def documents(source):
     return (text for unit in corpus.units for text in corpus.read(unit, Accounting()))
 
 
-def test_out_of_memory_halves_the_batch_and_loses_no_token(planted, source, monkeypatch):
+def test_out_of_memory_halves_the_batch_and_loses_no_token(planted, source):
     tokenizer = tiny_tokenizer()
-    frequencies = count_tokens(source, tokenizer)
-    arch = architecture(planted)
-    (batch,) = batches(list(encode_pieces(documents(source), tokenizer, 64))[:11], 4096)
-    whole, halved = (
-        PointStatistics(arch.select(None), frequency_covariates(frequencies)) for _ in range(2)
-    )
+    arguments = {"max_length": 64, "token_budget": 11 * 64, "per_token": [3], "types": 0}
+    whole = correlate(planted, tokenizer, source, **arguments)
     sizes = []
 
-    def limited(module, arguments, keywords):
-        sizes.append(len(keywords["input_ids"]))
-        if sizes[-1] > 3:
+    def limited(module, hidden):
+        rows, length, _ = hidden[0].shape
+        sizes.append((rows, rows * length))
+        if rows * length > 3 * 64:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with torch.inference_mode():
-        with observe(planted, arch.select(None), whole):
-            for _ in range(2):
-                Forward(planted)(batch, whole)
-        # The last block fails: the points before it have fired already, and must not count.
-        hook = planted.encoder.layer[-1].register_forward_pre_hook(
-            lambda module, arguments: limited(module, arguments, {"input_ids": arguments[0]})
-        )
-        with observe(planted, arch.select(None), halved):
-            forward = Forward(planted)
-            forward(batch, halved)
-            tried = [size for size in sizes if size > 3]
-            forward(batch, halved)  # by now it knows what does not fit
-        hook.remove()
-    assert [size for size in sizes if size > 3] == tried
-    assert max(size for size in sizes if size <= 3) >= 2
-    assert sum(size for size in sizes if size <= 3) == 22
-    for key, moments in whole.moments.items():
-        other = halved.moments[key].compute()
-        assert moments.compute().n == other.n
-        torch.testing.assert_close(moments.compute().mean, other.mean, rtol=1e-6, atol=1e-7)
+    # The last block fails: the points before it have fired already, and must not count.
+    hook = planted.encoder.layer[-1].register_forward_pre_hook(limited)
+    halved = correlate(planted, tokenizer, source, **arguments)
+    hook.remove()
+    failed = [ids for _, ids in sizes if ids > 3 * 64]
+    fitted = [(rows, ids) for rows, ids in sizes if ids <= 3 * 64]
+    pieces = list(encode_pieces(documents(source), tokenizer, 64))
+    assert sum(rows for rows, _ in fitted) == len(pieces) > 50
+    # What is no smaller than what did not fit is split before it is tried.
+    assert failed == sorted(set(failed), reverse=True) != []
+    assert max(rows for rows, _ in fitted) >= 2
+    for key, result in whole.results.items():
+        other = halved.results[key]
+        assert result.n == other.n
+        torch.testing.assert_close(result.mean, other.mean, rtol=1e-6, atol=1e-7)
+    assert torch.equal(whole.token_sums.n, halved.token_sums.n)
 
 
 def test_a_sequence_that_does_not_fit_alone_is_an_error(planted, source):
-    tokenizer = tiny_tokenizer()
-    statistics = PointStatistics((), frequency_covariates(count_tokens(source, tokenizer)))
-    (batch,) = batches(list(encode_pieces(documents(source), tokenizer, 64))[:2], 4096)
-
     def fail(module, arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     hook = planted.encoder.layer[0].register_forward_pre_hook(fail)
-    with pytest.raises(DataError, match="lower --max-length"), torch.inference_mode():
-        Forward(planted)(batch, statistics)
+    with pytest.raises(DataError, match="lower --max-length"):
+        correlate(planted, tiny_tokenizer(), source)
     hook.remove()
 
 
@@ -151,14 +137,19 @@ def test_sequence_length_follows_the_positions_of_the_model():
 
 
 def test_columns_are_tidy_and_complete(planted, source):
-    found = correlate(planted, tiny_tokenizer(), source, points=["block.1"])
-    columns = found.columns()
-    assert len({len(values) for values in columns.values()}) == 1
-    assert set(columns["statistic"]) >= {"mean", "kurtosis", "absmax", "pearson", "pearson_abs"}
-    assert set(columns["covariate"]) == {"", "count", "log1p_count", "mid_rank", "position"}
-    chosen = (columns["statistic"] == "pearson_abs") & (columns["covariate"] == "count")
-    chosen &= columns["selection"] == "text"
-    np.testing.assert_array_equal(columns["value"][chosen], found.pearson("block.1", "count"))
+    found = correlate(planted, tiny_tokenizer(), source, points=["block.1"], rank=[0, 5])
+    table = found.tables()["stats"]
+    assert table.schema.equals(SCHEMA)
+    rows = table.to_pandas()
+    assert set(rows.statistic) >= {"mean", "kurtosis", "absmax", "pearson", "pearson_abs", "median"}
+    assert set(rows.covariate) == {"", "count", "log1p_count", "mid_rank", "position"}
+    assert set(rows.selection) == {"text", "text+first", "all"}
+    chosen = (rows.statistic == "pearson_abs") & (rows.covariate == "count")
+    text = rows[chosen & (rows.selection == "text")]
+    np.testing.assert_array_equal(text.value, found.pearson("block.1", "count"))
+    assert (rows.value.isna() == (rows.reason != "")).all()
+    ranks = rows[rows.statistic == "spearman"]
+    assert set(ranks.dim) == {0, 5}
 
 
 @pytest.mark.slow
