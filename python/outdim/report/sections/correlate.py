@@ -127,7 +127,7 @@ def _table(view: View, beside: Sequence[View], marked: Sequence[int]) -> Table:
         )
     others = [f"first by {COVARIATES[other.key.covariate]}" for other in beside]
     caption = [
-        f"{view.words[:1].upper()}{view.words[1:]}. The three dimensions with the largest |r|, as "
+        f"By {view.words}: the three dimensions with the largest |r|, as "
         f"dimension (r{' and its interval' if view.estimate.low is not None else ''}); then |r| of "
         "the median dimension, and what 5 % of the dimensions exceed",
         *(f"; the first dimension with the {COVARIATES[o.key.covariate]} instead" for o in beside),

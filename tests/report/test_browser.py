@@ -16,8 +16,8 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome o
 
 EVIL = '</script><script>document.title="pwned"</script><img src=x onerror=document.title="pwned">'
 PROBE = """
-for (const [figure, name, value] of [["correlation_heat_map", "covariate", "mid_rank"],
-                                     ["layer_norm_parameters", "layer", "block.2.norm"]]) {
+for (const [figure, name, value] of [["correlate_heat_map", "covariate", "mid_rank"],
+                                     ["detect_parameters", "layer", "block.2.norm"]]) {
   const plot = document.getElementById(figure);
   const select = plot.closest("figure").querySelector(`select[name=${name}]`);
   select.value = value;
@@ -93,9 +93,9 @@ def test_plots_are_drawn_and_nothing_is_requested(page, tmp_path):
     assert console == []
     assert urls == set()
     for figure in (
-        "correlation_by_layer",
-        "correlation_heat_map",
-        "layer_norm_parameters",
+        "correlate_pearsons_r",
+        "correlate_heat_map",
+        "detect_parameters",
         "token_frequency",
     ):
         start = dom.index(f'id="{figure}"')
