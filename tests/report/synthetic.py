@@ -8,8 +8,11 @@ import numpy as np
 import pyarrow as pa
 from outdim.analysis.count import Counted
 from outdim.analysis.detect import detect_parameters
+from outdim.analysis.estimate import Estimate
 from outdim.analysis.step import Result
-from outdim.analysis.table import COVARIATES, TidyRows
+from outdim.analysis.table import COVARIATES, PEARSON_ABS, TidyRows
+from outdim.report.statistics import Key
+from outdim.report.views import View, labels
 from outdim.run import manifest
 from outdim.run.plan import Entry, Study
 from outdim.run.results import account_of, write_results
@@ -41,8 +44,7 @@ def write_study(path: Path, found: dict[str, Result], **about: Any) -> Path:
     """Write the results of steps as a run does, with its plan and manifest."""
     path.mkdir(parents=True, exist_ok=True)
     study = Study(path)
-    for step in found:
-        study.add(Entry(step, {"seed": 1}, {}, ({},)))
+    study.add([Entry(step, {"seed": 1}, {}, ({},)) for step in found])
     manifest.begin(path, "planted")
     hashes = write_results(path, found, list(found))
     parts = {
@@ -176,3 +178,19 @@ def corrupt(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+def view(value, statistic=PEARSON_ABS, covariate="count", **worth):
+    """A view of values [R, S]."""
+    points = [f"block.{row}" for row in range(len(value))]
+    layers = list(range(1, len(value) + 1))
+    return View(
+        Key(statistic.name, covariate, "text"),
+        statistic,
+        "hidden states",
+        points,
+        layers,
+        labels(points, layers),
+        Estimate(np.asarray(value, float), **worth),
+        "dimension",
+    )

@@ -16,8 +16,12 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome o
 
 EVIL = '</script><script>document.title="pwned"</script><img src=x onerror=document.title="pwned">'
 PROBE = """
-for (const [figure, name, value] of [["correlate_heat_map", "covariate", "mid_rank"],
-                                     ["detect_parameters", "layer", "block.2.norm"]]) {
+const questions = [
+  ["correlate_heat_map", "covariate", "mid_rank"],
+  ["detect_parameters", "layer", "block.2.norm"],
+  ["correlate_size_and_shape_of_the_values", "statistic", "std"],
+];
+for (const [figure, name, value] of questions) {
   const plot = document.getElementById(figure);
   const select = plot.closest("figure").querySelector(`select[name=${name}]`);
   select.value = value;
@@ -110,7 +114,9 @@ def test_choices_change_what_is_drawn_and_still_request_nothing(page, tmp_path):
     dom, console, urls = browse(probed(page, "probed.html", PROBE), profile=tmp_path)
     assert console == []
     assert urls == set()
-    assert re.findall(r'data-shown="([^"]*)"', dom) == ["mid_rank", "block.2.norm"]
+    assert sorted(re.findall(r'data-shown="([^"]*)"', dom)) == ["block.2.norm", "mid_rank", "std"]
+    titles = re.findall(r'<text class="ytitle"[^>]*>([^<]*)</text>', dom)
+    assert "standard deviation of h" in titles
 
 
 def test_a_request_would_be_noticed(page, tmp_path):

@@ -4,58 +4,19 @@ import errno
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from outdim.errors import BackendError
-from outdim.report import summary, write_comparison, write_report
+from outdim.report import summary, write_report
 from outdim.report.page import embedded_json
-from outdim.tokens import TokenFrequencies, compare
+from report.reading import Page, data_of
 from report.synthetic import Planted, change_manifest, make_run, write_study
 
 EVIL = '</script><script>document.title="pwned"</script><img src=x onerror=alert(1)>'
 TOKENS = {10: EVIL, 11: "$\\frac{", 12: "\x00\x1b", 13: "{{ 7*7 }}"}
-VOID = {"meta", "link", "img", "br", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Collects elements, scripts and the text outside of them; checks that tags are balanced."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.text: list[str] = []
-        self.scripts: list[tuple[dict[str, str], str]] = []
-        self.styles: list[str] = []
-        self.open: list[str] = []
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] == "script":
-            self.scripts.append((self.elements[-1][1], data))
-        elif self.open and self.open[-1] == "style":
-            self.styles.append(data)
-        else:
-            self.text.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attrs for name, attrs in self.elements if name == tag]
-
-    def words(self) -> str:
-        return " ".join(" ".join(self.text).split())
 
 
 @pytest.fixture(scope="module")
@@ -140,16 +101,11 @@ def test_foreign_text_stays_text(written):
     assert len(executable) == 3
     assert not any("pwned" in text for text in executable)
     assert "49" not in page.all("h1")
-    tokens = json.loads(_data(page, "token_frequency"))["data"][1]["text"]
+    tokens = json.loads(data_of(page, "token_frequency"))["data"][1]["text"]
     assert "&lt;/script&gt;" in "".join(tokens)
     assert "{{␣7*7␣}}" in tokens
     svg = (path.parent / "figures" / "token_frequency.svg").read_bytes()
     assert b"<script" not in svg
-
-
-def _data(page: Page, figure: str) -> str:
-    (text,) = [text for attrs, text in page.scripts if attrs.get("id") == f"{figure}-data"]
-    return text
 
 
 def test_policy_allows_only_the_own_scripts(written):
@@ -232,37 +188,3 @@ def test_embedded_json_survives_as_json():
     text = str(embedded_json(json.dumps(value, ensure_ascii=False)))
     assert not set("<>&\u2028") & set(text)
     assert json.loads(text) == value
-
-
-def test_comparison_page(tmp_path):
-    rng = np.random.default_rng(3)
-    tokens = ("[CLS]", "<b>", "$x", *(f"w{i}" for i in range(6_000)))
-    special = np.arange(len(tokens)) == 0
-    first = rng.poisson(1e5 / np.arange(1, len(tokens) + 1)).astype(np.int64)
-    second = rng.permutation(first)
-    comparison = compare(
-        TokenFrequencies(first, special, tokens), TokenFrequencies(second, special, tokens)
-    )
-    path = write_comparison(comparison, tmp_path, names=("one<i>", "two"))
-    page = Page(path.read_text(encoding="utf-8"))
-    words = page.words()
-    assert f"r = {comparison.correlation:.3f}" in words
-    assert f"one<i> holds {first[1:].sum():,} text tokens" in words
-    assert f"{comparison.largest(1)[0][2]:,}" in words
-    assert {p.name for p in (tmp_path / "figures").iterdir()} == {
-        f"{kind}_compared.{end}" for kind in ("counts", "ranks") for end in ("svg", "csv")
-    }
-    chosen = json.loads(_data(page, "counts_compared"))["data"][1]["text"]
-    assert len(chosen) <= 4_000
-
-
-def test_compared_paths_are_shortened_where_they_then_differ(tmp_path):
-    one = TokenFrequencies(np.array([3, 1]), np.zeros(2, bool), ("a", "b"))
-    same = compare(one, one)
-
-    def title(*names: str) -> str:
-        page = write_comparison(same, tmp_path, names).read_text(encoding="utf-8")
-        return re.search("<h1>(.*)</h1>", page).group(1)
-
-    assert title("/home/me/runs/wiki", "/home/me/runs/books") == "runs/wiki and runs/books"
-    assert title("/one/runs/wiki", "/two/runs/wiki") == "/one/runs/wiki and /two/runs/wiki"
