@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 from outdim.analysis.inputs import Inputs
-from outdim.analysis.step import Observer
+from outdim.analysis.step import Observer, Result
 from outdim.analysis.table import SELECTIONS, Statistic, TidyRows, define
 from outdim.errors import ArgumentError
 from outdim.stats import Covariates, PointMoments
@@ -35,7 +35,7 @@ class NormShareOptions:
 
 
 @dataclass(frozen=True)
-class NormShares:
+class NormShares(Result):
     """Shares by point and selection of tokens."""
 
     top: int
@@ -55,10 +55,6 @@ class NormShares:
                 at |= {"covariate": "position", "reason": share.reason("position")}
                 rows.add("norm_share_pearson", share.pearson("position"), **at)
         return {"stats": rows.table()}
-
-    def account(self) -> dict[str, Any]:
-        """What was read is in the manifest already."""
-        return {}
 
     def headline(self) -> list[str]:
         """The point where the largest dimensions weigh most."""

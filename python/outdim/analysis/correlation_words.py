@@ -9,6 +9,7 @@ import numpy as np
 
 from outdim.analysis.correlation import PEARSON_OF, Correlation
 from outdim.analysis.count import unread_rows
+from outdim.analysis.estimate import p_in_words
 from outdim.analysis.table import COVARIATES, PEARSON_ABS, SELECTIONS, describe, place
 from outdim.text import counted, listing, number
 
@@ -60,6 +61,7 @@ def _leading(found: Correlation) -> list[str]:
         f"{_place(found, point)}: r = {r} of {of.removeprefix('r of ')}. The median dimension "
         f"there has |r| = {number(median, 2)}."
     ]
+    sentences += _carried_by(found)
     if strongest := _strongest(found, _BESIDE):
         point, dim, r = strongest
         sentences.append(
@@ -67,6 +69,20 @@ def _leading(found: Correlation) -> list[str]:
             f"most, it is dimension {dim}, at {_place(found, point)}: r = {r}."
         )
     return sentences
+
+
+def _carried_by(found: Correlation) -> list[str]:
+    """The types that carry the largest r, and what it is without them."""
+    leader = found.worth.leading(_LEADING) if found.worth is not None else None
+    if found.worth is None or leader is None or not len(leader.drivers.ids):
+        return []
+    words = [f"“{found.worth.labels[i]}”" for i in leader.drivers.ids]
+    return [
+        f"Without {listing(words)}, the words that carry it most, r of dimension {leader.dim} at "
+        f"{_place(found, leader.point)} is {number(float(leader.drivers.without_all[-1]), 2)}; "
+        f"chance gives as large an |r| to any dimension of any layer with "
+        f"{p_in_words(leader.p_all)}."
+    ]
 
 
 def _strongest(found: Correlation, covariate: str) -> tuple[str, int, str] | None:

@@ -67,9 +67,18 @@ class Estimate:
         p = np.nan if self.p is None else float(self.p)
         null = np.nan if self.null is None else float(self.null)
         if np.isfinite(p):
-            more, why = p <= CHANCE, "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+            more, why = p <= CHANCE, p_in_words(p)
         elif np.isfinite(null):
             more, why = bool(np.abs(self.value) > np.abs(null)), f"which reaches {number(null, 2)}"
         else:
             return ""
         return f"{'more' if more else 'no more'} than chance gives ({why})"
+
+
+def p_in_words(p: float) -> str:
+    """A p, as far as permutations can tell it.
+
+    >>> p_in_words(0.0004), p_in_words(0.046)
+    ('p < 0.001', 'p = 0.046')
+    """
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

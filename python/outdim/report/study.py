@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from outdim.analysis.registry import step_class, steps
@@ -58,7 +59,7 @@ class Study:
     @property
     def unknown(self) -> list[str]:
         """Steps of packages that are not installed here."""
-        return [step for step in self.options if step not in steps()]
+        return [step for step in self.manifest.get("plan") or {} if step not in steps()]
 
     def sentences(self, part: str, step: str) -> list[str]:
         """``headlines`` or ``cautions`` of a step."""
@@ -73,6 +74,16 @@ class Study:
         if name not in self.manifest["results"]:
             return None
         return read_json(manifest.result_path(self.path, name))
+
+    def table(self, name: str) -> pa.Table | None:
+        """A table of results, its checksum checked; None where there is none.
+
+        Raises:
+            DataError: It was altered since it was written.
+        """
+        if name not in self.manifest["results"]:
+            return None
+        return pq.read_table(manifest.result_path(self.path, name))
 
     def files(self) -> list[ResultFile]:
         """Every file of results."""
@@ -96,16 +107,18 @@ def read_study(run: str | Path) -> Study:
             "command of outdim wrote."
         )
     content = {"results": {}, **manifest.read(path)}
-    entries = plan.Study(path).entries()
-    if not entries:
-        raise DataError(f"run: {path} holds no step of an analysis, only what was made of others.")
-    for name in entries.keys() & steps().keys():
+    options = {name: entry.options for name, entry in plan.Study(path).entries().items()}
+    if not options:  # what was made of the results of another run
+        options = {name: content.get("options", {}) for name in content.get("headlines", {})}
+    if not options:
+        raise DataError(f"run: {path} holds nothing that an analysis found.")
+    for name in options.keys() & steps().keys():
         step_class(name)  # defines its statistics
     results = content["results"]
     return Study(
         path,
         content,
-        {name: entry.options for name, entry in entries.items()},
+        options,
         read_statistics(manifest.result_path(path, STATS)) if STATS in results else {},
         TokenFrequencies.from_parquet(manifest.result_path(path, COUNTS))
         if COUNTS in results

@@ -72,6 +72,11 @@ def _columns(view: View, marked: Sequence[int]) -> list[int]:
     return view.strongest(marked if view.of == "dimension" else (), MAX_LINES, MAX_MARKED)
 
 
+def _solid(view: View, column: int, marked: Sequence[int]) -> bool:
+    """Dashes tell the others from the marked ones, where there are any."""
+    return view.of != "dimension" or not marked or column in marked
+
+
 def _name(view: View, column: int) -> str:
     return f"{view.of} {column}" if view.of else view.statistic.label
 
@@ -180,7 +185,7 @@ def _traces(view: View, marked: Sequence[int]) -> list[dict[str, Any]]:
             }
         )
     for place, column in enumerate(_columns(view, marked)):
-        traces += _curve(view, column, place, solid=not view.of or column in marked)
+        traces += _curve(view, column, place, solid=_solid(view, column, marked))
     return traces
 
 
@@ -227,7 +232,7 @@ def _draw(view: View, marked: Sequence[int]) -> Canvas:
         axes.plot(x, line, ":", color=MUTED, label="_" if turn else "chance")
     for place, column in enumerate(_columns(view, marked)):
         one = view.estimate[:, column]
-        solid = not view.of or column in marked
+        solid = _solid(view, column, marked)
         whiskers = None
         if one.low is not None and one.high is not None:
             if view.of:

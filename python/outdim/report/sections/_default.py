@@ -33,19 +33,21 @@ def title_of(step: str) -> str:
 
 def curves(step: str, by_topic: dict[str, list[View]], marked: Sequence[int]) -> list[Figure]:
     """A figure by layers for each topic."""
-    return [
-        layer_curves(f"{step}_{_slug(topic)}", f"{topic}, layer by layer", shown, marked)
-        for topic, shown in by_topic.items()
-    ]
+    figures: dict[str, Figure] = {}
+    for topic, shown in by_topic.items():
+        id_ = _file_name(f"{step} {topic}")
+        id_ = f"{id_}_{len(figures)}" if id_ in figures else id_
+        figures[id_] = layer_curves(id_, f"{topic}, layer by layer", shown, marked)
+    return list(figures.values())
 
 
-def _slug(topic: str) -> str:
-    """A topic as a part of a file name.
+def _file_name(words: str) -> str:
+    """Words of any kind as a name of a file.
 
-    >>> _slug("Pearson's r of |h|")
+    >>> _file_name("Pearson's r of |h|")
     'pearsons_r_of_h'
     """
-    return re.sub(r"[^a-z0-9]+", "_", topic.lower().replace("'", "")).strip("_")
+    return re.sub(r"[^a-z0-9]+", "_", words.lower().replace("'", "")).strip("_")
 
 
 def strongest(topic: str, view: View) -> Table:

@@ -10,6 +10,7 @@ from outdim.report.figures.base import Figure
 from outdim.report.figures.heat_map import heat_map
 from outdim.report.section import Section, Table
 from outdim.report.sections import _default
+from outdim.report.sections._leaders import leaders
 from outdim.report.study import Study
 from outdim.report.views import View, topics
 from outdim.text import listing, number
@@ -33,7 +34,10 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
         step,
         "Correlation with token frequency",
         sentences=_about_outliers(leading, dims),
-        tables=[_table(leading, beside[:1], dims)],
+        tables=[
+            _table(leading, beside[:1], dims),
+            *leaders(study.table("leaders.parquet"), leading),
+        ],
         figures=[curves[0], _heat_map(step, r, dims), *curves[1:]],
         definitions="correlate.html.j2",
     )
@@ -127,7 +131,7 @@ def _table(view: View, beside: Sequence[View], marked: Sequence[int]) -> Table:
         )
     others = [f"first by {COVARIATES[other.key.covariate]}" for other in beside]
     caption = [
-        f"{view.words[:1].upper()}{view.words[1:]}. The three dimensions with the largest |r|, as "
+        f"By {view.words}: the three dimensions with the largest |r|, as "
         f"dimension (r{' and its interval' if view.estimate.low is not None else ''}); then |r| of "
         "the median dimension, and what 5 % of the dimensions exceed",
         *(f"; the first dimension with the {COVARIATES[o.key.covariate]} instead" for o in beside),

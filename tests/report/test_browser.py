@@ -16,8 +16,12 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome o
 
 EVIL = '</script><script>document.title="pwned"</script><img src=x onerror=document.title="pwned">'
 PROBE = """
-for (const [figure, name, value] of [["correlation_heat_map", "covariate", "mid_rank"],
-                                     ["layer_norm_parameters", "layer", "block.2.norm"]]) {
+const questions = [
+  ["correlate_heat_map", "covariate", "mid_rank"],
+  ["detect_parameters", "layer", "block.2.norm"],
+  ["correlate_size_and_shape_of_the_values", "statistic", "std"],
+];
+for (const [figure, name, value] of questions) {
   const plot = document.getElementById(figure);
   const select = plot.closest("figure").querySelector(`select[name=${name}]`);
   select.value = value;
@@ -93,9 +97,9 @@ def test_plots_are_drawn_and_nothing_is_requested(page, tmp_path):
     assert console == []
     assert urls == set()
     for figure in (
-        "correlation_by_layer",
-        "correlation_heat_map",
-        "layer_norm_parameters",
+        "correlate_pearsons_r",
+        "correlate_heat_map",
+        "detect_parameters",
         "token_frequency",
     ):
         start = dom.index(f'id="{figure}"')
@@ -110,7 +114,9 @@ def test_choices_change_what_is_drawn_and_still_request_nothing(page, tmp_path):
     dom, console, urls = browse(probed(page, "probed.html", PROBE), profile=tmp_path)
     assert console == []
     assert urls == set()
-    assert re.findall(r'data-shown="([^"]*)"', dom) == ["mid_rank", "block.2.norm"]
+    assert sorted(re.findall(r'data-shown="([^"]*)"', dom)) == ["block.2.norm", "mid_rank", "std"]
+    titles = re.findall(r'<text class="ytitle"[^>]*>([^<]*)</text>', dom)
+    assert "standard deviation of h" in titles
 
 
 def test_a_request_would_be_noticed(page, tmp_path):

@@ -1,58 +1,22 @@
 """The page: complete, inert, and nothing in it comes from anywhere else."""
 
+import errno
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from html.parser import HTMLParser
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
-from outdim.report import write_comparison, write_report
+from outdim.errors import BackendError
+from outdim.report import summary, write_report
 from outdim.report.page import embedded_json
-from outdim.tokens import TokenFrequencies, compare
-from report.synthetic import make_run
+from report.reading import Page, data_of
+from report.synthetic import Planted, change_manifest, make_run, write_study
 
 EVIL = '</script><script>document.title="pwned"</script><img src=x onerror=alert(1)>'
 TOKENS = {10: EVIL, 11: "$\\frac{", 12: "\x00\x1b", 13: "{{ 7*7 }}"}
-VOID = {"meta", "link", "img", "br", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Collects elements, scripts and the text outside of them; checks that tags are balanced."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.text: list[str] = []
-        self.scripts: list[tuple[dict[str, str], str]] = []
-        self.styles: list[str] = []
-        self.open: list[str] = []
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] == "script":
-            self.scripts.append((self.elements[-1][1], data))
-        elif self.open and self.open[-1] == "style":
-            self.styles.append(data)
-        else:
-            self.text.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attrs for name, attrs in self.elements if name == tag]
-
-    def words(self) -> str:
-        return " ".join(" ".join(self.text).split())
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +30,53 @@ def written(tmp_path_factory):
 def test_numbers_of_the_page_are_those_of_the_run(written):
     truth, _, page = written
     words = page.words()
-    r = truth["r"]["pearson_abs", "count", "text"]
+    r = truth["r"]["pearson_abs", "log1p_count", "text"]
     for row in r:
         top = int(np.argmax(np.abs(row)))
         assert f"{top} ({row[top]:.2f})".replace("-", "−") in words
         assert f"{np.median(np.abs(row)):.3f}" in words
-    for z in truth["gamma_z"][:, 7]:
+    for z in truth["detection"].gamma_z[:, 7]:
         assert f"{z:.1f}".replace("-", "−") in words
     for number in ("612,345", "12,345", "20,111", "6,789", "109,482,240", "2,345,678"):
         assert number in words
+
+
+def test_headlines_and_cautions_are_those_of_the_results(tmp_path):
+    found = {
+        "detect": Planted({}, ("A dimension was found.", "And another."), ("Mind the gap.",)),
+        "correlate": Planted({}, (), ("Mind the gap.", "Few tokens.")),
+    }
+    words = Page(write_report(write_study(tmp_path, found)).read_text(encoding="utf-8")).words()
+    assert "What was found A dimension was found. And another. Beware Mind the gap. Few" in words
+    assert words.count("Mind the gap.") == 1
+
+
+def test_a_run_that_has_no_results_yet_says_so(tmp_path):
+    write_study(tmp_path, {"detect": Planted({})})
+    change_manifest(tmp_path, finished=None)
+    words = Page(write_report(tmp_path).read_text(encoding="utf-8")).words()
+    assert "The run directory holds no results yet." in words
+    assert "does not say that this run finished" in words
+
+
+def test_layers_are_explained_once(tmp_path):
+    make_run(tmp_path / "all")
+    make_run(tmp_path / "count", steps=("count",))
+    said = "Layer i is the output of block i − 1 (block.0 is the first), Hugging Face's hidden_stat"
+    assert summary(tmp_path / "all").count(said) == 1
+    assert said not in summary(tmp_path / "count")
+
+
+def test_summary_for_the_terminal(tmp_path):
+    make_run(tmp_path, model="\x1b[2Jmodel")
+    text = summary(tmp_path)
+    assert "2 of the 64 dimensions are outliers" in text
+    assert "r was found." in text
+    assert "Outlier dimension 7 follows it most at the embeddings: r = 0.85, the larg" in text
+    assert "7 (0.85)" in text
+    assert "8,686 tokens/s" in text
+    assert "not written yet" in text
+    assert "\x1b" not in text
 
 
 def test_page_refers_to_nothing_outside(written):
@@ -99,16 +101,11 @@ def test_foreign_text_stays_text(written):
     assert len(executable) == 3
     assert not any("pwned" in text for text in executable)
     assert "49" not in page.all("h1")
-    tokens = json.loads(_data(page, "token_frequency"))["data"][1]["text"]
+    tokens = json.loads(data_of(page, "token_frequency"))["data"][1]["text"]
     assert "&lt;/script&gt;" in "".join(tokens)
     assert "{{␣7*7␣}}" in tokens
     svg = (path.parent / "figures" / "token_frequency.svg").read_bytes()
     assert b"<script" not in svg
-
-
-def _data(page: Page, figure: str) -> str:
-    (text,) = [text for attrs, text in page.scripts if attrs.get("id") == f"{figure}-data"]
-    return text
 
 
 def test_policy_allows_only_the_own_scripts(written):
@@ -145,7 +142,7 @@ def test_page_can_be_read_without_seeing_it(written):
 def test_files_of_every_figure_lie_beside_the_page(written):
     _, path, page = written
     names = {a["href"] for a in page.all("a") if a["href"].startswith("figures/")}
-    assert len(names) == 8
+    assert len(names) == 10
     assert {f"figures/{p.name}" for p in (path.parent / "figures").iterdir()} == names
     for svg in (path.parent / "figures").glob("*.svg"):
         ElementTree.parse(svg)
@@ -156,29 +153,34 @@ def test_page_keeps_its_size(tmp_path):
     assert write_report(tmp_path).stat().st_size < 8e6
 
 
-@pytest.mark.parametrize("parts", [("counts",), ("stats", "detection"), ("manifest", "counts")])
-def test_absent_parts_are_left_out(tmp_path, parts):
-    make_run(tmp_path, parts=parts)
+@pytest.mark.parametrize("steps", [("count",), ("detect",), ("correlate",)])
+def test_only_steps_that_are_there_are_shown(tmp_path, steps):
+    make_run(tmp_path, steps=steps)
     page = Page(write_report(tmp_path, tmp_path / "elsewhere.html").read_text(encoding="utf-8"))
     ids = {attrs.get("id") for _, attrs in page.elements}
-    assert ("token_frequency" in ids) == ("counts" in parts)
-    assert ("correlation_heat_map" in ids) == ("stats" in parts)
-    assert ("run" in ids) == ("manifest" in parts or "counts" in parts)
+    assert {name for name in ids if name and name.startswith("step-")} == {f"step-{steps[0]}"}
+    assert ("token_frequency" in ids) == (steps == ("count",))
+    assert ("correlate_heat_map" in ids) == (steps == ("correlate",))
+    assert ("detect_parameters" in ids) == (steps == ("detect",))
 
 
-def test_a_failure_leaves_the_old_page_whole(tmp_path, monkeypatch):
-    make_run(tmp_path, parts=("counts",))
+@pytest.mark.parametrize("name", ["report.html", "figures/token_frequency.csv"])
+def test_a_full_disk_leaves_the_old_page_whole_and_is_named(tmp_path, monkeypatch, name):
+    make_run(tmp_path, steps=("count",))
     page = write_report(tmp_path)
     before = page.read_bytes()
-    monkeypatch.setattr("os.fsync", _full)
-    with pytest.raises(OSError, match="disk"):
+    write = Path.write_bytes
+
+    def full(path, content):
+        if path.name.startswith(f".{Path(name).name}."):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(BackendError, match=f"{name}: the disk is full"):
         write_report(tmp_path)
     assert page.read_bytes() == before
     assert not list(tmp_path.rglob("*.tmp"))
-
-
-def _full(descriptor: int) -> None:
-    raise OSError(28, "disk full")
 
 
 def test_embedded_json_survives_as_json():
@@ -186,37 +188,3 @@ def test_embedded_json_survives_as_json():
     text = str(embedded_json(json.dumps(value, ensure_ascii=False)))
     assert not set("<>&\u2028") & set(text)
     assert json.loads(text) == value
-
-
-def test_comparison_page(tmp_path):
-    rng = np.random.default_rng(3)
-    tokens = ("[CLS]", "<b>", "$x", *(f"w{i}" for i in range(6_000)))
-    special = np.arange(len(tokens)) == 0
-    first = rng.poisson(1e5 / np.arange(1, len(tokens) + 1)).astype(np.int64)
-    second = rng.permutation(first)
-    comparison = compare(
-        TokenFrequencies(first, special, tokens), TokenFrequencies(second, special, tokens)
-    )
-    path = write_comparison(comparison, tmp_path, names=("one<i>", "two"))
-    page = Page(path.read_text(encoding="utf-8"))
-    words = page.words()
-    assert f"r = {comparison.correlation:.3f}" in words
-    assert f"one<i> holds {first[1:].sum():,} text tokens" in words
-    assert f"{comparison.largest(1)[0][2]:,}" in words
-    assert {p.name for p in (tmp_path / "figures").iterdir()} == {
-        f"{kind}_compared.{end}" for kind in ("counts", "ranks") for end in ("svg", "csv")
-    }
-    chosen = json.loads(_data(page, "counts_compared"))["data"][1]["text"]
-    assert len(chosen) <= 4_000
-
-
-def test_compared_paths_are_shortened_where_they_then_differ(tmp_path):
-    one = TokenFrequencies(np.array([3, 1]), np.zeros(2, bool), ("a", "b"))
-    same = compare(one, one)
-
-    def title(*names: str) -> str:
-        page = write_comparison(same, tmp_path, names).read_text(encoding="utf-8")
-        return re.search("<h1>(.*)</h1>", page).group(1)
-
-    assert title("/home/me/runs/wiki", "/home/me/runs/books") == "runs/wiki and runs/books"
-    assert title("/one/runs/wiki", "/two/runs/wiki") == "/one/runs/wiki and /two/runs/wiki"

@@ -1,0 +1,54 @@
+"""Curves by layer: their numbers are those given, against the band of all."""
+
+import numpy as np
+from outdim.analysis.table import Statistic
+from outdim.report.figures.layer_curves import MAX_LINES, layer_curves
+from report.synthetic import view
+
+
+def test_band_is_of_all_dimensions_and_leaves_nan_out():
+    value = np.array([np.linspace(-1, 1, 101), np.full(101, np.nan)])
+    value[0, 50] = np.nan
+    usual = view(value).usual
+    finite = value[0][np.isfinite(value[0])]
+    np.testing.assert_array_equal(usual[:, 0], np.percentile(finite, (5, 50, 95)))
+    assert np.isnan(usual[:, 1]).all()
+    assert view(value[:, 49:60]).usual is None
+
+
+def test_curves_show_marked_dimensions_first_and_their_values(planted):
+    truth, figures = planted
+    table = figures["correlate_pearsons_r"].table.to_pylist()
+    key = ("pearson_abs", "log1p_count", "text")
+    chosen = [row for row in table if (row["statistic"], row["covariate"], row["selection"]) == key]
+    names = list(dict.fromkeys(row["series"] for row in chosen))
+    assert names[:3] == ["5%", "median", "95%"]
+    assert set(names[3:5]) == {"dimension 7", "dimension 41"}
+    assert len(names) == 3 + MAX_LINES
+    for dim in (7, 41):
+        r = [row["value"] for row in chosen if row["series"] == f"dimension {dim}"]
+        np.testing.assert_array_equal(r, truth["r"][key][:, dim])
+
+
+def test_values_of_unequal_size_are_drawn_on_a_logarithmic_axis():
+    values = np.random.default_rng(0).uniform(1, 2, (3, 64))
+    size = Statistic("size", "size", low=0)
+    for largest, scale in ((2.0, "linear"), (24_000.0, "log")):
+        values[1, 5] = largest
+        figure = layer_curves("size", "Size", [view(values, size, "")])
+        assert figure.interactive.layout.yaxis.type == scale
+        assert {trace.meta["scale"] for trace in figure.interactive.data} == {scale}
+
+
+def test_the_largest_chance_of_a_layer_is_the_line():
+    null = np.array([[0.1, 0.3], [np.nan, np.nan]])
+    chance = view([[0.5, 0.5], [0.5, 0.5]], null=null).chance
+    np.testing.assert_array_equal(chance, [0.3, np.nan])
+    assert view([[0.5]]).chance is None
+
+
+def test_labels_without_special_meaning_are_not_read_as_tex():
+    odd = Statistic("odd", "a $x_{$ <b>", unit="$")
+    figure = layer_curves("odd", "Odd", [view([[1.0, 2.0]], odd, "")])
+    assert "&#36;x_{&#36; &lt;b&gt;" in figure.interactive.layout.yaxis.title.text
+    assert b"a $x_{$ &lt;b&gt;" in figure.svg()
