@@ -7,17 +7,18 @@ from typing import Any
 import pyarrow as pa
 import torch
 from outdim.analysis.inputs import Inputs
-from outdim.analysis.step import Observer
+from outdim.analysis.step import Observer, Result
 from outdim.analysis.table import SELECTIONS, Statistic, TidyRows, define
 from outdim.errors import ArgumentError
 from outdim.stats import Covariates, PointMoments
 from outdim.tokens import GROUPS
 
 _SHARE = "share of the squared norm in the largest dimensions"
+_ONE_A_POINT = {"high": 1, "of_dimensions": False, "topic": "Share of the largest dimensions"}
 define(
-    Statistic("norm_share", f"mean {_SHARE}", low=0, high=1, of_dimensions=False),
-    Statistic("norm_share_max", f"largest {_SHARE}", low=0, high=1, of_dimensions=False),
-    Statistic("norm_share_pearson", f"r of the {_SHARE}", low=-1, high=1, of_dimensions=False),
+    Statistic("norm_share", f"mean {_SHARE}", low=0, **_ONE_A_POINT),
+    Statistic("norm_share_max", f"largest {_SHARE}", low=0, **_ONE_A_POINT),
+    Statistic("norm_share_pearson", f"r of the {_SHARE}", low=-1, **_ONE_A_POINT),
 )
 
 
@@ -35,7 +36,7 @@ class NormShareOptions:
 
 
 @dataclass(frozen=True)
-class NormShares:
+class NormShares(Result):
     """Shares by point and selection of tokens."""
 
     top: int
@@ -55,10 +56,6 @@ class NormShares:
                 at |= {"covariate": "position", "reason": share.reason("position")}
                 rows.add("norm_share_pearson", share.pearson("position"), **at)
         return {"stats": rows.table()}
-
-    def account(self) -> dict[str, Any]:
-        """What was read is in the manifest already."""
-        return {}
 
     def headline(self) -> list[str]:
         """The point where the largest dimensions weigh most."""
