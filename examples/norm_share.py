@@ -14,10 +14,11 @@ from outdim.stats import Covariates, PointMoments
 from outdim.tokens import GROUPS
 
 _SHARE = "share of the squared norm in the largest dimensions"
+_ONE_A_POINT = {"high": 1, "of_dimensions": False, "topic": "Share of the largest dimensions"}
 define(
-    Statistic("norm_share", f"mean {_SHARE}", low=0, high=1, of_dimensions=False),
-    Statistic("norm_share_max", f"largest {_SHARE}", low=0, high=1, of_dimensions=False),
-    Statistic("norm_share_pearson", f"r of the {_SHARE}", low=-1, high=1, of_dimensions=False),
+    Statistic("norm_share", f"mean {_SHARE}", low=0, **_ONE_A_POINT),
+    Statistic("norm_share_max", f"largest {_SHARE}", low=0, **_ONE_A_POINT),
+    Statistic("norm_share_pearson", f"r of the {_SHARE}", low=-1, **_ONE_A_POINT),
 )
 
 

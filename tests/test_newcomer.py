@@ -17,9 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from newcomer import install
-from outdim.analysis.registry import steps
+from outdim.analysis.analyze import analyze
+from outdim.analysis.registry import step_class, steps
 from outdim.analysis.table import SCHEMA
 from outdim.cli import main
+from outdim.models import load_model
+from outdim.run.plan import Study
+from outdim.tokens import load_tokenizer
 from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModel, BertModel
 
@@ -123,10 +127,10 @@ class TestCommandLine:
             main(["norm-share", *common, "--top=2", "--workers=1", "--output=x", "--print_config"])
         (tmp_path / "options.yaml").write_text(capsys.readouterr().out)
         run("norm-share", "--config", tmp_path / "options.yaml", "--output", tmp_path / "run")
-        plan = json.loads((tmp_path / "run" / "plan" / "0.json").read_text())
-        assert plan["step"] == "norm-share"
-        assert plan["options"]["top"] == 2
-        assert plan["options"]["points"] == ["embeddings", "block.0", "block.1"]
+        entry = Study(tmp_path / "run")["norm-share"]
+        assert entry.options["top"] == 2
+        assert entry.options["points"] == ["embeddings", "block.0", "block.1"]
+        assert len(entry.work) > 15
 
     def test_other_options_are_not_mixed_into_a_run(self, alone, common, capsys) -> None:
         before = bytes_of(alone)
@@ -170,8 +174,27 @@ class TestResult:
         assert found.startswith("The 3 largest dimensions of a token hold 9")
         assert manifest["options"]["top"] == 3
 
-    def test_the_report_is_written(self, alone) -> None:
-        assert "</html>" in (alone / "report.html").read_text()
+    def test_the_report_has_a_section_a_figure_and_the_words_of_it(self, alone) -> None:
+        page = " ".join((alone / "report.html").read_text().split())
+        section = page[page.index('id="step-norm-share"') : page.index('id="run"')]
+        assert "Norm share</h2>" in section
+        assert "mean share of the squared norm in the largest dimensions" in section
+        largest = max(rows_of(alone, "norm_share", "text"), key=lambda row: row["value"])
+        assert f"<td>{largest['value']:.3f}</td>" in section
+        assert "Share of the largest dimensions, layer by layer" in section
+        assert list((alone / "figures").glob("norm-share_*.svg"))
+        assert "The 3 largest dimensions of a token hold 9" in page
+
+    def test_in_memory_it_gives_the_same(self, alone, model, text) -> None:
+        step, options = step_class("norm-share"), {"norm-share": step_class("norm-share").Options()}
+        assert step.Options().top == 3
+        loaded = load_model(str(model)), load_tokenizer(str(model))
+        found = analyze(*loaded, str(text), options)["norm-share"]
+        table = found.tables()["stats"]
+        saved = pq.read_table(alone / "stats.parquet").drop(["step"])
+        assert table["n"].to_pylist() == saved["n"].to_pylist()
+        # In one unit and other batches.
+        assert table["value"].to_numpy() == pytest.approx(saved["value"].to_numpy(), rel=1e-5)
 
 
 class TestStudy:
@@ -203,8 +226,7 @@ class TestStudy:
         assert {path: path.stat().st_mtime_ns for path in states} == states
         assert step_rows(study, "correlate") == before
         assert step_rows(study, "norm-share") == step_rows(alone, "norm-share")
-        planned = [json.loads(path.read_text())["step"] for path in sorted(study.glob("plan/*"))]
-        assert planned == ["count", "detect", "correlate", "norm-share"]
+        assert list(Study(study).entries()) == ["count", "detect", "correlate", "norm-share"]
 
 
 @pytest.mark.slow
@@ -262,6 +284,12 @@ def count_forwards(monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
     monkeypatch.setattr(BertModel, "forward", counted)
     return forwards
+
+
+def rows_of(path: Path, statistic: str, selection: str) -> list[dict[str, object]]:
+    """The tidy rows of one statistic."""
+    wanted = (pc.field("statistic") == statistic) & (pc.field("selection") == selection)
+    return pq.read_table(path / "stats.parquet").filter(wanted).to_pylist()
 
 
 def step_rows(path: Path, step: str) -> list[dict[str, object]]:
