@@ -63,3 +63,9 @@ def test_fused_with_much_to_take(order):
 
 def test_rank_histogram(order):
     checks.check_rank_histogram(CPU, 100, 40)
+
+
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+@pytest.mark.parametrize(("n", "d", "margin"), [(0, 64, 0), (1, 1, 0), (37, 130, 3), (400, 769, 8)])
+def test_segment_sums(order, n, d, margin, dtype):
+    checks.check_segment_sums(CPU, n, d, dtype, margin)

@@ -264,3 +264,32 @@ def check_rank_histogram(device, n, d):
     )
     ops.rank_histogram_add(hidden.cpu(), dims, *call, *pages, mask=mask, backend="reference")
     assert torch.equal(found.cpu(), pages)
+
+
+def check_segment_sums(device, n, d, dtype, margin=0):
+    """Sums by segment against the reference, to the rounding of float64; the same bytes again."""
+    values = hidden_states(n, d, dtype, "spikes")
+    segment = torch.randint(-1, 9, (n,), generator=generator(n))
+    segment[: n // 2] = 4  # a long one
+    segment[segment == 2] = 7  # one of no rows
+    values[(segment < 0) | (segment > 7)] = torch.nan
+    _, hidden = guarded(values, device, margin)
+    order, starts = ops.segments(segment.to(device), 8)
+    table = torch.randn(16, 3, d, dtype=torch.float64, generator=generator(d))
+    read = torch.tensor([0, 1, 2, -1, 4, 5, 6, 7])
+    write = torch.tensor([0, 1, 2, 11, 12, 13, 14, 15])
+    where = {"read": read.to(device), "write": write.to(device)}
+    found, again = table.clone().to(device), table.clone().to(device)
+    ops.segment_sums(hidden, order, starts, found, **where)
+    ops.segment_sums(hidden, order, starts, again, **where)
+    assert same_bytes(found, again)
+    want = table.clone()
+    ops.segment_sums(values, order.cpu(), starts.cpu(), want, read=read, write=write,
+                     backend="reference")  # fmt: skip
+    untouched = torch.tensor([2, 4, 5, 6, 7, 8, 9, 10])
+    assert same_bytes(found.cpu()[untouched], table[untouched])
+    # Each of at most n additions rounds to 2^-53 of what has been summed by then.
+    size = table.abs()
+    ops.segment_sums(values.abs(), order.cpu(), starts.cpu(), size, read=read, write=write,
+                     backend="reference")  # fmt: skip
+    assert bool(((found.cpu() - want).abs() <= 2.0**-52 * (n + 1) * size.abs() + 1e-300).all())

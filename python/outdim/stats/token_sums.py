@@ -9,9 +9,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from outdim.stats.covariates import Covariates
+from outdim.stats.type_units import TypeUnits
+
 
 class TokenSums:
-    """Sums of h and |h| per (token id, point) for chosen dimensions, ordinary tokens only.
+    """Sums of h, |h| and h^2 per (token id, point) for chosen dimensions, ordinary tokens only.
 
     With them any table of token frequencies can be correlated afterwards, and the tokens that drive
     a dimension listed, without another forward pass.
@@ -19,7 +22,7 @@ class TokenSums:
     Attributes:
         ids: Token ids seen, ascending, int64 [U].
         n: How often, int64 [U].
-        sums, sums_abs: float64 [U, P, S].
+        sums, sums_abs, sums_squares: float64 [U, P, S].
     """
 
     def __init__(self, points: Sequence[str], dims: Sequence[int]) -> None:
@@ -30,6 +33,7 @@ class TokenSums:
         self.n = torch.zeros(0, dtype=torch.int64)
         self.sums = torch.zeros(shape, dtype=torch.float64)
         self.sums_abs = torch.zeros(shape, dtype=torch.float64)
+        self.sums_squares = torch.zeros(shape, dtype=torch.float64)
         self._ids = self._text = torch.zeros(0)
         self._pending: dict[str, Tensor] = {}
 
@@ -55,6 +59,7 @@ class TokenSums:
                 "n": torch.bincount(inverse, minlength=len(unique)),
                 "sums": zeros.index_add(0, inverse, hidden),
                 "sums_abs": zeros.index_add(0, inverse, hidden.abs()),
+                "sums_squares": zeros.index_add(0, inverse, hidden.square()),
             }
         )
         self._pending.clear()
@@ -64,7 +69,7 @@ class TokenSums:
         self._pending.clear()
 
     def table(self) -> pa.Table:
-        """One row a token id, point and dimension: id, point, dim, n, sum, sum_abs."""
+        """One row a token id, point and dimension: id, point, dim, n and the three sums."""
         shape = self.sums.shape
         index = np.indices(shape).reshape(3, -1)
         return pa.table(
@@ -77,6 +82,7 @@ class TokenSums:
                 "n": pa.array(self.n.numpy()[index[0]], pa.int64()),
                 "sum": pa.array(self.sums.numpy().reshape(-1)),
                 "sum_abs": pa.array(self.sums_abs.numpy().reshape(-1)),
+                "sum_squares": pa.array(self.sums_squares.numpy().reshape(-1)),
             }
         )
 
@@ -94,8 +100,25 @@ class TokenSums:
         self.n = add(self.n, other["n"])
         self.sums = add(self.sums, other["sums"])
         self.sums_abs = add(self.sums_abs, other["sums_abs"])
+        self.sums_squares = add(self.sums_squares, other["sums_squares"])
         self.ids = ids
 
     def state_dict(self) -> dict[str, Tensor]:
         """Flat tensors."""
-        return {"ids": self.ids, "n": self.n, "sums": self.sums, "sums_abs": self.sums_abs}
+        return {
+            "ids": self.ids,
+            "n": self.n,
+            "sums": self.sums,
+            "sums_abs": self.sums_abs,
+            "sums_squares": self.sums_squares,
+        }
+
+    def units(self, covariates: Covariates) -> TypeUnits:
+        """The types as units: what `outdim.stats.type_intervals` and the like take.
+
+        Dimension s of a point is ``dims[s]``. r, its interval, its null and the types that carry
+        it are then those of all types: exact with any frequencies.
+        """
+        sums = torch.stack([self.sums, self.sums_abs, self.sums_squares], 1).numpy()
+        by_point = {point: sums[:, :, p] for p, point in enumerate(self.points)}
+        return TypeUnits.of_types(self.ids.numpy(), self.n.numpy(), by_point, covariates)

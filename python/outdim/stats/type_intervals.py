@@ -144,7 +144,8 @@ def bootstrap(
     `jackknife` and not symmetric in z, it shows which way r would move: down, where it rests on few
     types. Draws without variance are left out.
 
-    Cost: 5 draws U S additions and as many multiplications, 0.2 s for 2,000 draws of 1,024 units.
+    Percentiles over few types are too narrow: in the simulations of `jackknife`, 87 to 98 % of the
+    95 % intervals cover the truth. Cost: 2 (K + 2) draws U S operations.
 
     Raises:
         ArgumentError: No such point or dimension, fewer than two draws, a level outside of (0, 1).
@@ -158,7 +159,9 @@ def bootstrap(
     rng, drawn = np.random.default_rng(seed), []
     for part in _slices(draws, _DRAWS):
         count = part.stop - part.start
-        w = rng.multinomial(size, np.full(size, 1 / size), size=count).astype(np.float64)
+        # How often each unit was drawn; several times faster than rng.multinomial.
+        unit = rng.integers(size, size=(count, size)) + size * np.arange(count)[:, None]
+        w = np.bincount(unit.ravel(), minlength=count * size).reshape(count, size).astype(float)
         total = (w @ n)[:, None]
         y, yy = w @ profiles.first, w @ profiles.second
         row = []
