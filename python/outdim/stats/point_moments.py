@@ -23,8 +23,8 @@ class PointMoments:
     The moments of a forward are merged into those of the forwards before by the kernel itself, into
     the other of two states of a point: `commit` exchanges the two, `discard` does nothing. So a
     forward that fails half-way (out of memory) leaves nothing behind and can be tried again with
-    the same tokens. Nothing goes to the host, and nothing waits for the device, before `state_dict` or
-    `moments` is called.
+    the same tokens. Nothing goes to the host, and nothing waits for the device, before `state_dict`
+    or `moments` is called.
 
     Args:
         points: Names of the points.
