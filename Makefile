@@ -22,7 +22,11 @@ emulated: $(VENV)/test
 	  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
 	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 	$(BIN)/cmake --build $(EMULATED)
-	OUTDIM_EMULATOR=$$(ls $(abspath $(EMULATED))/_core*.so) $(BIN)/python -m pytest -m slow tests/emulator
+	@# With nvcc, launches are refused that registers or shared memory would not allow.
+	! command -v nvcc >/dev/null || $(BIN)/python benchmarks/ptxas.py --arch 90 --limits $(EMULATED)/limits.json
+	OUTDIM_EMULATOR=$$(ls $(abspath $(EMULATED))/_core*.so) \
+	  OUTDIM_EMULATOR_LIMITS=$$(ls $(abspath $(EMULATED))/limits.json 2>/dev/null) \
+	  $(BIN)/python -m pytest -m slow tests/emulator
 
 clean:
 	rm -rf $(VENV) build dist python/outdim/_core*.so

@@ -9,6 +9,7 @@ by the values that a thread handles in one turn.
 """
 
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def kernel_name(mangled):
 
 
 def resources(report):
-    """Registers and bytes of spill stores by kernel."""
+    """Registers, bytes of spill stores and of static shared memory by kernel."""
     found, name, spilled = {}, "", 0
     for line in report.splitlines():
         if match := re.search(r"Compiling entry function '(\S+)'", line):
@@ -64,7 +65,8 @@ def resources(report):
         elif match := re.search(r"(\d+) bytes spill stores", line):
             spilled = int(match[1])
         elif match := re.search(r"Used (\d+) registers", line):
-            found[name] = (int(match[1]), spilled)
+            shared = re.search(r"(\d+) bytes smem", line)
+            found[name] = (int(match[1]), spilled, int(shared[1]) if shared else 0)
     return found
 
 
@@ -167,13 +169,30 @@ def values_per_turn(name):
     return None
 
 
+def write_limits(path, arch):
+    """Registers and static shared memory by kernel, its types as the host's compiler names them."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        found = {}
+        for _, report in pool.map(lambda name: compile_object(name, arch, folder), FILES):
+            for name, (registers, _, shared) in resources(report).items():
+                host = name.replace("bfloat16", "__nv_bfloat16")
+                host = re.sub(r"\bfloat16", "__half", host)
+                host = re.sub(r"(nothing|input|output)>", lambda m: m[0].capitalize(), host)
+                found[host] = {"registers": registers, "shared_bytes": shared}
+    path.write_text(json.dumps(found, indent=1) + "\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", nargs="+", default=["80", "90"])
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--cuobjdump")
+    parser.add_argument("--limits", type=Path, help="for tests/emulator: write this JSON and end")
     options = parser.parse_args()
     sys.setrecursionlimit(100_000)
+    if options.limits:
+        write_limits(options.limits, options.arch[0])
+        return
     failed = False
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         for arch in options.arch:
@@ -182,7 +201,7 @@ def main():
             print("| --- | --- | --- | --- |")
             for path, report in objects:
                 code = functions(options.cuobjdump, path) if options.cuobjdump else {}
-                for name, (registers, spilled) in sorted(resources(report).items()):
+                for name, (registers, spilled, _) in sorted(resources(report).items()):
                     values = values_per_turn(name) if "<" in name and name in code else None
                     per_value = f"{loop_instructions(code[name]) / values:.1f}" if values else ""
                     print(f"| `{name}` | {registers} | {spilled} | {per_value} |")

@@ -1,10 +1,11 @@
 // Merging of states on the CPU: the blocks of a call in their order, the whole of them behind the
 // state before, and two states of a caller's. The formulas are in core/moments_merge.h.
 
+#include "core/moments_merge.h"
+
 #include <algorithm>
 #include <limits>
 
-#include "core/moments_merge.h"
 #include "cpu/moments_block.h"
 #include "cpu/parallel.h"
 

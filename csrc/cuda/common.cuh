@@ -8,6 +8,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -19,20 +20,62 @@ namespace outdim::cuda {
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-/// Makes a device current for the calling thread and restores the one before it.
+/// Throws std::bad_alloc where the device's memory is full, so that callers can tell.
+inline void check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // the next call is not to find it
+  if (error == cudaErrorMemoryAllocation) throw std::bad_alloc();
+  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+/// Makes a device current for the calling thread and restores the one before it. One that is
+/// current already is left alone: setting it may create its context.
 class DeviceGuard {
  public:
-  explicit DeviceGuard(int device) {
+  explicit DeviceGuard(int device) : device_(device) {
     check(cudaGetDevice(&previous_), "cudaGetDevice");
-    check(cudaSetDevice(device), "cudaSetDevice");
+    if (previous_ != device_) check(cudaSetDevice(device_), "cudaSetDevice");
   }
-  ~DeviceGuard() { cudaSetDevice(previous_); }
+  ~DeviceGuard() {
+    if (previous_ != device_) cudaSetDevice(previous_);
+  }
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
 
  private:
+  int device_;
   int previous_ = 0;
 };
+
+/// Lets a kernel have this much dynamic shared memory: above 48 KiB, static memory included, it has
+/// to ask.
+template <auto kKernel>
+void allow_shared(size_t bytes) {
+  if (bytes == 0) return;
+  check(cudaFuncSetAttribute(handle<kKernel>(), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(bytes)),
+        "cudaFuncSetAttribute");
+}
+
+/// Launches on the current device; a grid without blocks is no work.
+template <auto kKernel, class... Args>
+void launch(dim3 grid, dim3 block, size_t shared_bytes, void* stream, const Args&... args) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  allow_shared<kKernel>(shared_bytes);
+  start<kKernel>(grid, block, shared_bytes, stream, args...);
+  check(cudaGetLastError(), "kernel launch");
+}
+
+/// Blocks that run on an SM at a time, at least 1.
+template <auto kKernel>
+int resident_blocks(int threads, size_t shared_bytes) {
+  allow_shared<kKernel>(shared_bytes);
+  int blocks = 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, handle<kKernel>(), threads,
+                                                      shared_bytes),
+        "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+  return blocks > 1 ? blocks : 1;
+}
 
 inline int device_attribute(cudaDeviceAttr attribute, int device) {
   int value = 0;

@@ -5,8 +5,8 @@
 //
 // Nothing here allocates, waits or reads back, so every call can be captured in a CUDA graph. All
 // pointers of the argument structs, results included, are device addresses. Every call throws
-// std::runtime_error when CUDA reports an error and std::invalid_argument for sizes that no kernel
-// covers.
+// std::bad_alloc when the device's memory is full, std::runtime_error when CUDA reports another
+// error and std::invalid_argument for sizes that no kernel covers.
 
 #include <cstdint>
 #include <string>

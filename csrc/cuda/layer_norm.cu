@@ -1,18 +1,15 @@
 // LayerNorm, RMSNorm, residual, edit, and moments while the row is in registers.
 //
 //   bytes      2 s D per row (s bytes an element), 4 s D with residual and sum; statistics add 5
-//   bytes per row and
-//              48 D bytes of partial state per SM
+//              bytes per row and 48 D bytes of partial state per SM
 //   threads    blocks stay for the whole call and take steps of row_groups x R rows; thread t of a
-//   group of warps owns
-//              columns (j threads + t) V + i: 16-byte accesses, the next step's loads in flight
-//              during this one
+//              group of warps owns columns (j threads + t) V + i: 16-byte accesses, the next step's
+//              loads in flight during this one
 //   mean, var  each warp: its mean, then the squared deviations from it; one barrier; then Chan's
-//   sum over the warps,
-//              all terms positive. No E[x^2] - E[x]^2, no second barrier.
+//              sum over the warps, all terms positive. No E[x^2] - E[x]^2, no second barrier.
 //   moments    float32 sums in registers, flushed to float64 in shared memory every 32 rows, groups
-//   of warps added up in
-//              order at the end: one partial state per block, and the grid is one block per SM
+//              of warps added up in order at the end: one partial state per block, and the grid is
+//              one block per SM
 //   order      the rows of a thread depend on N and the number of SMs alone; no atomics
 //
 // Lost: E[x^2] - E[x]^2 with a second pass where it cancels (a rare, block-wide branch that costs
@@ -70,7 +67,7 @@ __global__ void __launch_bounds__(MaxThreads, 1) normalise_rows(const RowsArgs a
 
   FusedSums sums[kColumns];
   float pivot[kColumns];
-  double count = 0.0, covariate = 0.0;
+  if (kStats && t < R) shared.clear(group * R + t);
   bool has_pivot = false;  // the same in all threads of the block
   int unflushed = 0;       // rows
   if constexpr (kStats) {
@@ -92,10 +89,7 @@ __global__ void __launch_bounds__(MaxThreads, 1) normalise_rows(const RowsArgs a
     }
     if (kStats && t < R) {
       shared.row[parity][group * R + t] = next_row;
-      if (next_row.y != 0.0f) {
-        count += 1.0;
-        covariate += static_cast<double>(next_row.x);
-      }
+      if (next_row.y != 0.0f) shared.count_row(group * R + t, next_row.x);
     }
     if (kAhead) load_step(row + gridDim.x * block_rows);
     if (General && (norm.residual || norm.sum)) add_residual<T>(h, norm, row, own);
@@ -108,7 +102,7 @@ __global__ void __launch_bounds__(MaxThreads, 1) normalise_rows(const RowsArgs a
     if (kStats && !has_pivot) {
       __syncthreads();
     } else {
-      named_barrier(1 + group, width);
+      group_barrier<max_row_groups(MaxThreads)>(group, width);
     }
     const float2 of_row =
         row_moments<kLanes>(&shared.warp[parity][(group * R + lane / kLanes) * args.warps],
@@ -163,47 +157,49 @@ __global__ void __launch_bounds__(MaxThreads, 1) normalise_rows(const RowsArgs a
   }
   if constexpr (kStats) {
     if (has_pivot) flush(sums, totals);
-    write_partial<R, kColumns, V>(args, shared, has_pivot, group, t, width, count, covariate,
-                                  totals, pivot);
+    write_partial<R, kColumns, V>(args, shared, has_pivot, group, t, width, totals, pivot);
   }
 }
 
+/// `blocks`: at most so many; 0: as many as the device runs at a time.
 template <class T, int MaxThreads, bool General, Fused F>
-int launch_rows(RowsArgs& args, int row_groups, int blocks, void* stream) {
+int launch_rows(RowsArgs& args, int row_groups, int blocks, int sms, void* stream) {
   constexpr int R = rows_per_step<T, MaxThreads, General, F>();
+  constexpr auto kKernel = &normalise_rows<T, MaxThreads, General, F>;
+  if (blocks == 0) {
+    const int threads = args.warps * row_groups * kWarp;
+    blocks = sms * resident_blocks<kKernel>(
+                       threads, rows_shared_bytes(args.warps, row_groups, MaxThreads, F));
+  }
   // Few rows: rather more blocks than more rows per block.
   const int64_t wanted = args.norm.n / (int64_t{blocks} * R);
   args.row_groups = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(row_groups, wanted)));
   const int64_t steps = ceil_div<int64_t>(args.norm.n, args.row_groups * R);
   const int grid = static_cast<int>(std::min<int64_t>(blocks, steps));
-  launch(&normalise_rows<T, MaxThreads, General, F>, dim3(grid),
-         dim3(args.warps * args.row_groups * kWarp),
-         rows_shared_bytes(args.warps, args.row_groups, MaxThreads, F), stream, args);
+  launch<kKernel>(dim3(grid), dim3(args.warps * args.row_groups * kWarp),
+                  rows_shared_bytes(args.warps, args.row_groups, MaxThreads, F), stream, args);
   return grid;
 }
 
 template <class T>
 int launch_alone(RowsArgs& args, bool general, int sms, void* stream) {
-  // Blocks of 8 warps or one row, and as many as the registers of an SM let run, or a few more.
+  // Blocks of 8 warps, or of one row.
   const int row_groups = std::max(1, 8 / args.warps);
-  const int blocks = sms * std::max(1, 24 / (args.warps * row_groups));
-  if (args.norm.d > kNarrowWidth) {
-    return launch_rows<T, kWideThreads, true, Fused::kNothing>(
-        args, 1, sms * std::max(1, 32 / args.warps), stream);
-  }
-  return general ? launch_rows<T, kNarrowThreads, true, Fused::kNothing>(args, row_groups, blocks,
+  if (args.norm.d > kNarrowWidth)
+    return launch_rows<T, kWideThreads, true, Fused::kNothing>(args, 1, 0, sms, stream);
+  return general ? launch_rows<T, kNarrowThreads, true, Fused::kNothing>(args, row_groups, 0, sms,
                                                                          stream)
-                 : launch_rows<T, kNarrowThreads, false, Fused::kNothing>(args, row_groups, blocks,
+                 : launch_rows<T, kNarrowThreads, false, Fused::kNothing>(args, row_groups, 0, sms,
                                                                           stream);
 }
 
 template <class T, Fused F>
 int launch_fused(RowsArgs& args, bool general, int row_groups, int sms, void* stream) {
   if (args.warps * kWarp > kFusedThreads) {
-    return launch_rows<T, kNarrowThreads, false, F>(args, row_groups, sms, stream);
+    return launch_rows<T, kNarrowThreads, false, F>(args, row_groups, sms, sms, stream);
   }
-  return general ? launch_rows<T, kFusedThreads, true, F>(args, row_groups, sms, stream)
-                 : launch_rows<T, kFusedThreads, false, F>(args, row_groups, sms, stream);
+  return general ? launch_rows<T, kFusedThreads, true, F>(args, row_groups, sms, sms, stream)
+                 : launch_rows<T, kFusedThreads, false, F>(args, row_groups, sms, sms, stream);
 }
 
 int warps_per_row(int64_t d) {
@@ -276,10 +272,12 @@ void layer_norm(const LayerNormArgs& norm, const MomentsArgs* stats, Observed ob
       stats && norm.n > 0 && registers ? fused_blocks(norm.d, *stats, context.device) : 0;
   if (splits > 0) {
     MomentsWorkspace workspace(norm.n, norm.d, *stats, splits, context.workspace);
-    prepare(norm.n, *stats, workspace, context.stream);
     args.group = stats->group;
-    args.covariate =
-        stats->covariates() ? static_cast<const float*>(workspace.covariates) : nullptr;
+    if (stats->covariates()) {
+      deviations(norm.n, *stats, workspace, context.stream);
+      args.covariate = workspace.deviation;
+      args.pivot = workspace.pivot;
+    }
     args.partial = workspace.partial;
     args.scalars = workspace.scalars;
     workspace.splits =

@@ -22,8 +22,12 @@ constexpr int kWideThreads = 1024;
 constexpr int columns_of_thread(int max_threads) { return max_threads == kWideThreads ? 16 : 8; }
 constexpr int64_t kNarrowWidth = int64_t{kNarrowThreads} * columns_of_thread(kNarrowThreads);
 
-/// Groups of warps work on rows of their own, each with a named barrier, of which there are 15.
-static_assert(kFusedThreads / kWarp <= 15);
+/// Groups of warps of a block work on rows of their own, each with a named barrier. At most so many
+/// of a block of at most `max_threads`: blocks without statistics have 8 warps.
+constexpr int max_row_groups(int max_threads) {
+  return max_threads == kFusedThreads ? kFusedThreads / kWarp : max_threads == kWideThreads ? 1 : 8;
+}
+static_assert(max_row_groups(kFusedThreads) <= 15, "there are 15 named barriers");
 
 /// Rows of a group per step: 64 bytes a thread in flight, half of that where the registers are
 /// needed for else.
@@ -43,6 +47,7 @@ struct RowsArgs {
   // Statistics of the rows of group 1, or of all rows without groups.
   const uint8_t* group = nullptr;
   const float* covariate = nullptr;  // [n] deviations from the pivot; null: none
+  const double* pivot = nullptr;     // of the covariate
   double* partial = nullptr;         // [gridDim.x, partial_rows(1, false), d]
   double* scalars = nullptr;         // [gridDim.x, kPartialScalars]
 };

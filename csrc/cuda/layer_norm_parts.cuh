@@ -16,9 +16,31 @@ struct RowShared {
              [kMaxWarps * R];    // of a warp in a row: sum, squared deviations from the warp's mean
   float2 row[2][kMaxWarps * R];  // of a row: deviation of the covariate, 1 if the row counts
   float2 columns[kMaxWarps];     // of a warp: number of its columns, and its inverse
-  double count[kMaxWarps * R];
+  double count[kMaxWarps * R];   // of the rows of a slot: their number, and the covariate's sums
   double covariate[kMaxWarps * R];
+  double square[kMaxWarps * R];
+
+  /// Counts a row of a thread that owns a slot.
+  __device__ __forceinline__ void count_row(int slot, float deviation) {
+    count[slot] += 1.0;
+    covariate[slot] += static_cast<double>(deviation);
+    square[slot] += static_cast<double>(deviation) * deviation;
+  }
+  __device__ __forceinline__ void clear(int slot) {
+    count[slot] = covariate[slot] = square[slot] = 0.0;
+  }
 };
+
+/// Barrier of the `threads` threads of a group of warps, of which there are at most kGroups. Its id
+/// is known to the compiler: for one that is not, all 16 barriers of a block are reserved.
+template <int kGroups>
+__device__ __forceinline__ void group_barrier(int group, int threads) {
+  if (kGroups == 1 || group == kGroups - 1) {
+    named_barrier<kGroups>(threads);
+  } else {
+    group_barrier<kGroups == 1 ? 1 : kGroups - 1>(group, threads);
+  }
+}
 
 /// The columns of a thread: C runs of V.
 template <int V, int C>
@@ -292,18 +314,23 @@ __device__ __forceinline__ bool choose_pivot(const float2* rows, int row_groups,
 template <int R, int kColumns, int V>
 __device__ __forceinline__ void write_partial(const RowsArgs& args, RowShared<R>& shared,
                                               bool has_pivot, int group, int t, int width,
-                                              double count, double covariate, const double* totals,
+                                              const double* totals,
                                               const float (&pivot)[kColumns]) {
-  if (t < R) {
-    shared.count[group * R + t] = count;
-    shared.covariate[group * R + t] = covariate;
-  }
   __syncthreads();
-  if (threadIdx.x < 2) {
-    const double* of = threadIdx.x == 0 ? shared.count : shared.covariate;
+  if (threadIdx.x < 3) {
+    const double* of = threadIdx.x == 0   ? shared.count
+                       : threadIdx.x == 1 ? shared.covariate
+                                          : shared.square;
     double sum = 0.0;
     for (int s = 0; s < args.row_groups * R; ++s) sum += of[s];
-    args.scalars[blockIdx.x * kPartialScalars + threadIdx.x] = sum;
+    double* const scalars = args.scalars + blockIdx.x * kPartialScalars;
+    if (threadIdx.x == 0) {
+      scalars[0] = sum;
+      scalars[1] = sum > 0.0 ? 1.0 / sum : 0.0;
+      scalars[pivot_scalar(0)] = args.covariate && sum > 0.0 ? *args.pivot : 0.0;
+    } else {
+      scalars[threadIdx.x == 1 ? sum_scalar(0) : square_scalar(0)] = sum;
+    }
   }
   if (!has_pivot) return;  // n is 0, which says that there is no partial state
   const int64_t d = args.norm.d;

@@ -1,7 +1,7 @@
-// `moments` on the device: prepare, [norms of the rows,] the column kernel (moments_columns.cu),
-// finalize; and once more the column kernel and finalize for every further four covariates. With
-// shape the rows are read twice, first for their norms: a tensor of a usual batch stays in the L2
-// cache between the two.
+// `moments` on the device: [norms of the rows,] the column kernel (moments_columns.cu), finalize;
+// and once more the column kernel and finalize for every further four covariates. With shape the
+// rows are read twice, first for their norms: a tensor of a usual batch stays in the L2 cache
+// between the two.
 
 #include <algorithm>
 #include <cmath>
@@ -17,85 +17,40 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kMaxRowBlocks = 128;
 
-/// The value of covariate k at a row; NaN for an id outside the table.
-__device__ __forceinline__ double covariate(const MomentsArgs& args, int64_t n, int k,
-                                            int64_t row) {
-  if (k >= args.table_covariates) return args.rows[(k - args.table_covariates) * n + row];
-  const int64_t id = args.ids[row];
-  return id >= 0 && id < args.vocab ? args.table[k * args.vocab + id] : NAN;
-}
-
-/// A finite value of the covariate near the bulk: the median of three rows, selected or not; 0 if
-/// there is none.
-__device__ __forceinline__ double covariate_pivot(const MomentsArgs& args, int64_t n, int k) {
-  double value[3] = {covariate(args, n, k, 0), covariate(args, n, k, n / 2),
-                     covariate(args, n, k, n - 1)};
-  double finite = 0.0;
-  bool all = true;
-#pragma unroll
-  for (int i = 0; i < 3; ++i) {
-    if (isfinite(value[i])) {
-      finite = value[i];
-    } else {
-      all = false;
+/// The first row from `row` on that counts, all in a circle; the same in all threads of the block.
+/// -1 where none counts.
+__device__ int64_t counted_row(const uint8_t* group, int64_t row, int64_t n) {
+  if (!group) return row;
+  __shared__ int of_warp[kWarps];
+  for (int64_t base = 0; base < n; base += kThreads) {
+    const int64_t mine = base + threadIdx.x;
+    const unsigned counts = __ballot_sync(kAllLanes, mine < n && group[(row + mine) % n] == 1);
+    const unsigned lowest = counts & (0u - counts);
+    __syncthreads();  // the last turn's reads are over
+    if (threadIdx.x % kWarp == 0)
+      of_warp[threadIdx.x / kWarp] =
+          counts ? static_cast<int>(threadIdx.x) + __popc(lowest - 1) : -1;
+    __syncthreads();
+    for (int warp = 0; warp < kWarps; ++warp) {
+      if (of_warp[warp] >= 0) return (row + base + of_warp[warp]) % n;
     }
   }
-  return all ? fmax(fmin(value[0], value[1]), fmin(fmax(value[0], value[1]), value[2])) : finite;
+  return -1;
 }
 
-/// Sum over the block, valid in thread 0.
-__device__ __forceinline__ double block_sum(double value, double (&shared)[kWarps]) {
-  value = warp_sum(value);
-  __syncthreads();  // the last call's reads are over
-  if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = value;
-  __syncthreads();
-  double sum = 0.0;
-  if (threadIdx.x == 0) {
-    for (int w = 0; w < kWarps; ++w) sum += shared[w];
-  }
-  return sum;
-}
-
-/// Block (b, g) takes the b-th run of rows for group g + 1; the blocks of the first group write the
-/// deviations.
-template <class A>
 __global__ void __launch_bounds__(kThreads)
-    prepare_rows(const MomentsArgs args, int64_t n, int64_t run, A* deviations, double* pivots,
-                 double* row_sums) {
-  __shared__ double shared[kWarps];
-  const int k_count = args.covariates();
-  const int64_t begin = blockIdx.x * run, end = begin + run < n ? begin + run : n;
-  double* const out =
-      row_sums + (static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x) * head_size(k_count);
-  const auto selected = [&](int64_t row) {
-    return !args.group || args.group[row] == blockIdx.y + 1;
-  };
-
-  double count = 0.0;
-  for (int64_t row = begin + threadIdx.x; row < end; row += kThreads) count += selected(row);
-  count = block_sum(count, shared);
-  if (threadIdx.x == 0) out[0] = count;
-  for (int k = 0; k < k_count; ++k) {
-    const double pivot = covariate_pivot(args, n, k);
-    double sum = 0.0, squares = 0.0;
-    for (int64_t row = begin + threadIdx.x; row < end; row += kThreads) {
-      const double deviation = covariate(args, n, k, row) - pivot;
-      if (blockIdx.y == 0) deviations[k * n + row] = static_cast<A>(deviation);
-      if (selected(row)) {
-        sum += deviation;
-        squares += deviation * deviation;
-      }
-    }
-    sum = block_sum(sum, shared);
-    squares = block_sum(squares, shared);
-    if (threadIdx.x == 0) {
-      out[1 + k] = sum;
-      out[1 + k_count + k] = squares;
-      if (blockIdx.x == 0 && blockIdx.y == 0) pivots[k] = pivot;
-    }
-  }
+    deviate(const CovariateSource source, const uint8_t* group, int64_t n, float* deviation,
+            double* pivot) {
+  const int64_t a = counted_row(group, 0, n);
+  if (a < 0) return;
+  const int64_t b = counted_row(group, n / 2, n), c = counted_row(group, n - 1, n);
+  const double centre = covariate_pivot(source.at(0, a), source.at(0, b), source.at(0, c));
+  if (blockIdx.x == 0 && threadIdx.x == 0) *pivot = centre;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t row = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; row < n;
+       row += step)
+    deviation[row] = static_cast<float>(source.at(0, row) - centre);
 }
 
 /// 1 / ||h|| of the counted rows, 0 where the norm is zero or not finite; a warp per row, float64
@@ -129,99 +84,122 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 constexpr int kSlices = 8;  // runs of partial states that a block merges side by side
+constexpr int kRun = kMaxSplits / kSlices;
 
-/// Head of a group: n, means and M2 of the covariates. One thread per covariate.
-__device__ void finalize_head(const MomentsArgs& args, const MomentsWorkspace& workspace, int g,
-                              int thread, int threads) {
+/// Head of a group: n, means and M2 of the covariates, then merged behind the one before. A warp a
+/// covariate; the partial states are added up about the pivot of the first that has rows.
+__device__ void finalize_head(const MomentsArgs& args, const MomentsWorkspace& workspace, int first,
+                              int g, int warp, int lane) {
   const int k_count = args.covariates();
   const int64_t size = head_size(k_count);
-  const double* const sums =
-      workspace.row_sums + static_cast<int64_t>(g) * workspace.row_blocks * size;
-  double* const head = args.head + g * size;
+  const double* const scalars =
+      workspace.scalars + static_cast<int64_t>(g) * workspace.splits * kPartialScalars;
   double n = 0.0;
-  for (int b = 0; b < workspace.row_blocks; ++b) n += sums[b * size];
-  if (thread == 0) head[0] = n;
-  for (int k = thread; k < k_count; k += threads) {
+  int filled = workspace.splits;
+  for (int s = lane; s < workspace.splits; s += kWarp) {
+    const double rows = scalars[s * kPartialScalars];
+    n += rows;
+    if (rows > 0.0) filled = min(filled, s);
+  }
+  n = warp_sum(n);
+#pragma unroll
+  for (int offset = kWarp / 2; offset >= 1; offset /= 2)
+    filled = min(filled, __shfl_xor_sync(kAllLanes, filled, offset));
+  double* const head = args.head + g * size;
+  const double* const before = args.before_head ? args.before_head + g * size : nullptr;
+  const double earlier = before ? before[0] : 0.0;
+  if (first == 0 && warp == 0 && lane == 0) head[0] = earlier + n;
+  const MergeWeights w = MergeWeights::of(earlier, n);
+  for (int k = warp; k < workspace.k && first + k < k_count; k += kSlices) {
+    const double pivot = n > 0.0 ? scalars[filled * kPartialScalars + pivot_scalar(k)] : 0.0;
     double sum = 0.0, squares = 0.0;
-    for (int b = 0; b < workspace.row_blocks; ++b) {
-      sum += sums[b * size + 1 + k];
-      squares += sums[b * size + 1 + k_count + k];
+    for (int s = lane; s < workspace.splits; s += kWarp) {
+      const double* const of = scalars + s * kPartialScalars;
+      if (of[0] == 0.0) continue;
+      const double away = of[pivot_scalar(k)] - pivot;
+      sum += of[sum_scalar(k)] + of[0] * away;
+      squares += of[square_scalar(k)] + away * (2.0 * of[sum_scalar(k)] + of[0] * away);
     }
-    const double mean = sum / n;
-    head[1 + k] = n > 0.0 ? workspace.pivots[k] + mean : 0.0;
-    head[1 + k_count + k] = n > 0.0 ? central_m2(sum, squares, mean) : 0.0;
+    sum = warp_sum(sum);
+    squares = warp_sum(squares);
+    if (lane != 0) continue;
+    double mean = n > 0.0 ? pivot + sum / n : 0.0;
+    double m2 = n > 0.0 ? central_m2(sum, squares, sum / n) : 0.0;
+    if (earlier > 0.0) {
+      const double mean_a = before[1 + first + k], m2_a = before[1 + k_count + first + k];
+      const double delta = mean - mean_a;
+      m2 = n > 0.0 ? merged_m2(w, m2_a, m2, delta) : m2_a;
+      mean = n > 0.0 ? merged_mean(w, mean_a, delta) : mean_a;
+    }
+    head[1 + first + k] = mean;
+    head[1 + k_count + first + k] = m2;
   }
 }
 
 /// Block (tile of 32 columns, group), thread (column, slice): each slice merges its run of partial
-/// states in order, then the slices are merged two by two.
+/// states in order, then the slices are merged two by two, and the whole behind the state before.
+/// The weights of a slice's merges are those of every column: they are found once a block.
 __global__ void __launch_bounds__(kWarp* kSlices)
     finalize_columns(const MomentsArgs args, const MomentsWorkspace workspace, int64_t d,
                      int first) {
   __shared__ ColumnState other[kSlices / 2][kWarp];
-  const int g = blockIdx.y;
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x;
+  __shared__ MergeWeights weights[kSlices][kRun];
+  const int g = blockIdx.y, slice = threadIdx.y, lane = threadIdx.x;
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * kWarp + lane;
   const bool shape = args.shape && first == 0;
-  if (first == 0 && blockIdx.x == 0) {
-    finalize_head(args, workspace, g, threadIdx.y * kWarp + threadIdx.x, kWarp * kSlices);
-  }
+  const int k_count = args.covariates();
+  if (blockIdx.x == 0) finalize_head(args, workspace, first, g, slice, lane);
+
   const int64_t rows = partial_rows(workspace.k, shape);
+  const double* const group_scalars =
+      workspace.scalars + static_cast<int64_t>(g) * workspace.splits * kPartialScalars;
+  const int run = ceil_div(workspace.splits, kSlices);
+  const int begin = slice * run, end = min(begin + run, workspace.splits);
+  for (int s = begin + lane; s < end; s += kWarp) {
+    double sum = 0.0;
+    for (int t = begin; t < s; ++t) sum += group_scalars[t * kPartialScalars];
+    weights[slice][s - begin] = MergeWeights::of(sum, group_scalars[s * kPartialScalars]);
+  }
+  __syncthreads();
+
   ColumnState state;
   state.clear();
-  const int run = ceil_div(workspace.splits, kSlices);
-  const int begin = threadIdx.y * run, end = min(begin + run, workspace.splits);
   for (int s = begin; s < end; ++s) {
-    const int64_t index = static_cast<int64_t>(g) * workspace.splits + s;
-    const double* const scalars = workspace.scalars + index * kPartialScalars;
+    const double* const scalars = group_scalars + s * kPartialScalars;
     if (scalars[0] == 0.0 || column >= d) continue;  // no rows: nothing was written
+    const int64_t index = static_cast<int64_t>(g) * workspace.splits + s;
     ColumnState next;
     next.read(workspace.partial + index * rows * d + column, d, scalars, workspace.k, shape);
-    state.merge(next, shape);
+    state.merge(next, weights[slice][s - begin], shape);
   }
   for (int half = kSlices / 2; half >= 1; half /= 2) {
-    if (threadIdx.y >= half && threadIdx.y < 2 * half)
-      other[threadIdx.y - half][threadIdx.x] = state;
+    if (slice >= half && slice < 2 * half) other[slice - half][lane] = state;
     __syncthreads();
-    if (threadIdx.y < half) state.merge(other[threadIdx.y][threadIdx.x], shape);
+    if (slice < half) state.merge(other[slice][lane], shape);
     __syncthreads();
   }
-  if (threadIdx.y != 0 || column >= d) return;
+  if (slice != 0 || column >= d) return;
 
-  const int k_count = args.covariates();
-  const bool finite = isfinite(state.m2);  // otherwise there was a NaN or an infinity
-  double* const body = args.body + g * body_rows(k_count, args.shape) * d + column;
-  const auto moment = [&](double value) { return finite ? value : NAN; };
-#pragma unroll
-  for (int k = 0; k < kMaxCovariates; ++k) {
-    if (k >= workspace.k || first + k >= k_count) continue;
-    body[(kBaseRows + first + k) * d] = moment(state.c[k]);
-    body[(kBaseRows + k_count + first + k) * d] = moment(state.c_abs[k]);
+  state.poison();
+  const int64_t size = body_rows(k_count, args.shape) * d;
+  if (args.before_head) {
+    ColumnState total;
+    total.load(args.before_head + g * head_size(k_count), args.before_body + g * size + column, d,
+               k_count, first, shape);
+    total.merge(state, shape);
+    state = total;
   }
-  if (first > 0) return;
-  body[kMean * d] = moment(state.mean);
-  body[kM2 * d] = moment(state.m2);
-  body[kMeanAbs * d] = moment(state.mean_abs);
-  body[kM2Abs * d] = moment(state.m2_abs);
-  if (shape) {
-    double* const rest = body + (kBaseRows + 2 * k_count) * d;
-    rest[kM3 * d] = moment(state.m3);
-    rest[kM4 * d] = moment(state.m4);
-    rest[kMin * d] = state.minimum;
-    rest[kMax * d] = state.maximum;
-    rest[kCountOver * d] = state.over;
-    rest[kUnitSum * d] = state.unit;
-    rest[kNonfinite * d] = state.nonfinite;
-  }
+  state.store(args.body + g * size + column, d, k_count, first, shape);
 }
 
 /// Runs of rows per group: as many as fill the device once, of at least a stage each.
-int column_splits(int64_t n, int64_t d, const MomentsArgs& args, int device) {
-  const int k = args.covariates() <= 1 ? 1 : kMaxCovariates;
-  const int64_t blocks = int64_t{device_attribute(cudaDevAttrMultiProcessorCount, device)} *
-                         column_blocks_per_sm(k, args.shape);
+int column_splits(int64_t n, int64_t d, const MomentsArgs& args, int blocks_per_sm, int device) {
+  const int64_t blocks =
+      int64_t{device_attribute(cudaDevAttrMultiProcessorCount, device)} * blocks_per_sm;
   const int64_t tiles = ceil_div<int64_t>(d, tile_columns(args.exact));
-  return static_cast<int>(
-      std::max<int64_t>(1, std::min(blocks / tiles, ceil_div<int64_t>(n, kColumnThreads))));
+  const int64_t most =
+      std::min({blocks / tiles, ceil_div<int64_t>(n, kColumnThreads), int64_t{kMaxSplits}});
+  return static_cast<int>(std::max<int64_t>(1, most));
 }
 
 /// |h| >= tau in float32 exactly when |h| >= tau.
@@ -236,67 +214,62 @@ void launch_row_norms(const HiddenView& hidden, const MomentsArgs& args,
   const int64_t blocks =
       std::min<int64_t>(ceil_div<int64_t>(hidden.n, kWarps),
                         8 * device_attribute(cudaDevAttrMultiProcessorCount, device));
-  launch(&row_norms<T, A>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream, hidden,
-         args.group, rows_aligned(hidden.data, hidden.stride, sizeof(T), 16),
-         static_cast<A*>(workspace.inverse_norm));
+  launch<&row_norms<T, A>>(dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream, hidden,
+                           args.group, rows_aligned(hidden.data, hidden.stride, sizeof(T), 16),
+                           static_cast<A*>(workspace.inverse_norm));
 }
 
 }  // namespace
 
 MomentsWorkspace::MomentsWorkspace(int64_t n, int64_t d, const MomentsArgs& args, int splits_wanted,
                                    void* base)
-    : k(args.covariates() <= 1 ? 1 : kMaxCovariates),
-      splits(splits_wanted),
-      row_blocks(
-          static_cast<int>(std::min<int64_t>(kMaxRowBlocks, ceil_div<int64_t>(n, 4 * kThreads)))) {
+    : k(args.covariates() <= 1 ? 1 : kMaxCovariates), splits(splits_wanted) {
   const auto take = [&](int64_t size) {
     char* const place = static_cast<char*>(base) + bytes;
     bytes += ceil_div<int64_t>(size, 256) * 256;
     return base ? place : nullptr;
   };
-  const int64_t item = args.exact ? sizeof(double) : sizeof(float), k_count = args.covariates();
-  covariates = take(item * k_count * n);
+  const int64_t item = args.exact ? sizeof(double) : sizeof(float);
   inverse_norm = take(args.shape ? item * n : 0);
+  deviation = reinterpret_cast<float*>(
+      take(args.exact || args.covariates() != 1 ? 0 : static_cast<int64_t>(sizeof(float)) * n));
   const auto take_doubles = [&](int64_t count) {
     return reinterpret_cast<double*>(take(static_cast<int64_t>(sizeof(double)) * count));
   };
-  pivots = take_doubles(k_count);
-  row_sums = take_doubles(args.groups * row_blocks * head_size(args.covariates()));
+  pivot = take_doubles(1);
   scalars = take_doubles(int64_t{args.groups} * splits * kPartialScalars);
   partial = take_doubles(int64_t{args.groups} * splits * partial_rows(k, args.shape) * d);
 }
 
-void prepare(int64_t n, const MomentsArgs& args, const MomentsWorkspace& workspace, void* stream) {
-  if (n == 0) return;
-  const dim3 grid(workspace.row_blocks, args.groups);
-  const int64_t run = ceil_div<int64_t>(n, workspace.row_blocks);
-  if (args.exact) {
-    launch(&prepare_rows<double>, grid, dim3(kThreads), 0, stream, args, n, run,
-           static_cast<double*>(workspace.covariates), workspace.pivots, workspace.row_sums);
-  } else {
-    launch(&prepare_rows<float>, grid, dim3(kThreads), 0, stream, args, n, run,
-           static_cast<float*>(workspace.covariates), workspace.pivots, workspace.row_sums);
-  }
+void deviations(int64_t n, const MomentsArgs& args, const MomentsWorkspace& workspace,
+                void* stream) {
+  const int64_t blocks = std::min<int64_t>(128, ceil_div<int64_t>(n, 4 * kThreads));
+  launch<&deviate>(dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream,
+                   CovariateSource(args, n), args.group, n, workspace.deviation, workspace.pivot);
 }
 
 void finalize(int64_t d, const MomentsArgs& args, const MomentsWorkspace& workspace, int first,
               void* stream) {
-  launch(&finalize_columns, dim3(static_cast<unsigned>(ceil_div<int64_t>(d, kWarp)), args.groups),
-         dim3(kWarp, kSlices), 0, stream, args, workspace, d, first);
+  launch<&finalize_columns>(dim3(static_cast<unsigned>(ceil_div<int64_t>(d, kWarp)), args.groups),
+                            dim3(kWarp, kSlices), 0, stream, args, workspace, d, first);
 }
 
 int64_t workspace_bytes(int64_t n, int64_t d, const MomentsArgs& args, int device) {
-  const int splits = std::max(column_splits(n, d, args, device), fused_blocks(d, args, device));
+  const int k = args.covariates() <= 1 ? 1 : kMaxCovariates;
+  const int splits =
+      std::max(column_splits(n, d, args, column_blocks_per_sm(k, args.shape), device),
+               fused_blocks(d, args, device));
   return MomentsWorkspace(n, d, args, splits, nullptr).bytes;
 }
 
 void moments(const HiddenView& hidden, const MomentsArgs& args, const Context& context) {
   const DeviceGuard guard(context.device);
+  const int k_count = args.covariates(), k = k_count <= 1 ? 1 : kMaxCovariates;
+  const int resident = resident_column_blocks(hidden.dtype, args.exact, k, args.shape);
   MomentsWorkspace workspace(hidden.n, hidden.d, args,
-                             column_splits(hidden.n, hidden.d, args, context.device),
+                             column_splits(hidden.n, hidden.d, args, resident, context.device),
                              context.workspace);
   if (hidden.n == 0) workspace.splits = 0;  // finalize writes the state of no rows
-  prepare(hidden.n, args, workspace, context.stream);
   if (args.shape && hidden.n > 0) {
     with_dtype(hidden.dtype, [&](auto type) {
       using T = decltype(type);
@@ -312,6 +285,7 @@ void moments(const HiddenView& hidden, const MomentsArgs& args, const Context& c
   columns.stride = hidden.stride;
   columns.aligned = rows_aligned(hidden.data, hidden.stride, item_size(hidden.dtype),
                                  columns_per_thread(args.exact) * item_size(hidden.dtype));
+  columns.covariates = CovariateSource(args, hidden.n);
   columns.inverse_norm = workspace.inverse_norm;
   columns.group = args.group;
   columns.tau = float_threshold(args.tau);
@@ -319,10 +293,8 @@ void moments(const HiddenView& hidden, const MomentsArgs& args, const Context& c
   columns.split_rows = workspace.splits ? ceil_div<int64_t>(hidden.n, workspace.splits) : 0;
   columns.partial = workspace.partial;
   columns.scalars = workspace.scalars;
-  const int k_count = args.covariates();
-  const int64_t item = args.exact ? sizeof(double) : sizeof(float);
   for (int first = 0; first == 0 || first < k_count; first += workspace.k) {
-    columns.covariates = static_cast<const char*>(workspace.covariates) + first * item * hidden.n;
+    columns.first = first;
     columns.covariate_count = std::min(workspace.k, k_count - first);
     launch_column_sums(columns, hidden.dtype, args.exact, workspace.k, args.shape && first == 0,
                        args.groups, context.stream);

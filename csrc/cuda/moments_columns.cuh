@@ -6,6 +6,7 @@
 
 #include "core/types.h"
 #include "cuda/moments_state.cuh"
+#include "cuda/moments_steps.cuh"
 
 namespace outdim::cuda {
 
@@ -25,8 +26,9 @@ struct ColumnArgs {
   int64_t n = 0;
   int64_t d = 0;
   int64_t stride = 0;
-  bool aligned = false;                // rows can be read in packets of columns_per_thread
-  const void* covariates = nullptr;    // [covariate_count, n] deviations from their pivots
+  bool aligned = false;        // rows can be read in packets of columns_per_thread
+  CovariateSource covariates;  // of `covariate_count` from covariate `first` on
+  int first = 0;
   int covariate_count = 0;             // at most the K of the kernel, the rest counts as 0
   const void* inverse_norm = nullptr;  // [n], with shape
   const uint8_t* group = nullptr;      // [n] or null
@@ -40,5 +42,8 @@ struct ColumnArgs {
 /// `k` is 1 or kMaxCovariates.
 void launch_column_sums(const ColumnArgs& args, DType dtype, bool exact, int k, bool shape,
                         int groups, void* stream);
+
+/// Blocks of that kernel that run on an SM at a time, at most column_blocks_per_sm.
+int resident_column_blocks(DType dtype, bool exact, int k, bool shape);
 
 }  // namespace outdim::cuda

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/moments.h"
 #include "core/moments_merge.h"
 
 namespace outdim::cuda {
@@ -26,8 +27,12 @@ OUTDIM_HOST_DEVICE constexpr int sum_rows(int k, bool shape) {
 OUTDIM_HOST_DEVICE constexpr int partial_rows(int k, bool shape) {
   return 1 + sum_rows(k, shape) + (shape ? kExtremeRows : 0);
 }
-/// Scalars of a partial state: n and the sums of the covariates' deviations.
-constexpr int kPartialScalars = 1 + kMaxCovariates;
+/// Scalars of a partial state: n, 1 / n, and of each covariate its pivot, then the sums of the
+/// deviations from it, then those of their squares.
+constexpr int kPartialScalars = 2 + 3 * kMaxCovariates;
+OUTDIM_HOST_DEVICE constexpr int pivot_scalar(int k) { return 2 + k; }
+OUTDIM_HOST_DEVICE constexpr int sum_scalar(int k) { return 2 + kMaxCovariates + k; }
+OUTDIM_HOST_DEVICE constexpr int square_scalar(int k) { return 2 + 2 * kMaxCovariates + k; }
 
 /// Sums of one column over some rows, in float32 (to be flushed soon) or float64.
 ///
@@ -98,7 +103,7 @@ OUTDIM_HOST_DEVICE float median_pivot(float a, float b, float c) {
   return fabsf(median) < INFINITY ? median : 0.0f;
 }
 
-/// Central moments of one column over n rows; the covariates are deviations from their pivots.
+/// Central moments of one column over n rows, with kMaxCovariates of the covariates.
 struct ColumnState {
   double n;
   double mean;
@@ -128,13 +133,14 @@ struct ColumnState {
   OUTDIM_HOST_DEVICE void read(const double* partial, int64_t step, const double* scalars,
                                int k_count, bool shape) {
     n = scalars[0];
+    const double inverse = scalars[1];
     const double pivot = partial[0];
     const double x = partial[step];
     const double v = partial[2 * step];
     const double sign = __builtin_signbit(pivot) ? -1.0 : 1.0;
     const PivotSums sums{pivot, v, partial[3 * step], 0.5 * (v - sign * x)};
-    const double x_mean = x / n;
-    const double v_mean = v / n;
+    const double x_mean = x * inverse;
+    const double v_mean = v * inverse;
     mean = pivot + x_mean;
     mean_abs = sums.magnitude() + v_mean;
     m2 = central_m2(x, sums.xx(), x_mean);
@@ -144,8 +150,8 @@ struct ColumnState {
     for (int k = 0; k < kMaxCovariates; ++k) {
       f_mean[k] = c[k] = c_abs[k] = 0.0;
       if (k < k_count) {
-        const double f = scalars[1 + k];
-        f_mean[k] = f / n;
+        const double f = scalars[sum_scalar(k)];
+        f_mean[k] = scalars[pivot_scalar(k)] + f * inverse;
         c[k] = co[k * step] - f * x_mean;
         c_abs[k] = co[(k_count + k) * step] - f * v_mean;
       }
@@ -162,14 +168,78 @@ struct ColumnState {
     }
   }
 
+  /// Makes every moment NaN where a value was not finite.
+  OUTDIM_HOST_DEVICE void poison() {
+    if (m2 - m2 == 0.0) return;
+    mean = m2 = mean_abs = m2_abs = m3 = m4 = NAN;
+#pragma unroll
+    for (int k = 0; k < kMaxCovariates; ++k) c[k] = c_abs[k] = NAN;
+  }
+
+  /// Reads one column of a state of `covariates` covariates, of which those from `first` on.
+  OUTDIM_HOST_DEVICE void load(const double* head, const double* body, int64_t step, int covariates,
+                               int first, bool shape) {
+    clear();
+    n = head[0];
+    mean = body[kMean * step];
+    m2 = body[kM2 * step];
+    mean_abs = body[kMeanAbs * step];
+    m2_abs = body[kM2Abs * step];
+#pragma unroll
+    for (int k = 0; k < kMaxCovariates; ++k) {
+      if (first + k >= covariates) continue;
+      f_mean[k] = head[1 + first + k];
+      c[k] = body[(kBaseRows + first + k) * step];
+      c_abs[k] = body[(kBaseRows + covariates + first + k) * step];
+    }
+    if (!shape) return;
+    const double* rest = body + (kBaseRows + 2 * covariates) * step;
+    m3 = rest[kM3 * step];
+    m4 = rest[kM4 * step];
+    minimum = rest[kMin * step];
+    maximum = rest[kMax * step];
+    over = rest[kCountOver * step];
+    unit = rest[kUnitSum * step];
+    nonfinite = rest[kNonfinite * step];
+  }
+
+  /// Writes what `load` reads, and with first > 0 the comoments alone.
+  OUTDIM_HOST_DEVICE void store(double* body, int64_t step, int covariates, int first,
+                                bool shape) const {
+#pragma unroll
+    for (int k = 0; k < kMaxCovariates; ++k) {
+      if (first + k >= covariates) continue;
+      body[(kBaseRows + first + k) * step] = c[k];
+      body[(kBaseRows + covariates + first + k) * step] = c_abs[k];
+    }
+    if (first > 0) return;
+    body[kMean * step] = mean;
+    body[kM2 * step] = m2;
+    body[kMeanAbs * step] = mean_abs;
+    body[kM2Abs * step] = m2_abs;
+    if (!shape) return;
+    double* const rest = body + (kBaseRows + 2 * covariates) * step;
+    rest[kM3 * step] = m3;
+    rest[kM4 * step] = m4;
+    rest[kMin * step] = minimum;
+    rest[kMax * step] = maximum;
+    rest[kCountOver * step] = over;
+    rest[kUnitSum * step] = unit;
+    rest[kNonfinite * step] = nonfinite;
+  }
+
   /// Takes in the rows of `b`, which come after these.
   OUTDIM_HOST_DEVICE void merge(const ColumnState& b, bool shape) {
+    merge(b, MergeWeights::of(n, b.n), shape);
+  }
+  /// The same with the weights, which are those of every column; they do not matter where either
+  /// has no rows.
+  OUTDIM_HOST_DEVICE void merge(const ColumnState& b, const MergeWeights& w, bool shape) {
     if (b.n == 0.0) return;
     if (n == 0.0) {
       *this = b;
       return;
     }
-    const MergeWeights w = MergeWeights::of(n, b.n);
     const double delta = b.mean - mean;
     const double delta_abs = b.mean_abs - mean_abs;
 #pragma unroll

@@ -2,9 +2,8 @@
 
 // The steps around a pass over the data, for `moments` and for the fused layer_norm:
 //
-//   prepare    per row: deviations of its covariates from their pivots; per group: n, mean and M2
-//   of the covariates (the pass) partial states: kernel of moments_columns.cu or layer_norm.cu
-//   finalize   partial states -> head and body
+//   (the pass) partial states: kernel of moments_columns.cu or layer_norm.cu
+//   finalize   partial states, and the state before -> head and body
 
 #include <cstdint>
 
@@ -13,16 +12,43 @@
 
 namespace outdim::cuda {
 
+/// Partial states of a group at most, which bounds the shared memory of `finalize`.
+constexpr int kMaxSplits = 512;
+
+/// The covariates of the rows.
+struct CovariateSource {
+  const int64_t* ids = nullptr;
+  const double* table = nullptr;
+  int64_t vocab = 0;
+  int table_covariates = 0;
+  const double* rows = nullptr;
+  int64_t n = 0;
+
+  CovariateSource() = default;
+  CovariateSource(const MomentsArgs& args, int64_t n)
+      : ids(args.ids),
+        table(args.table),
+        vocab(args.vocab),
+        table_covariates(args.table_covariates),
+        rows(args.rows),
+        n(n) {}
+
+  /// Covariate k of a row; NaN for an id outside the table.
+  OUTDIM_HOST_DEVICE double at(int k, int64_t row) const {
+    if (k >= table_covariates) return rows[(k - table_covariates) * n + row];
+    const int64_t id = ids[row];
+    return id >= 0 && id < vocab ? table[k * vocab + id] : NAN;
+  }
+};
+
 /// Where the steps leave things for each other. `splits` partial states per group.
 struct MomentsWorkspace {
-  int k = 1;           // covariates of a pass over the data: 1 or kMaxCovariates
-  int splits = 0;      // at least 1
-  int row_blocks = 0;  // blocks of `prepare` per group
+  int k = 1;       // covariates of a pass over the data: 1 or kMaxCovariates
+  int splits = 0;  // at most kMaxSplits
 
-  void* covariates = nullptr;    // [K, n] float32, float64 if exact
-  void* inverse_norm = nullptr;  // [n] of the same type, with shape
-  double* pivots = nullptr;      // [K]
-  double* row_sums = nullptr;    // [groups, row_blocks, 1 + 2 K]
+  void* inverse_norm = nullptr;  // [n] float32, float64 if exact, with shape
+  float* deviation = nullptr;    // [n] of the one covariate, for sums in registers
+  double* pivot = nullptr;       // [1] of it
   double* scalars = nullptr;     // [groups, splits, kPartialScalars]
   double* partial = nullptr;     // [groups, splits, partial_rows(k, shape), d]
   int64_t bytes = 0;
@@ -34,7 +60,9 @@ struct MomentsWorkspace {
 /// fused.
 int fused_blocks(int64_t d, const MomentsArgs& args, int device);
 
-void prepare(int64_t n, const MomentsArgs& args, const MomentsWorkspace& workspace, void* stream);
+/// Writes the pivot of the one covariate, a value of rows that count, and the deviations from it.
+void deviations(int64_t n, const MomentsArgs& args, const MomentsWorkspace& workspace,
+                void* stream);
 
 /// Writes the comoments of covariates [first, first + workspace.k), and with first == 0 all the
 /// rest.

@@ -64,15 +64,15 @@ dim3 grid_of(const HiddenView& hidden, const RankHistogramArgs& args, int device
 void rank_histogram_touch(const HiddenView& hidden, const RankHistogramArgs& args, uint8_t* touched,
                           const Context& context) {
   const DeviceGuard guard(context.device);
-  launch(&touch_pages, grid_of(hidden, args, context.device), dim3(kWarp, kRowsPerBlock), 0,
-         context.stream, hidden, args, touched);
+  launch<&touch_pages>(grid_of(hidden, args, context.device), dim3(kWarp, kRowsPerBlock), 0,
+                       context.stream, hidden, args, touched);
 }
 
 void rank_histogram_add(const HiddenView& hidden, const RankHistogramArgs& args,
                         const Context& context) {
   const DeviceGuard guard(context.device);
-  launch(&add_patterns, grid_of(hidden, args, context.device), dim3(kWarp, kRowsPerBlock), 0,
-         context.stream, hidden, args);
+  launch<&add_patterns>(grid_of(hidden, args, context.device), dim3(kWarp, kRowsPerBlock), 0,
+                        context.stream, hidden, args);
 }
 
 }  // namespace outdim::cuda

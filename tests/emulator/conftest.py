@@ -1,22 +1,27 @@
 """The compiled module with emulated CUDA kernels, in the place of outdim._core.
 
-Built by `cmake -DOUTDIM_CUDA=EMULATED` (see docs/facts.md); OUTDIM_EMULATOR names the file.
+Built by `cmake -DOUTDIM_CUDA=EMULATED` (see docs/facts.md); OUTDIM_EMULATOR names the file, and
+OUTDIM_EMULATOR_LIMITS, if set, what `benchmarks/ptxas.py --limits` wrote: the registers and the
+static shared memory of each kernel, which decide whether a device would launch it.
 """
 
 import ctypes
 import importlib.util
+import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 PATH = os.environ.get("OUTDIM_EMULATOR")
+LIMITS = os.environ.get("OUTDIM_EMULATOR_LIMITS")
 
 
 @pytest.fixture(scope="session")
 def emulated():
-    """Make the ops take the CUDA path for tensors on the CPU; returns emulator_configure."""
+    """Make the ops take the CUDA path for tensors on the CPU; returns the emulator's library."""
     if not PATH:
         pytest.skip("OUTDIM_EMULATOR does not name a module built with OUTDIM_CUDA=EMULATED")
     if "outdim._core" in sys.modules:
@@ -29,6 +34,9 @@ def emulated():
     import outdim
 
     outdim._core = module
+    library = ctypes.CDLL(PATH)
+    for kernel, limits in json.loads(Path(LIMITS).read_text()).items() if LIMITS else ():
+        library.emulator_limits(kernel.encode(), *limits.values())
     from outdim.ops import _cuda, _dispatch
 
     def workspace(module, hidden, args):
@@ -48,12 +56,12 @@ def emulated():
         patch.setattr(_cuda, "_workspace", workspace)
         patch.setattr(_cuda, "_context", context)
         patch.setattr(_dispatch, "_cpu", _cuda)
-        yield ctypes.CDLL(PATH).emulator_configure
+        yield library
     assert all(bool((end == 255).all()) for end in workspaces), "written behind the workspace"
 
 
 @pytest.fixture(params=[0, 1, 7], ids=["ascending", "descending", "random"])
 def order(request, emulated):
     """Orders in which the threads of a block take turns; a device of 3 multiprocessors."""
-    emulated(3, request.param)
+    emulated.emulator_configure(3, request.param)
     return request.param

@@ -2,7 +2,9 @@
 // fiber runs until it waits at a barrier or a shuffle, and the fibers take turns in an order that
 // can be chosen, so that a missing barrier shows as a result that depends on the order. Stops the
 // process at what a GPU would hang on or leave undefined: diverged shuffles, barriers that some
-// threads never reach. Shared memory starts as NaN.
+// threads never reach. Shared memory starts as NaN. Launches that a device would refuse, for their
+// registers or shared memory, fail as they do there; the registers and the static shared memory of
+// a kernel are what ptxas says (emulator_limits, from benchmarks/ptxas.py).
 //
 // Not modelled: the interleaving of single memory accesses, the memory model, the compiler for the
 // device.
@@ -11,10 +13,13 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <numeric>
 #include <random>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda/launch.cuh"
@@ -29,12 +34,57 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr int kMaxThreads = 1024;
-constexpr size_t kMaxShared = 227 * 1024;
+constexpr size_t kMaxShared = 227 * 1024;  // of a block, static and dynamic, where it asked
+constexpr size_t kDefaultShared = 48 * 1024;
+constexpr size_t kSharedOfSm = 228 * 1024;
+constexpr size_t kReservedShared = 1024;  // of each block
+constexpr int kRegisters = 65536;
+constexpr int kThreadsOfSm = 2048;
 constexpr size_t kStackBytes = 96 * 1024;
 
 int multiprocessors = 3;
 int order =
     0;  // 0: ascending, 1: descending, otherwise the seed of a new random order for each turn
+
+/// What ptxas says of a kernel.
+struct Limits {
+  int registers = 0;
+  size_t shared = 0;
+};
+std::map<std::string, Limits> limits;  // by name and template arguments
+cudaError_t last_error = cudaSuccess;
+cudaError_t next_launch = cudaSuccess;  // what it is to fail with
+
+/// The name and the template arguments out of "... [with auto kKernel = a::{anonymous}::name<...>]".
+std::string short_name(const char* pretty) {
+  std::string name = pretty;
+  name = name.substr(name.find(" = ") + 3);
+  name.pop_back();
+  for (const char* scope : {"outdim::cuda::", "{anonymous}::", "Fused::k"})
+    for (size_t at; (at = name.find(scope)) != std::string::npos;)
+      name.erase(at, std::strlen(scope));
+  return name;
+}
+
+Limits limits_of(const Kernel& kernel) {
+  const auto found = limits.find(short_name(kernel.name));
+  return found == limits.end() ? Limits{} : found->second;
+}
+
+/// Registers of a block: by warp, in units of 256.
+int registers_of(const Limits& limit, int threads) {
+  const int of_warp = (limit.registers * 32 + 255) / 256 * 256;
+  return of_warp * ((threads + 31) / 32);
+}
+
+cudaError_t refusal(const Kernel& kernel, int threads, size_t shared_bytes) {
+  const Limits limit = limits_of(kernel);
+  const size_t shared = limit.shared + shared_bytes;
+  if (shared > kMaxShared) return cudaErrorInvalidValue;
+  if (shared > kDefaultShared && shared_bytes > kernel.allowed) return cudaErrorInvalidValue;
+  if (registers_of(limit, threads) > kRegisters) return cudaErrorLaunchOutOfResources;
+  return cudaSuccess;
+}
 
 struct Fiber {
   ucontext_t context;
@@ -172,10 +222,13 @@ unsigned ballot(bool predicate) {
   return mask;
 }
 
-void run(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body) {
+void run(const Kernel& launched, dim3 grid, dim3 threads, size_t shared_bytes,
+         const std::function<void()>& body) {
   const int count = threads.x * threads.y * threads.z;
   if (count < 1 || count > kMaxThreads) stop("too many threads in a block");
-  if (shared_bytes > kMaxShared) stop("too much shared memory");
+  last_error = std::exchange(next_launch, cudaSuccess);
+  if (last_error == cudaSuccess) last_error = refusal(launched, count, shared_bytes);
+  if (last_error != cudaSuccess) return;
   kernel = &body;
   grid_size = grid;
   block_size = threads;
@@ -201,6 +254,30 @@ __attribute__((visibility("default"))) void emulator_configure(int multiprocesso
   emulator::multiprocessors = multiprocessors;
   emulator::order = order;
 }
+__attribute__((visibility("default"))) void emulator_limits(const char* kernel, int registers,
+                                                            int shared_bytes) {
+  emulator::limits[kernel] = {registers, static_cast<size_t>(shared_bytes)};
+}
+__attribute__((visibility("default"))) void emulator_fail_next_launch(int error) {
+  emulator::next_launch = static_cast<cudaError_t>(error);
+}
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
+  auto* known = static_cast<emulator::Kernel*>(const_cast<void*>(kernel));
+  if (emulator::limits_of(*known).shared + bytes > emulator::kMaxShared)
+    return cudaErrorInvalidValue;
+  known->allowed = bytes;
+  return cudaSuccess;
+}
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* kernel,
+                                                          int threads, size_t shared_bytes) {
+  const auto limit = emulator::limits_of(*static_cast<const emulator::Kernel*>(kernel));
+  const size_t shared = limit.shared + shared_bytes + emulator::kReservedShared;
+  *blocks =
+      std::min(emulator::kThreadsOfSm / threads, static_cast<int>(emulator::kSharedOfSm / shared));
+  if (limit.registers > 0)
+    *blocks = std::min(*blocks, emulator::kRegisters / emulator::registers_of(limit, threads));
+  return cudaSuccess;
+}
 cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
@@ -208,7 +285,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
                                                        : static_cast<int>(emulator::kMaxShared);
   return cudaSuccess;
 }
-cudaError_t cudaGetLastError() { return cudaSuccess; }
+cudaError_t cudaGetLastError() { return std::exchange(emulator::last_error, cudaSuccess); }
 const char* cudaGetErrorString(cudaError_t) { return "emulated"; }
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 0, cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int* version) { return *version = 0, cudaSuccess; }

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from gpu import checks
+from outdim import ops
 
 pytestmark = pytest.mark.slow
 
@@ -69,3 +70,37 @@ def test_rank_histogram(order):
 @pytest.mark.parametrize(("n", "d", "margin"), [(0, 64, 0), (1, 1, 0), (37, 130, 3), (400, 769, 8)])
 def test_segment_sums(order, n, d, margin, dtype):
     checks.check_segment_sums(CPU, n, d, dtype, margin)
+
+
+@pytest.mark.parametrize("of", [None, "output", "input"])
+def test_running_states(order, of):
+    many = {"table": 3, "rows": 2, "groups": 3, "labels": True, "shape": True}
+    for options in ({}, {"table": 0}, {**many, "exact": True}, many):
+        checks.check_running_state(CPU, 300, 130, torch.float32, of, **options)
+
+
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+def test_covariates_far_from_zero(order, dtype):
+    checks.check_covariates_far_from_zero(CPU, 600, dtype)
+
+
+@pytest.mark.parametrize("d", [769, 1024, 4096, 5633, 6144])
+def test_launches_that_need_more_than_the_default_shared_memory(emulated, d):
+    """Static memory counts as well: D = 6144 takes 48 KiB of dynamic memory and a little more."""
+    emulated.emulator_configure(3, 0)
+    for variant in ("full", "residual"):
+        checks.check_layer_norm(CPU, 5, d, torch.float32, variant)
+    checks.check_fused(CPU, 5, d, torch.bfloat16, "full", "output")
+
+
+def test_a_full_device_raises_what_torch_raises(emulated):
+    emulated.emulator_configure(3, 0)
+    x = torch.ones(5, 64)
+    for call in (ops.layer_norm, ops.moments):
+        emulated.emulator_fail_next_launch(2)  # cudaErrorMemoryAllocation
+        with pytest.raises(torch.OutOfMemoryError, match="use smaller batches"):
+            call(x)
+        emulated.emulator_fail_next_launch(719)  # cudaErrorLaunchFailure
+        with pytest.raises(RuntimeError, match="kernel launch"):
+            call(x)
+        call(x)  # the error does not stay

@@ -4,6 +4,8 @@ Run by tests/gpu on a GPU and by tests/emulator on the CPU, where the device cod
 thread.
 """
 
+from dataclasses import replace
+
 import torch
 from outdim import ops
 from outdim.ops import _reference
@@ -104,12 +106,14 @@ def assert_moments(state, hidden, args, tolerance=None):
     float64, which is a few 1e-7 of the sum of their magnitudes, and third and fourth powers of a
     spike lose one digit more.
     """
+    # "fast" rounds deviations of covariates to float32, in their own moments too.
+    of_head = tolerance or (1e-12 if args.accum == "exact" else 1e-7)
     if tolerance is None:
         tolerance = 1e-12 if args.accum == "exact" else 5e-6
     head, body = moments_oracle(hidden, args)
     got_head, got_body = state.head.cpu(), state.body.cpu()
     assert torch.equal(got_head[:, 0], head[:, 0])
-    torch.testing.assert_close(got_head, head, rtol=1e-12, atol=1e-9, equal_nan=True)
+    torch.testing.assert_close(got_head, head, rtol=of_head, atol=1e-9, equal_nan=True)
     for want, got, of_rows in zip(body, got_body, head, strict=True):
         names, scales = _scales(want, of_rows, args.shape)
         for name, scale, a, b in zip(names, scales, got, want, strict=True):
@@ -242,6 +246,51 @@ def check_fused(device, n, d, dtype, variant, of, **options):
     again = ops.layer_norm_moments(x, **arguments, statistics=args, of=of)[2]
     assert same_bytes(state.head, again.head)
     assert same_bytes(state.body, again.body)
+
+
+def check_running_state(device, n, d, dtype, of=None, **options):
+    """Three batches through two states: what the batches' own states merge to, to rounding."""
+    args = statistics(n, device, **options)
+    given = [hidden_states(n, d, dtype, seed=seed).to(device) for seed in range(3)]
+    buffers, before, want = [None, None], None, None
+    for i, x in enumerate(given):
+        wanted = replace(args, before=before, out=buffers[i % 2])
+        if of is None:
+            state, alone = ops.moments(x, **vars(wanted)), ops.moments(x, **vars(args))
+        else:
+            _, _, state = ops.layer_norm_moments(x, statistics=wanted, of=of)
+            _, _, alone = ops.layer_norm_moments(x, statistics=args, of=of)
+        assert buffers[i % 2] is None or state.body is buffers[i % 2].body
+        buffers[i % 2] = before = state
+        alone = tuple(part.cpu() for part in alone)
+        want = alone if want is None else ops.merge_states(want, alone, args.shape)
+    for got, expected in zip((before.head.cpu(), before.body.cpu()), want, strict=True):
+        scale = expected.abs().amax(-1, keepdim=True).clamp(min=1e-300)
+        torch.testing.assert_close(got / scale, expected / scale, rtol=1e-11, atol=1e-13)
+
+
+def check_covariates_far_from_zero(device, n, dtype):
+    """Deviations are from a row that counts: others, first and last too, may be anything."""
+    g = generator(3)
+    h = torch.randn(n, 4, generator=g)
+    h[:, 0] += 1
+    noise = h[:, :1].double() + 0.1 * torch.randn(n, 1, generator=g).double()
+    for outside in (0.0, torch.nan):
+        rows = (1e9 + noise).T.repeat(2, 1)
+        group = torch.ones(n, dtype=torch.uint8)
+        for row in (0, n // 2, n - 1):
+            group[row], rows[:, row] = 0, outside
+        options = {"group": group.to(device), "tau": 1.5}
+        for k, exact, shape in ((2, True, True), (1, True, False), (1, False, False)):
+            args = ops.StatisticsArgs(
+                rows=rows[:k].to(device), accum="exact" if exact else "fast", shape=shape, **options
+            )
+            x = h.to(dtype).to(device)
+            states = [ops.moments(x, **vars(args))]
+            states.append(ops.layer_norm_moments(x, statistics=args, of="input")[2])
+            for state in states:
+                # Means near 1e9 are known to 1e-7, and so are deviations from them.
+                assert_moments(state, x, args, 1e-5 if exact else 1e-4)
 
 
 def check_rank_histogram(device, n, d):

@@ -87,3 +87,16 @@ def test_more_than_2_to_the_31_values(device):
     assert state.head[0, 0] == n
     torch.testing.assert_close(state.body[0, 0] * n, torch.full_like(state.body[0, 0], 2.0))
     assert bool((state.body[0, -4] == 1).all())
+
+
+@pytest.mark.parametrize("of", [None, "output", "input"])
+@pytest.mark.parametrize("d", [64, 769, 4096])
+def test_running_states(device, d, of):
+    many = {"table": 3, "rows": 2, "groups": 3, "labels": True, "shape": True}
+    for options in ({}, {"table": 0}, {**many, "exact": True}, many):
+        checks.check_running_state(device, 1500, d, torch.bfloat16, of, **options)
+
+
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+def test_covariates_far_from_zero(device, dtype):
+    checks.check_covariates_far_from_zero(device, 600, dtype)

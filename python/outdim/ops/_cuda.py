@@ -4,6 +4,8 @@ Workspaces come from torch's allocator and kernels run on torch's current stream
 the device, and a call can be captured in a CUDA graph.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,6 +45,17 @@ def _workspace(module: Any, hidden: Tensor, args: Any) -> Tensor:
     return torch.empty(size, dtype=torch.uint8, device=hidden.device)
 
 
+@contextmanager
+def _out_of_memory() -> Iterator[None]:
+    """Raise what torch raises where the device's memory is full: callers try again with less."""
+    try:
+        yield
+    except MemoryError as error:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory in a launch of an outdim kernel; use smaller batches"
+        ) from error
+
+
 def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -> None:
     """Queue the kernels; `stats` is filled from the registers where that is possible.
 
@@ -63,9 +76,9 @@ def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -
     device = call.x.device
     args = None if stats is None else moments_args(module, stats)
     workspace = None if args is None else _workspace(module, call.x, args)
-    module.cuda_layer_norm(
-        layer_norm_args(module, call), args, int(not of_input), _context(module, device, workspace)
-    )
+    context = _context(module, device, workspace)
+    with _out_of_memory():
+        module.cuda_layer_norm(layer_norm_args(module, call), args, int(not of_input), context)
 
 
 def moments(hidden: Tensor, call: MomentsCall) -> None:
@@ -73,35 +86,34 @@ def moments(hidden: Tensor, call: MomentsCall) -> None:
     module = core()
     args = moments_args(module, call)
     workspace = _workspace(module, hidden, args)
-    module.cuda_moments(
-        hidden_view(module, hidden), args, _context(module, hidden.device, workspace)
-    )
+    context = _context(module, hidden.device, workspace)
+    with _out_of_memory():
+        module.cuda_moments(hidden_view(module, hidden), args, context)
 
 
 def rank_histogram_touch(hidden: Tensor, call: RankTouchCall) -> None:
     """Queue the kernel."""
     module = core()
-    module.cuda_rank_histogram_touch(
-        hidden_view(module, hidden),
-        rank_touch_args(module, call),
-        call.touched.data_ptr(),
-        _context(module, hidden.device),
-    )
+    args, touched = rank_touch_args(module, call), call.touched.data_ptr()
+    with _out_of_memory():
+        module.cuda_rank_histogram_touch(
+            hidden_view(module, hidden), args, touched, _context(module, hidden.device)
+        )
 
 
 def rank_histogram_add(hidden: Tensor, call: RankAddCall) -> None:
     """Queue the kernel. Rows whose id is outside `double_rank` are left out."""
     module = core()
-    module.cuda_rank_histogram_add(
-        hidden_view(module, hidden), rank_add_args(module, call), _context(module, hidden.device)
-    )
+    args = rank_add_args(module, call)
+    with _out_of_memory():
+        module.cuda_rank_histogram_add(
+            hidden_view(module, hidden), args, _context(module, hidden.device)
+        )
 
 
 def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
     """Queue the kernel. What names a row outside of hidden or sums is left out."""
     module = core()
-    module.cuda_segment_sums(
-        hidden_view(module, hidden),
-        segment_sums_args(module, call),
-        _context(module, hidden.device),
-    )
+    args = segment_sums_args(module, call)
+    with _out_of_memory():
+        module.cuda_segment_sums(hidden_view(module, hidden), args, _context(module, hidden.device))

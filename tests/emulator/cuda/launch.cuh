@@ -31,8 +31,17 @@ extern uint3 thread, block;
 extern dim3 block_size, grid_size;
 extern unsigned char* dynamic_shared;
 
-/// Runs `body` for every thread of every block.
-void run(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body);
+/// A kernel as the runtime knows it: its name as the compiler writes it, the dynamic shared memory
+/// that it was allowed.
+struct Kernel {
+  const char* name;
+  size_t allowed = 0;
+};
+
+/// Runs `body` for every thread of every block, unless a device would refuse the launch: then the
+/// error is what cudaGetLastError returns next.
+void run(const Kernel& kernel, dim3 grid, dim3 threads, size_t shared_bytes,
+         const std::function<void()>& body);
 /// Waits for `threads` threads, for all of the block where negative.
 void barrier(int id, int threads);
 /// What lane `source` of the warp has given in the same call; all 32 lanes must come.
@@ -92,13 +101,20 @@ inline unsigned long long atomicAdd(unsigned long long* address, unsigned long l
 
 namespace outdim::cuda {
 
-inline void check(cudaError_t, const char*) {}
+template <auto kKernel>
+emulator::Kernel& record() {
+  static emulator::Kernel kernel{__PRETTY_FUNCTION__};
+  return kernel;
+}
 
-template <class... Params, class... Args>
-void launch(void (*kernel)(Params...), dim3 grid, dim3 threads, size_t shared_bytes, void*,
-            Args&&... args) {
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  emulator::run(grid, threads, shared_bytes, [&] { kernel(Params(args)...); });
+template <auto kKernel>
+const void* handle() {
+  return &record<kKernel>();
+}
+
+template <auto kKernel, class... Args>
+void start(dim3 grid, dim3 threads, size_t shared_bytes, void*, const Args&... args) {
+  emulator::run(record<kKernel>(), grid, threads, shared_bytes, [&] { kKernel(args...); });
 }
 
 template <class T>
@@ -106,6 +122,9 @@ T* dynamic_shared() {
   return reinterpret_cast<T*>(emulator::dynamic_shared);
 }
 
-inline void named_barrier(int id, int threads) { emulator::barrier(id, threads); }
+template <int kId>
+void named_barrier(int threads) {
+  emulator::barrier(kId, threads);
+}
 
 }  // namespace outdim::cuda
