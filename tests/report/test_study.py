@@ -96,11 +96,12 @@ def test_no_run_directory(tmp_path):
         read_study(tmp_path / "file")
 
 
-def test_what_was_made_of_runs_is_no_study(tmp_path):
-    make_run(tmp_path)
+def test_a_directory_in_which_nothing_was_found_is_no_study(tmp_path):
+    write_study(tmp_path, {"detect": Planted({})})
     for path in (tmp_path / "plan").iterdir():
         path.unlink()
-    with pytest.raises(DataError, match="holds no step of an analysis"):
+    change_manifest(tmp_path, headlines={})
+    with pytest.raises(DataError, match="holds nothing that an analysis found"):
         read_study(tmp_path)
 
 

@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -66,13 +67,13 @@ class View:
         """Whether a value and its negative mean as much, as of a correlation."""
         return self.statistic.low is not None and self.statistic.low == -(self.statistic.high or 0)
 
-    @property
+    @cached_property
     def largest(self) -> Floats:
         """The largest |value| over points [S]; 0 where there is none."""
         found: Floats = np.nan_to_num(np.abs(self.estimate.value), nan=0.0, posinf=0.0).max(axis=0)
         return found
 
-    @property
+    @cached_property
     def usual(self) -> Floats | None:
         """5th, 50th and 95th percentile over the values of each point [3, R]; None for a few."""
         value = self.estimate.value
@@ -130,7 +131,7 @@ def views(found: StepStatistics, key: Key) -> list[View]:
             [found.points[row] for row in rows],
             [found.layers[row] for row in rows],
             labels([found.points[row] for row in rows], [found.layers[row] for row in rows]),
-            estimate[rows],
+            estimate if len(rows) == len(estimate.value) else estimate[rows],
             of,
         )
         for kind, rows in by_kind.items()

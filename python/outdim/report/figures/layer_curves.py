@@ -81,12 +81,12 @@ def _name(view: View, column: int) -> str:
     return f"{view.of} {column}" if view.of else view.statistic.label
 
 
-def _logarithmic(view: View) -> bool:
-    """Whether values are so unequal that a linear axis would show the largest alone."""
+def _scale(view: View) -> str:
+    """Logarithmic where values are so unequal that a linear axis would show the largest alone."""
     if view.statistic.low is None or view.statistic.low < 0 or view.usual is None:
-        return False
+        return "linear"
     value = view.estimate.value[np.isfinite(view.estimate.value)]
-    return bool(value.min() > 0 and value.max() > _WIDE * np.median(value))
+    return "log" if value.min() > 0 and value.max() > _WIDE * np.median(value) else "linear"
 
 
 def _chance_lines(view: View) -> list[Floats]:
@@ -126,6 +126,7 @@ def _table(shown: Sequence[View], marked: Sequence[int]) -> pa.Table:
 def _interactive(shown: Sequence[View], marked: Sequence[int]) -> go.Figure:
     figure = go.Figure()
     for place, view in enumerate(shown):
+        scale = _scale(view)
         for trace in _traces(view, marked):
             figure.add_scatter(
                 **trace,
@@ -134,7 +135,7 @@ def _interactive(shown: Sequence[View], marked: Sequence[int]) -> go.Figure:
                 meta={
                     **view.answers,
                     "axis": plot_text(view.axis),
-                    "scale": "log" if _logarithmic(view) else "linear",
+                    "scale": scale,
                 },
                 visible=place == 0,
             )
@@ -145,7 +146,7 @@ def _interactive(shown: Sequence[View], marked: Sequence[int]) -> go.Figure:
             xaxis={"title": "layer", "type": "category", "zeroline": False},
             yaxis={
                 "title": {"text": plot_text(first.axis)},
-                "type": "log" if _logarithmic(first) else "linear",
+                "type": _scale(first),
                 "zeroline": True,
                 "zerolinecolor": MUTED,
             },
@@ -253,8 +254,7 @@ def _draw(view: View, marked: Sequence[int]) -> Canvas:
         )
     if view.symmetric:
         axes.axhline(0, color=MUTED, linewidth=0.8)
-    if _logarithmic(view):
-        axes.set_yscale("log")
+    axes.set_yscale(_scale(view))
     every = max(1, -(-len(x) // 20))
     axes.set_xticks(x[::every], view.labels[::every])
     axes.set_xlabel("layer")
