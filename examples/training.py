@@ -12,7 +12,7 @@ from outdim.stats import Covariates, Moments
 from torch import Tensor, nn
 from torch.nn import functional
 
-VOCAB, WIDTH, BATCH, LENGTH, INTERVAL = 200, 32, 32, 24, 100
+VOCAB, WIDTH, BATCH, LENGTH, INTERVAL = 200, 32, 32, 24, 50
 
 
 class Watched(nn.Module):
@@ -21,8 +21,8 @@ class Watched(nn.Module):
     def __init__(self, statistics: Covariates) -> None:
         super().__init__()
         self.embed, self.mix = nn.Embedding(VOCAB, WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+        nn.init.normal_(self.embed.weight, std=0.1)
         self.gamma, self.beta = nn.Parameter(torch.ones(WIDTH)), nn.Parameter(torch.zeros(WIDTH))
-        self.head = nn.Linear(WIDTH, VOCAB)
         self.statistics = statistics
         self.moments = Moments(statistics)
 
@@ -37,10 +37,10 @@ class Watched(nn.Module):
             states, self.gamma, self.beta, statistics=watch, of="input"
         )
         self.moments.absorb(state.head[0], state.body[0])
-        return self.head(normed)
+        return normed @ self.embed.weight.T
 
 
-def main(steps: int = 300) -> None:
+def main(steps: int = 200) -> None:
     """Train, and print what was watched after every interval."""
     torch.manual_seed(0)
     frequencies = 1 / torch.arange(1, VOCAB + 1, dtype=torch.float64)  # Zipf's law

@@ -1,22 +1,28 @@
-"""What a stranger's package looks like once it is installed: the example, and nothing of outdim."""
+"""What a stranger's package looks like once it is installed: the code of CONTRIBUTING.md."""
 
-import shutil
+import re
+import tomllib
 from pathlib import Path
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "norm_share.py"
-_METADATA = """\
-Metadata-Version: 2.1
-Name: norm-share
-Version: 1.0
-Summary: Measure how much of a token's squared norm sits in its largest dimensions.
-"""
-_ENTRY_POINTS = "[outdim.steps]\nnorm-share = norm_share:NormShare\n"
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(language: str) -> list[str]:
+    """The pieces of code of the page."""
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 def install(folder: Path) -> None:
-    """Put the example's package into a folder of the search path, as pip would."""
-    shutil.copy(EXAMPLE, folder)
-    about = folder / "norm_share-1.0.dist-info"
+    """Put the analysis of the page into a folder of the search path, as pip would."""
+    project = tomllib.loads(blocks("toml")[0])["project"]
+    about = folder / f"norm_share-{project['version']}.dist-info"
     about.mkdir()
-    (about / "METADATA").write_text(_METADATA)
-    (about / "entry_points.txt").write_text(_ENTRY_POINTS)
+    (folder / "norm_share.py").write_text(blocks("python")[0])
+    (about / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+        f"Summary: {project['description']}\n"
+    )
+    (points,) = project["entry-points"].items()
+    lines = [f"{name} = {target}" for name, target in points[1].items()]
+    (about / "entry_points.txt").write_text("\n".join([f"[{points[0]}]", *lines, ""]))
