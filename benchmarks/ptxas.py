@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 SOURCES = Path(__file__).parents[1] / "csrc"
-FILES = ("layer_norm", "moments", "moments_columns", "rank_histogram")
+FILES = ("layer_norm", "moments", "moments_columns", "rank_histogram", "segment_sums")
 
 # Rows of more than 3072 columns fill the registers: there a few bytes are allowed to spill.
 WIDE = re.compile(r"normalise_rows<\w+, (1024, |512, false, (input|output))")
