@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import BigBirdConfig, BigBirdModel
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -10,3 +11,20 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def big_bird():
+    """Sequences of up to 56 tokens make it take full attention."""
+    torch.manual_seed(0)
+    config = BigBirdConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        vocab_size=99,
+        max_position_embeddings=256,
+        block_size=8,
+        num_random_blocks=1,
+    )
+    return BigBirdModel(config).eval()

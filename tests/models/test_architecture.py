@@ -3,10 +3,28 @@
 import pytest
 import torch
 from outdim.errors import ArgumentError, DataError
-from outdim.models import architecture
+from outdim.models import Padding, architecture, model_sha256, observe, probe_padding
 from outdim.models.norms import recognise_norm
 from tiny import FAMILIES, HIDDEN, LAYERS, STRANGERS, VOCAB, tiny_inputs, tiny_model
 from torch import nn
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    LongformerConfig,
+    LongformerModel,
+    MambaConfig,
+    MambaModel,
+    XLMConfig,
+    XLMModel,
+)
+
+BERT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "vocab_size": 99,
+}
 
 # family -> placement, path of the block, norm of block i, norm of the last block, norm at the
 # embeddings; {i} is the block and {j} the next. Names are what a table of names would get wrong.
@@ -124,14 +142,14 @@ def test_norms_are_the_parameters_of_the_model(family):
     if family in ("olmo", "olmo2"):  # without parameters; only inside branches
         assert norms == []
         return
-    assert [n.layer for n in norms] == list(range(1, LAYERS + 1))
+    assert [n.layer for n in norms] == ([1] if family == "albert" else list(range(1, LAYERS + 1)))
     for norm in norms:
         module = model.get_submodule(norm.path)
         assert torch.equal(norm.gamma, module.weight + (family == "gemma2"))
         bias = getattr(module, "bias", None)
         assert (norm.beta is None) == (bias is None)
         assert bias is None or torch.equal(norm.beta, bias)
-    assert found.shared_norms == (family == "albert")
+    assert [layer for layer, _ in found.layer_norms] == list(range(1, LAYERS + 1))
     assert bool(found.norms_note) == (found.placement == "pre" or family == "albert")
 
 
@@ -148,7 +166,10 @@ def test_albert_with_two_groups_has_one_block_a_layer():
         ("1", 0),
         ("1", 1),
     ]
-    assert found.shared_norms
+    assert [(n.layer, n.path.split(".")[2]) for n in found.norms()] == [(1, "0"), (3, "1")]
+    assert found.norms_note == (
+        "4 layers share 2 distinct norms; each counts once, with its first layer."
+    )
 
 
 ATTENTION = {
@@ -202,7 +223,7 @@ def test_paths_are_those_of_the_model_with_its_head(family, head, prefix):
 @pytest.mark.parametrize("family", ["bart", "t5"])
 def test_encoder_and_decoder_are_resolved_apart(family):
     model = tiny_model(family)
-    with pytest.raises(DataError, match=r"get_encoder\(\) or model.get_decoder\(\)"):
+    with pytest.raises(DataError, match=r"part='encoder'\), or model.get_encoder\(\)"):
         architecture(model)
     encoder, decoder = architecture(model.get_encoder()), architecture(model.get_decoder())
     assert encoder.placement == decoder.placement == ("post" if family == "bart" else "pre")
@@ -282,10 +303,16 @@ def test_compiled_models_are_refused():
 def test_what_cannot_be_resolved_is_an_error():
     broken = tiny_model("bert")
     broken.encoder.layer[2].output.LayerNorm.bias.data[3] = torch.nan
-    with pytest.raises(DataError, match="block 2 of BertModel is not finite"):
+    with pytest.raises(
+        DataError,
+        match=r"block 2 of BertModel is not finite for ordinary tokens: 1 tensors hold NaN or inf, "
+        r"such as encoder\.layer\.2\.output\.LayerNorm\.bias",
+    ):
         architecture(broken)
-    with pytest.raises(DataError, match="no list of blocks each of which takes the output"):
-        architecture(tiny_model("deberta-v2", conv_kernel_size=3))  # adds to the output of block 0
+    huge = tiny_model("bert").half()
+    huge.encoder.layer[1].output.LayerNorm.weight.data[:] = 6e4
+    with pytest.raises(DataError, match="the dtype is too narrow: try float32"):
+        architecture(huge)
     with pytest.raises(
         DataError, match=r"does not run on 2 x 5 dummy inputs \(ValueError: too long"
     ):
@@ -296,6 +323,101 @@ def test_what_cannot_be_resolved_is_an_error():
         DataError, match=r"neither post-LN nor pre-LN: of 4 blocks, \[0, 2, 3\] end with a norm"
     ):
         architecture(mixed)
+
+
+def test_a_convolution_between_blocks_ends_its_layer():
+    model = tiny_model("deberta-v2", conv_kernel_size=3, conv_act="gelu")
+    found = architecture(model)
+    assert [p.module for p in found.blocks()] == [
+        "encoder.conv",
+        *(f"encoder.layer.{i}" for i in range(1, LAYERS)),
+    ]
+    assert [n.path for n in found.norms()] == [
+        f"encoder.layer.{i}.output.LayerNorm" for i in range(LAYERS)
+    ]
+    inputs = tiny_inputs(model)
+    with torch.no_grad(), observe(model, found.blocks()) as seen:
+        hidden = model(**inputs, output_hidden_states=True).hidden_states
+    for point in found.blocks():
+        kept = inputs["attention_mask"].bool()
+        assert torch.equal(seen[point.name][kept], hidden[point.layer][kept])
+
+
+def test_blocks_that_are_no_chain_still_show_their_norms():
+    """XLM keeps attentions, norms and the rest in lists of their own."""
+    config = XLMConfig(vocab_size=99, emb_dim=16, n_layers=3, n_heads=2)
+    model = XLMModel(config).eval()
+    found = architecture(model)
+    assert (found.placement, found.points, found.layers) == ("unknown", {}, 3)
+    assert [n.path for n in found.norms()] == [f"layer_norm2.{i}" for i in range(3)]
+    assert found.norms_note.startswith("Its blocks are no plain chain")
+    with pytest.raises(DataError, match="XLMModel has no list of blocks each of which takes the"):
+        found.select(None)
+
+
+def test_a_model_that_pads_its_input_inside():
+    config = LongformerConfig(
+        **{**BERT, "max_position_embeddings": 66, "pad_token_id": 1}, attention_window=[8, 8]
+    )
+    model = LongformerModel(config).eval()
+    found = architecture(model)
+    assert [n.path for n in found.norms()] == [
+        f"encoder.layer.{i}.output.LayerNorm" for i in range(2)
+    ]
+    assert found.hidden_states == {"embeddings": 0, "block.0": 1, "block.1": 2}
+    assert probe_padding(model, found, 64) == Padding(reaches_text=False, multiple=8)
+
+
+def test_hidden_states_of_transformers_are_named_as_they_are():
+    def of(family):
+        return architecture(tiny_model(family))
+
+    assert of("bert").hidden_states == {
+        "embeddings": 0,
+        **{f"block.{i}": i + 1 for i in range(LAYERS)},
+    }
+    assert of("bert").hidden_states_note == "Layer i is hidden_states[i] of transformers."
+    assert of("gpt2").hidden_states["final_norm"] == LAYERS
+    assert of("gpt2").hidden_states_note == (
+        "Layer i is hidden_states[i] of transformers, but for the last, which is final_norm there."
+    )
+    assert of("xlnet").hidden_states_note == of("bert").hidden_states_note
+    mamba = architecture(
+        MambaModel(MambaConfig(vocab_size=99, hidden_size=16, num_hidden_layers=3))
+    )
+    assert "embeddings" not in mamba.hidden_states
+    assert mamba.hidden_states_note.startswith("Layer i is hidden_states[i - 1] of transformers")
+
+
+def test_the_text_model_of_a_model_for_text_and_images():
+    text = {**BERT, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 32}
+    vision = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = Gemma3Config(text_config=text, vision_config=vision)
+    found = architecture(Gemma3ForConditionalGeneration(config).eval())
+    assert (found.family, found.vocab_size, found.layers) == ("gemma3_text", 99, 2)
+    assert found.points["block.1"].module == "model.language_model.layers.1"
+
+
+def test_weights_that_are_not_in_memory():
+    model = tiny_model("llama")
+    model.layers[2].to("meta")
+    for look in (architecture, model_sha256):
+        with pytest.raises(
+            DataError, match=r"9 of \d+ weights are offloaded to the meta device, such as layers\.2"
+        ):
+            look(model)
+    model = tiny_model("bert")
+    weight = model.pooler.dense.weight.data
+    model.pooler.dense.weight = nn.Parameter(weight.to_sparse(), requires_grad=False)
+    with pytest.raises(DataError, match=r"1 weights are sparse or nested .*pooler\.dense\.weight"):
+        architecture(model)
 
 
 def _failing(model):

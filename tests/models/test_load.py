@@ -1,10 +1,18 @@
 """Loading: the base model as it was saved, and errors that say what to do."""
 
+import json
+
 import pytest
 import torch
 from outdim.errors import ArgumentError, DataError
 from outdim.models import architecture, describe, load_model, model_sha256, observe
 from tiny import HIDDEN, LAYERS, tiny_inputs, tiny_model
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextModel,
+    T5EncoderModel,
+)
 
 
 def outputs(model):
@@ -110,6 +118,122 @@ def test_code_of_a_repository_is_not_run(tmp_path):
     (tmp_path / "mine.py").write_text("raise SystemExit('ran')")
     with pytest.raises(DataError, match="cannot be loaded"):
         load_model(tmp_path)
+
+
+def test_kernels_of_a_hub_repository_are_not_fetched(tmp_path, monkeypatch):
+    tiny_model("bert").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["attn_implementation"] = "somebody/kernel"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(
+        "transformers.modeling_utils.lazy_import_flash_attention",
+        lambda name, **options: pytest.fail(f"{name} would be run") if "/" in str(name) else None,
+    )
+    assert "/" not in load_model(tmp_path).config._attn_implementation
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickled_weights(tmp_path, zipped):
+    model = tiny_model("bert")
+    model.config.save_pretrained(tmp_path)
+    file = tmp_path / "pytorch_model.bin"
+    torch.save(model.state_dict(), file, _use_new_zipfile_serialization=zipped)
+    assert torch.equal(outputs(load_model(tmp_path)), outputs(model))
+    ran = tmp_path / "ran"
+
+    class Harm:
+        def __reduce__(self):
+            return ran.write_text, ("ran",)
+
+    state = {**model.state_dict(), "harm": Harm()}
+    torch.save(state, file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        DataError,
+        match=r"pytorch_model\.bin of .* cannot be read as tensors alone .*save the weights as",
+    ):
+        load_model(tmp_path)
+    assert not ran.exists()
+    file.write_bytes(b"junk")
+    with pytest.raises(DataError, match="cannot be loaded"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hidden_size", "many"),
+        ("hidden_size", None),
+        ("num_attention_heads", 0),
+        ("model_type", 7),
+        ("model_type", ["bert"]),
+        ("vocab_size", 1e300),
+    ],
+)
+def test_wrong_types_in_the_configuration(tmp_path, name, value):
+    tiny_model("bert").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, name: value}))
+    with pytest.raises(DataError, match=r"model: .* cannot be loaded \(.+\); give a directory"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["BertModel", [3], [], None, ["NoSuchModel"], ["Path"]])
+def test_nonsense_for_a_class_name(tmp_path, value):
+    model = tiny_model("bert")
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": value}))
+    assert model_sha256(load_model(tmp_path)) == model_sha256(model)
+    model.save_pretrained(tmp_path, state_dict={"embeddings.LayerNorm.bias": torch.ones(HIDDEN)})
+    (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": value}))
+    with pytest.raises(DataError, match=r"lack \d+ tensors of BertModel"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_a_part_of_an_encoder_decoder(tmp_path, family):
+    model = tiny_model(family)
+    model.save_pretrained(tmp_path)
+    for part in ("encoder", "decoder"):
+        loaded = load_model(tmp_path, part=part)
+        expected = getattr(model, part)
+        assert type(loaded) is type(expected)
+        assert model_sha256(loaded) == model_sha256(expected)
+        said = describe(loaded, architecture(loaded))
+        assert (said["name"], said["class"]) == (str(tmp_path), type(expected).__name__)
+    with pytest.raises(ArgumentError, match="part: expected 'encoder' or 'decoder', got 'text'"):
+        load_model(tmp_path, part="text")
+    tiny_model("bert").save_pretrained(tmp_path)
+    with pytest.raises(ArgumentError, match="part: BertModel has no encoder that is a model"):
+        load_model(tmp_path, part="encoder")
+
+
+def test_the_class_that_the_checkpoint_names(tmp_path):
+    """T5EncoderModel has the configuration of a T5Model, and half of its weights."""
+    whole = tiny_model("t5")
+    model = T5EncoderModel(whole.config).eval()
+    model.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    assert type(loaded) is T5EncoderModel
+    assert torch.equal(outputs(loaded), outputs(model))
+    assert architecture(loaded).layers == LAYERS
+    assert type(load_model(tmp_path, part="encoder")) is type(model.encoder)
+
+
+def test_the_text_model_of_a_model_for_text_and_images(tmp_path):
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small["intermediate_size"] = 16
+    text = {**small, "vocab_size": 99, "num_key_value_heads": 2, "head_dim": 8}
+    vision = {**small, "image_size": 28, "patch_size": 14}
+    model = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision))
+    model.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    assert type(loaded) is Gemma3TextModel
+    assert torch.equal(loaded.embed_tokens.weight, model.get_input_embeddings().weight)
+    assert (architecture(loaded).family, loaded.config._name_or_path) == (
+        "gemma3_text",
+        str(tmp_path),
+    )
 
 
 def test_the_hash_is_of_values_names_and_dtypes():

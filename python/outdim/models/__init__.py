@@ -1,22 +1,28 @@
 """Models: load one, find its blocks and norms by role, observe its hidden states."""
 
 from outdim.models.architecture import Architecture, NormParameters, architecture
+from outdim.models.forward import Forward
 from outdim.models.fused import FusedSink
 from outdim.models.length import sequence_length
 from outdim.models.load import describe, load_model, model_sha256
 from outdim.models.observe import Observation, observe
+from outdim.models.padding import Padding, padding_reaches_text, probe_padding
 from outdim.models.points import Point
 
 __all__ = [
     "Architecture",
+    "Forward",
     "FusedSink",
     "NormParameters",
     "Observation",
+    "Padding",
     "Point",
     "architecture",
     "describe",
     "load_model",
     "model_sha256",
     "observe",
+    "padding_reaches_text",
+    "probe_padding",
     "sequence_length",
 ]

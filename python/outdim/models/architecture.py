@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from outdim.errors import ArgumentError, DataError
+from outdim.models.load import check_weights
 from outdim.models.norms import Norm
 from outdim.models.parts import has_both, text_model
 from outdim.models.points import Point
@@ -19,8 +20,8 @@ _NOTES = {
     "output.",
     "branch": "Norms end the branches inside a layer; none ends a layer or reads its output.",
     "none": "There is no LayerNorm or RMSNorm in the layers.",
+    "unknown": "Its blocks are no plain chain: gamma and beta are those of the last norm in each.",
 }
-_SHARED_NOTE = "Layers share norms: agreement between those that do says nothing."
 
 
 class NormParameters(NamedTuple):
@@ -42,24 +43,32 @@ class NormParameters(NamedTuple):
 class Architecture:
     """The points of a model and the norms at them.
 
-    family: `config.model_type`.
-    placement: "post" (a norm ends each block), "pre" (norms read the residual stream), "branch"
-        (norms end only the branches inside, as in OLMo-2), "none" (no norm in the blocks).
-    hidden_size: D.
-    vocab_size: that of the config, 0 without.
-    points: by name, in the order of the layers.
-    modules: norms over D dimensions, by path.
-    shared_norms: whether layers share norms (ALBERT), so that "in half of the layers" says nothing.
-    norms_note: what a reader of `norms()` has to know, "" where there is nothing.
+    Attributes:
+        family: `config.model_type`.
+        placement: "post" (a norm ends each block), "pre" (norms read the residual stream),
+            "branch" (norms end only the branches inside, as in OLMo-2), "none" (no norm in the
+            blocks), "unknown" (blocks are no chain).
+        hidden_size: D.
+        vocab_size: That of the config, 0 without.
+        layers: How many there are.
+        points: By name, in the order of the layers; empty where hidden states cannot be named.
+        unnamed: Why they cannot, "" where they can.
+        hidden_states: Of points that transformers gives too, the index in its ``hidden_states``.
+        modules: Norms over D dimensions, by path.
+        layer_norms: Layer and path of the norm that goes with its output, see `norms`.
+        norms_note: What a reader of `norms()` has to know, "" where there is nothing.
     """
 
     family: str
     placement: Placement
     hidden_size: int
     vocab_size: int
+    layers: int
     points: dict[str, Point]
+    unnamed: str
+    hidden_states: dict[str, int]
     modules: dict[str, Norm]
-    shared_norms: bool
+    layer_norms: tuple[tuple[int, str], ...]
     norms_note: str
 
     def blocks(self) -> tuple[Point, ...]:
@@ -68,24 +77,48 @@ class Architecture:
         return tuple(self.points[name] for name in names if name.count(".") == 1)
 
     def norms(self) -> list[NormParameters]:
-        """Return the parameters in which outlier dimensions are looked for, one entry a layer.
+        """Return the parameters in which outlier dimensions are looked for, one entry a norm.
 
         Post-LN: of the norm that ends the block (Kovaleva et al. 2021, section 3). Pre-LN, where
         there is no such norm: of the one that reads the block's output, in the next block or after
-        the last. Empty where norms do neither, or have no parameters.
+        the last. A norm that layers share (ALBERT) comes once, with the first of them: that it
+        agrees with itself says nothing. Empty where norms do neither, or have no parameters.
         """
+        first: dict[str, int] = {}
+        for layer, path in self.layer_norms:
+            first.setdefault(path, layer)
         found = []
-        for point in self.blocks() if self.placement in ("post", "pre") else ():
-            norm = self.modules.get(point.norm or "")
-            if norm is not None and norm.gamma is not None:
-                found.append(NormParameters(point.layer, norm.path, norm.gamma, norm.beta))
+        for path, layer in first.items():
+            norm = self.modules[path]
+            if norm.gamma is not None:
+                found.append(NormParameters(layer, path, norm.gamma, norm.beta))
         return found
+
+    @property
+    def hidden_states_note(self) -> str:
+        """In a sentence, which of transformers' ``hidden_states`` the layers are."""
+        offsets = {
+            self.hidden_states[point.name] - point.layer
+            for point in self.blocks()
+            if point.name in self.hidden_states
+        }
+        if len(offsets) != 1:
+            return "transformers gives no hidden_states that are these."
+        (offset,) = offsets
+        index = f"i {'-' if offset < 0 else '+'} {abs(offset)}" if offset else "i"
+        last = self.blocks()[-1].name
+        but = "" if last in self.hidden_states else ", but for the last, which is final_norm there"
+        return f"Layer i is hidden_states[{index}] of transformers{but}."
 
     def select(self, points: Sequence[str | Point] | None) -> tuple[Point, ...]:
         """Return the points of these names; None: the embeddings and every block.
 
-        Raises ArgumentError for a name that is not there, with those that are.
+        Raises:
+            DataError: The hidden states of this model cannot be named.
+            ArgumentError: A name is not there; it says which are.
         """
+        if self.unnamed:
+            raise DataError(f"model: {self.unnamed}")
         if points is None:
             return (self.points["embeddings"], *self.blocks())
         names = [point if isinstance(point, str) else point.name for point in points]
@@ -125,22 +158,34 @@ def architecture(model: nn.Module) -> Architecture:
             these roles are found in it.
     """
     check_model(model)
+    check_weights(model)
     base, prefix = _base_model(model)
     roles = Roles(base, trace(base))
-    used = roles.ends if roles.placement == "post" else roles.reads
-    paths = [call.path for call in used if call is not None]
-    shared = len(set(paths)) < len(paths)
     config: Any = base.config
+    layer_norms = tuple((layer, prefix + path) for layer, path in roles.layer_norms())
     return Architecture(
         family=str(config.model_type),
         placement=roles.placement,
         hidden_size=roles.hidden_size,
         vocab_size=int(getattr(config, "vocab_size", 0) or 0),
+        layers=len(roles.layers),
         points={point.name: _within(prefix, point) for point in roles.points()},
+        unnamed=roles.unnamed,
+        hidden_states=roles.hidden_states(),
         modules={prefix + path: replace(n, path=prefix + path) for path, n in roles.norms.items()},
-        shared_norms=shared,
-        norms_note=_SHARED_NOTE if shared else _NOTES[roles.placement],
+        layer_norms=layer_norms,
+        norms_note=_note(roles, layer_norms),
     )
+
+
+def _note(roles: Roles, layer_norms: tuple[tuple[int, str], ...]) -> str:
+    distinct = len({path for _, path in layer_norms})
+    if distinct < len(layer_norms):
+        return (
+            f"{len(layer_norms)} layers share {distinct} distinct "
+            f"{'norm' if distinct == 1 else 'norms'}; each counts once, with its first layer."
+        )
+    return _NOTES[roles.placement]
 
 
 def check_model(model: nn.Module) -> None:

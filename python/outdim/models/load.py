@@ -78,8 +78,9 @@ def _load_either(name: str, config: Any, dtype: Any, part: Part | None) -> Any:
     try:
         return _load(transformers.AutoModel, name, config, dtype, part)
     except DataError:
-        saved_as = getattr(transformers, str((config.architectures or [""])[0]), None)
-        if saved_as is None:
+        named = str(next(iter(config.architectures or ()), ""))
+        saved_as = getattr(transformers, named, None)
+        if not (isinstance(saved_as, type) and issubclass(saved_as, transformers.PreTrainedModel)):
             raise
         try:
             return _load(saved_as, name, config, dtype, part)
@@ -155,7 +156,7 @@ def describe(model: "PreTrainedModel", architecture: "Architecture") -> dict[str
         "sha256": model_sha256(model),
         "family": architecture.family,
         "placement": architecture.placement,
-        "layers": len(architecture.blocks()),
+        "layers": architecture.layers,
         "hidden_size": architecture.hidden_size,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),

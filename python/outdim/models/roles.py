@@ -1,103 +1,144 @@
 """Roles: which calls of a traced forward are the blocks of a model, and what its norms do there."""
 
 from collections.abc import Iterable
-from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from outdim.errors import DataError
+from outdim.models.layers import find_layers
 from outdim.models.norms import Norm, recognise_norm
 from outdim.models.points import Point, Side
-from outdim.models.trace import BATCH, LENGTH, Call, Trace
+from outdim.models.trace import BATCH, LENGTH, Call, Trace, same
 
-Placement = Literal["post", "pre", "branch", "none"]
+Placement = Literal["post", "pre", "branch", "none", "unknown"]
 
 
 class Roles:
     """Blocks, norms and points of a model, from the values that went through it.
 
-    blocks: the calls of the blocks, in order. hidden_size: D. norms: by path.
-    ends: for each block the call of the norm whose output is the block's, or None.
-    reads: for each block the first call of a norm that takes the block's output, or None.
+    Attributes:
+        layers: The layers in order: the call of a block, and the call that gives what the next
+            block takes, mostly the same one.
+        unnamed: Why the hidden states cannot be named, "" where they can.
+        hidden_size: D.
+        norms: By path.
+        ends: For each block the call of the norm whose output is the block's, or None.
+        reads: For each layer the first call of a norm that takes its output, or None.
+        placement: See `Architecture`.
     """
 
     def __init__(self, model: nn.Module, recorded: Trace) -> None:
         self.model, self.trace = model, recorded
         self.name = type(model).__name__
-        self.blocks, first = self._find_blocks()
+        self.layers, self.unnamed = find_layers(model, recorded)
+        first = self.layers[0].block.source
+        if first is None:
+            raise DataError(
+                f"model: {self.name} has no list of blocks that take and give hidden states; "
+                "observe it with hooks of your own and feed outdim.Moments"
+            )
         self.hidden_size = first.shape[-1]
         self._batch_first = self._is_batch_first(first)
         self._check_finite()
         self.norms = self._find_norms()
         self._norm_calls = [call for call in recorded.calls if call.path in self.norms]
-        self.ends = [self._ending(block) for block in self.blocks]
-        self.reads = [self._reading(block.output, block.stop) for block in self.blocks]
+        self.ends = [self._ending(layer.block) for layer in self.layers]
+        self.reads = [self._reading(layer.end.output, layer.end.stop) for layer in self.layers]
         self.placement = self._place()
 
     def points(self) -> Iterable[Point]:
-        """Yield the points in the order of the layers."""
+        """Yield the points in the order of the layers; none where they cannot be named."""
+        if self.unnamed:
+            return
         yield self._embeddings()
         post = self.placement == "post"
-        for i, block in enumerate(self.blocks):
-            norm = self.ends[i] if post else self.reads[i]
+        for i, layer in enumerate(self.layers):
+            norm = self._ending(layer.end) if post else self.reads[i]
             yield self._point(
-                f"block.{i}", i + 1, block, "output", norm, "output" if post else "input"
+                f"block.{i}", i + 1, layer.end, "output", norm, "output" if post else "input"
             )
-            if (attention := self._attention(block)) is not None:
+            if (attention := self._attention(layer.block)) is not None:
                 yield self._point(f"block.{i}.attention", i + 1, attention)
             if norm is not None:
                 yield self._point(f"block.{i}.norm", i + 1, norm, "output", norm)
         if (final := self.reads[-1]) is not None:
-            yield self._point("final_norm", len(self.blocks), final, "output", final)
+            yield self._point("final_norm", len(self.layers), final, "output", final)
 
-    def _find_blocks(self) -> tuple[list[Call], Tensor]:
-        """Return the calls of the blocks, and what the first one takes."""
-        found: dict[str, list[Call]] = {}
-        for path, module in self.model.named_modules():
-            # A list inside a block holds experts or sub-layers.
-            inner = any(path.startswith(f"{outer}.") for outer in found)
-            if isinstance(module, nn.ModuleList) and len(module) and not inner:
-                members = set(module)
-                calls = [call for call in self.trace.calls if call.module in members]
-                if {call.module for call in calls} == members and _is_chain(calls):
-                    found[path] = calls
-        if not found:
-            raise DataError(
-                f"model: {self.name} has no list of blocks each of which takes the output of the "
-                "one before, so its hidden states cannot be named; observe it with hooks of your "
-                "own and feed outdim.Moments"
-            )
-        if len(found) > 1:
-            raise DataError(
-                f"model: {self.name} has several sequences of blocks ({', '.join(found)}); pass "
-                "one of its sub-models"
-            )
-        (blocks,) = found.values()
-        first = blocks[0].source
-        assert first is not None  # or it were no chain
-        return blocks, first
+    def layer_norms(self) -> list[tuple[int, str]]:
+        """Layer and path of the norms in which outlier dimensions are looked for.
+
+        Post-LN: the norm that ends the block; pre-LN: the one that reads its output. Where blocks
+        are no chain, so that neither can be told: the last norm in each.
+        """
+        calls: list[Call | None] = []
+        if self.placement == "unknown":
+            calls = [self._last_in(layer.block) for layer in self.layers]
+        elif self.placement in ("post", "pre"):
+            calls = self.ends if self.placement == "post" else self.reads
+        return [(i + 1, call.path) for i, call in enumerate(calls) if call is not None]
+
+    def hidden_states(self) -> dict[str, int]:
+        """Of points that transformers gives too, the index in its ``hidden_states``."""
+        tensors = {"embeddings": self.layers[0].block.source}
+        tensors |= {f"block.{i}": layer.end.output for i, layer in enumerate(self.layers)}
+        if self.reads[-1] is not None:
+            tensors["final_norm"] = self.reads[-1].output
+        found = {}
+        for name, tensor in tensors.items() if not self.unnamed else ():
+            assert tensor is not None
+            tensor = tensor if self._batch_first else tensor.transpose(0, 1)
+            tensor = tensor[:, :LENGTH]  # it may be padded inside
+            given = enumerate(self.trace.hidden_states)
+            index = next((i for i, state in given if same(tensor, state)), None)
+            if index is not None:
+                found[name] = index
+        return found
+
+    def _last_in(self, block: Call) -> Call | None:
+        held = (c for c in reversed(self._norm_calls) if c is block or block.holds(c))
+        return next(held, None)
 
     def _is_batch_first(self, hidden: Tensor) -> bool:
         if hidden.shape[:-1] == (LENGTH, BATCH):
             return False
         tokens = getattr(self.model, "main_input_name", "input_ids") == "input_ids"
-        if hidden.dim() != 3 or hidden.shape[0] != BATCH or (tokens and hidden.shape[1] != LENGTH):
-            raise DataError(
-                f"model: the hidden states of {self.name} have shape {tuple(hidden.shape)} for "
-                f"{BATCH} x {LENGTH} tokens, expected [B, S, D]; it merges or splits tokens, so "
+        batched = hidden.dim() == 3 and hidden.shape[0] == BATCH
+        if not self.unnamed and (
+            not batched
+            or (tokens and hidden.shape[1] != LENGTH and not self._is_padded_inside(hidden))
+        ):
+            self.unnamed = (
+                f"the hidden states of {self.name} have shape {tuple(hidden.shape)} for "
+                f"{BATCH} x {LENGTH} tokens, expected [B, S, D]: it merges or splits tokens, so "
                 "they have no frequency"
             )
         return True
 
+    def _is_padded_inside(self, hidden: Tensor) -> bool:
+        """Whether the model puts padding behind the tokens, and takes it away in the end."""
+        last, output = self.layers[-1].end, self.trace.output
+        if output is None or output.shape[1] != LENGTH < hidden.shape[1]:
+            return False
+        after = (call for call in self.trace.calls if call.stop >= last.stop)
+        return any(
+            call.output is not None
+            and call.output.dim() == 3
+            and same(call.output[:, :LENGTH], output)
+            for call in after
+        )
+
     def _check_finite(self) -> None:
-        for i, call in enumerate(self.blocks):
-            if call.output is not None and not bool(torch.isfinite(call.output).all()):
+        for i, layer in enumerate(self.layers):
+            hidden = layer.end.output
+            if hidden is not None and not bool(torch.isfinite(hidden).all()):
+                named = self.model.named_parameters()
+                bad = [name for name, p in named if not bool(torch.isfinite(p).all())]
+                damaged = f": {len(bad)} tensors hold NaN or inf, such as {bad[0]}" if bad else ""
                 raise DataError(
                     f"model: the output of block {i} of {self.name} is not finite for ordinary "
-                    "tokens; the weights are damaged, or the dtype is too narrow: try "
-                    "dtype='float32'"
+                    f"tokens{damaged or '; the dtype is too narrow: try float32'}"
                 )
 
     def _find_norms(self) -> dict[str, Norm]:
@@ -108,13 +149,15 @@ class Roles:
 
     def _ending(self, block: Call) -> Call | None:
         inside = (call for call in reversed(self._norm_calls) if block.holds(call))
-        return next((call for call in inside if _same(call.output, block.output)), None)
+        return next((call for call in inside if same(call.output, block.output)), None)
 
     def _reading(self, hidden: Tensor | None, after: int) -> Call | None:
         later = (call for call in self._norm_calls if call.start > after)
-        return next((call for call in later if _same(call.source, hidden)), None)
+        return next((call for call in later if same(call.source, hidden)), None)
 
     def _place(self) -> Placement:
+        if self.unnamed:
+            return "unknown"
         inner = self.reads[:-1] or self.reads  # a norm after the last block is in no block
         if all(self.ends):
             return "post"
@@ -122,20 +165,21 @@ class Roles:
             if all(inner):
                 return "pre"
             if not any(inner):
-                held = any(block.holds(call) for block in self.blocks for call in self._norm_calls)
+                blocks = [layer.block for layer in self.layers]
+                held = any(block.holds(call) for block in blocks for call in self._norm_calls)
                 return "branch" if held else "none"
         ended = [i for i, call in enumerate(self.ends) if call]
         read = [i for i, call in enumerate(inner) if call]
         raise DataError(
-            f"model: {self.name} fits neither post-LN nor pre-LN: of {len(self.blocks)} blocks, "
+            f"model: {self.name} fits neither post-LN nor pre-LN: of {len(self.layers)} blocks, "
             f"{ended} end with a norm and the outputs of {read} are read by one; outdim cannot "
             "tell what its layers' norms are"
         )
 
     def _embeddings(self) -> Point:
-        first = self.blocks[0]
+        first = self.layers[0].block
         for norm in reversed(self._norm_calls):
-            if norm.stop < first.start and _same(norm.output, first.source):
+            if norm.stop < first.start and same(norm.output, first.source):
                 return self._point("embeddings", 0, first, "input", norm)
         reading = self._reading(first.source, first.start) if self.placement == "pre" else None
         return self._point("embeddings", 0, first, "input", reading, "input")
@@ -153,7 +197,7 @@ class Roles:
             named = "att" in f"{call.path}{type(call.module).__name__}".lower()
             if named and call.output is not None and call.output.shape == hidden.shape:
                 total = hidden + call.output
-                if any(call.stop < c.start and _same(total, c.source) for c in inside):
+                if any(call.stop < c.start and same(total, c.source) for c in inside):
                     return call
         return None
 
@@ -191,31 +235,8 @@ class Roles:
                 return None
             x, residual = parent.tensors
             dense = next(call for call in self.trace.calls if call.path == f"{path}.dense")
-            if dense.output is None or not _same(x, dense.source):
+            if dense.output is None or not same(x, dense.source):
                 return None
-            sums = _same(dense.output + residual, norm.source)
-            return path if sums and _same(parent.output, norm.output) else None
+            sums = same(dense.output + residual, norm.source)
+            return path if sums and same(parent.output, norm.output) else None
         return None
-
-
-def _is_chain(calls: list[Call]) -> bool:
-    """Whether each call takes the hidden states that the one before gave, all of one shape."""
-    if any(c.source is None or c.output is None or c.source.shape != c.output.shape for c in calls):
-        return False
-    return all(
-        left.stop < right.start and _same(left.output, right.source)
-        for left, right in pairwise(calls)
-    )
-
-
-def _same(left: Tensor | None, right: Tensor | None) -> bool:
-    """Whether two copies are of one tensor, up to flattening [B, S, D] to rows.
-
-    Equal bits stand for identity: two tensors of a model do not agree in 10 x D values by chance.
-    """
-    if left is None or right is None or left.dtype != right.dtype:
-        return False
-    if left.shape[-1] != right.shape[-1] or left.numel() != right.numel():
-        return False
-    bits = [tensor.contiguous().view(torch.uint8).flatten() for tensor in (left, right)]
-    return torch.equal(*bits)

@@ -1,5 +1,6 @@
 """One small forward pass, with what went into and came out of every module."""
 
+import inspect
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,13 +13,10 @@ from torch import nn
 
 from outdim.errors import DataError
 from outdim.models.points import first_hidden
+from outdim.models.unchanged import unchanged
 
 # Two different small sizes, so that [B, S, D], [S, B, D] and [B * S, D] can be told apart.
 BATCH, LENGTH = 2, 5
-
-# Set by transformers once its hooks for output_hidden_states are on a model. Where config asks for
-# them, our forward is the one that puts them on, and they go with our hooks.
-_COLLECTING = "_output_capturing_hooks_installed"
 
 
 @dataclass(eq=False)
@@ -46,59 +44,90 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """The calls of one forward in the order in which they began, and their number by path."""
+    """One forward.
+
+    Attributes:
+        calls: In the order in which they began.
+        counts: Their number by path.
+        output: The first hidden states that the model gave.
+        hidden_states: What transformers gives as ``hidden_states``, empty where it does not.
+    """
 
     calls: tuple[Call, ...]
     counts: Counter[str]
+    output: torch.Tensor | None
+    hidden_states: tuple[torch.Tensor | None, ...]
 
 
 def trace(model: nn.Module) -> Trace:
     """Run `model` on a few dummy tokens, images or sounds and record every call.
 
     Runs in eval mode under `no_grad`, with the hooks that others have put on the model out of the
-    way, and leaves modes and hooks as they were. Raises DataError when the model cannot be run so.
+    way, and leaves the model as it was. Raises DataError when the model cannot be run so.
     """
-    calls: list[Call] = []
-    open_calls: list[Call] = []
-    counts: Counter[str] = Counter()
-    clock = 0
+    asked: dict[str, bool]
+    for asked in ({"output_hidden_states": True}, {}):
+        recorder = _Recorder()
+        if "use_cache" in inspect.signature(model.forward).parameters:
+            asked["use_cache"] = False
+        try:
+            with alone(model), recorder.hooks(model), unchanged(model), torch.no_grad():
+                output = model(**dummy_inputs(model), **asked)
+            break
+        except DataError:
+            raise
+        except Exception as error:  # of a model that is not made for these inputs: anything
+            failure = error
+    else:
+        raise DataError(
+            f"model: {type(model).__name__} does not run on {BATCH} x {LENGTH} dummy inputs "
+            f"({type(failure).__name__}: {failure}); pass the text encoder or decoder itself, as "
+            "outdim.load_model gives it"
+        ) from failure
+    hidden = getattr(output, "hidden_states", None) or ()
+    states = tuple(_copy(one) for one in hidden) if isinstance(hidden, tuple) else ()
+    return Trace(tuple(recorder.calls), recorder.counts, _copy(first_hidden(output)), states)
 
-    def tick() -> int:
-        nonlocal clock
-        clock += 1
-        return clock
 
-    def begin(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        call = Call(path, module, counts[path], tick())
+class _Recorder:
+    """Records calls of modules while its hooks are on them."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.counts: Counter[str] = Counter()
+        self._open: list[Call] = []
+        self._clock = 0
+
+    @contextmanager
+    def hooks(self, model: nn.Module) -> Iterator[None]:
+        with ExitStack() as stack:
+            for path, module in model.named_modules():
+                before = partial(self._begin, path)
+                stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+                stack.callback(module.register_forward_hook(self._end).remove)
+            yield
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock
+
+    def _begin(
+        self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        call = Call(path, module, self.counts[path], self._tick())
         call.tensors = tuple(
             t
             for a in args
             if isinstance(a, torch.Tensor) and (t := _copy(first_hidden(a))) is not None
         )
         call.source = call.tensors[0] if call.tensors else _copy(first_hidden(kwargs))
-        counts[path] += 1
-        calls.append(call)
-        open_calls.append(call)
+        self.counts[path] += 1
+        self.calls.append(call)
+        self._open.append(call)
 
-    def end(module: nn.Module, args: Any, output: Any) -> None:
-        call = open_calls.pop()
-        call.stop, call.output = tick(), _copy(first_hidden(output))
-
-    with _alone(model), ExitStack() as hooks, torch.no_grad():
-        for path, module in model.named_modules():
-            hooks.callback(
-                module.register_forward_pre_hook(partial(begin, path), with_kwargs=True).remove
-            )
-            hooks.callback(module.register_forward_hook(end).remove)
-        try:
-            model(**dummy_inputs(model))
-        except Exception as error:
-            raise DataError(
-                f"model: {type(model).__name__} does not run on {BATCH} x {LENGTH} dummy inputs "
-                f"({type(error).__name__}: {error}); pass the text encoder or decoder itself, as "
-                "transformers' AutoModel gives it"
-            ) from error
-    return Trace(tuple(calls), counts)
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        call = self._open.pop()
+        call.stop, call.output = self._tick(), _copy(first_hidden(output))
 
 
 def dummy_inputs(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -142,11 +171,10 @@ def _copy(hidden: torch.Tensor | None) -> torch.Tensor | None:
 
 
 @contextmanager
-def _alone(model: nn.Module) -> Iterator[None]:
+def alone(model: nn.Module) -> Iterator[None]:
     """Give the model eval mode and no hooks: what others edit is no evidence of how it is built."""
     modules = list(model.modules())
     kept = [(m.training, m._forward_hooks, m._forward_pre_hooks) for m in modules]
-    collecting = [_COLLECTING in vars(module) for module in modules]
     try:
         for module in modules:
             module.training = False
@@ -156,6 +184,16 @@ def _alone(model: nn.Module) -> Iterator[None]:
         for module, (training, hooks, pre_hooks) in zip(modules, kept, strict=True):
             module.training = training
             module._forward_hooks, module._forward_pre_hooks = hooks, pre_hooks
-        for module, before in zip(modules, collecting, strict=True):
-            if not before:
-                vars(module).pop(_COLLECTING, None)
+
+
+def same(left: torch.Tensor | None, right: torch.Tensor | None) -> bool:
+    """Whether two copies are of one tensor, up to flattening [B, S, D] to rows.
+
+    Equal bits stand for identity: two tensors of a model do not agree in 10 x D values by chance.
+    """
+    if left is None or right is None or left.dtype != right.dtype:
+        return False
+    if left.shape[-1] != right.shape[-1] or left.numel() != right.numel():
+        return False
+    bits = [tensor.contiguous().view(torch.uint8).flatten() for tensor in (left, right)]
+    return torch.equal(*bits)
