@@ -59,7 +59,7 @@ LayerNormArgs layer_norm_args(int dtype, int64_t n, int64_t d, Address x, int64_
                               Address residual, int64_t residual_stride, Address sum, Address y,
                               int64_t y_stride, int param_dtype, Address gamma, Address beta,
                               double eps, bool rms, Address dim_mask, Address scale, Address shift,
-                              Address clip, Address variant, int64_t variants) {
+                              Address clip, Address variant, int64_t variants, bool each) {
   LayerNormArgs args;
   args.dtype = static_cast<DType>(dtype);
   args.n = n;
@@ -82,6 +82,7 @@ LayerNormArgs layer_norm_args(int dtype, int64_t n, int64_t d, Address x, int64_
   args.clip = address<const float>(clip);
   args.variant = address<const int32_t>(variant);
   args.variants = variants;
+  args.each = each;
   return args;
 }
 

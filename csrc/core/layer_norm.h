@@ -2,13 +2,18 @@
 
 // [residual add +] LayerNorm or RMSNorm + edit of dimensions [+ moments of its input or output].
 //
-//   s = x + residual                    (rounded to the storage type, as the unfused sequence
-//   would) z = (s - mean s) / sqrt(var s + eps) * gamma + beta          LayerNorm z = s / sqrt(mean
-//   s^2 + eps) * gamma + beta                  RMSNorm y = clamp(z, -clip, clip) * scale + shift
-//   edit, one row of [M, D] tables per row of x
+//   s = x + residual                                          rounded to the storage type, as the
+//                                                             unfused sequence would
+//   z = (s - mean s) / sqrt(var s + eps) * gamma + beta       LayerNorm
+//   z = s / sqrt(mean s^2 + eps) * gamma + beta               RMSNorm
+//   y = clamp(z, -clip, clip) * scale + shift                 edit: rows of [M, D] tables, one for
+//                                                             each row of x, or all for each
 //
 // where scale == 0 gives shift whatever z is (also NaN). `dim_mask` is the simple form: 0 zeroes
 // gamma and beta.
+//
+// An edit is affine, y = x_hat (gamma scale) + (beta scale + shift), and then clamped to shift -+
+// clip |scale|: tables of gamma', beta' and the bounds, made once a call, are the whole of it.
 
 #include <cstdint>
 
@@ -41,6 +46,7 @@ struct LayerNormArgs {
   const float* clip = nullptr;        // [variants, d] bounds, or null
   const int32_t* variant = nullptr;   // [n] row of the tables for each row; null: row 0
   int64_t variants = 0;
+  bool each = false;  // every row of x with every variant: y is [variants, n, d], variant null
 };
 
 /// Which tensor the fused statistics are of.

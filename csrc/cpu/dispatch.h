@@ -69,16 +69,21 @@ struct LayerNormPanel {
   int64_t copy_stride = 0;
   int64_t n = 0;
   int64_t d = 0;
-  const float* gamma = nullptr;  // [padded], layout order, masked, NaN canonical
+  // [variants, padded], layout order, masked and edited, NaN canonical; gamma is -0 exactly where
+  // the edit's scale is 0 and beta stands whatever x is. Without an edit one variant.
+  const float* gamma = nullptr;
   const float* beta = nullptr;
+  const float* low = nullptr;  // bounds of y, or null
+  const float* high = nullptr;
+  int64_t table_stride = 0;
   float eps = 0;
   bool rms = false;
   bool stream = false;  // store y past the cache; every row must be aligned to 64 bytes
 
-  const float* scale = nullptr;  // [variants, d], natural order; null: no edit
-  const float* shift = nullptr;
-  const float* clip = nullptr;
+  bool edit = false;
   const int32_t* variant = nullptr;  // [n] or null
+  int64_t each = 1;                  // variants that every row is written with, from 0 on
+  int64_t each_stride = 0;           // bytes between them in y
 };
 
 struct LayerNormKernels {

@@ -54,53 +54,112 @@ void to_float(DType dtype, const void* from, int64_t d, float* to) {
   }
 }
 
-/// gamma and beta in float32 and layout order, zero where masked and beyond d, NaN canonical
-/// (simd.h says why).
+/// Tables of gamma', beta' and bounds (core/layer_norm.h) in float32 and layout order, zero beyond
+/// d, NaN canonical (simd.h says why).
 class Parameters {
  public:
   Parameters(const LayerNormArgs& args, int width)
-      : padded_(padded_columns(width, args.d)), values_(2 * padded_) {
-    fill(args, width, args.gamma, 1.0f, values_.data());
-    fill(args, width, args.beta, 0.0f, values_.data() + padded_);
+      : args_(args),
+        width_(width),
+        padded_(padded_columns(width, args.d)),
+        tables_(args.clip != nullptr ? 4 : 2),
+        variants_(args.scale != nullptr ? args.variants : 1),
+        values_(tables_ * variants_ * padded_) {
+    Buffer<float> gamma(padded_), beta(padded_);
+    natural(args.gamma, 1.0f, gamma.data());
+    natural(args.beta, 0.0f, beta.data());
+    if (args.scale == nullptr) {
+      to_layout(gamma.data(), table(0, 0));
+      to_layout(beta.data(), table(1, 0));
+    } else {
+      for (int64_t m = 0; m < variants_; ++m) fold(gamma.data(), beta.data(), m);
+    }
   }
-  const float* gamma() const { return values_.data(); }
-  const float* beta() const { return values_.data() + padded_; }
+
+  void give(LayerNormPanel& panel) const {
+    panel.gamma = table(0, 0);
+    panel.beta = table(1, 0);
+    panel.low = tables_ == 4 ? table(2, 0) : nullptr;
+    panel.high = tables_ == 4 ? table(3, 0) : nullptr;
+    panel.table_stride = padded_;
+    panel.edit = args_.scale != nullptr;
+  }
 
  private:
+  float* table(int which, int64_t m) { return values_.data() + (which * variants_ + m) * padded_; }
+  const float* table(int which, int64_t m) const {
+    return values_.data() + (which * variants_ + m) * padded_;
+  }
+
   // Loops without branches, for the compiler to turn into vectors: with them this took twice as
   // long, as much as twenty rows.
-  void fill(const LayerNormArgs& args, int width, const void* from, float otherwise, float* to) {
-    Buffer<float> natural(padded_);
-    float* values = natural.data();
-    std::fill(values + args.d, values + padded_, 0.0f);
+  void natural(const void* from, float otherwise, float* values) const {
+    std::fill(values + args_.d, values + padded_, 0.0f);
     if (from != nullptr)
-      to_float(args.param_dtype, from, args.d, values);
+      to_float(args_.param_dtype, from, args_.d, values);
     else
-      std::fill_n(values, args.d, otherwise);
-    constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-    for (int64_t i = 0; i < args.d; ++i) values[i] = values[i] == values[i] ? values[i] : kNaN;
-    for (int64_t i = 0; args.dim_mask != nullptr && i < args.d; ++i)
-      values[i] = args.dim_mask[i] != 0 ? values[i] : 0.0f;
-    if (args.dtype != DType::kBFloat16) {
-      std::copy_n(values, padded_, to);
+      std::fill_n(values, args_.d, otherwise);
+    for (int64_t i = 0; args_.dim_mask != nullptr && i < args_.d; ++i)
+      values[i] = args_.dim_mask[i] != 0 ? values[i] : 0.0f;
+  }
+
+  /// The tables of variant m.
+  void fold(const float* gamma, const float* beta, int64_t m) {
+    const float* scale = args_.scale + m * args_.d;
+    const float* shift = args_.shift + m * args_.d;
+    Buffer<float> folded(padded_);
+    float* values = folded.data();
+    std::fill(values + args_.d, values + padded_, 0.0f);
+    for (int64_t i = 0; i < args_.d; ++i) {
+      const float product = gamma[i] * scale[i] + 0.0f;  // never -0
+      values[i] = scale[i] == 0.0f ? -0.0f : product;
+    }
+    to_layout(values, table(0, m));
+    for (int64_t i = 0; i < args_.d; ++i) {
+      const float sum = beta[i] * scale[i] + shift[i];
+      values[i] = scale[i] == 0.0f ? shift[i] : sum;
+    }
+    to_layout(values, table(1, m));
+    for (int side = 0; side < tables_ - 2; ++side) {
+      const float* clip = args_.clip + m * args_.d;
+      const float sign = side == 0 ? -1.0f : 1.0f;
+      for (int64_t i = 0; i < args_.d; ++i) {
+        const float bound = shift[i] + sign * clip[i] * std::fabs(scale[i]);
+        values[i] = scale[i] == 0.0f ? shift[i] : bound;
+      }
+      to_layout(values, table(2 + side, m));
+    }
+  }
+
+  void to_layout(const float* values, float* to) const {
+    const auto canonical = [](float v) {
+      return v == v ? v : std::numeric_limits<float>::quiet_NaN();
+    };
+    if (args_.dtype != DType::kBFloat16) {
+      for (int64_t i = 0; i < padded_; ++i) to[i] = canonical(values[i]);
       return;
     }
     // The layout order of bfloat16 (layout_position), group by group.
-    for (int64_t group = 0; group < padded_; group += 2 * width) {
-      for (int i = 0; i < width; ++i) {
-        to[group + i] = values[group + 2 * i];
-        to[group + width + i] = values[group + 2 * i + 1];
+    for (int64_t group = 0; group < padded_; group += 2 * width_) {
+      for (int i = 0; i < width_; ++i) {
+        to[group + i] = canonical(values[group + 2 * i]);
+        to[group + width_ + i] = canonical(values[group + 2 * i + 1]);
       }
     }
   }
 
+  const LayerNormArgs& args_;
+  int width_;
   int64_t padded_;
+  int tables_;
+  int64_t variants_;
   Buffer<float> values_;
 };
 
 bool can_stream(const LayerNormArgs& args) {
   const int64_t row_bytes = args.y_stride * item_size(args.dtype);
-  return kernels().streams && args.n * args.d * item_size(args.dtype) >= kStreamBytes &&
+  const int64_t rows = args.n * (args.each ? args.variants : 1);
+  return kernels().streams && rows * args.d * item_size(args.dtype) >= kStreamBytes &&
          reinterpret_cast<uintptr_t>(args.y) % 64 == 0 && row_bytes % 64 == 0;
 }
 
@@ -112,14 +171,14 @@ class PanelMaker {
   PanelMaker(const LayerNormArgs& args, const Parameters& parameters, int64_t rows, bool keep_copy)
       : args_(args), row_bytes_(args.d * item_size(args.dtype)) {
     common_.d = args.d;
-    common_.gamma = parameters.gamma();
-    common_.beta = parameters.beta();
+    parameters.give(common_);
     common_.eps = static_cast<float>(args.eps);
     common_.rms = args.rms;
     common_.stream = can_stream(args);
-    common_.scale = args.scale;
-    common_.shift = args.shift;
-    common_.clip = args.clip;
+    if (args.each) {
+      common_.each = args.variants;
+      common_.each_stride = args.n * args.y_stride * item_size(args.dtype);
+    }
     if (args.residual != nullptr && args.sum == nullptr) sum_ = Buffer<char>(rows * row_bytes_);
     sum_stride_ = rows > 1 ? row_bytes_ : 0;
     if (keep_copy && common_.stream) copy_ = Buffer<char>(rows * row_bytes_);
@@ -175,7 +234,7 @@ void plain(const LayerNormArgs& args, int threads) {
   const Parameters parameters(args, kernels.width);
   const auto rows = kernels.rows[static_cast<int>(args.dtype)];
   const int64_t tasks = (args.n + kTaskRows - 1) / kTaskRows;
-  const int64_t useful = 1 + args.n * args.d / kElementsPerThread;
+  const int64_t useful = 1 + args.n * args.d * (args.each ? args.variants : 1) / kElementsPerThread;
   run_tasks(tasks, static_cast<int>(std::min<int64_t>(threads, useful)), [&](TaskQueue& queue) {
     PanelMaker maker(args, parameters, 1, false);
     for (int64_t task = queue.next(); task >= 0; task = queue.next()) {

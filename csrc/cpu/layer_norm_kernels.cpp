@@ -143,47 +143,38 @@ OUTDIM_INLINE Group table_group(const float* from, int64_t count) {
   }
 }
 
-/// NaN of the tables may have any payload; rounding to bfloat16 wants the canonical one.
-OUTDIM_INLINE VecF canonical(VecF v) {
-  return choose((VecU)(v == v), v, splat(__builtin_nanf("")));
-}
-
-OUTDIM_INLINE VecF edited(VecF z, VecF scale, VecF shift) {
-  return canonical(choose((VecU)(scale == 0.0f), shift, z * scale + shift));
-}
-
-template <DType T>
-OUTDIM_INLINE Group edited_group(Group z, const LayerNormPanel& panel, int64_t variant,
-                                 int64_t column, int64_t count) {
-  const int64_t at = variant * panel.d + column;
-  if (panel.clip != nullptr) {
-    const Group clip = table_group<T>(panel.clip + at, count);
-    // The second operand wins where either is NaN: a NaN z stays NaN.
-    z.a = smaller(clip.a, larger(-clip.a, z.a));
-    z.b = smaller(clip.b, larger(-clip.b, z.b));
-  }
-  const Group scale = table_group<T>(panel.scale + at, count);
-  const Group shift = table_group<T>(panel.shift + at, count);
-  return {edited(z.a, scale.a, shift.a), edited(z.b, scale.b, shift.b)};
-}
-
 /// Rows to prefetch while one is written.
 struct Coming {
   const char* x;
   const char* y;
 };
 
-template <DType T, bool kEdit>
+/// What an edit adds to y = x_hat gamma' + beta': nothing, a choice, bounds.
+enum class Edit { kNone, kAffine, kClipped };
+
+/// y of one vector of columns: beta' where gamma' is -0, which says that x does not matter; NaN
+/// passes the bounds.
+template <Edit kEdit>
+OUTDIM_INLINE VecF affine(VecF x_hat, const LayerNormPanel& panel, int64_t at) {
+  const VecF gamma = load<VecF>(panel.gamma + at), beta = load<VecF>(panel.beta + at);
+  VecF y = x_hat * gamma + beta;
+  if constexpr (kEdit != Edit::kNone) y = choose((VecU)((VecU)gamma == 0x80000000u), beta, y);
+  if constexpr (kEdit == Edit::kClipped) {
+    const VecF low = load<VecF>(panel.low + at), high = load<VecF>(panel.high + at);
+    y = choose((VecU)(y < low), low, choose((VecU)(y > high), high, y));
+  }
+  return y;
+}
+
+template <DType T, Edit kEdit>
 OUTDIM_INLINE void write_row(const char* x, char* y, char* copy, const LayerNormPanel& panel,
                              const RowScale& row, int64_t variant, const Coming& coming) {
+  const int64_t table = variant * panel.table_stride;
   const VecF mean = splat(row.mean), scale = splat(row.scale), offset = splat(row.offset);
-  const auto normalised = [&](Group g, int64_t column, int64_t count) {
+  const auto normalised = [&](Group g, int64_t column) {
     const VecF a = (g.a - mean) * scale + offset, b = (g.b - mean) * scale + offset;
-    Group z = {
-        a * load<VecF>(panel.gamma + column) + load<VecF>(panel.beta + column),
-        b * load<VecF>(panel.gamma + column + kWidth) + load<VecF>(panel.beta + column + kWidth)};
-    if constexpr (kEdit) z = edited_group<T>(z, panel, variant, column, count);
-    return rounded<T>(z);
+    return rounded<T>({affine<kEdit>(a, panel, table + column),
+                       affine<kEdit>(b, panel, table + column + kWidth)});
   };
   for_each_group(
       panel.d,
@@ -193,7 +184,7 @@ OUTDIM_INLINE void write_row(const char* x, char* y, char* copy, const LayerNorm
           __builtin_prefetch(coming.x + at + byte, 0, 3);
           if (!panel.stream) __builtin_prefetch(coming.y + at + byte, 1, 3);
         }
-        const Stored<T> stored = normalised(load_group<T>(x + at), column, kGroup);
+        const Stored<T> stored = normalised(load_group<T>(x + at), column);
         if (panel.stream)
           stream_group<T>(y + at, stored);
         else
@@ -202,7 +193,7 @@ OUTDIM_INLINE void write_row(const char* x, char* y, char* copy, const LayerNorm
       },
       [&](int64_t column, int64_t count) {
         const int64_t at = column * kItemSize<T>;
-        const Stored<T> stored = normalised(load_group_part<T>(x + at, count), column, count);
+        const Stored<T> stored = normalised(load_group_part<T>(x + at, count), column);
         store_group_part<T>(y + at, stored, count);
         if (copy != nullptr) store_group_part<T>(copy + at, stored, count);
       });
@@ -220,7 +211,7 @@ Group tail_mask_of(int64_t d) {
   return table_group<T>(ones, kGroup);
 }
 
-template <DType T, bool kEdit>
+template <DType T, Edit kEdit>
 void write_rows(const LayerNormPanel& panel) {
   const Group tail_mask = tail_mask_of<T>(panel.d);
   for (int64_t row = 0; row < panel.n; ++row) {
@@ -237,17 +228,24 @@ void write_rows(const LayerNormPanel& panel) {
     const Coming coming = {
         panel.x + (row + (left < kRowsAhead ? left : kRowsAhead)) * panel.x_stride,
         panel.y + (row + (left < 1 ? left : 1)) * panel.y_stride};
-    write_row<T, kEdit>(x, panel.y + row * panel.y_stride, copy, panel, scale, variant, coming);
+    char* y = panel.y + row * panel.y_stride;
+    write_row<T, kEdit>(x, y, copy, panel, scale, variant, coming);
+    for (int64_t each = 1; each < panel.each; ++each) {
+      y += panel.each_stride;
+      write_row<T, kEdit>(x, y, nullptr, panel, scale, each, {x, y});
+    }
   }
   if (panel.stream) stream_fence();
 }
 
 template <DType T>
 void rows(const LayerNormPanel& panel) {
-  if (panel.scale != nullptr)
-    write_rows<T, true>(panel);
+  if (!panel.edit)
+    write_rows<T, Edit::kNone>(panel);
+  else if (panel.low == nullptr)
+    write_rows<T, Edit::kAffine>(panel);
   else
-    write_rows<T, false>(panel);
+    write_rows<T, Edit::kClipped>(panel);
 }
 
 }  // namespace

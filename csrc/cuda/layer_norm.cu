@@ -115,25 +115,31 @@ __global__ void __launch_bounds__(MaxThreads, 1) normalise_rows(const RowsArgs a
       factor[r] = __shfl_sync(kAllLanes, inverse_std, r * kLanes);
     }
 
+    // Without statistics h stays as it is, for every variant there may be.
+    const int64_t each_count = General && F == Fused::kNothing && norm.each ? norm.variants : 1;
+    for (int64_t each = 0; each < each_count; ++each) {
 #pragma unroll
-    for (int j = 0; j < C; ++j) {
-      const int column = own.first + j * own.step;
-      float g[V], b[V];
-      load_shared<V>(gamma + column, g);
-      load_shared<V>(beta + column, b);
-      Packet<T, V> y[R];
+      for (int j = 0; j < C; ++j) {
+        const int column = own.first + j * own.step;
+        float g[V], b[V];
+        load_shared<V>(gamma + column, g);
+        load_shared<V>(beta + column, b);
+        Packet<T, V> y[R];
 #pragma unroll
-      for (int r = 0; r < R; ++r) {
-        float z[V];
+        for (int r = 0; r < R; ++r) {
+          float z[V];
 #pragma unroll
-        for (int i = 0; i < V; ++i) z[i] = (h[r][j * V + i] - centre[r]) * factor[r] * g[i] + b[i];
-        if (General && norm.scale && row + r < norm.n)
-          edit_values<V>(norm, row + r, column, own.valid(j), z);
-        y[r] = pack<T, V>(z);
-        if (F == Fused::kOutput)
-          unpack<T, V>(y[r], h[r] + j * V);  // statistics are of what was stored
+          for (int i = 0; i < V; ++i)
+            z[i] = (h[r][j * V + i] - centre[r]) * factor[r] * g[i] + b[i];
+          if (General && norm.scale && row + r < norm.n)
+            edit_values<V>(norm, row + r, each, column, own.valid(j), z);
+          y[r] = pack<T, V>(z);
+          if (F == Fused::kOutput)
+            unpack<T, V>(y[r], h[r] + j * V);  // statistics are of what was stored
+        }
+        T* const to = static_cast<T*>(norm.y) + each * norm.n * norm.y_stride;
+        store_run(y, j, to, norm.y_stride, row, norm.n, own);
       }
-      store_run(y, j, norm.y, norm.y_stride, row, norm.n, own);
     }
     if constexpr (kStats) {
       if (!has_pivot) {

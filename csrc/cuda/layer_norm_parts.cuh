@@ -239,9 +239,9 @@ __device__ __forceinline__ float edited(float z, float scale, float shift, const
 /// Applies the edit of a row to V values of it; a variant that the tables do not have makes them
 /// NaN.
 template <int V>
-__device__ __forceinline__ void edit_values(const LayerNormArgs& norm, int64_t row, int column,
-                                            int valid, float (&z)[V]) {
-  const int64_t variant = norm.variant ? norm.variant[row] : 0;
+__device__ __forceinline__ void edit_values(const LayerNormArgs& norm, int64_t row, int64_t each,
+                                            int column, int valid, float (&z)[V]) {
+  const int64_t variant = norm.variant ? norm.variant[row] : each;
   const bool known = variant >= 0 && variant < norm.variants;
   const int64_t first = (known ? variant : 0) * norm.d + column;
 #pragma unroll

@@ -36,7 +36,7 @@ def test_moments_far_from_zero(order, dtype):
 @pytest.mark.parametrize(
     ("n", "d", "margin"), [(1, 1, 0), (37, 100, 3), (150, 769, 0), (9, 3504, 8)]
 )
-@pytest.mark.parametrize("variant", ["bare", "full", "rms", "residual", "edit", "clip"])
+@pytest.mark.parametrize("variant", ["bare", "full", "rms", "residual", "edit", "clip", "each"])
 def test_layer_norm(order, n, d, margin, dtype, variant):
     checks.check_layer_norm(CPU, n, d, dtype, variant, margin=margin)
 

@@ -153,16 +153,18 @@ def layer_norm_oracle(x, gamma=None, beta=None, eps=1e-5, *, rms=False, residual
 
     s = x.cpu() if residual is None else (x.cpu().float() + residual.cpu().float()).to(x.dtype)
     y = torch.empty(s.shape, dtype=torch.float64)
-    parts = (None,) * 4
+    parts, each = (None,) * 4, edit is not None and edit.each
+    if each:
+        y = torch.empty(len(edit.scale) * len(s), s.shape[1], dtype=torch.float64)
     if edit is not None:
         variant = None if edit.variant is None else edit.variant.cpu()
         parts = (double(edit.scale), double(edit.shift), double(edit.clip), variant)
     mask = None if dim_mask is None else dim_mask.cpu()
     call = LayerNormCall(
-        double(s), double(gamma), double(beta), eps, rms, None, mask, *parts, None, y
+        double(s), double(gamma), double(beta), eps, rms, None, mask, *parts, each, None, y
     )
     _reference.layer_norm(call, None, False)
-    return s, y
+    return s, y.view(-1, *s.shape) if each else y
 
 
 def assert_normalised(y, want, *, offset=False):
@@ -193,7 +195,7 @@ def norm_arguments(d, dtype, device, variant, n):
         name: value.to(device) if isinstance(value, torch.Tensor) else value
         for name, value in arguments.items()
     }
-    if variant in ("edit", "clip"):
+    if variant in ("edit", "clip", "each"):
         scale = torch.rand(3, d, generator=g)
         scale[1, ::5] = 0
         clip = (torch.rand(3, d, generator=g) * 2).to(device) if variant == "clip" else None
@@ -201,6 +203,8 @@ def norm_arguments(d, dtype, device, variant, n):
         arguments["edit"] = ops.Edit(
             scale.to(device), torch.randn(3, d, generator=g).to(device), clip, of_row.to(device)
         )
+    if variant == "each":
+        arguments["edit"] = replace(arguments["edit"], variant=None, each=True)
     return arguments
 
 
@@ -208,14 +212,16 @@ def check_layer_norm(device, n, d, dtype, variant, kind="normal", margin=0):
     """y (and the sum) against the oracle, and nothing written besides."""
     _, x = guarded(hidden_states(n, d, dtype, kind), device, margin)
     arguments = norm_arguments(d, dtype, device, variant, n)
-    whole, out = guarded(torch.zeros(n, d, dtype=dtype), device, margin)
+    m = 3 if variant == "each" else 1
+    whole, rows = guarded(torch.zeros(m * n, d, dtype=dtype), device, margin)
+    out = rows.view(3, n, d) if variant == "each" else rows
     with_sum = "residual" in arguments
     result = ops.layer_norm(x, **arguments, out=out, return_sum=with_sum)
     s, want = layer_norm_oracle(x, **arguments)
     if with_sum:
         assert same_bytes(result[1].cpu(), s)
     assert_normalised(out, want, offset=kind == "offset" and dtype == torch.float32)
-    assert_margins_kept(whole, out, margin)
+    assert_margins_kept(whole, rows, margin)
 
 
 def check_moments(device, n, d, dtype, kind="normal", margin=0, **options):

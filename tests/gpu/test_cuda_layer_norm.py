@@ -10,7 +10,7 @@ pytestmark = pytest.mark.gpu
 
 WIDTHS = [64, 768, 769, 1023, 4096, 16384]
 ROWS = [0, 1, 37, 4096]
-VARIANTS = ["bare", "full", "rms", "residual", "edit", "clip"]
+VARIANTS = ["bare", "full", "rms", "residual", "edit", "clip", "each"]
 
 
 @pytest.mark.parametrize("dtype", checks.DTYPES)

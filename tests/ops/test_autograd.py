@@ -1,5 +1,7 @@
 """Gradients of layer_norm, and the ops under torch.compile and opcheck."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from ops.oracles import BACKENDS, frequency_table, needs_core, zipf_ids
@@ -31,6 +33,7 @@ OPTIONS = {
     "rms": {"rms": True},
     "mask": {"dim_mask": torch.arange(6) != 2},
     "edit": {"edit": edit(), "dim_mask": torch.arange(6) != 5},
+    "each": {"edit": replace(edit(), variant=None, each=True)},
 }
 
 
@@ -107,9 +110,9 @@ def every_op():
     x, gamma, beta, residual = (value.detach() for value in inputs(torch.float32))
     half = x.bfloat16()
     e, ids, table = edit(), zipf_ids(5), frequency_table()
-    tables = (e.scale, e.shift, e.clip, e.variant)
+    tables = (e.scale, e.shift, e.clip, e.variant, False)
     norm = (x, gamma, beta, 1e-5, False, residual, True, torch.arange(6) != 1, *tables)
-    plain = (x, None, None, 1e-5, True, None, False, None, None, None, None, None)
+    plain = (x, None, None, 1e-5, True, None, False, None, None, None, None, None, False)
     group = torch.tensor([1, 0, 2, 1, 2], dtype=torch.uint8)
     statistics = (ids, table, torch.ones(1, 5, dtype=torch.float64), group, 2, 6.0, True, True)
     before = tuple(ops.moments(x, ids=ids, table=table, rows=statistics[2], group=group, groups=2))
@@ -123,6 +126,10 @@ def every_op():
     return [
         ("layer_norm", norm),
         ("layer_norm", plain),
+        (
+            "layer_norm",
+            (x, gamma, beta, 1e-5, False, residual, True, None, *tables[:3], None, True),
+        ),
         ("layer_norm_moments", (*norm, *statistics, True)),
         ("layer_norm_moments", (*plain, *few, False)),
         ("moments", (x, *statistics)),
@@ -132,7 +139,7 @@ def every_op():
     ]
 
 
-@pytest.mark.parametrize("case", range(8))
+@pytest.mark.parametrize("case", range(9))
 def test_opcheck(case):
     name, arguments = every_op()[case]
     torch.library.opcheck(getattr(torch.ops.outdim, name).default, (*arguments, "auto"))

@@ -29,7 +29,7 @@ def raw(x, **changes):
     e = edit()
     given = {"scale": e.scale, "shift": e.shift, "clip": None, "variant": e.variant} | changes
     return torch.ops.outdim.layer_norm(
-        x, None, None, 1e-5, False, None, False, None, *given.values(), "auto"
+        x, None, None, 1e-5, False, None, False, None, *given.values(), False, "auto"
     )[0]
 
 

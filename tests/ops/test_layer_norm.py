@@ -1,5 +1,7 @@
 """ops.layer_norm against float64 on the same rounded values, and the fused op against the pair."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -383,3 +385,60 @@ def test_without_the_compiled_module(monkeypatch):
     assert torch.equal(ops.layer_norm(x), ops.layer_norm(x, backend="reference"))
     with pytest.raises(BackendError, match="needs the compiled module"):
         ops.layer_norm(x, backend="cpu")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize(("n", "d"), [(0, 8), (1, 1), (37, 769), (130, 64)])
+def test_every_variant_of_every_row_is_what_one_at_a_time_gives(backend, dtype, clip, n, d):
+    x, residual = hidden_states(n, d, dtype), hidden_states(n, d, dtype, seed=5)
+    e, (gamma, beta) = edit_for(n, d, clip), parameters(d, dtype)
+    whole = torch.full((3 * n + 2, d + 8), 7.0, dtype=dtype)
+    out = whole[1:-1].view(3, n, d + 8)[..., 4 : d + 4]
+    options = {"residual": residual, "return_sum": True, "backend": backend}
+    y, s = ops.layer_norm(x, gamma, beta, edit=replace(e, variant=None, each=True), **options)
+    assert y.shape == (3, n, d)
+    given = ops.layer_norm(
+        x, gamma, beta, edit=replace(e, variant=None, each=True), out=out, **options
+    )[0]
+    assert given is out
+    assert torch.equal(out, y)
+    for m in range(3):
+        one = replace(e, variant=torch.full((n,), m, dtype=torch.int32))
+        want, sum_of_one = ops.layer_norm(x, gamma, beta, edit=one, **options)
+        assert torch.equal(y[m], want)
+        assert torch.equal(s, sum_of_one)
+    whole[1:-1, 4 : d + 4] = 7.0
+    assert bool((whole == 7.0).all())
+
+
+def test_every_variant_keeps_the_leading_dimensions():
+    scale = torch.ones(2, 5)
+    e = Edit(scale, scale * 0, each=True)
+    y = ops.layer_norm(torch.randn(3, 4, 5), edit=e)
+    assert y.shape == (2, 3, 4, 5)
+    with pytest.raises(ArgumentError, match="variant: expected None with each=True"):
+        Edit(scale, scale, variant=torch.zeros(3, dtype=torch.int32), each=True)
+    with pytest.raises(ArgumentError, match="edit: expected one variant a row for statistics"):
+        ops.layer_norm_moments(torch.randn(3, 5), edit=e, statistics=StatisticsArgs())
+    with pytest.raises(ArgumentError, match=r"out: expected \(2, 3, 5\), got \(3, 5\)"):
+        ops.layer_norm(torch.randn(3, 5), edit=e, out=torch.zeros(3, 5))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
+@pytest.mark.parametrize("clip", [None, torch.inf, 2.0])
+def test_only_a_scale_of_zero_is_stronger_than_nan(backend, dtype, clip):
+    x = hidden_states(3, 40, dtype)
+    x[1, 7] = torch.nan
+    scale, shift = torch.ones(1, 40), torch.full((1, 40), 0.5)
+    scale[0, 4], scale[0, 5], scale[0, 6] = 0, -0.0, -1
+    gamma = torch.ones(40)
+    gamma[8], gamma[4] = 0, torch.inf
+    bound = None if clip is None else torch.full((1, 40), clip)
+    y = ops.layer_norm(x, gamma, edit=Edit(scale, shift, bound), backend=backend)
+    assert (y[:, 4:6] == 0.5).all()
+    y[1, 4:6] = torch.nan
+    assert y.isnan().all(1).tolist() == [False, True, False]
+    assert not y[[0, 2]].isnan().any()

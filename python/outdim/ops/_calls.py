@@ -43,6 +43,7 @@ class LayerNormCall(NamedTuple):
     shift: Tensor | None
     clip: Tensor | None
     variant: Tensor | None  # [N] int32
+    each: bool  # every row of x with every variant: y is [M * N, D]
     sum: Tensor | None  # [N, D] contiguous, to be written
     y: Tensor  # [N, D] rows, to be written
 

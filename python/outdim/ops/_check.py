@@ -86,16 +86,17 @@ def as_vector(value: Tensor) -> Tensor:
     return resolved(value if value.dim() == 1 else value.reshape(-1)).contiguous()
 
 
-def check_same(name: str, value: Any, like: str, other: Tensor) -> None:
-    """Check for a tensor with the dtype, the device and the shape of another."""
+def check_same(
+    name: str, value: Any, like: str, other: Tensor, shape: tuple[int, ...] | None = None
+) -> None:
+    """Check for a tensor with the dtype, the device and, unless another is given, the shape."""
     if not isinstance(value, Tensor):
         raise DtypeError(f"{name}: expected a tensor or NumPy array, got {describe(value)}")
     check_dtype(name, value, like, other.dtype)
     check_device(name, value, like, other.device)
-    if value.shape != other.shape:
-        raise ArgumentError(
-            f"{name}: expected the shape of {like}, {tuple(other.shape)}, got {describe(value)}"
-        )
+    if value.shape != (other.shape if shape is None else shape):
+        wanted = f"the shape of {like}, {tuple(other.shape)}" if shape is None else f"{shape}"
+        raise ArgumentError(f"{name}: expected {wanted}, got {describe(value)}")
 
 
 def check_dtype(name: str, value: Tensor, like: str, dtype: torch.dtype) -> None:

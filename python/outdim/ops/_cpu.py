@@ -44,7 +44,7 @@ def moments_args(module: Any, call: MomentsCall) -> Any:
 
 def layer_norm_args(module: Any, call: LayerNormCall) -> Any:
     """Build the binding's LayerNormArgs; the kernels of every device take the same."""
-    x, gamma, beta, eps, rms, residual, dim_mask, scale, shift, clip, variant, s, y = call
+    x, gamma, beta, eps, rms, residual, dim_mask, scale, shift, clip, variant, each, s, y = call
     parameter = beta if gamma is None else gamma
     return module.LayerNormArgs(
         DTYPE_CODES[x.dtype],
@@ -67,6 +67,7 @@ def layer_norm_args(module: Any, call: LayerNormCall) -> Any:
         0 if clip is None else clip.data_ptr(),
         0 if variant is None else variant.data_ptr(),
         0 if scale is None else scale.shape[0],
+        each,
     )
 
 

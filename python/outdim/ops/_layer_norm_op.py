@@ -26,7 +26,7 @@ from outdim.ops.moments import MomentsState, prepare, row_error
 _ARGUMENTS = (
     "Tensor x, Tensor? gamma, Tensor? beta, float eps, bool rms, Tensor? residual, "
     "bool return_sum, Tensor? dim_mask, Tensor? scale, Tensor? shift, Tensor? clip, "
-    "Tensor? variant"
+    "Tensor? variant, bool each"
 )
 _STATISTICS = (
     "Tensor? ids, Tensor? table, Tensor? rows, Tensor? group, int groups, float tau, bool exact, "
@@ -49,6 +49,7 @@ class NormArguments(NamedTuple):
     shift: Any
     clip: Any
     variant: Any
+    each: bool
 
 
 _COUNT = len(NormArguments._fields)
@@ -84,9 +85,8 @@ def run_composed(arguments: NormArguments) -> tuple[Tensor, Tensor | None]:
     call, _ = _prepare(None, arguments)
     s = call.x if call.residual is None else call.x + call.residual
     z, _, _ = _reference.normalise(s, call.gamma, call.beta, call.eps, call.rms, call.dim_mask)
-    y = _reference.apply_edit(z, call.scale, call.shift, call.clip, call.variant)
-    shape = arguments.x.shape
-    return y.to(s.dtype).view(shape), s.view(shape) if arguments.return_sum else None
+    y = _reference.edited(call, z).to(s.dtype).view(_shape_of_y(arguments))
+    return y, s.view(arguments.x.shape) if arguments.return_sum else None
 
 
 def run_moments(
@@ -97,6 +97,11 @@ def run_moments(
     out: MomentsState | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Validate, allocate, launch the fused kernel."""
+    if arguments.each:
+        raise ArgumentError(
+            "edit: expected one variant a row for statistics, got each=True; take the moments of "
+            "each variant's rows with `moments`"
+        )
     call, y = _prepare(None, arguments)
     stats = prepare(call.x, out, *statistics)
     try:
@@ -136,7 +141,7 @@ def _sum_of(call: LayerNormCall, x: Tensor) -> Tensor:
 
 def _prepare(out: Tensor | None, arguments: NormArguments) -> tuple[LayerNormCall, Tensor]:
     """Validate the arguments and allocate y; returns the call and y in the shape of x."""
-    x, gamma, beta, eps, rms, residual, return_sum, dim_mask, *tables = arguments
+    x, gamma, beta, eps, rms, residual, return_sum, dim_mask, *tables, each = arguments
     d, device = check_hidden("x", x)[-1], x.device
     # The kernels hold parameters of at most their own float32.
     dtypes = FLOATS if x.dtype == torch.float64 else KERNEL_FLOATS
@@ -151,8 +156,15 @@ def _prepare(out: Tensor | None, arguments: NormArguments) -> tuple[LayerNormCal
     if dim_mask is not None:
         dim_mask = _of_width("dim_mask", dim_mask, (torch.bool,), d, device)
     scale, shift, clip, variant = _edit(x, *tables)
+    if each and (scale is None or variant is not None):
+        raise ArgumentError("variant: expected None and tables with each=True, got otherwise")
     rows = as_rows(x)
-    y = _empty_like(x) if out is None else out
+    if out is not None:
+        y = out
+    elif each:
+        y = x.new_empty(_shape_of_y(arguments))
+    else:
+        y = _empty_like(x)
     call = LayerNormCall(
         rows,
         gamma,
@@ -165,10 +177,16 @@ def _prepare(out: Tensor | None, arguments: NormArguments) -> tuple[LayerNormCal
         shift,
         clip,
         variant,
+        each,
         torch.empty(rows.shape, dtype=x.dtype, device=x.device) if return_sum else None,
         as_rows(y) if out is None else _out_rows(out, arguments),
     )
     return call, y
+
+
+def _shape_of_y(arguments: NormArguments) -> tuple[int, ...]:
+    shape: tuple[int, ...] = arguments.x.shape
+    return (arguments.scale.shape[0], *shape) if arguments.each else shape
 
 
 def _empty_like(x: Tensor) -> Tensor:
@@ -251,7 +269,8 @@ def _variant_rows(variant: Any, x: Tensor) -> Tensor | None:
 
 def _out_rows(out: Any, arguments: NormArguments) -> Tensor:
     """View `out` as rows, without a copy."""
-    check_same("out", out, "x", arguments.x)
+    shape = _shape_of_y(arguments)
+    check_same("out", out, "x", arguments.x, shape)
     rows = as_rows(out)
     (n, d), step = rows.shape, rows.stride(0)
     copied = rows.numel() > 0 and rows.data_ptr() != out.data_ptr()
@@ -306,7 +325,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         norm.x, norm.gamma, norm.beta, norm.residual, norm.dim_mask, norm.scale, norm.clip,
         norm.variant,
     )  # fmt: skip
-    ctx.eps, ctx.rms = norm.eps, norm.rms
+    ctx.eps, ctx.rms, ctx.each = norm.eps, norm.rms, norm.each
     ctx.set_materialize_grads(False)
 
 
@@ -330,7 +349,11 @@ def _backward(ctx: Any, grad_y: Tensor | None, grad_sum: Tensor | None) -> tuple
     s = x if residual is None else x + residual
     z, xhat, inverse_std = _reference.normalise(s, gamma, beta, ctx.eps, ctx.rms, dim_mask)
     g = grad_y.to(z.dtype)
-    if scale is not None:
+    if ctx.each:
+        every, index = _reference.every_variant(z.reshape(-1, z.shape[-1]), len(scale))
+        g = _edit_backward(g.reshape(every.shape), every, scale, clip, index)
+        g = g.view(len(scale), *z.shape).sum(0)
+    elif scale is not None:
         g = _edit_backward(g, z, scale, clip, _variant_rows(variant, x))
     rows = tuple(range(g.dim() - 1))
     mask = None if dim_mask is None else dim_mask.to(g.dtype)

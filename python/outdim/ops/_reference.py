@@ -32,7 +32,7 @@ def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -
     if call.scale is not None and call.variant is not None:
         _check_index(call.variant, len(call.scale), "a variant is outside the tables")
     z, _, _ = normalise(s, call.gamma, call.beta, call.eps, call.rms, call.dim_mask)
-    call.y.copy_(apply_edit(z, call.scale, call.shift, call.clip, call.variant))
+    call.y.copy_(edited(call, z))
     if stats is not None:
         moments(s if of_input else call.y, stats)
 
@@ -75,6 +75,20 @@ def edit_rows(table: Tensor, variant: Tensor | None, dtype: torch.dtype) -> Tens
     """Look up the row of an edit's table for each row of x; [N, D] or [1, D]."""
     table = table.to(dtype)
     return table[:1] if variant is None else table[variant.long()]
+
+
+def edited(call: LayerNormCall, z: Tensor) -> Tensor:
+    """Apply the edit of a call to its rows z [N, D]; [M * N, D] with `each`."""
+    variant = call.variant
+    if call.each and call.scale is not None:
+        z, variant = every_variant(z, len(call.scale))
+    return apply_edit(z, call.scale, call.shift, call.clip, variant)
+
+
+def every_variant(z: Tensor, variants: int) -> tuple[Tensor, Tensor]:
+    """Repeat rows [N, D] once a variant, and say which variant each is of."""
+    index = torch.arange(variants, device=z.device).repeat_interleave(len(z))
+    return z.repeat(variants, 1), index
 
 
 def apply_edit(

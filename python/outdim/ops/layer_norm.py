@@ -29,12 +29,20 @@ class Edit:
     >>> bool((y[1, :, 1] == 0).all()), bool((y[0, :, 1] == 0).any())
     (True, False)
 
+    With `each`, every row of x is written with every variant, and read once: what lies below the
+    first edit of a sweep runs once for all of them.
+
+    >>> layer_norm(torch.randn(3, 4), edit=Edit(torch.stack([keep, zero]), torch.zeros(2, 4),
+    ...                                         each=True)).shape
+    torch.Size([2, 3, 4])
+
     Args:
         scale: [M, D] float32.
         shift: [M, D] float32.
         clip: [M, D] float32, bounds >= 0, or None.
         variant: int32, rows of the tables: one for each row of x, in a shape that broadcasts to
             that of x without D, or [N]. None: row 0 for all.
+        each: every row of x with every variant, y of the shape (M, ..., D); without `variant`.
 
     Raises:
         ArgumentError: tables of different shapes or without a row, a negative bound, a variant
@@ -47,6 +55,7 @@ class Edit:
     shift: Any
     clip: Any = None
     variant: Any = None
+    each: bool = False
 
     def __post_init__(self) -> None:
         for name in ("scale", "shift", "clip", "variant"):
@@ -64,6 +73,8 @@ class Edit:
                 )
         if self.variant is not None:
             check_tensor("variant", self.variant, (torch.int32,), "one per row", lambda t: True)
+        if self.each and self.variant is not None:
+            raise ArgumentError("variant: expected None with each=True, got a tensor")
         # Values are looked at here, once, and not in each call: on a GPU that waits for the device.
         if not torch.compiler.is_compiling():
             self._check_values()
@@ -129,7 +140,8 @@ def layer_norm(
             torch; arithmetic within a row is float32 for the other dtypes.
 
     Returns:
-        y of the shape, dtype and kind of x (contiguous, or `out`), or (y, s) with `return_sum`.
+        y of the shape (with `each` in the edit: M times), dtype and kind of x (contiguous, or
+        `out`), or (y, s) with `return_sum`.
         Differentiable, any number of times, in x, residual, gamma and beta.
 
     Raises:
@@ -262,7 +274,9 @@ def _flatten(
     edit: Edit | None,
 ) -> op.NormArguments:
     """List the arguments as the registered ops take them, NumPy arrays as tensors."""
-    tables = (None,) * 4 if edit is None else (edit.scale, edit.shift, edit.clip, edit.variant)
+    tables: tuple[Any, ...] = None, None, None, None, False
+    if edit is not None:
+        tables = edit.scale, edit.shift, edit.clip, edit.variant, edit.each
     return op.NormArguments(
         as_tensor("x", x),
         as_tensor("gamma", gamma),
