@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import torch
 
@@ -124,10 +124,12 @@ class ModelOptions:
 
     Args:
         model: Hugging Face id or local directory.
+        part: Of a model with two: its encoder or its decoder.
         dtype: The model's parameters are converted to it; None leaves them.
     """
 
     model: str
+    part: Literal["encoder", "decoder"] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
 
     def resolve(self, inputs: Inputs) -> dict[str, Any]:
@@ -163,19 +165,34 @@ class ForwardOptions:
     exclude: list[str] = field(default_factory=list)
     threads: int = 1
 
+    #: What the plan records besides: how the model takes padding (`outdim.models.Padding`).
+    derived: ClassVar[tuple[str, ...]] = ("padding",)
+
     def resolve(self, inputs: Inputs) -> dict[str, Any]:
         """What the plan records; model and tokenizer fit each other."""
-        from outdim.models import sequence_length
+        from outdim.models import probe_padding, sequence_length
         from outdim.tokens import check_tokenizer
 
         if self.token_budget < 1:
             raise ArgumentError(f"token-budget: expected at least 1, got {self.token_budget}.")
         if self.threads < 1:
             raise ArgumentError(f"threads: expected at least 1, got {self.threads}.")
-        check_tokenizer(inputs.tokenizer, inputs.architecture.vocab_size, inputs.model.config)
-        length = sequence_length(inputs.model, self.max_length)
-        excluded = excluded_ids(inputs.tokenizer, self.exclude)
-        return {**dataclasses.asdict(self), "max_length": length, "exclude": excluded}
+        model, arch = inputs.model, inputs.architecture
+        arch.select(None)  # says why, where hidden states cannot be named
+        inputs.cautions += check_tokenizer(inputs.tokenizer, arch.vocab_size, model.config)
+        length = sequence_length(model, self.max_length)
+        padding = probe_padding(model, arch, length)
+        if padding.reaches_text:
+            inputs.cautions.append(
+                "Padding changes the hidden states of the text before it in this model: only texts "
+                "of the same length share a batch."
+            )
+        return {
+            **dataclasses.asdict(self),
+            "max_length": length,
+            "exclude": excluded_ids(inputs.tokenizer, self.exclude),
+            "padding": dataclasses.asdict(padding),
+        }
 
     @staticmethod
     def identity(inputs: Inputs) -> dict[str, Any]:
@@ -184,8 +201,8 @@ class ForwardOptions:
 
 
 def option_names(kind: type[Any]) -> list[str]:
-    """The names of the options of a dataclass."""
-    return [part.name for part in dataclasses.fields(kind)]
+    """The names of what a plan records of a dataclass of options."""
+    return [*(part.name for part in dataclasses.fields(kind)), *getattr(kind, "derived", ())]
 
 
 #: In the order in which they are resolved: a tokenizer may be the model's.
@@ -273,6 +290,7 @@ class Inputs:
         self._result = result
         self._known_files = known_files
         self._kept: dict[str, Any] = {}
+        self.cautions: list[str] = []  # what a reader has to know of what is read
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | None = None, **opened: Any) -> Self:
@@ -349,7 +367,10 @@ class Inputs:
         from outdim.models import load_model
 
         return load_model(
-            self.options["model"], dtype=self.options["dtype"], device=self.resources.device
+            self.options["model"],
+            dtype=self.options["dtype"],
+            device=self.resources.device,
+            part=self.options["part"],
         )
 
     @cached_property

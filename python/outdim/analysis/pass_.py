@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from outdim.analysis.inputs import Inputs
 from outdim.analysis.step import Observer, Progress, add_accounts
 from outdim.corpus import Accounting, Unit
 from outdim.errors import ArgumentError, DataError
-from outdim.models import Point, observe
+from outdim.models import Forward, Point, observe
 from outdim.tokens import Batch, batches, encode_pieces
 
 if TYPE_CHECKING:
@@ -36,8 +35,7 @@ class Pass:
                 "model: expected eval mode, got training mode, in which dropout changes the hidden "
                 "states; call model.eval()."
             )
-        cached = "use_cache" in inspect.signature(model.forward).parameters
-        self._extra = {"use_cache": False} if cached else {}
+        self._forward = Forward(model)
         self._too_many: int | None = None  # ids, padding included, that did not fit
 
     def run(self, steps: Sequence[Observer], unit: Mapping[str, Any], progress: Progress) -> None:
@@ -50,17 +48,30 @@ class Pass:
         inputs, options = self._inputs, self._inputs.options
         account = Accounting()
         documents = inputs.corpus.read(Unit(**unit), account)
+        skipping = inputs.corpus.options.on_error == "skip"
         pieces = encode_pieces(
-            documents, inputs.tokenizer, options["max_length"], exclude=options["exclude"]
+            documents,
+            inputs.tokenizer,
+            options["max_length"],
+            exclude=options["exclude"],
+            vocab_size=inputs.architecture.vocab_size or None,
+            skip=account.skip if skipping else None,
         )
-        pad_id = inputs.tokenizer.pad_token_id or 0
+        padding = options["padding"]
+        in_batches = batches(
+            pieces,
+            options["token_budget"],
+            pad=not padding["reaches_text"],
+            multiple=padding["multiple"],
+            pad_id=inputs.tokenizer.pad_token_id or 0,
+        )
         sink = _Sink(steps, inputs.architecture.points)
         padded = 0
         with (
             torch.inference_mode(),
             observe(inputs.model, sink.points, sink, fused=options["fused"]),
         ):
-            for batch in batches(pieces, options["token_budget"], pad_id=pad_id):
+            for batch in in_batches:
                 inputs.resources.check_stop()
                 self._run(batch, sink)
                 padded += batch.padded
@@ -97,7 +108,7 @@ class Pass:
             batch = batch.to(model.device)
             sink.begin(batch)
             with self._autocast():
-                model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **self._extra)
+                self._forward(batch.input_ids, batch.attention_mask)
         except torch.OutOfMemoryError:
             return False
         return True

@@ -156,6 +156,7 @@ def describe(model: "PreTrainedModel", architecture: "Architecture") -> dict[str
         "sha256": model_sha256(model),
         "family": architecture.family,
         "placement": architecture.placement,
+        "hidden_states": architecture.hidden_states_note,
         "layers": architecture.layers,
         "hidden_size": architecture.hidden_size,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

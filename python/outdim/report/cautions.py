@@ -17,6 +17,6 @@ def cautions(study: Study) -> list[str]:
             f"The package that brings {listing(study.unknown)} is not installed here: its "
             "statistics are shown by their bare names."
         )
-    for step in study.steps:
+    for step in ("inputs", *study.steps):
         said += study.sentences("cautions", step)
     return list(dict.fromkeys(said))

@@ -91,6 +91,8 @@ def about(inputs: Inputs, entries: Sequence[Entry]) -> dict[str, Any]:
             "column": options["column"],
             "files": files,
         }
+    if inputs.cautions:
+        parts["cautions"] = {"inputs": list(dict.fromkeys(inputs.cautions))}
     parts["options"] = {key: value for e in entries for key, value in e.options.items()}
     parts["plan"] = {entry.step: entry.sha256 for entry in entries}
     return parts
