@@ -62,15 +62,9 @@ def layers_in_words(study: Study) -> str:
     """Say which output the number of a layer means; nothing where no layer is spoken of."""
     if not study.statistics:
         return ""
-    last = (
-        ", but the last of those is taken after the final norm"
-        if (study.manifest.get("model") or {}).get("placement") == "pre"
-        else ""
-    )
-    return (
-        "Layer i is the output of block i − 1 (block.0 is the first), Hugging Face's "
-        f"hidden_states[i]{last}; layer 0, “emb”, is the embeddings."
-    )
+    note = (study.manifest.get("model") or {}).get("hidden_states") or ""
+    start = "Layer i is the output of block i − 1 (block.0 is the first); layer 0, “emb”, is the"
+    return f"{start} embeddings. {note}".strip()
 
 
 def write_page(path: Path, template: str, figures: list[Figure], **content: Any) -> Path:
