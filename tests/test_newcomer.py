@@ -182,7 +182,7 @@ class TestResult:
         largest = max(rows_of(alone, "norm_share", "text"), key=lambda row: row["value"])
         assert f"<td>{largest['value']:.3f}</td>" in section
         assert "Share of the largest dimensions, layer by layer" in section
-        assert list((alone / "figures").glob("norm-share_*.svg"))
+        assert list((alone / "figures").glob("norm_share_*.svg"))
         assert "The 3 largest dimensions of a token hold 9" in page
 
     def test_in_memory_it_gives_the_same(self, alone, model, text) -> None:
