@@ -136,7 +136,7 @@ def leaders(texts, within, **options):
 def test_p_is_uniform(within):
     p = leaders(40, within, types=1000, tokens=10_000, buckets=128)
     assert (np.abs(p.mean(0) - 0.5) < 3 * np.sqrt(1 / 12 / 40)).all()
-    assert (kstest(p[:, k], "uniform").pvalue > 1e-3 for k in range(2))
+    assert all(kstest(p[:, k], "uniform").pvalue > 1e-3 for k in range(2))
 
 
 @pytest.mark.slow
@@ -147,5 +147,5 @@ def test_p_is_uniform(within):
 def test_p_is_uniform_in_a_thousand_texts(within, buckets, tokens):
     p = leaders(1000, within, types=2000, tokens=tokens, buckets=buckets)
     for k in range(2):
-        assert 0.03 <= (p[:, k] <= 0.05).mean() <= 0.07
-        assert kstest(p[:, k], "uniform").statistic < 0.06
+        assert 0.025 <= (p[:, k] <= 0.05).mean() <= 0.075
+        assert kstest(p[:, k], "uniform").statistic < 0.12

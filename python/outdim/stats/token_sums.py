@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from outdim.stats.covariates import Covariates
 from outdim.stats.type_units import TypeUnits
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class TokenSums:
@@ -70,6 +73,8 @@ class TokenSums:
 
     def table(self) -> pa.Table:
         """One row a token id, point and dimension: id, point, dim, n and the three sums."""
+        import pyarrow as pa
+
         shape = self.sums.shape
         index = np.indices(shape).reshape(3, -1)
         return pa.table(

@@ -52,7 +52,7 @@ class TypeBuckets:
 
     >>> buckets = TypeBuckets.of_counts(np.array([9, 1, 0, 7, 1, 1]), 4)
     >>> buckets.alone.tolist(), buckets.bucket.tolist()
-    ([0, 3], [0, 2, 3, 1, 2, 2])
+    ([0, 3], [0, 2, 3, 1, 3, 2])
 
     Attributes:
         bucket: Bucket of each id, int64 [V].
