@@ -147,11 +147,11 @@ def test_log_counts_lead_and_raw_counts_stand_beside():
     assert (np.argmax(np.abs(r)), np.argmax(np.abs(raw))) == (3, 5)
     text, everything = (found.results["block.0", name].n for name in ("text", "all"))
     assert found.headline() == [
-        f"The dimension that follows token frequency most closely is 3, at layer 1: r = {r[3]:.2f} "
-        "of |h| with log(1 + token count) (text tokens only). The median dimension there has |r| = "
-        f"{np.median(np.abs(r)):.2f}.",
+        f"The dimension that follows token frequency most closely is 3, at layer 1: r of |h| "
+        f"with log(1 + token count) (text tokens only) is {r[3]:.2f}. The median dimension there "
+        f"has |r| = {np.median(np.abs(r)):.2f}.",
         "With the token count itself, in which a few very frequent tokens weigh most, it is "
-        f"dimension 5, at layer 1: r = {raw[5]:.2f}.",
+        f"dimension 5, at layer 1: r is {raw[5]:.2f}.",
         f"{text} text tokens went into the statistics ({everything} with special tokens).",
     ]
 
@@ -167,7 +167,7 @@ def test_intervals_and_chance_are_in_headline_and_table(monkeypatch):
     monkeypatch.setattr(Correlation, "estimate", with_worth)
     found = correlation()
     r = found.pearson("block.0", "log1p_count")[3]
-    said = f"r = {r:.2f} [{r - 0.1:.2f}, {r + 0.1:.2f}], no more than chance gives (p = 0.500) of"
+    said = f"is {r:.2f} [{r - 0.1:.2f}, {r + 0.1:.2f}], no more than chance gives (p = 0.500)."
     assert said in found.headline()[0]
     rows = found.tables()["stats"].to_pylist()
     row = next(

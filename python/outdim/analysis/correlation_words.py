@@ -58,15 +58,15 @@ def _leading(found: Correlation) -> list[str]:
     median = float(np.nanmedian(np.abs(found.estimate(point, _LEADING).value)))
     sentences = [
         f"The dimension that follows token frequency most closely is {dim}, at "
-        f"{_place(found, point)}: r = {r} of {of.removeprefix('r of ')}. The median dimension "
-        f"there has |r| = {number(median, 2)}."
+        f"{_place(found, point)}: {of} is {r}. The median dimension there has |r| = "
+        f"{number(median, 2)}."
     ]
     sentences += _carried_by(found)
     if strongest := _strongest(found, _BESIDE):
         point, dim, r = strongest
         sentences.append(
             f"With the {COVARIATES[_BESIDE]} itself, in which a few very frequent tokens weigh "
-            f"most, it is dimension {dim}, at {_place(found, point)}: r = {r}."
+            f"most, it is dimension {dim}, at {_place(found, point)}: r is {r}."
         )
     return sentences
 

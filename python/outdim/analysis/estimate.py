@@ -64,15 +64,22 @@ class Estimate:
         >>> Estimate(np.float64(0.47), p=np.float64(0.76)).chance()
         'no more than chance gives (p = 0.760)'
         """
+        more = self.beyond_chance
+        if more is None:
+            return ""
         p = np.nan if self.p is None else float(self.p)
         null = np.nan if self.null is None else float(self.null)
-        if np.isfinite(p):
-            more, why = p <= CHANCE, p_in_words(p)
-        elif np.isfinite(null):
-            more, why = bool(np.abs(self.value) > np.abs(null)), f"which reaches {number(null, 2)}"
-        else:
-            return ""
+        why = p_in_words(p) if np.isfinite(p) else f"which reaches {number(null, 2)}"
         return f"{'more' if more else 'no more'} than chance gives ({why})"
+
+    @property
+    def beyond_chance(self) -> bool | None:
+        """Whether one value is more than chance gives; None where nothing is known of that."""
+        if self.p is not None and np.isfinite(self.p):
+            return bool(self.p <= CHANCE)
+        if self.null is not None and np.isfinite(self.null):
+            return bool(np.abs(self.value) > np.abs(self.null))
+        return None
 
 
 def p_in_words(p: float) -> str:

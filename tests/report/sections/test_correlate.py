@@ -28,10 +28,10 @@ def test_table_orders_by_size_of_r_and_has_raw_counts_beside(planted):
     raw = truth["pearson_abs", "count", "text"]
     for row, r, beside in zip(table.rows, truth[LEADING], raw, strict=True):
         order = np.argsort(-np.abs(r))[:3]
-        assert row[1:4] == [shown(r, dim) for dim in order]
+        assert [cell.text for cell in row[1:4]] == [shown(r, dim) for dim in order]
         assert row[4] == f"{np.median(np.abs(r)):.3f}"
         assert row[5] == f"{np.percentile(np.abs(r), 95):.3f}"
-        assert row[6] == shown(beside, int(np.argmax(np.abs(beside))))
+        assert row[6].text == shown(beside, int(np.argmax(np.abs(beside))))
         assert row[7:] == [f"{r[dim]:.3f}".replace("-", "−") for dim in (7, 41)]
 
 
@@ -94,7 +94,12 @@ def test_intervals_and_chance_are_told(tmp_path):
         "layer 1: r = 0.90 [0.85, 0.95], more than chance gives (p < 0.001)," in found.sentences[0]
     )
     assert "r = 0.10 [0.05, 0.15], no more than chance gives (p = 0.400)," in found.sentences[1]
-    assert found.tables[0].rows[0][1] == "5 (0.90 [0.85, 0.95])"
+    first = found.tables[0].rows[0]
+    assert [(cell.text, cell.marked) for cell in first[1:3]] == [
+        ("5 (0.90)", True),
+        ("0 (0.10)", False),
+    ]
+    assert found.tables[0].caption.endswith("Shaded: more than chance.")
 
 
 def test_without_any_r_there_is_the_default(tmp_path):

@@ -46,14 +46,13 @@ def test_the_largest_r_are_told_with_all_they_are_worth(tmp_path, tables):
         "29",
         "0.50",
         "[0.38, 0.62]",
-        "[0.25, 0.75]",
         "0.63",
         "0.046",
         "0.760",
         "0.001",
-        "<b>0␣w (0.50)  <b>1␣w (0.49)  <b>2␣w (0.48)",
+        "“<b>0␣w” 0.50, “<b>1␣w” 0.49, “<b>2␣w” 0.48",
     ]
-    assert "62 types with equal weight" in table.caption
+    assert "62 of them with equal weight" in table.caption
 
 
 def test_a_directory_without_a_plan_has_a_report(tmp_path, tables):

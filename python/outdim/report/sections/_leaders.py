@@ -4,14 +4,16 @@ from typing import Any
 
 import pyarrow as pa
 
+from outdim.analysis.estimate import p_in_words
 from outdim.analysis.table import COVARIATES
 from outdim.report.section import Table
 from outdim.report.text import token_text
 from outdim.report.views import View, labels
 from outdim.text import number
 
-_SHOWN = 30
+_SHOWN = 12
 _WORDS = 3
+_CHANCES = ("p", "p_all", "p_within")
 
 
 def leaders(table: pa.Table | None, view: View) -> list[Table]:
@@ -27,16 +29,22 @@ def leaders(table: pa.Table | None, view: View) -> list[Table]:
     return [
         Table(
             title="What the largest r are worth",
-            caption=f"r of |h| with {COVARIATES[view.key.covariate]}, the largest of each layer: "
-            "its interval, as words (types), not their occurrences, are what could have been "
-            "others; the same by drawing types anew; p, how often chance gives as large an |r| to "
-            "any dimension of the layer, and to any of all layers; p where types are exchanged "
-            "only with those of like frequency; and the words that carry it, each with r without "
-            f"it. {shown[0]['effective_types']:.0f} types with equal weight would vary as these do."
-            + (f" The first {_SHOWN} of {len(found)}." if len(found) > _SHOWN else ""),
+            caption=f"r of |h| with {COVARIATES[view.key.covariate]}, the largest of each layer. "
+            "Interval: words (types), not their occurrences, are what could have been others; "
+            f"{shown[0]['effective_types']:.0f} of them with equal weight would vary as these do. "
+            "Chance: what the largest |r| of a layer stays below in 95 of 100 exchanges of words. "
+            "p: how often an exchange gives as large an |r| to some dimension of the layer; any "
+            "layer: to one of all layers; like frequency: where words change places only with "
+            "those about as frequent. Carried by: the words without which r changes most, and r "
+            "without each."
+            + (
+                f" The first {_SHOWN} of {len(found)}; leaders.parquet has all."
+                if len(found) > _SHOWN
+                else ""
+            ),
             columns=[
-                *("layer", "dimension", "r", "interval", "drawn anew"),
-                *("chance reaches", "p", "p, all layers", "p, like frequency"),
+                *("layer", "dimension", "r", "interval"),
+                *("chance", "p", "any layer", "like frequency"),
                 "carried by",
             ],
             rows=[
@@ -49,7 +57,7 @@ def leaders(table: pa.Table | None, view: View) -> list[Table]:
 
 def _row(row: dict[str, Any], label: str) -> list[str]:
     words = [
-        f"{token_text(driver['token'])} ({number(driver['r_without'], 2)})"
+        f"“{token_text(driver['token'])}” {number(driver['r_without'], 2)}"
         for driver in row["drivers"][:_WORDS]
     ]
     return [
@@ -57,10 +65,9 @@ def _row(row: dict[str, Any], label: str) -> list[str]:
         str(row["dim"]),
         number(row["r"], 2),
         _interval(row["low"], row["high"]),
-        _interval(row["bootstrap_low"], row["bootstrap_high"]),
         number(row["null"], 2),
-        *(number(row[name], 3) for name in ("p", "p_all", "p_within")),
-        "  ".join(words),
+        *(p_in_words(row[name]).removeprefix("p ").removeprefix("= ") for name in _CHANCES),
+        ", ".join(words),
     ]
 
 

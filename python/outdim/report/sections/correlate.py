@@ -8,7 +8,7 @@ import numpy as np
 from outdim.analysis.table import COVARIATES, PEARSON_ABS, place
 from outdim.report.figures.base import Figure
 from outdim.report.figures.heat_map import heat_map
-from outdim.report.section import Section, Table
+from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
 from outdim.report.sections._leaders import leaders
 from outdim.report.study import Study
@@ -112,7 +112,7 @@ def _share_below(r: Any, dim: int) -> str:
 def _table(view: View, beside: Sequence[View], marked: Sequence[int]) -> Table:
     """The strongest dimensions of each layer, beside what is usual there and the outliers."""
     shown = list(marked[:_SHOWN_OUTLIERS])
-    rows = []
+    rows: list[list[Cell | str]] = []
     for row, label in enumerate(view.labels):
         size = np.abs(view.estimate.value[row])
         finite = size[np.isfinite(size)]
@@ -125,21 +125,21 @@ def _table(view: View, beside: Sequence[View], marked: Sequence[int]) -> Table:
                 *["n/a"] * (_TOP - len(first)),
                 number(float(median)),
                 number(float(high)),
-                *(cell for other in beside for cell in _first(other, row, 1) or ["n/a"]),
+                *(cell for other in beside for cell in _first(other, row, 1) or [Cell("n/a")]),
                 *(number(float(view.estimate.value[row, dim])) for dim in shown),
             ]
         )
     others = [f"first by {COVARIATES[other.key.covariate]}" for other in beside]
     caption = [
         f"By {view.words}: the three dimensions with the largest |r|, as "
-        f"dimension (r{' and its interval' if view.estimate.low is not None else ''}); then |r| of "
-        "the median dimension, and what 5 % of the dimensions exceed",
+        "dimension (r); then |r| of the median dimension, and what 5 % of the dimensions exceed",
         *(f"; the first dimension with the {COVARIATES[o.key.covariate]} instead" for o in beside),
         f"; r of the outlier dimensions {listing(shown)}" if shown else "",
     ]
+    shaded = "" if view.chance is None and view.estimate.p is None else " Shaded: more than chance."
     return Table(
         title="Strongest dimensions by layer",
-        caption=f"{''.join(caption)}.",
+        caption=f"{''.join(caption)}.{shaded}",
         columns=[
             "layer",
             *("first", "second", "third"),
@@ -152,9 +152,16 @@ def _table(view: View, beside: Sequence[View], marked: Sequence[int]) -> Table:
     )
 
 
-def _first(view: View, row: int, number_of: int) -> list[str]:
+def _first(view: View, row: int, number_of: int) -> list[Cell]:
     """The dimensions with the largest |value| at a point, as dimension (value)."""
     estimate = view.estimate
     size = np.abs(estimate.value[row])
     order = np.argsort(-size, kind="stable")[:number_of]  # NaN sorts last
-    return [f"{dim} ({estimate[row, dim].words()})" for dim in order if np.isfinite(size[dim])]
+    return [
+        Cell(
+            f"{dim} ({number(float(estimate.value[row, dim]), 2)})",
+            marked=bool(estimate[row, dim].beyond_chance),
+        )
+        for dim in order
+        if np.isfinite(size[dim])
+    ]
