@@ -12,6 +12,7 @@ import pytest
 from outdim.errors import BackendError
 from outdim.report import summary, write_report
 from outdim.report.page import embedded_json
+from outdim.report.study import read_study
 from report.reading import Page, data_of
 from report.synthetic import Planted, change_manifest, make_run, write_study
 
@@ -62,8 +63,10 @@ def test_a_run_that_has_no_results_yet_says_so(tmp_path):
 def test_layers_are_explained_once(tmp_path):
     make_run(tmp_path / "all")
     make_run(tmp_path / "count", steps=("count",))
-    said = "Layer i is the output of block i − 1 (block.0 is the first), Hugging Face's hidden_stat"
-    assert summary(tmp_path / "all").count(said) == 1
+    model = {**read_study(tmp_path / "all").manifest["model"], "hidden_states": "As hidden_states."}
+    change_manifest(tmp_path / "all", model=model)
+    said = "Layer i is the output of block i − 1 (block.0 is the first); layer 0, “emb”, is the"
+    assert summary(tmp_path / "all").count(f"{said} embeddings. As hidden_states.") == 1
     assert said not in summary(tmp_path / "count")
 
 
