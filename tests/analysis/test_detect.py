@@ -185,3 +185,50 @@ def test_the_null_of_gamma_against_beta_is_for_rules_that_ask_for_both(rule, bet
     assert written["false_positives"]["expected_dims_layers_kept"] is None
     nothing = detect_parameters(gamma, other, permutations=0).to_dict()
     json.dumps(nothing, allow_nan=False)
+
+
+def test_parameters_of_any_kind():
+    rng = np.random.default_rng(0)
+    gamma, beta = rng.normal(1, 0.02, (4, 64)), rng.normal(0, 0.02, (4, 64))
+    gamma[:, 7], beta[:, 7] = 3, -2
+    expected = detect_parameters(gamma, beta)
+    for kind in (np.float32, list, torch.tensor, lambda x: torch.tensor(x).bfloat16()):
+        given = [
+            values.astype(np.float32) if kind is np.float32 else kind(values.tolist())
+            for values in (gamma, beta)
+        ]
+        found = detect_parameters(*given)
+        assert found.dims == expected.dims == (7,)
+        assert found.gamma.dtype == found.gamma_z.dtype == np.float64
+        np.testing.assert_allclose(found.gamma_z[:, 7], expected.gamma_z[:, 7], rtol=0.02)
+    assert detect_parameters(gamma).beta is None
+
+
+def test_values_that_are_not_finite_are_named():
+    gamma, beta = np.ones((3, 8)), np.zeros((3, 8))
+    beta[1, [2, 5]] = np.nan, np.inf
+    with pytest.raises(
+        DataError, match=r"beta: layer 4 \(b\) is NaN or infinite at dimensions \[2, 5\] \(2 of 8\)"
+    ):
+        detect_parameters(gamma, beta, layers=[2, 4, 6], norms=["a", "b", "c"])
+
+
+@pytest.mark.parametrize("rule", ["kovaleva2021", "puccetti2022"])
+def test_a_norm_that_all_layers_share_is_one_layer(rule):
+    """Twelve uses of one norm of noise agree with each other, which says nothing."""
+    model = tiny_model("albert", num_hidden_layers=12)
+    norm = model.encoder.albert_layer_groups[0].albert_layers[0].full_layer_layer_norm
+    generator = torch.Generator().manual_seed(0)
+    for parameter in (norm.weight, norm.bias):
+        parameter.data.normal_(generator=generator)
+    norm.weight.data[:2], norm.bias.data[1:3] = 9.0, 9.0
+    found = detect(model, rule=rule, permutations=2000)
+    assert (found.layers, found.gamma.shape) == ((1,), (1, 32))
+    if rule == "puccetti2022":  # in more than three layers: there is one
+        assert found.dims == ()
+        assert found.false_positives.expected_dims == 0
+    else:
+        over = [int((np.abs(z) > 3).sum()) for z in (found.gamma_z, found.beta_z)]
+        assert (found.dims, over) == ((1,), [2, 2])
+        assert found.false_positives.expected_dims == pytest.approx(2 * 2 / 32, abs=0.03)
+    assert found.note == "12 layers share 1 distinct norm; each counts once, with its first layer."

@@ -1,5 +1,6 @@
 """Token frequencies: arithmetic, storage, published counts, comparison."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,58 @@ class TestStorage:
         import pyarrow as pa
 
         pq.write_table(pa.table({"id": [0]}), tmp_path / "other.parquet")
-        with pytest.raises(DataError, match="are missing"):
+        with pytest.raises(DataError, match="no token counts: the column token is there 0 times"):
             TokenFrequencies.from_parquet(tmp_path / "other.parquet")
+
+    @pytest.mark.parametrize(
+        ("name", "values", "message"),
+        [
+            ("count", [1.5, 2.0, 3.0], "count: expected int64 without nulls, got double with 0"),
+            ("count", [1, None, 3], "count: expected int64 without nulls, got int64 with 1 nulls"),
+            ("count", [1, -2, 3], "count: expected 0 or more, got -2"),
+            ("count", ["1", "2", "3"], "count: expected int64 without nulls, got string"),
+            ("id", [0, 2, 1], "id: expected 0, 1, 2, ... in this order"),
+            ("special", [True, None, False], "special: expected bool without nulls"),
+            ("token", ["a", None, "b"], "token: expected string without nulls"),
+            ("documents", [1, None, 3], "documents: expected int64 without nulls"),
+            ("documents", [1, -1, 3], "documents: expected 0 or more, got -1"),
+        ],
+    )
+    def test_columns_that_are_not_as_they_were_written(
+        self, tmp_path: Path, name: str, values: list[Any], message: str
+    ) -> None:
+        table = frequencies([1, 2, 3]).table()
+        at = table.column_names.index(name)
+        pq.write_table(table.set_column(at, name, [values]), tmp_path / "a.parquet")
+        with pytest.raises(DataError, match=re.escape(message)):
+            TokenFrequencies.from_parquet(tmp_path / "a.parquet")
+
+    def test_a_column_that_is_there_twice_and_broken_notes(self, tmp_path: Path) -> None:
+        table = frequencies([1, 2, 3]).table()
+        twice = table.append_column("count", table["count"])
+        pq.write_table(twice, tmp_path / "a.parquet")
+        with pytest.raises(DataError, match=r"not a readable parquet file \(Multiple"):
+            TokenFrequencies.from_parquet(tmp_path / "a.parquet")
+        for notes in ("{", "[3]", '{"unjoined": 7}'):
+            broken = table.replace_schema_metadata({"outdim": notes})
+            pq.write_table(broken, tmp_path / "a.parquet")
+            with pytest.raises(DataError, match="its notes cannot be read"):
+                TokenFrequencies.from_parquet(tmp_path / "a.parquet")
+
+    def test_one_reader_for_all(self, tmp_path: Path) -> None:
+        tokenizer = build("gpt2")
+        (the,) = tokenizer(" the", add_special_tokens=False)["input_ids"]
+        published = tmp_path / "wiki.json"
+        published.write_text('\ufeff [[" the", 7]]', encoding="utf-8")
+        freq = TokenFrequencies.load(published, tokenizer)
+        assert freq.of(the) == freq.total_tokens == 7
+        freq.to_parquet(tmp_path / "counts.parquet")
+        for path in (tmp_path, tmp_path / "counts.parquet"):
+            assert TokenFrequencies.load(path).counts.tolist() == freq.counts.tolist()
+        with pytest.raises(ArgumentError, match=r"tokenizer: expected one, as .*wiki\.json counts"):
+            TokenFrequencies.load(published)
+        with pytest.raises(DataError, match=r"counts: there is no .*none\.parquet; write one"):
+            TokenFrequencies.load(tmp_path / "none.parquet")
 
 
 class TestCoverage:
@@ -146,6 +197,10 @@ class TestPublishedCounts:
         (tmp_path / "a.json").write_text('{"the": 3}')
         with pytest.raises(DataError, match="expected a JSON list of"):
             TokenFrequencies.from_counts_json(tmp_path / "a.json", build("gpt2"))
+        for pair in ('["a", -1]', '["a", 1.5]', "[3, 1]", '["a", true]', '["a", 1e30]'):
+            (tmp_path / "a.json").write_text(f'[["b", 2], {pair}]')
+            with pytest.raises(DataError, match=r"expected \[string, count\] with a count of 0"):
+                TokenFrequencies.from_counts_json(tmp_path / "a.json", build("gpt2"))
 
 
 class TestComparing:

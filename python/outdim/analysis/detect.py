@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from outdim.analysis.inputs import Inputs, ModelOptions
 from outdim.analysis.step import Json, Progress, Result, Step
@@ -374,8 +374,8 @@ class Detect(Step):
 
 
 def detect_parameters(
-    gamma: Array,
-    beta: Array | None,
+    gamma: ArrayLike,
+    beta: ArrayLike | None = None,
     *,
     layers: Sequence[int] | None = None,
     norms: Sequence[str] = (),
@@ -386,12 +386,18 @@ def detect_parameters(
     seed: int = 0,
     note: str = "",
 ) -> Detection:
-    """`detect` on the parameters themselves: ``gamma`` and ``beta`` [L, D] float64.
+    """`detect` on the parameters themselves, [L, D]: arrays or tensors of any dtype, or lists.
+
+    Each row counts as a layer: give a norm that layers share once.
 
     Raises:
         ArgumentError: Shapes or parameters do not fit.
+        DataError: A value is NaN or infinite.
     """
+    gamma = _float64(gamma)
+    beta = None if beta is None else _float64(beta)
     _check(gamma, beta, rule, k, min_fraction)
+    _check_finite({"gamma": gamma, "beta": beta}, layers, norms)
     depth = len(gamma)
     min_layers = (
         _PUCCETTI_MIN_LAYERS
@@ -437,6 +443,27 @@ def _check(gamma: Array, beta: Array | None, rule: str, k: float, min_fraction: 
         raise ArgumentError(f"k: expected a positive number of standard deviations, got {k}.")
     if not 0 < min_fraction <= 1:
         raise ArgumentError(f"min_fraction: expected a share in (0, 1], got {min_fraction}.")
+
+
+def _float64(parameters: Any) -> Array:
+    if hasattr(parameters, "detach"):  # NumPy has no bfloat16
+        parameters = parameters.detach().double().cpu().numpy()
+    return np.array(parameters, np.float64)
+
+
+def _check_finite(
+    parameters: Mapping[str, Array | None], layers: Sequence[int] | None, norms: Sequence[str]
+) -> None:
+    """Raise DataError for a layer whose z-scores would all be NaN: it would count for nothing."""
+    for name, values in parameters.items():
+        for row, one in enumerate(values if values is not None else ()):
+            if len(bad := np.flatnonzero(~np.isfinite(one))):
+                layer = layers[row] if layers is not None else row + 1
+                of = f" ({norms[row]})" if norms else ""
+                raise DataError(
+                    f"{name}: layer {layer}{of} is NaN or infinite at dimensions "
+                    f"{bad[:5].tolist()} ({len(bad)} of {len(one)}); the checkpoint is damaged"
+                )
 
 
 def _beta_note(beta: Array | None) -> str:

@@ -13,7 +13,7 @@ from outdim.analysis.step import Observer, Progress, add_accounts
 from outdim.corpus import Accounting, Unit
 from outdim.errors import ArgumentError, DataError
 from outdim.models import Forward, Point, observe
-from outdim.tokens import Batch, batches, encode_pieces
+from outdim.tokens import Batch, batches, encode_pieces, padding_id
 
 if TYPE_CHECKING:
     from outdim.ops import MomentsState, StatisticsArgs
@@ -47,15 +47,22 @@ class Pass:
         """
         inputs, options = self._inputs, self._inputs.options
         account = Accounting()
-        documents = inputs.corpus.read(Unit(**unit), account)
         skipping = inputs.corpus.options.on_error == "skip"
+
+        def unencodable(reason: str) -> None:
+            place = f"{unit['path']}: {reason}"
+            if not skipping:
+                raise DataError(f"tokenizer: {place}")
+            account.skip("not encodable", place)
+
+        vocab_size = inputs.architecture.vocab_size or None
         pieces = encode_pieces(
-            documents,
+            inputs.corpus.read(Unit(**unit), account),
             inputs.tokenizer,
             options["max_length"],
             exclude=options["exclude"],
-            vocab_size=inputs.architecture.vocab_size or None,
-            skip=account.skip if skipping else None,
+            vocab_size=vocab_size,
+            skip=unencodable,
         )
         padding = options["padding"]
         in_batches = batches(
@@ -63,7 +70,7 @@ class Pass:
             options["token_budget"],
             pad=not padding["reaches_text"],
             multiple=padding["multiple"],
-            pad_id=inputs.tokenizer.pad_token_id or 0,
+            pad_id=padding_id(inputs.tokenizer, vocab_size),
         )
         sink = _Sink(steps, inputs.architecture.points)
         padded = 0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from outdim.hub import quiet_unless_terminal
 from outdim.models.trace import alone, dummy_inputs
 from outdim.models.unchanged import unchanged
 
@@ -32,13 +32,16 @@ class Forward:
         takes_any = any(one.kind is one.VAR_KEYWORD for one in taken.values())
         self._masked = "attention_mask" in taken or takes_any
         self._extra = {"use_cache": False} if "use_cache" in taken else {}
-        with torch.no_grad(), alone(model), unchanged(model) as changes:
+        quiet = quiet_unless_terminal()  # some models tell that they change, each time
+        with torch.no_grad(), quiet, alone(model), unchanged(model) as changes:
             self._call(**dummy_inputs(model))
         self._changes = changes.found
 
     def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         """What the model gives for ids and mask [B, S]; the mask is left out if it takes none."""
-        with unchanged(self._model) if self._changes else nullcontext():
+        if not self._changes:
+            return self._call(input_ids, attention_mask)
+        with quiet_unless_terminal(), unchanged(self._model):
             return self._call(input_ids, attention_mask)
 
     def _call(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Any:

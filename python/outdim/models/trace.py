@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from outdim.errors import DataError
+from outdim.hub import quiet_unless_terminal
 from outdim.models.points import first_hidden
 from outdim.models.unchanged import unchanged
 
@@ -71,7 +72,13 @@ def trace(model: nn.Module) -> Trace:
         if "use_cache" in inspect.signature(model.forward).parameters:
             asked["use_cache"] = False
         try:
-            with alone(model), recorder.hooks(model), unchanged(model), torch.no_grad():
+            with (
+                quiet_unless_terminal(),
+                alone(model),
+                recorder.hooks(model),
+                unchanged(model),
+                torch.no_grad(),
+            ):
                 output = model(**dummy_inputs(model), **asked)
             break
         except DataError:

@@ -193,7 +193,8 @@ class TokenFrequencies:
         """Read what :meth:`to_parquet` wrote.
 
         Raises:
-            DataError: there is no such file, or it is of another kind.
+            DataError: There is no such file, or it is of another kind, or a column is not as it
+                was written: int64 counts of 0 or more, none missing.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -202,25 +203,57 @@ class TokenFrequencies:
             table = pq.read_table(path)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path}: not a readable parquet file ({error})") from error
-        if missing := {"id", "token", "special", "count"} - set(table.column_names):
-            raise DataError(f"{path}: no token counts: the columns {sorted(missing)} are missing")
-        ids = table["id"].to_numpy()
-        if not np.array_equal(ids, np.arange(len(ids))):
+        for name, kind in _COLUMNS.items():
+            _check_column(table, name, kind, path)
+        if not np.array_equal(table["id"].to_numpy(), np.arange(len(table))):
             raise DataError(f"{path}: id: expected 0, 1, 2, ... in this order")
-        notes = json.loads((table.schema.metadata or {}).get(b"outdim", b"{}"))
-        documents = table["documents"] if "documents" in table.column_names else None
-        raw = tuple(table["bytes"].to_pylist()) if "bytes" in table.column_names else None
+        try:
+            notes = json.loads((table.schema.metadata or {}).get(b"outdim", b"{}"))
+            unjoined = tuple((str(text), int(count)) for text, count in notes.get("unjoined", ()))
+            info = dict(notes.get("info", {}))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"{path}: its notes cannot be read ({error})") from error
+        given = {name: table[name] for name in ("documents", "bytes") if name in table.column_names}
+        kept = {name: column for name, column in given.items() if column.null_count < len(table)}
+        if "documents" in kept:
+            _check_column(table, "documents", "int64", path)
         return cls(
-            counts=table["count"].to_numpy().astype(np.int64),
+            counts=table["count"].to_numpy(),
             special=np.array(table["special"].to_pylist(), bool),
             tokens=tuple(table["token"].to_pylist()),
-            documents=documents.to_numpy()
-            if documents is not None and not documents.null_count
-            else None,
-            raw=raw if raw is not None and any(part is not None for part in raw) else None,
-            unjoined=tuple((text, count) for text, count in notes.get("unjoined", ())),
-            info=notes.get("info", {}),
+            documents=kept["documents"].to_numpy() if "documents" in kept else None,
+            raw=tuple(kept["bytes"].to_pylist()) if "bytes" in kept else None,
+            unjoined=unjoined,
+            info=info,
         )
+
+    @classmethod
+    def load(cls, path: str | Path, tokenizer: Any = None) -> TokenFrequencies:
+        """Read counts from a file of any kind: of a run, as parquet, or published as JSON.
+
+        Args:
+            path: A run directory, a counts.parquet, or a JSON list of [string, count].
+            tokenizer: Whose strings those of a JSON list are.
+
+        Raises:
+            ArgumentError: JSON is given without a tokenizer.
+            DataError: There is no such file, or it holds no counts.
+        """
+        file = Path(path)
+        if file.is_dir():
+            file = file / "counts.parquet"
+        try:
+            with file.open("rb") as opened:
+                beginning = opened.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
+        except OSError as error:
+            raise DataError(
+                f"counts: there is no {file}; write one with `outdim count` ({error.strerror})"
+            ) from error
+        if not beginning.startswith((b"[", b"{")):
+            return cls.from_parquet(file)
+        if tokenizer is None:
+            raise ArgumentError(f"tokenizer: expected one, as {file} counts strings and not ids")
+        return cls.from_counts_json(file, tokenizer)
 
     @classmethod
     def from_counts_json(cls, path: str | Path, tokenizer: Any) -> TokenFrequencies:
@@ -232,10 +265,16 @@ class TokenFrequencies:
         BERT the count 0.
         """
         try:
-            rows = json.loads(Path(path).read_text(encoding="utf-8"))
-            pairs = [(str(text), int(count)) for text, count in rows]
-        except (OSError, ValueError, TypeError) as error:
+            rows = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+            pairs = [(text, count) for text, count in rows]
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise DataError(f"{path}: expected a JSON list of [string, count] ({error})") from error
+        for text, count in pairs:
+            if not isinstance(text, str) or type(count) is not int or not 0 <= count < 1 << 63:
+                raise DataError(
+                    f"{path}: expected [string, count] with a count of 0 or more, got "
+                    f"{json.dumps([text, count])[:80]}"
+                )
         size = vocabulary_size(tokenizer)
         known = sorted(set(tokenizer.get_vocab().values()))
         ids_of: dict[str, list[int]] = defaultdict(list)
@@ -253,6 +292,24 @@ class TokenFrequencies:
         return cls(
             freq.counts, freq.special, freq.tokens, None, freq.raw, tuple(unjoined), freq.info
         )
+
+
+_COLUMNS = {"id": "int64", "token": "string", "special": "bool", "count": "int64"}
+
+
+def _check_column(table: Any, name: str, kind: str, path: str | Path) -> None:
+    """Raise DataError unless a column is there once, of a type, whole, and not negative."""
+    times = table.column_names.count(name)
+    if times != 1:
+        raise DataError(f"{path}: no token counts: the column {name} is there {times} times")
+    column = table[name]
+    if str(column.type) != kind or column.null_count:
+        raise DataError(
+            f"{path}: {name}: expected {kind} without nulls, got {column.type} with "
+            f"{column.null_count} nulls"
+        )
+    if kind == "int64" and len(column) and (least := int(column.to_numpy().min())) < 0:
+        raise DataError(f"{path}: {name}: expected 0 or more, got {least}")
 
 
 def check_frequencies(frequencies: TokenFrequencies, tokenizer: Any) -> None:

@@ -150,10 +150,11 @@ def _unknown_id(inner: Any) -> int | None:
     return found if found is None else int(found)
 
 
-def padding_id(tokenizer: Any, vocab_size: int) -> int:
+def padding_id(tokenizer: Any, vocab_size: int | None = None) -> int:
     """An id for padding: the tokenizer's where the model has it, else 0; nobody looks at it."""
     own = tokenizer.pad_token_id
-    return own if isinstance(own, int) and 0 <= own < vocab_size else 0
+    fits = isinstance(own, int) and (vocab_size is None or 0 <= own < vocab_size)
+    return int(own) if fits else 0
 
 
 def check_tokenizer(tokenizer: Any, vocab_size: int, config: Any = None) -> tuple[str, ...]:
