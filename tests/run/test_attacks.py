@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 from outdim.analysis.count import Count
+from outdim.analysis.inputs import Resources
 from outdim.errors import DataError, OutdimError, ResumeError
 from outdim.run import manifest
 from outdim.run.plan import Study
 from outdim.run.sources import FILES, Sources
 from outdim.run.stop import StopSignal
 from outdim.run.store import StateStore
+from outdim.run.worker import Worker
 from outdim.tables import read_parquet
 from outdim.tokens import TokenFrequencies
 from run_helpers import give, replaced, results
@@ -94,12 +96,6 @@ def test_text_replaced_killed_restored_and_resumed_is_no_mixture(
     text, corpus, count_options, tmp_path, monkeypatch, during
 ):
     undisturbed = results(give("count", text, replaced(count_options, output=tmp_path / "whole")))
-
-    class Killed(BaseException):
-        pass
-
-    def kill():
-        raise Killed
 
     text.rename(tmp_path / "kept")
     text.write_bytes((tmp_path / "kept").read_bytes())
@@ -210,26 +206,13 @@ def test_kept_counts_that_were_altered_are_not_used(corpus, options, tmp_path):
         else:
             kept.write_bytes(broken)
         with pytest.raises(DataError, match="is not what the step 'correlate' was given"):
-            give("detect", (), _detecting(options))  # it knows of no counts, and mends nothing
+            Worker(run, Resources()).compute(["correlate"], 0, lambda tokens: None)
         assert results(give("correlate", corpus, options)) == before
         for path in run.glob("state/correlate/*"):
             path.unlink()
 
 
-def _detecting(options):
-    return replaced(
-        type(options)(model=options.model, output=options.output, permutations=10, device="cpu")
-    )
-
-
 # --- Commands that race.
-
-
-def _command(corpus: Path, options, *extra: str) -> list[str]:
-    return [
-        sys.executable, "-m", "outdim", "count", str(corpus), "--tokenizer", options.tokenizer,
-        "--output", str(options.output), "--shard-bytes", "1024", *extra,
-    ]  # fmt: skip
 
 
 def _count(corpus, options) -> int:
@@ -255,7 +238,9 @@ def test_of_two_commands_in_one_new_directory_exactly_one_wins_fifty_times(
     import multiprocessing
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["outdim.run.execute", "outdim.counting", "outdim.commands.step"])
+    context.set_forkserver_preload(
+        ["outdim.run.execute", "outdim.counting", "outdim.commands.step"]
+    )
     right = {}
     for chars in (0, 60):
         alone = replaced(count_options, output=tmp_path / str(chars), min_chars=chars)

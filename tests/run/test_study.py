@@ -184,7 +184,7 @@ def test_two_steps_that_race_in_one_study_are_both_there(corpus, options):
     threads = [threading.Thread(target=run, args=([name],)) for name in ("correlate", "largest")]
     with pytest.MonkeyPatch.context() as patch:
         # Signals are the main thread's business.
-        patch.setattr(StopSignal, "installed", nullcontext)
+        patch.setattr(StopSignal, "installed", lambda stop: nullcontext(stop))
         for thread in threads:
             thread.start()
         for thread in threads:
