@@ -7,11 +7,19 @@ import os
 import signal
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import docstring_parser
-from jsonargparse import SUPPRESS, ActionYesNo, ArgumentParser, Namespace
+import yaml  # type: ignore[import-untyped]
+from jsonargparse import (
+    SUPPRESS,
+    ActionYesNo,
+    ArgumentParser,
+    Namespace,
+    get_loader,
+    set_loader,
+)
 
 from outdim import __version__
 from outdim.commands import Command, commands
@@ -25,17 +33,20 @@ _EPILOG = (
 )
 
 
+_LOAD_YAML = get_loader("yaml")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    _let_any_name_through()
+    _open_streams()
     arguments = [_underscored(argument) for argument in (sys.argv[1:] if argv is None else argv)]
     known = commands()
     chosen = next((word for word in arguments if not word.startswith("-")), "")
-    command = known[chosen].load() if chosen in known else None
-    parser = _parser({name: listed.about for name, listed in known.items()}, chosen, command)
-    config = parser.parse_args(arguments)  # leaves with exit code 2 and the usage when it cannot
-    assert command is not None
     try:
+        command = known[chosen].load() if chosen in known else None
+        about = {name: listed.about for name, listed in known.items()}
+        config = _parse(_parser(about, chosen, command), command, arguments)
+        assert command is not None
         _print(command.run(_given(command, config[chosen])))
     except Exception as error:
         code, message = _explain(error)
@@ -50,6 +61,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _parse(parser: ArgumentParser, command: Command | None, arguments: Sequence[str]) -> Namespace:
+    """The options; leaves with exit code 2 and the usage where they cannot be understood."""
+    kinds = [kind for kinds in command.options().values() for kind in kinds] if command else []
+    hints = [hint for kind in kinds for hint in typing.get_type_hints(kind).items()]
+    lists = {name for name, hint in hints if _is_list(hint)}
+    set_loader("yaml", lambda text: _listed(_load(text), lists), (yaml.YAMLError,))
+    try:
+        return parser.parse_args(arguments)
+    except UnicodeDecodeError as error:
+        parser.error(f"--config: the file is not UTF-8 ({error})")
+
+
+def _load(text: str) -> Any:
+    try:
+        return _LOAD_YAML(text)
+    except UnicodeEncodeError:  # a name of a file that is not text
+        return text
+
+
+def _listed(value: Any, lists: Collection[str]) -> Any:
+    """In YAML, one value may stand for a list of one, as on the command line."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: [inside]
+        if name in lists and isinstance(inside, str | int)
+        else _listed(inside, lists)
+        for name, inside in value.items()
+    }
+
+
 def _explain(error: Exception) -> tuple[int, str | None]:
     """Exit code and message of an error; no message for one that is a fault of outdim's own."""
     if isinstance(error, Interrupted):
@@ -58,7 +100,6 @@ def _explain(error: Exception) -> tuple[int, str | None]:
     if isinstance(error, OutdimError):
         return error.exit_code, str(error)
     if isinstance(error, BrokenPipeError):  # the reader of stdout left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more
         return 0, ""
     if isinstance(error, MemoryError):
         return OutdimError.exit_code, f"out of memory ({error})"
@@ -68,13 +109,20 @@ def _explain(error: Exception) -> tuple[int, str | None]:
 
 
 def _print(result: Any) -> None:
-    if result is not None:
-        print(result)
-        sys.stdout.flush()  # here, where a reader that left can still be told from an error
+    """Print here, where a reader that left can still be told from an error."""
+    if result is None:
+        return
+    try:
+        print(result, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more when it ends
+        raise
 
 
-def _let_any_name_through() -> None:
-    """Names of files need not be text; messages may quote them."""
+def _open_streams() -> None:
+    """Messages may quote names of files, which need not be text, and a stream may be closed."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - as long as the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=errors)
@@ -118,43 +166,47 @@ def _is_required(field: Any) -> bool:
 
 
 def _add_options(parser: ArgumentParser, kind: type, prefix: str) -> None:
-    """Flags from a dataclass; lists take several words and booleans are --flag, --no_flag."""
+    """Flags from a dataclass; lists take several words and booleans are --flag, --no_flag.
+
+    (`add_class_arguments` would import all that the module of the class imports for its types.)
+    """
+    documented = docstring_parser.parse(kind.__doc__ or "")
+    help_of = {parameter.arg_name: parameter.description for parameter in documented.params}
+    group = parser.add_argument_group((documented.short_description or kind.__name__).rstrip("."))
     types = typing.get_type_hints(kind)
-    documented = docstring_parser.parse(kind.__doc__ or "").params
-    help_of = {parameter.arg_name: parameter.description for parameter in documented}
-    dot = f"{prefix}." if prefix else ""
-    special = {
-        field.name: field
-        for field in dataclasses.fields(kind)
-        if "positional" in field.metadata
-        or types[field.name] is bool
-        or typing.get_origin(_bare(types[field.name])) is list
-    }
-    parser.add_class_arguments(kind, prefix or None, skip=set(special))
-    for name, field in special.items():
+    for field in dataclasses.fields(kind):
+        name, hint = field.name, types[field.name]
         about: dict[str, Any] = {"help": help_of.get(name)}
-        hint = types[name]
         if "positional" in field.metadata:
-            _add_positional(parser, field, hint, about)
-        elif hint is bool:
-            yes_no = ActionYesNo(yes_prefix="", no_prefix="no_")
-            parser.add_argument(f"--{dot}{name}", action=yes_no, default=field.default, **about)
+            _add_positional(group, field, hint, about)
+            continue
+        if _is_required(field):
+            about["required"] = True
+        elif field.default is not dataclasses.MISSING:
+            about["default"] = field.default
+        if hint is bool:
+            about["action"] = ActionYesNo(yes_prefix="", no_prefix="no_")
+        elif _is_list(hint):
+            about |= {"nargs": "*", "type": typing.get_args(_bare(hint))[0]}
         else:
-            (item,) = typing.get_args(_bare(hint))
-            many: dict[str, Any] = {"nargs": "+", "type": item}
-            parser.add_argument(f"--{dot}{name}", **many, **about)
+            about["type"] = hint
+        group.add_argument(f"--{prefix}.{name}" if prefix else f"--{name}", **about)
 
 
-def _add_positional(parser: ArgumentParser, field: Any, hint: Any, about: dict[str, Any]) -> None:
+def _add_positional(group: Any, field: Any, hint: Any, about: dict[str, Any]) -> None:
     metavar = field.metadata["positional"]
-    if typing.get_origin(hint) is list:
+    if _is_list(hint):
         # An empty list as default would hide the one of a config file.
         (item,) = typing.get_args(hint)
-        parser.add_argument(
+        group.add_argument(
             field.name, nargs="*", type=item, default=SUPPRESS, metavar=metavar, **about
         )
     else:
-        parser.add_argument(field.name, type=hint, metavar=metavar, **about)
+        group.add_argument(field.name, type=hint, metavar=metavar, **about)
+
+
+def _is_list(hint: Any) -> bool:
+    return typing.get_origin(_bare(hint)) is list
 
 
 def _bare(hint: Any) -> Any:

@@ -31,7 +31,8 @@ def demo(output: Path | None) -> str:
     from outdim.analysis.detect import DetectOptions
     from outdim.analysis.inputs import ForwardOptions, ModelOptions, TextOptions, TokenizerOptions
     from outdim.report import summary, write_report
-    from outdim.run import Request, execute
+    from outdim.run.execute import execute
+    from outdim.run.request import Request
 
     run = output or Path(f"runs/demo-{time.strftime('%Y%m%d-%H%M%S')}")
     request = Request(

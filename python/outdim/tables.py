@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.parquet as pq
 
+from outdim.errors import DataError
 from outdim.files import write_bytes
 from outdim.text import visible
 
@@ -29,6 +31,19 @@ def csv_bytes(table: pa.Table) -> bytes:
 def write_csv(path: Path, table: pa.Table) -> None:
     """Write `csv_bytes`, whole or not at all."""
     write_bytes(path, csv_bytes(table))
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """Read a table of parquet.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:  # Arrow takes no name that is not text
+            return pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: it is no readable parquet file ({error}).") from error
 
 
 def _is_text(kind: pa.DataType) -> bool:

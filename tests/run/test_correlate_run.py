@@ -14,7 +14,7 @@ from outdim.corpus import open_corpus
 from outdim.counting import count_tokens
 from outdim.errors import ArgumentError, DataError, ResumeError
 from outdim.models import load_model
-from outdim.run import Study
+from outdim.run.plan import Study
 from outdim.tokens import TokenFrequencies, load_tokenizer
 from run_helpers import Options, give, replaced
 
@@ -172,6 +172,7 @@ def test_given_counts_are_used_and_belong_to_the_plan(corpus, options, tmp_path)
         ({"points": ["block.9"]}, ArgumentError, "block.9"),
         ({"per_token": [16]}, ArgumentError, "per-token: expected dimensions 0 to 15"),
         ({"threads": 0}, ArgumentError, "threads"),
+        ({"threads": 1_000_000}, ArgumentError, "threads: expected 1 to 1024"),
         ({"workers": 0}, ArgumentError, "workers"),
         ({"device": "tpu"}, ArgumentError, "device"),
         ({"shard_index": 1}, ArgumentError, "shard-index, shard-count"),

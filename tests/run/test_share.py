@@ -3,8 +3,8 @@
 import pytest
 import torch
 from outdim.errors import ArgumentError, BackendError
-from outdim.run import SpreadOptions, share
-from outdim.run.share import Share, ranks_of
+from outdim.run import share
+from outdim.run.share import Share, SpreadOptions, ranks_of
 
 
 @pytest.mark.parametrize(
@@ -101,3 +101,17 @@ def test_shares_are_ranges_that_cover_every_shard_once(shards, count):
     assert [shard for shard, _ in owned] == list(range(shards))
     assert all(shares[0].owner(shard, shards) == index for shard, index in owned)
     assert ranks_of(shares[0], [shards - 1], shards) == [owned[-1][1]]
+
+
+def test_variables_that_are_no_numbers_are_refused_by_name(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "first")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "")
+    with pytest.raises(ArgumentError, match="LOCAL_RANK: expected a number"):
+        SpreadOptions(device="auto").devices(1, 1)
+    with pytest.raises(ArgumentError, match="LOCAL_WORLD_SIZE: expected a number"):
+        SpreadOptions().counters()
+
+
+def test_a_million_workers_are_refused():
+    with pytest.raises(ArgumentError, match="workers: expected 1 to 1024, got 1000000"):
+        SpreadOptions(device="cpu", workers=1_000_000).check()

@@ -17,16 +17,15 @@ from outdim.analysis.count import Count
 from outdim.analysis.inputs import Resources
 from outdim.commands import step
 from outdim.errors import DataError, Interrupted, PartialRunError, ResumeError
-from outdim.run import Study
+from outdim.run import execute as executing
 from outdim.run import worker as working
+from outdim.run.plan import Study
 from outdim.run.share import Share
 from outdim.run.sources import FILES
 from outdim.run.store import StateStore
 from outdim.run.worker import Worker
 from outdim.tokens import TokenFrequencies, load_tokenizer
 from run_helpers import give, replaced, results
-
-executing = sys.modules["outdim.run.execute"]  # the package has the function of that name
 
 
 def test_a_finished_run_given_again_computes_nothing_and_stays_the_same(

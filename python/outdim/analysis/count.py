@@ -6,18 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import numpy as np
-import pyarrow as pa
-import torch
-
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.step import Json, Progress, Result, TextStep, add_accounts
 from outdim.errors import EmptyCorpusError
 from outdim.text import listing
-from outdim.tokens import TokenFrequencies
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
     from outdim.counting import TokenCounter
+    from outdim.tokens import TokenFrequencies
 
 _TOP = 100
 
@@ -78,7 +77,7 @@ class Counted(Result):
         total = int(ordinary.sum())
         if not total:
             return []
-        top = int(np.sort(ordinary)[::-1][:_TOP].sum())
+        top = sum(sorted(ordinary.tolist(), reverse=True)[:_TOP])
         short = self.read["skipped"].get("short", 0)
         limit = f"shorter than {self.min_chars:,} characters" if self.min_chars else "too short"
         left_out = f" ({short:,} more, {limit}, were left out)" if short else ""
@@ -145,6 +144,8 @@ class Count(TextStep):
 
     def update(self, unit: Mapping[str, Any], progress: Progress) -> Self:
         """Count one unit."""
+        import torch
+
         from outdim.corpus import Unit
 
         counter: TokenCounter = self.inputs.keep("counter", self._counter)
@@ -177,6 +178,8 @@ class Count(TextStep):
         Raises:
             EmptyCorpusError: There was no token in all of the text.
         """
+        from outdim.tokens import TokenFrequencies
+
         inputs = self.inputs
         read = add_accounts(self.account, inputs.corpus.unreadable.as_dict())
         if self._counts is None or not bool(self._counts.any()):

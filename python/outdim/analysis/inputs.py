@@ -13,11 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
-import torch
-
 from outdim.errors import ArgumentError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from outdim.analysis.pass_ import Pass
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 _SHARDS, _MAX_SHARD_BYTES = 256, 1 << 26
 _MIN_SHARD_BYTES = 1 << 18
+_MAX_THREADS = 1024  # more than any machine has cores; libraries abort when they cannot start them
 _MIN_SHARD_BYTES_OF_A_MODEL = 1 << 16  # a model takes longer over a byte
 
 
@@ -175,8 +175,8 @@ class ForwardOptions:
 
         if self.token_budget < 1:
             raise ArgumentError(f"token-budget: expected at least 1, got {self.token_budget}.")
-        if self.threads < 1:
-            raise ArgumentError(f"threads: expected at least 1, got {self.threads}.")
+        if not 1 <= self.threads <= _MAX_THREADS:
+            raise ArgumentError(f"threads: expected 1 to {_MAX_THREADS}, got {self.threads}.")
         model, arch = inputs.model, inputs.architecture
         arch.select(None)  # says why, where hidden states cannot be named
         inputs.cautions += check_tokenizer(inputs.tokenizer, arch.vocab_size, model.config)
@@ -341,6 +341,8 @@ class Inputs:
     @property
     def device(self) -> torch.device:
         """Where hidden states are: that of a model at hand, else what the process may use."""
+        import torch
+
         model = vars(self).get("model")
         return torch.device(self.resources.device) if model is None else model.device
 

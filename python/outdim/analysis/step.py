@@ -22,6 +22,7 @@ from outdim.analysis.inputs import (
     TokenizerOptions,
     option_names,
 )
+from outdim.errors import ArgumentError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -222,6 +223,8 @@ class Observer(TextStep):
         """As `Step.resolve`; ``points`` None becomes the embeddings and every block."""
         recorded = super().resolve(options, inputs)
         chosen = inputs.architecture.select(recorded.get("points"))
+        if not chosen:
+            raise ArgumentError("points: expected at least one, got none.")
         return {
             **recorded,
             "points": [point.name for point in chosen],

@@ -89,13 +89,12 @@ def _recorrelation(run: Path, counts: Path) -> Recorrelation:
 
 
 def _kept_sums(run: Path) -> KeptSums | None:
-    import pyarrow.parquet as pq
-
     from outdim.analysis.recorrelate import KeptSums
     from outdim.run import manifest
     from outdim.run.results import STATS
+    from outdim.tables import read_parquet
 
     if _KEPT not in manifest.read(run)["results"]:
         return None
     paths = (manifest.result_path(run, name) for name in (_KEPT, STATS))
-    return KeptSums.of_tables(*(pq.read_table(path) for path in paths))
+    return KeptSums.of_tables(*map(read_parquet, paths))

@@ -12,7 +12,7 @@ from outdim.analysis.inputs import GROUPS
 from outdim.analysis.registry import step_class, steps
 from outdim.analysis.step import Observer, Step
 from outdim.errors import ArgumentError
-from outdim.run import Request, SpreadOptions, execute
+from outdim.run.share import SpreadOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +81,9 @@ class Analyze:
 def _run(
     command: str, options: dict[str, Any], chosen: Sequence[type[Step]], given: Mapping[type, Any]
 ) -> Path | None:
+    from outdim.run.execute import execute
+    from outdim.run.request import Request
+
     around = {other.name: given[other.Options] for step in chosen for other in _around(step)}
     run = execute(
         Request(

@@ -240,8 +240,9 @@ def _finish(
 ) -> None:
     """Write the results of the steps."""
     run = worker.run
-    found = {name: worker.result(name) for name in names}
-    for name in names:
+    complete = {*names, *_to_mend(worker)}
+    found = {name: worker.result(name) for name in worker.study.entries() if name in complete}
+    for name in found:
         if mixed := worker.store(name).mixed_versions():
             print(
                 f"outdim: the shards of '{name}' were computed by several versions "
@@ -254,3 +255,14 @@ def _finish(
         if rate is not None:  # else every shard was there already: what was measured then stands
             parts |= {"seconds": seconds, "tokens_per_second": rate}
         manifest.update(run, parts)
+
+
+def _to_mend(worker: Worker) -> list[str]:
+    """The complete steps, where a result of any is gone or was altered since it was written."""
+    written = manifest.read(worker.run)["results"]
+    with suppress(DataError):
+        for name in written:
+            manifest.result_path(worker.run, name)
+        if written:
+            return []
+    return [name for name in worker.study.entries() if not worker.store(name).missing()]

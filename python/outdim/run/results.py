@@ -18,6 +18,7 @@ from outdim.errors import DataError
 from outdim.files import naming, replacing, sha256_of, write_json
 from outdim.run import manifest
 from outdim.run.directory import RESULTS_LOCK
+from outdim.tables import read_parquet
 
 STATS = "stats.parquet"
 
@@ -51,8 +52,9 @@ def write_results(run: Path, found: Mapping[str, Result], order: Sequence[str]) 
 
 def write_parquet(path: Path, table: pa.Table) -> str:
     """Write a table, whole or not at all; return the hash of the file."""
-    with replacing(path) as temporary, naming(path):
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+    # Arrow takes no name that is not text, and names no file where the disk is full.
+    with replacing(path) as temporary, naming(path), temporary.open("wb") as file:
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
     return sha256_of(path)
 
 
@@ -72,7 +74,7 @@ def locked(run: Path) -> Iterator[None]:
 def _tidy_rows(run: Path) -> dict[str, pa.Table]:
     """The tidy rows that are there, by step; none where they cannot be trusted."""
     try:
-        table = pq.read_table(manifest.result_path(run, STATS))
+        table = read_parquet(manifest.result_path(run, STATS))
     except DataError:
         return {}
     column = table["step"]

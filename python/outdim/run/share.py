@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from outdim.errors import ArgumentError, BackendError
 from outdim.machine import usable_cores
 
+if TYPE_CHECKING:
+    import torch
+
 _MIN_MEMORY = 1 << 20
+_MAX_WORKERS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,10 @@ class SpreadOptions:
 
     def check(self) -> None:
         """Raise ArgumentError for a value out of range, BackendError for a device not there."""
-        if self.workers is not None and self.workers < 1:
-            raise ArgumentError(f"workers: expected at least 1, got {self.workers}.")
+        import torch
+
+        if self.workers is not None and not 1 <= self.workers <= _MAX_WORKERS:
+            raise ArgumentError(f"workers: expected 1 to {_MAX_WORKERS}, got {self.workers}.")
         if self.memory < _MIN_MEMORY:
             raise ArgumentError(f"memory: expected at least 1 MiB (1048576), got {self.memory}.")
         kind = _device(self.device)
@@ -68,14 +72,16 @@ class SpreadOptions:
         process per core, as many as have room for three times the model. With Ray this process only
         merges, and the cluster's devices are not its own.
         """
+        import torch
+
         if self.engine == "ray":
             return ["cpu"]
         gpus = torch.cuda.device_count() if self.device in ("auto", "cuda") else 0
-        rank = os.environ.get("LOCAL_RANK")
+        rank = _number("LOCAL_RANK")
         if self.device not in ("auto", "cpu") and not gpus:
             return [self.device] * (1 if rank is not None else self.workers or 1)
         if rank is not None:
-            return [f"cuda:{int(rank) % gpus}" if gpus else "cpu"]
+            return [f"cuda:{rank % gpus}" if gpus else "cpu"]
         if gpus:
             return [f"cuda:{index % gpus}" for index in range(self.workers or gpus)]
         cores = max(1, usable_cores() // threads)
@@ -84,7 +90,7 @@ class SpreadOptions:
 
     def counters(self) -> int:
         """Threads that count: ``workers``, or all cores, divided among local ranks of torchrun."""
-        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        ranks = _number("LOCAL_WORLD_SIZE") or 1
         return self.workers or max(1, usable_cores() // ranks)
 
 
@@ -144,7 +150,17 @@ def ranks_of(share: Share, missing: Sequence[int], shards: int) -> list[int]:
     return sorted({share.owner(shard, shards) for shard in missing})
 
 
+def _number(variable: str) -> int | None:
+    """The value of an environment variable that torchrun sets; None where it is not set."""
+    text = os.environ.get(variable)
+    if text is not None and not text.isdecimal():
+        raise ArgumentError(f"{variable}: expected a number, as torchrun sets it, got {text!r}.")
+    return None if text is None else int(text)
+
+
 def _device(device: str) -> torch.device:
+    import torch
+
     try:
         found = torch.device("cpu" if device == "auto" else device)
     except RuntimeError:

@@ -200,7 +200,8 @@ class TokenFrequencies:
         import pyarrow.parquet as pq
 
         try:
-            table = pq.read_table(path)
+            with Path(path).open("rb") as file:  # Arrow takes no name that is not text
+                table = pq.read_table(file)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path}: not a readable parquet file ({error})") from error
         for name, kind in _COLUMNS.items():
