@@ -217,7 +217,7 @@ class TestStudy:
         self, alone, common, tmp_path, monkeypatch
     ) -> None:
         study = tmp_path / "study"
-        run("correlate", *common, "--workers", 1, "--rank", 3, "--output", study)
+        run("correlate", *common, "--workers", 1, "--types", 0, "--output", study)
         before = step_rows(study, "correlate")
         states = {path: path.stat().st_mtime_ns for path in study.glob("state/*/*")}
         forwards = count_forwards(monkeypatch)
