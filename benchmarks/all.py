@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
-_NAMES = ("layer_norm", "moments", "rank_histogram", "pipeline")
+_NAMES = ("moments", "layer_norm", "rank_histogram", "forward", "pipeline")
 
 
 def main() -> None:
