@@ -12,7 +12,15 @@ import time
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
-_NAMES = ("layer_norm", "moments", "rank_histogram", "segment_sums", "types", "pipeline")
+_NAMES = (
+    "moments",
+    "layer_norm",
+    "rank_histogram",
+    "segment_sums",
+    "types",
+    "forward",
+    "pipeline",
+)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Pearson's r of every dimension with token frequency: torch, torchmetrics, NumPy, SciPy, outdim.
 
-Of hidden states in memory, and of the output of a LayerNorm from one pass.
+First the case that `outdim correlate` has; then, with one covariate and nothing else, of hidden
+states in memory and of the output of a LayerNorm from one pass.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import replace
 import common
 import numpy as np
 import torch
+from outdim.bench.correlate import correlate_case
 from outdim.bench.inputs import Inputs, check_r
 from outdim.bench.moments import fused_case, moments_case
 from outdim.bench.timing import Case, Variant
@@ -23,7 +25,7 @@ def cases(inputs: Inputs, threads: int) -> list[Case]:
     alone = moments_case(inputs, threads)
     if threads == 1 and inputs.hidden.dtype == torch.float32:  # all else costs them minutes more
         alone = replace(alone, variants=[*alone.variants, *_libraries(inputs)])
-    return [alone, fused_case(inputs, threads)]
+    return [correlate_case(inputs, threads), alone, fused_case(inputs, threads)]
 
 
 def _libraries(inputs: Inputs) -> list[Variant]:

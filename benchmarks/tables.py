@@ -122,13 +122,28 @@ def _pipeline(rows: Sequence[Row]) -> Iterator[str]:
             "median of rounds": lambda row: f"{row['median_overhead']:.1%}",
         },
         "whole_run": {
-            "text to r, BERT-base": lambda row: row["variant"],
+            "text to r, MiniLM": lambda row: row["variant"],
             "threads": lambda row: str(row["threads"]),
             "tokens": lambda row: str(row["tokens"]),
             "with padding": lambda row: str(row["padded_cells"] or ""),
             "tokens/s": lambda row: f"{row['tokens_per_s']:.0f}",
             "times outdim": lambda row: number(row["times_ours"]),
             "difference of r": lambda row: f"{row['difference_r']:.0e}",
+        },
+        "start_up": {
+            "once a run, MiniLM": lambda row: row["variant"],
+            "ms": lambda row: number(row["min_ms"]),
+        },
+        "forward": {
+            "one batch, BERT-base": lambda row: row["variant"],
+            "device": lambda row: row["device"],
+            "dtype": lambda row: row["dtype"],
+            "tokens": lambda row: str(row["tokens"]),
+            "ms": lambda row: f"{number(row['median_ms'])} ({number(row['min_ms'])})",
+            "overhead, of minima": lambda row: f"{row['overhead']:.1%}",
+            "host, us a point": lambda row: (
+                number(row["host_us_a_point"]) if row["host_us_a_point"] else ""
+            ),
         },
         "peak_memory": {
             "small model": lambda row: row["variant"],

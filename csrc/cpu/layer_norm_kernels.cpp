@@ -146,6 +146,7 @@ OUTDIM_INLINE Group table_group(const float* from, int64_t count) {
 /// Rows to prefetch while one is written.
 struct Coming {
   const char* x;
+  const char* residual;  // null where there is none
   const char* y;
 };
 
@@ -182,6 +183,7 @@ OUTDIM_INLINE void write_row(const char* x, char* y, char* copy, const LayerNorm
         const int64_t at = column * kItemSize<T>;
         for (int byte = 0; byte < kGroup * kItemSize<T>; byte += 64) {
           __builtin_prefetch(coming.x + at + byte, 0, 3);
+          if (coming.residual != nullptr) __builtin_prefetch(coming.residual + at + byte, 0, 3);
           if (!panel.stream) __builtin_prefetch(coming.y + at + byte, 1, 3);
         }
         const Stored<T> stored = normalised(load_group<T>(x + at), column);
@@ -225,14 +227,16 @@ void write_rows(const LayerNormPanel& panel) {
     const int64_t variant = panel.variant != nullptr ? panel.variant[row] : 0;
     char* copy = panel.copy != nullptr ? panel.copy + row * panel.copy_stride : nullptr;
     const int64_t left = panel.n - 1 - row;
+    const int64_t ahead = row + (left < kRowsAhead ? left : kRowsAhead);
     const Coming coming = {
-        panel.x + (row + (left < kRowsAhead ? left : kRowsAhead)) * panel.x_stride,
+        panel.x + ahead * panel.x_stride,
+        panel.residual != nullptr ? panel.residual + ahead * panel.residual_stride : nullptr,
         panel.y + (row + (left < 1 ? left : 1)) * panel.y_stride};
     char* y = panel.y + row * panel.y_stride;
     write_row<T, kEdit>(x, y, copy, panel, scale, variant, coming);
     for (int64_t each = 1; each < panel.each; ++each) {
       y += panel.each_stride;
-      write_row<T, kEdit>(x, y, nullptr, panel, scale, each, {x, y});
+      write_row<T, kEdit>(x, y, nullptr, panel, scale, each, {x, nullptr, y});
     }
   }
   if (panel.stream) stream_fence();

@@ -14,11 +14,15 @@ namespace {
 
 // Columns finished at a time: their means stay in the L1 cache.
 constexpr int64_t kColumns = 256;
+// So few rows of a group in a panel are copied aside until a panel of them is there: a visit reads
+// and writes all sums of the group, as many bytes as 32 rows have.
+constexpr int64_t kFewRows = 6;
 
 }  // namespace
 
 MomentsBlock::MomentsBlock(const MomentsPlan& plan)
     : plan_(plan),
+      row_bytes_(plan.d * item_size(plan.dtype)),
       sum_rows_(kSumRows + 2 * plan.covariates_padded + (plan.args.shape ? kShapeSums : 0)),
       groups_(plan.args.groups),
       sums_(plan.args.groups * sum_rows_ * plan.padded),
@@ -32,7 +36,7 @@ MomentsBlock::MomentsBlock(const MomentsPlan& plan)
 void MomentsBlock::begin() {
   const auto covariates = static_cast<size_t>(plan_.args.covariates());
   for (Group& group : groups_) {
-    group.n = 0;
+    group.n = group.kept = 0;
     group.pivot.assign(covariates, 0.0);
     group.sum.assign(covariates, 0.0);
     group.square.assign(covariates, 0.0);
@@ -51,14 +55,41 @@ void MomentsBlock::add(int64_t first, int64_t count, const PanelRows& rows) {
 
 void MomentsBlock::add_group(int group, const PanelRows& rows, int64_t first, int64_t count) {
   const uint8_t* selection = plan_.args.group;
-  MomentsPanel panel;
+  int64_t found = 0;
   for (int64_t row = 0; row < count; ++row) {
     if (selection != nullptr && selection[first + row] != group + 1) continue;
-    rows_[panel.count] = rows.data + row * rows.stride;
-    selected_[panel.count++] = first + row;
+    rows_[found] = rows.data + row * rows.stride;
+    selected_[found++] = first + row;
   }
-  if (panel.count == 0) return;
+  if (found == 0) return;
+  Group& state = groups_[group];
+  if (found > kFewRows) {
+    accumulate(group, found, rows);
+    return;
+  }
+  if (state.kept_rows.data() == nullptr) state.kept_rows = Buffer<char>(kMaxPanelRows * row_bytes_);
+  for (int64_t i = 0; i < found; ++i) {
+    std::memcpy(state.kept_rows.data() + state.kept * row_bytes_, rows_[i], row_bytes_);
+    state.kept_index[state.kept++] = selected_[i];
+  }
+  // The next ones may be as many again.
+  if (state.kept + kFewRows > kMaxPanelRows) add_kept(group);
+}
 
+void MomentsBlock::add_kept(int group) {
+  Group& state = groups_[group];
+  if (state.kept == 0) return;
+  for (int64_t i = 0; i < state.kept; ++i) {
+    rows_[i] = state.kept_rows.data() + i * row_bytes_;
+    selected_[i] = state.kept_index[i];
+  }
+  accumulate(group, state.kept, {});
+  state.kept = 0;
+}
+
+void MomentsBlock::accumulate(int group, int64_t count, const PanelRows& next) {
+  MomentsPanel panel;
+  panel.count = count;
   Group& state = groups_[group];
   float* pivot = floats(group);
   const auto dtype = static_cast<int>(plan_.dtype);
@@ -91,9 +122,9 @@ void MomentsBlock::add_group(int group, const PanelRows& rows, int64_t first, in
   panel.tau = static_cast<float>(plan_.args.tau);
   if (panel.tau < plan_.args.tau)
     panel.tau = std::nextafter(panel.tau, std::numeric_limits<float>::infinity());
-  panel.next = rows.next;
-  panel.next_rows = rows.next_rows;
-  panel.next_stride = rows.next_stride;
+  panel.next = next.next;
+  panel.next_rows = next.next_rows;
+  panel.next_stride = next.next_stride;
   plan_.kernels.accumulate[dtype][plan_.args.exact ? 1 : 0](panel);
 }
 
@@ -116,6 +147,7 @@ void MomentsBlock::load_covariates(Group& state, int64_t count) {
 }
 
 void MomentsBlock::finish(MomentsPartials& partials, int64_t block) {
+  for (int group = 0; group < plan_.args.groups; ++group) add_kept(group);
   for (int group = 0; group < plan_.args.groups; ++group)
     finish_group(group, partials.head(block, group), partials.body(block, group));
 }

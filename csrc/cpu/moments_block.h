@@ -95,12 +95,18 @@ class MomentsBlock {
  private:
   struct Group {
     int64_t n = 0;
+    int64_t kept = 0;        // rows of few a panel, that wait for more
+    Buffer<char> kept_rows;  // [kMaxPanelRows, row_bytes_], once there are some
+    int64_t kept_index[kMaxPanelRows];
     std::vector<double> pivot;  // of the covariates
     std::vector<double> sum;    // of their deviations
     std::vector<double> square;
   };
 
   void add_group(int group, const PanelRows& rows, int64_t first, int64_t count);
+  void add_kept(int group);
+  /// Adds the rows rows_[0 .. count) of the call's rows selected_[0 .. count).
+  void accumulate(int group, int64_t count, const PanelRows& next);
   void load_covariates(Group& state, int64_t count);
   void finish_group(int group, double* head, double* body);
   void finish_columns(int group, const Body& out, int64_t from, int64_t count);
@@ -108,6 +114,7 @@ class MomentsBlock {
   float* floats(int group) { return floats_.data() + group * 3 * plan_.padded; }
 
   const MomentsPlan& plan_;
+  int64_t row_bytes_;
   int64_t sum_rows_;
   std::vector<Group> groups_;
   Buffer<double> sums_;   // [groups, sum_rows_, padded]: base and covariates, then shape

@@ -123,6 +123,10 @@ void MomentsPartials::merge_group(int group, int threads) {
   const Step last = merge_head(covariates, head, these.data());
 
   const int64_t size = plan_.body * plan_.d;
+  if (last.kind == Step::kKeep && before) {  // no row of this group, as is usual for rare ones
+    std::copy_n(args.before_body + group * size, size, args.body + group * size);
+    return;
+  }
   const Body to{args.body + group * size, plan_.d, covariates};
   const int64_t chunks = (plan_.padded + kColumns - 1) / kColumns;
   run_tasks(chunks, threads, [&](TaskQueue& queue) {
@@ -139,19 +143,22 @@ void MomentsPartials::merge_group(int group, int threads) {
       }
       // Columns of a group stay together in layout order, so natural columns of this chunk come
       // from it alone.
-      const int64_t end = std::min(plan_.d, from + count);
-      const auto each_column = [&](auto use) {
-        for (int64_t j = from; j < end; ++j)
-          use(j, layout_position(plan_.dtype, plan_.kernels.width, j) - from);
-      };
+      const int64_t real = std::min(plan_.d, from + count) - from;
+      int64_t at[kColumns];
+      for (int64_t j = 0; j < real; ++j)
+        at[j] = layout_position(plan_.dtype, plan_.kernels.width, from + j) - from;
       clear_columns(args.shape, total);
       for (int64_t r = 0; before && r < plan_.body; ++r) {
-        const double* row = args.before_body + group * size + r * plan_.d;
-        each_column([&](int64_t j, int64_t at) { total.row(r)[at] = row[j]; });
+        const double* row = args.before_body + group * size + r * plan_.d + from;
+        double* to_row = total.row(r);
+        for (int64_t j = 0; j < real; ++j) to_row[at[j]] = row[j];
       }
       merge_columns(last, args.shape, total, sum, count);
-      for (int64_t r = 0; r < plan_.body; ++r)
-        each_column([&](int64_t j, int64_t at) { to.row(r)[j] = total.row(r)[at]; });
+      for (int64_t r = 0; r < plan_.body; ++r) {
+        const double* row = total.row(r);
+        double* to_row = to.row(r) + from;
+        for (int64_t j = 0; j < real; ++j) to_row[j] = row[at[j]];
+      }
     }
   });
 }

@@ -33,6 +33,9 @@ _OPTIONAL = {
 }
 
 
+_WORTH_IT = 1.3  # of the whole model less remains: norms, softmax, statistics
+
+
 def examine() -> str:
     """A report for people: one line a fact, an arrow where something can be done."""
     lines = [f"outdim {__version__}, Python {platform.python_version()}, {platform.platform()}"]
@@ -63,6 +66,17 @@ def _cpu() -> Iterator[str]:
 
     yield f"instruction set {core.isa()} (this processor can run: {', '.join(core.isas())})"
     yield f"{torch.get_num_threads()} of {os.cpu_count()} cores, threads: {core.threading()}"
+    yield from _precision("cpu")
+
+
+def _precision(device: str) -> Iterator[str]:
+    """What bfloat16 is worth to a model there: nearly all of a run is the model."""
+    from outdim.bench.precision import bfloat16_speedup
+
+    speedup = bfloat16_speedup(device)
+    yield f"matrix products in bfloat16 are {speedup:.1f} times as fast as in float32"
+    if speedup >= _WORTH_IT:
+        yield "-> models run faster with --dtype bfloat16; docs/performance.md says what r loses"
 
 
 def _cuda() -> Iterator[str]:
@@ -80,6 +94,8 @@ def _cuda() -> Iterator[str]:
             yield "-> nvcc is on PATH; in the sources: OUTDIM_CUDA=ON pip install ."
     else:
         yield ", ".join(f"{key} {value}" for key, value in info.items() if value not in ("", None))
+        if torch.cuda.is_available():
+            yield from _precision("cuda")
         if not info["device_count"]:
             yield "no usable GPU: the kernels are built and will serve where there is one"
     if torch.version.cuda is None:

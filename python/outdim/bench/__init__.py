@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from outdim.bench.correlate import correlate_case
 from outdim.bench.inputs import make_inputs
 from outdim.bench.layer_norm import layer_norm_case
 from outdim.bench.machine import machine
@@ -28,7 +29,7 @@ _ROUNDS = 7
 
 
 def main(device: str = "cpu", json: str | None = None) -> None:
-    """Measure LayerNorm, moments and the two fused, and print a table of each.
+    """Measure what a run does, then LayerNorm, moments and the two fused; print a table of each.
 
     Args:
         device: "cpu" or "cuda".
@@ -48,11 +49,11 @@ def main(device: str = "cpu", json: str | None = None) -> None:
 
 
 def short(device: str, N: int, D: int, rounds: int) -> list[Row]:
-    """Measure and print the three operations in float32 and bfloat16, with torch's threads."""
+    """Measure and print the operations in float32 and bfloat16, with torch's threads."""
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
         inputs = make_inputs(N, D, dtype, device)
-        for build in (layer_norm_case, moments_case, fused_case):
+        for build in (correlate_case, layer_norm_case, moments_case, fused_case):
             rows += measure_and_print(build(inputs, torch.get_num_threads()), rounds)
     return rows
 

@@ -72,16 +72,6 @@ def arguments(inputs: Inputs, accum: Accumulate) -> StatisticsArgs:
     return StatisticsArgs(ids=inputs.ids, table=inputs.table, accum=accum, shape=False)
 
 
-def everything(inputs: Inputs) -> StatisticsArgs:
-    """What `outdim correlate` takes: four covariates, shape statistics, special tokens apart."""
-    n = len(inputs.ids)
-    counts = inputs.table.expm1()
-    position = (torch.arange(n, device=counts.device) % 128)[None]
-    group = torch.where(position[0] % 127 == 0, 2, 1).to(torch.uint8)
-    table = torch.cat([inputs.table, counts, counts.sqrt()])
-    return StatisticsArgs(inputs.ids, table, position.double(), group, groups=2)
-
-
 def moments_in_cache(inputs: Inputs, threads: int, accum: Accumulate) -> tuple[InCache, ...]:
     """The kernel on one row, as often as there are rows."""
     if threads > 1 or inputs.hidden.is_cuda:
@@ -112,7 +102,6 @@ def moments_case(inputs: Inputs, threads: int) -> Case:
         return moments_in_cache(inputs, threads, accum)
 
     f64, f32 = torch.float64, torch.float32
-    whole = everything(inputs)
     variants = [
         variant("torch float64 sums", partial(by_sums, sums, f64), _EXACT * 10),
         variant("torch float64 gemm", partial(by_sums, gemm_sums, f64), _EXACT * 10),
@@ -128,9 +117,6 @@ def moments_case(inputs: Inputs, threads: int) -> Case:
             "outdim exact", partial(ours, "exact"), _EXACT, role="ours", in_cache=parts("exact")
         ),
         variant("outdim fast", partial(ours, "fast"), _FAST, in_cache=parts("fast")),
-        Variant(
-            "outdim exact, everything on", lambda: moments(hidden, **vars(whole)), lambda _: {}
-        ),
     ]
     moved = hidden.numel() * hidden.element_size() + _covariate_bytes(inputs)
     return Case("moments", hidden, threads, moved, "read", variants)

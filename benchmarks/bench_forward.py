@@ -1,0 +1,176 @@
+"""What the statistics of `correlate` cost beside a forward of BERT-base, on a CPU or a GPU.
+
+Everything that `correlate` takes at the embeddings and every block: four covariates, shape, three
+groups of tokens, resident states; fused and by hooks, beside the model alone, in turn. The host's
+time of the statistics is what `begin`, the sink and `commit` take without their kernels' work: on a
+GPU, where kernels run meanwhile, the whole of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+import torch
+from outdim.bench import Row, check_device, write
+from outdim.models import architecture, observe
+from outdim.stats import Covariates
+from outdim.stats.point_moments import PointMoments
+from transformers import BertConfig, BertModel
+
+_SEQUENCE = 128
+_SMALL = {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2}
+
+
+class Sink:
+    """Hands points to resident moments, as the analysis does, and keeps the host's time."""
+
+    def __init__(self, points: Any, ids: torch.Tensor) -> None:
+        counts = torch.bincount(ids.cpu().reshape(-1), minlength=30522).double()
+        table = torch.stack([counts, counts.log1p(), counts.argsort().argsort().double()])
+        covariates = Covariates(table, ("count", "log1p_count", "mid_rank"), ("position",))
+        names = [point.name for point in points]
+        groups = ("text", "special", "first")
+        self.moments = PointMoments(names, groups, covariates, device=ids.device)
+        self.ids = ids.reshape(-1)
+        position = torch.arange(_SEQUENCE, device=ids.device).expand(ids.shape).reshape(1, -1)
+        self.position = position.double()
+        edge = (position[0] == 0) | (position[0] == _SEQUENCE - 1)
+        self.group = torch.where(edge, 2, 1).to(torch.uint8)
+        self.taken: set[str] = set()
+        self.host_s = 0.0
+
+    def begin(self) -> None:
+        """Look the covariates up."""
+        start = time.perf_counter()
+        self.taken.clear()
+        self.moments.begin(self.ids, self.group, self.position)
+        self.host_s += time.perf_counter() - start
+
+    def arguments(self, point: Any) -> Any:
+        """Say what a norm is to take."""
+        return self.moments.arguments(point.name)
+
+    def absorb(self, point: Any, state: Any) -> None:
+        """Keep what it took."""
+        self.moments.absorb(point.name, state)
+        self.taken.add(point.name)
+
+    def __call__(self, point: Any, hidden: torch.Tensor) -> None:
+        """Take the moments where no norm did."""
+        start = time.perf_counter()
+        if point.name not in self.taken:
+            self.moments.add(point.name, hidden)
+        self.host_s += time.perf_counter() - start
+
+    def commit(self) -> None:
+        """Let the forward count."""
+        start = time.perf_counter()
+        self.moments.commit()
+        self.host_s += time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--quick", action="store_true", help="a small model: to try this out")
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--rounds", type=int, default=12)
+    chosen = parser.parse_args()
+    check_device(chosen.device)
+    rows: list[Row] = []
+    for dtype in (torch.float32, torch.bfloat16):
+        for row in overhead(chosen, dtype):
+            rows.append(row)
+            print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+    if chosen.json is not None:
+        write(chosen.json, "forward", rows, common.describe(chosen.device))
+
+
+def overhead(chosen: argparse.Namespace, dtype: torch.dtype) -> Iterator[Row]:
+    """Times of one batch, in turn; ratios are of the minima."""
+    torch.manual_seed(0)
+    config = BertConfig(**(_SMALL if chosen.quick else {}))
+    model = BertModel(config, add_pooling_layer=False).eval().to(chosen.device, dtype)
+    shape = (max(1, chosen.tokens // _SEQUENCE), _SEQUENCE)
+    zipf = (np.random.default_rng(0).zipf(1.3, shape) - 1) % config.vocab_size
+    ids = torch.from_numpy(zipf).to(chosen.device)
+    points = architecture(model).select(None)
+    sinks = {name: Sink(points, ids) for name in ("fused", "hooks")}
+    ways: dict[str, tuple[Any, Any]] = {"model alone": (nullcontext, None)}
+    for name, sink in sinks.items():
+        ways[name] = (
+            lambda sink=sink, name=name: observe(model, points, sink, fused=name == "fused"),
+            sink,
+        )
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    order = random.Random(0)
+    with torch.inference_mode():
+        for round_ in range(1 + chosen.rounds):  # the first warms up
+            if round_ == 1:
+                for sink in sinks.values():
+                    sink.host_s = 0.0
+            for name in order.sample(list(ways), len(ways)):
+                context, sink = ways[name]
+                with context():
+                    times[name].append(_timed(lambda sink=sink: _step(model, ids, sink)))
+    _verify(*sinks.values())
+    alone = min(times["model alone"][1:])
+    for name, taken in times.items():
+        sink = sinks.get(name)
+        calls = chosen.rounds * len(points)
+        host = 1e6 * sink.host_s / calls if sink is not None and chosen.device == "cuda" else None
+        yield {
+            "op": "forward",
+            "variant": name,
+            "device": chosen.device,
+            "dtype": str(dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "tokens": ids.numel(),
+            "points": len(points),
+            "D": config.hidden_size,
+            "median_ms": 1e3 * float(np.median(taken[1:])),
+            "min_ms": 1e3 * min(taken[1:]),
+            "overhead": min(taken[1:]) / alone - 1,
+            "host_us_a_point": host,
+        }
+
+
+def _step(model: Any, ids: torch.Tensor, sink: Sink | None) -> None:
+    if sink is not None:
+        sink.begin()
+    model(input_ids=ids)
+    if sink is not None:
+        sink.commit()
+
+
+def _timed(run: Callable[[], None]) -> float:
+    """Seconds of one batch until the device is done."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
+    wait()
+    start = time.perf_counter()
+    run()
+    wait()
+    return time.perf_counter() - start
+
+
+def _verify(fused: Sink, hooks: Sink) -> None:
+    """The two ways found the same r: within what rounding of the norms may do."""
+    for point in fused.moments.points:
+        r = [
+            sink.moments.moments(point, ["text"]).compute().pearson("log1p_count")
+            for sink in (fused, hooks)
+        ]
+        torch.testing.assert_close(*r, rtol=0, atol=0.05, equal_nan=True)
+
+
+if __name__ == "__main__":
+    main()
