@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from outdim import cli
+from outdim import cli, manifest
 from outdim.commands import step
-from outdim.run import manifest
 from outdim.run.plan import Study
 
 

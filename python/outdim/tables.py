@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -12,6 +13,8 @@ import pyarrow.parquet as pq
 from outdim.errors import DataError
 from outdim.files import write_bytes
 from outdim.text import visible
+
+PARQUET: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the start of one
 
@@ -31,6 +34,13 @@ def csv_bytes(table: pa.Table) -> bytes:
 def write_csv(path: Path, table: pa.Table) -> None:
     """Write `csv_bytes`, whole or not at all."""
     write_bytes(path, csv_bytes(table))
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """The table as parquet, with checksums of its pages."""
+    buffer = BytesIO()
+    pq.write_table(table, buffer, **PARQUET)
+    return buffer.getvalue()
 
 
 def read_parquet(path: Path) -> pa.Table:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from outdim import manifest
 from outdim.analysis.count import Counted
 from outdim.analysis.detect import detect_parameters
 from outdim.analysis.estimate import Estimate
@@ -13,7 +14,6 @@ from outdim.analysis.step import Result
 from outdim.analysis.table import COVARIATES, PEARSON_ABS, TidyRows
 from outdim.report.statistics import Key
 from outdim.report.views import View, labels
-from outdim.run import manifest
 from outdim.run.plan import Entry, Study
 from outdim.run.results import account_of, write_results
 from outdim.tokens import TokenFrequencies

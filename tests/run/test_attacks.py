@@ -10,10 +10,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from outdim import manifest
 from outdim.analysis.count import Count
 from outdim.analysis.inputs import Resources
 from outdim.errors import DataError, OutdimError, ResumeError
-from outdim.run import manifest
 from outdim.run.plan import Study
 from outdim.run.sources import FILES, Sources
 from outdim.run.stop import StopSignal

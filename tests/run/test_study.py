@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import pyarrow.parquet as pq
 import pytest
 import torch
+from outdim import manifest
 from outdim.analysis import registry
 from outdim.analysis.correlate import Correlate
 from outdim.analysis.count import Count
@@ -14,7 +15,6 @@ from outdim.analysis.detect import Detect
 from outdim.analysis.step import Observer
 from outdim.analysis.table import TidyRows
 from outdim.errors import DataError
-from outdim.run import manifest
 from outdim.run.execute import group_steps
 from outdim.run.plan import Entry, Study
 from outdim.run.stop import StopSignal

@@ -27,6 +27,7 @@ from outdim.stats import (
     TypeUnits,
     fitting_buckets,
 )
+from outdim.tables import parquet_bytes
 from outdim.tokens import GROUPS, TokenFrequencies, check_frequencies
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class CorrelateOptions:
     """Correlate hidden states with token frequency, in one pass (Puccetti et al. 2022).
 
     Args:
-        counts: counts.parquet of a run of outdim count, or the run; None takes the text's own.
+        counts: A run that counted, its counts.parquet, or published counts as JSON (a list of
+            [string, count]); None takes the text's own.
         points: Where the model is observed, by name; none takes the embeddings and every block.
         accum: exact (float64) or fast.
         rank: Dimensions of which exact rank correlations, medians and quantiles are taken, at most
@@ -82,7 +84,8 @@ class Correlate(Observer):
         per_token = _dimensions("per-token", options.per_token or (), dims)
         rank = default_rank(inputs) if options.rank is None else options.rank
         if options.counts is not None:
-            check_frequencies(given_frequencies(options.counts, inputs.tokenizer), inputs.tokenizer)
+            given = TokenFrequencies.load(options.counts, inputs.tokenizer)
+            check_frequencies(given, inputs.tokenizer)
         return {
             **recorded,
             "given_counts": options.counts is not None,
@@ -96,7 +99,8 @@ class Correlate(Observer):
         """The counts that were given."""
         if options.counts is None:
             return {}
-        return {_COUNTS: counts_path(options.counts).read_bytes()}
+        given = TokenFrequencies.load(options.counts, inputs.tokenizer)
+        return {_COUNTS: parquet_bytes(given.table())}
 
     @classmethod
     def requires(cls, recorded: Mapping[str, Any]) -> tuple[str, ...]:
@@ -167,7 +171,8 @@ class Correlate(Observer):
         if self.types is None:
             return None
         units = TypeUnits.of_table(self.types.state_dict(), self.types.buckets, self._covariates)
-        return Worth(units, self.inputs.frequencies.tokens)
+        unknown = self.inputs.tokenizer.unk_token_id
+        return Worth(units, self.inputs.frequencies.tokens, unknown)
 
     def result(self) -> Correlation:
         """The correlations.
@@ -283,23 +288,6 @@ def ordinary_counts(frequencies: TokenFrequencies, exclude: Sequence[int]) -> to
     counts = np.where(frequencies.special, 0, frequencies.counts)
     counts[list(exclude)] = 0
     return torch.from_numpy(counts)
-
-
-def counts_path(given: Path) -> Path:
-    """``counts.parquet`` of a run, or the file itself.
-
-    Raises:
-        DataError: There is none.
-    """
-    path = given / _COUNTS if given.is_dir() else given
-    if not path.is_file():
-        raise DataError(f"counts: there is no {path}; write one with `outdim count`.")
-    return path
-
-
-def given_frequencies(given: Path, tokenizer: PreTrainedTokenizerFast) -> TokenFrequencies:
-    """The counts of a run or file."""
-    return TokenFrequencies.from_parquet(counts_path(given))
 
 
 def _buckets(asked: int | None, points: int, dims: int) -> int:

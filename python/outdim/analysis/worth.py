@@ -19,6 +19,7 @@ from outdim.stats.type_units import Of, TypeUnits
 LEVEL = 0.95
 FEW_TYPES = 30  # the interval of an r of .5 is then about as wide as [.2, .7]
 MUCH_LOST = 0.02
+MUCH_LEVERAGE = 0.1
 
 _DRAWS = 1000
 _LEADERS = 3  # dimensions a point, whose r are looked at one by one
@@ -64,10 +65,12 @@ class Worth:
     Attributes:
         units: Types, or buckets of types alike in frequency, with their sums.
         labels: Of the token ids, for people.
+        unknown: Id of the token that stands for any word the vocabulary lacks; None without one.
     """
 
     units: TypeUnits
     labels: Sequence[str]
+    unknown: int | None = None
 
     def leading(self, covariate: str) -> Leader | None:
         """The leader with the largest |r| of all points; None where none is defined."""
@@ -160,6 +163,7 @@ class Worth:
             for name, n in few.items()
             if name in COVARIATES
         ]
+        found += self._unknown_words()
         lost = dict(zip(self.units.names, self.units.lost.tolist(), strict=True))
         worst = max(lost, key=lambda name: lost[name])
         if lost[worst] > MUCH_LOST:
@@ -169,6 +173,20 @@ class Worth:
                 "buckets (--types), or keep all types for chosen dimensions (--per-token)."
             )
         return found
+
+    def _unknown_words(self) -> list[str]:
+        """Where the token for unknown words, which is no word, decides much of an r."""
+        of_unknown = self.units.ids == (-2 if self.unknown is None else self.unknown)
+        leverage = (self.units.weights**2 / self.units.n)[:, of_unknown].sum(1)
+        share = dict(zip(self.units.names, leverage.tolist(), strict=True))
+        most = max(share, key=lambda name: share[name])
+        if not share[most] > MUCH_LEVERAGE:
+            return []
+        return [
+            f"{self.labels[self.unknown or 0]} stands for any word the vocabulary lacks, and holds "
+            f"{100 * share[most]:.0f} % of the leverage on r with {COVARIATES.get(most, most)}: "
+            "see r without it (--exclude unk)."
+        ]
 
     def table(self, layers: Mapping[str, int]) -> pa.Table:
         """``leaders.parquet``: one row a `Leader`."""

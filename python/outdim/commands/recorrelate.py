@@ -41,7 +41,7 @@ class Recorrelate:
 
     def run(self, given: Mapping[type, Any]) -> Path:
         """Write tables and report."""
-        from outdim.run import manifest
+        from outdim import manifest
         from outdim.run.derived import derived, given_counts
         from outdim.run.results import account_of, write_results
 
@@ -69,7 +69,7 @@ def _recorrelation(run: Path, counts: Path) -> Recorrelation:
     from outdim.analysis.worth import Worth
     from outdim.run.worker import Worker
     from outdim.stats import TypeBuckets, TypeUnits
-    from outdim.tokens import TokenFrequencies
+    from outdim.tokens import TokenFrequencies, load_tokenizer
 
     worker = Worker(run, Resources())
     entry = worker.study["correlate"]
@@ -77,7 +77,9 @@ def _recorrelation(run: Path, counts: Path) -> Recorrelation:
     if not types:
         raise DataError(f"{run} kept no types of tokens (--types 0): nothing can be said without.")
     own = worker.frequencies()
-    frequencies = TokenFrequencies.from_parquet(counts)
+    published = counts.suffix == ".json"
+    tokenizer = load_tokenizer(entry.options["tokenizer"]) if published else None
+    frequencies = TokenFrequencies.load(counts, tokenizer)
     state = below("types/", worker.store("correlate").root(worker.merger(entry)).tensors)
     seen = state["tokens"].nonzero()[:, 0].tolist()
     check_vocabulary(seen, own.tokens, frequencies.tokens)
@@ -89,8 +91,8 @@ def _recorrelation(run: Path, counts: Path) -> Recorrelation:
 
 
 def _kept_sums(run: Path) -> KeptSums | None:
+    from outdim import manifest
     from outdim.analysis.recorrelate import KeptSums
-    from outdim.run import manifest
     from outdim.run.results import STATS
     from outdim.tables import read_parquet
 

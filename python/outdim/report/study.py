@@ -8,11 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from outdim import manifest
 from outdim.analysis.registry import step_class, steps
 from outdim.errors import DataError
 from outdim.files import read_json
 from outdim.report.statistics import StepStatistics, read_statistics
-from outdim.run import manifest, plan
+from outdim.run import plan
 from outdim.run.results import STATS
 from outdim.tokens import TokenFrequencies
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from outdim import manifest
 from outdim.errors import ArgumentError, DataError, ResumeError
-from outdim.run import manifest
 from outdim.run.plan import differences
 
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from outdim import manifest
 from outdim.errors import ArgumentError, DataError, EmptyCorpusError, OutdimError, ResumeError
-from outdim.run import manifest
 from outdim.run.plan import PLAN, Study
 from outdim.run.sources import FILES
 from outdim.run.store import STATES, StateStore

@@ -9,11 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from outdim import manifest
 from outdim.analysis.inputs import Inputs, Resources
 from outdim.analysis.registry import step_class
 from outdim.errors import DataError, Interrupted, PartialRunError
 from outdim.files import read_json, remove_stale, write_bytes, write_json
-from outdim.run import local, manifest
+from outdim.run import local
 from outdim.run.directory import ATTACHED, check_directory, taken
 from outdim.run.plan import Entry, Study
 from outdim.run.request import Planned, Request, plan

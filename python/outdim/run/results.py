@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from outdim import manifest
 from outdim.analysis.step import Result
 from outdim.analysis.table import SCHEMA
 from outdim.errors import DataError
 from outdim.files import naming, replacing, sha256_of, write_json
-from outdim.run import manifest
 from outdim.run.directory import RESULTS_LOCK
-from outdim.tables import read_parquet
+from outdim.tables import PARQUET, read_parquet
 
 STATS = "stats.parquet"
 
@@ -54,7 +54,7 @@ def write_parquet(path: Path, table: pa.Table) -> str:
     """Write a table, whole or not at all; return the hash of the file."""
     # Arrow takes no name that is not text, and names no file where the disk is full.
     with replacing(path) as temporary, naming(path), temporary.open("wb") as file:
-        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+        pq.write_table(table, file, **PARQUET)
     return sha256_of(path)
 
 

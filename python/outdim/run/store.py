@@ -17,7 +17,7 @@ from safetensors.torch import save as save_tensors
 from outdim.analysis.step import State
 from outdim.errors import PartialRunError
 from outdim.files import canonical_json, write_bytes
-from outdim.run.manifest import versions
+from outdim.manifest import versions
 from outdim.run.plan import Entry
 from outdim.run.tree import Node, Tree
 

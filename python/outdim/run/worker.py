@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from outdim import manifest
 from outdim.analysis.inputs import Inputs, Resources
 from outdim.analysis.registry import step_class
 from outdim.analysis.step import Progress, State, Step
 from outdim.errors import DataError
 from outdim.files import sha256_of
-from outdim.run import manifest
 from outdim.run.directory import ATTACHED
 from outdim.run.plan import Entry, Study
 from outdim.run.sources import Sources

@@ -233,16 +233,19 @@ class TokenFrequencies:
         """Read counts from a file of any kind: of a run, as parquet, or published as JSON.
 
         Args:
-            path: A run directory, a counts.parquet, or a JSON list of [string, count].
+            path: A run directory (whose checksum is checked), a counts.parquet, or a JSON list of
+                [string, count].
             tokenizer: Whose strings those of a JSON list are.
 
         Raises:
             ArgumentError: JSON is given without a tokenizer.
             DataError: There is no such file, or it holds no counts.
         """
+        from outdim import manifest
+
         file = Path(path)
         if file.is_dir():
-            file = file / "counts.parquet"
+            file = manifest.result_path(file, "counts.parquet")
         try:
             with file.open("rb") as opened:
                 beginning = opened.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
