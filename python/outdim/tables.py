@@ -27,7 +27,7 @@ def csv_bytes(table: pa.Table) -> bytes:
     """
     columns = [_safe(column) if _is_text(column.type) else column for column in table.columns]
     buffer = BytesIO()
-    pyarrow.csv.write_csv(pa.table(columns, table.column_names), buffer)
+    pyarrow.csv.write_csv(pa.table(columns, [*map(_escaped, table.column_names)]), buffer)
     return buffer.getvalue()
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from outdim.commands import step
+from outdim.commands import recorrelate, step
 from run_helpers import Options, give, replaced, results
 
 
@@ -11,7 +11,8 @@ from run_helpers import Options, give, replaced, results
 def no_report(request, monkeypatch):
     """The page takes seconds and is no matter of most tests here."""
     if "reader" not in request.node.name:
-        monkeypatch.setattr(step, "report", lambda run: None)
+        for module in (step, recorrelate):
+            monkeypatch.setattr(module, "report", lambda run: None)
 
 
 @pytest.fixture(scope="session")
