@@ -58,9 +58,9 @@ def main(looks: tuple[int, ...] = (1, 20, 100, 200)) -> None:
             seen = model.moments.compute()
             reach, widest = seen.absmax.max(dim=0)
             print(
-                f"step {step}: loss {loss:.2f}, {seen.n} tokens; |h| at most {reach:.2f} (dim "
-                f"{widest}; the median dimension {seen.absmax.median():.2f}); kurtosis up to "
-                f"{seen.kurtosis.max():.1f}"
+                f"step {step}: loss {loss:.2f}, {seen.n} tokens; |h| at most {reach:.2f} "
+                f"(dimension {widest}; the median dimension {seen.absmax.median():.2f}); "
+                f"kurtosis up to {seen.kurtosis.max():.1f}"
             )
             model.moments = Moments()
 

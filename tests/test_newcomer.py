@@ -202,12 +202,11 @@ class TestStudy:
         self, alone, common, tmp_path, monkeypatch
     ) -> None:
         forwards = count_forwards(monkeypatch)
-        run("correlate", *common, "--workers", 1, "--rank", 3, "--output", tmp_path / "correlate")
+        options = [*common, "--workers", 1]
+        run("correlate", *options, "--types", 0, "--output", tmp_path / "correlate")
         of_one = len(forwards)
         forwards.clear()
-        run(
-            "analyze", *common, "--workers", 1, "--correlate.rank", 3, "--output", tmp_path / "both"
-        )
+        run("analyze", *options, "--correlate.types", 0, "--output", tmp_path / "both")
         assert len(forwards) == of_one > 20
         assert step_rows(tmp_path / "both", "norm-share") == step_rows(alone, "norm-share")
         of_both = step_rows(tmp_path / "both", "correlate")
