@@ -31,7 +31,7 @@ def scales(kept):
 
 
 def tolerances(kept, accuracy):
-    """The largest difference allowed in each row of the kept table."""
+    """The largest difference allowed in each row of the kept table; 0 without a scale."""
     average, extreme = accuracy
     scale = scales(kept).stack()
     scale.index.names = ["point", "layer", "dim", "selection", "statistic"]
@@ -42,7 +42,7 @@ def tolerances(kept, accuracy):
     allowed = np.where(parameters, FLOAT64 * kept.value.abs(), allowed)
     over = kept.statistic.str.startswith("fraction_over")  # two tokens may cross the threshold
     allowed = np.where(over, 2 / kept.n.clip(lower=1) if extreme else 0, allowed)
-    return np.where(kept.statistic == "nonfinite", 0, allowed)
+    return np.where(np.isnan(allowed), 0, allowed)
 
 
 def compare_tables(found, kept, accuracy):

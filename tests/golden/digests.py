@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from corpus_helpers import read
 from golden.jobs import Job, Runs
 from outdim import load_model, load_tokenizer, open_corpus
 
@@ -34,8 +35,7 @@ def text_digest(job: Job) -> str:
     """SHA-256 of the documents, or of the files where there are some."""
     if all(Path(name).is_file() for name in job.source):
         return digest(*(Path(name).read_bytes() for name in job.source))
-    corpus = open_corpus(job.source[0])
-    return digest(*(text.encode() for unit in corpus.units for text in corpus.read(unit)))
+    return digest(*(text.encode() for text in read(open_corpus(job.source[0]))))
 
 
 def table_digest(table: pd.DataFrame) -> str:

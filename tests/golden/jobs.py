@@ -68,11 +68,11 @@ class Job:
     whole: str = ""
 
 
-_SHORT = {"max_length": 24, "token_budget": 256}
+_SHORT = {"max_length": 24, "token_budget": 256, "types": 0, "rank": (OUTLIER,)}
 _SHARDS = {"shard_bytes": 1024, "workers": 1}
 _SUMS = {"per_token": (OUTLIER, 5), "fused": False}
 _MINILM = {"model": "minilm", "dims": (63, 99, 127, 223, 267, 303, 308, 383)}
-_DEMO = {"min_fraction": 0.333, "workers": 1}
+_DEMO = {"detect.min_fraction": 0.333, "workers": 1}
 
 JOBS = {
     job.name: job
@@ -83,7 +83,7 @@ JOBS = {
             (NOTES,),
             {"on_error": "skip"},
             _SHORT,
-            {**_SHARDS, **_SUMS, "min_fraction": 0.25},
+            {**_SHARDS, **_SUMS, "detect.min_fraction": 0.25},
         ),
         Job(
             "gpt2",
@@ -91,14 +91,14 @@ JOBS = {
             (PAGES, MORE),
             {"column": "body", "on_error": "skip", "min_chars": 20},
             _SHORT,
-            {**_SHARDS, "rule": "puccetti2022"},
+            {**_SHARDS, "detect.rule": "puccetti2022"},
         ),
         Job("llama", "llama", (ARTICLES,), {}, _SHORT, {**_SHARDS, **_SUMS}, counts="gpt2"),
         Job(
             "minilm",
             source=(NOTES,),
             reading={"on_error": "skip"},
-            options={"max_length": 128},
+            options={"max_length": 128, "types": 0},
             flags=_DEMO,
             whole="block.0",
             **_MINILM,
@@ -107,7 +107,7 @@ JOBS = {
             "minilm-python-docs",
             source=("python-docs",),
             reading={"min_chars": 30000},
-            options={"max_length": 128},
+            options={"max_length": 128, "types": 0},
             flags=_DEMO,
             whole="block.4",
             **_MINILM,
@@ -116,7 +116,7 @@ JOBS = {
             "minilm-wikitext",
             source=(str(SHARED_DATA / "wikitext-2" / "valid.txt"),),
             reading={"min_chars": 1200},
-            options={"max_length": 128, "points": ("block.0", "block.4", "block.5")},
+            options={"max_length": 128, "types": 0, "points": ("block.0", "block.4", "block.5")},
             flags=_DEMO,
             **_MINILM,
         ),

@@ -9,13 +9,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 from golden import jobs
 from safetensors import safe_open
 
 # 1. The names of selections: kept -> now.
-SELECTION_NOW = {"": "", "text": "text", "all": "all"}
+SELECTION_NOW = {"": "", "text": "text+first", "all": "all"}
 
 # 2. Where results are, and in which form.
 
@@ -28,23 +27,37 @@ def tidy_table(result):
     if isinstance(result, Path):
         table = pq.read_table(result / "stats.parquet").to_pandas()
     else:
-        table = pd.DataFrame(result.columns())
+        table = result.tables()["stats"].to_pandas()
     kept_name = {now: kept for kept, now in SELECTION_NOW.items()}
     table = table[table.selection.isin(kept_name)]
     return table.assign(selection=table.selection.map(kept_name))
 
 
-def token_counts(run):
-    """token, bytes, special, count, documents by id."""
-    return pq.read_table(run / "counts.parquet").to_pandas().set_index("id")
+def token_counts(run, *, given=False):
+    """token, bytes, special, count, documents by id: of the text, or as they were given."""
+    path = run / "inputs" / "counts.parquet" if given else run / "counts.parquet"
+    return pq.read_table(path).to_pandas().set_index("id")
 
 
 def kept_sums(run):
     """Of text: ids, n [U]; sums, sums_abs [U, P, S]; m2, m2_abs [P, S]; the names of P and S."""
-    with safe_open(run / "tokens.safetensors", "np") as file:
-        about = json.loads(file.metadata()["outdim"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return {**tensors, **{name: np.array(about[name]) for name in ("points", "dims")}}
+    table = pq.read_table(run / "token_sums.parquet").to_pandas()
+    ids, points, dims = (table[name].unique() for name in ("id", "point", "dim"))
+    columns = table[["n", "sum", "sum_abs", "sum_squares"]].to_numpy()
+    n, sums, sums_abs, squares = np.moveaxis(
+        columns.reshape(len(ids), len(points), len(dims), 4), -1, 0
+    )
+    total = n[:, 0, 0].sum()
+    return {
+        "ids": ids,
+        "n": n[:, 0, 0].astype(int),
+        "sums": sums,
+        "sums_abs": sums_abs,
+        "m2": squares.sum(0) - sums.sum(0) ** 2 / total,
+        "m2_abs": squares.sum(0) - sums_abs.sum(0) ** 2 / total,
+        "points": np.array(points),
+        "dims": dims,
+    }
 
 
 def detection(run):
@@ -92,4 +105,7 @@ class Kept:
 
     @cached_property
     def sums(self):
-        return kept_sums(self.values)
+        with safe_open(self.values / "tokens.safetensors", "np") as file:
+            about = json.loads(file.metadata()["outdim"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {**tensors, **{name: np.array(about[name]) for name in ("points", "dims")}}

@@ -7,7 +7,6 @@ Made anew, they show what changed: commit that only where the change is meant an
 
 import gzip
 import json
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +16,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from golden import digests, jobs
+from golden.compare import KEY
+from golden.kept import account, detection, kept_sums, tidy_table, token_counts
+from safetensors.numpy import save_file
 
 _WORDS = (
     "the of and to in a is that for it as with was on are by this be an at from or not w1 w2 w3 "
@@ -65,18 +67,15 @@ def keep(job: jobs.Job, runs: jobs.Runs) -> None:
     """Write what is kept of a job's runs."""
     values = jobs.VALUES / job.name
     values.mkdir(parents=True, exist_ok=True)
-    table = pq.read_table(runs.correlate / "stats.parquet").to_pandas()
-    counts = pq.read_table(runs.count / "counts.parquet").to_pandas()
+    table = tidy_table(runs.correlate)[[*KEY, "value", "n", "reason"]]
+    counts = token_counts(runs.count).reset_index()
     about = {
-        "account": json.loads((runs.correlate / "manifest.json").read_text())["tokens"],
+        "account": account(runs.correlate),
         "inputs": digests.inputs(job, runs.model),
         "machine": digests.machine(runs),
         "table": digests.table_digest(table),
         "counts": {name: digests.column_digest(counts[name]) for name in ("count", "documents")},
-        "detection": {
-            name: json.loads((getattr(runs, name) / "detection.json").read_text())
-            for name in ("detect", "correlate")
-        },
+        "detection": {name: detection(getattr(runs, name)) for name in ("detect", "correlate")},
     }
     (values / "about.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
     if job.dims:
@@ -86,8 +85,10 @@ def keep(job: jobs.Job, runs: jobs.Runs) -> None:
         counts = counts.nlargest(100, "count").sort_index()
     write(table, values / "stats.parquet")
     write(counts, values / "counts.parquet")
-    if (runs.correlate / "tokens.safetensors").exists():
-        shutil.copy(runs.correlate / "tokens.safetensors", values)
+    if "per_token" in job.flags:
+        sums = kept_sums(runs.correlate)
+        names = {name: sums.pop(name).tolist() for name in ("points", "dims")}
+        save_file(sums, values / "tokens.safetensors", {"outdim": json.dumps(names)})
 
 
 def write(table: pd.DataFrame, path: Path) -> None:

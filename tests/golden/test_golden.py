@@ -92,7 +92,8 @@ def test_model_tokenizer_and_text_are_the_kept_ones(done):
 def test_counts(done, tmp_path):
     compare_counts(token_counts(done.runs.count), done.counts, done.about["counts"])
     without_documents = done.counts.drop(columns="documents")
-    compare_counts(token_counts(done.runs.correlate), without_documents)
+    given = bool(done.job.counts)
+    compare_counts(token_counts(done.runs.correlate, given=given), without_documents)
     job = jobs.JOBS[done.job.counts or done.name]
     found = outdim.count_tokens(job.source, done.tokenizer, documents=True, **job.reading)
     found.to_parquet(tmp_path / "counts.parquet")
