@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 from outdim.analysis.correlate import correlate
 from outdim.analysis.table import SCHEMA
 from outdim.corpus import Accounting, open_corpus
@@ -10,7 +11,7 @@ from outdim.counting import count_tokens
 from outdim.errors import ArgumentError, DataError
 from outdim.models import load_model, sequence_length
 from outdim.tokens import TokenFrequencies, encode_pieces, load_tokenizer
-from tiny import tiny_model, tiny_tokenizer
+from tiny import VOCAB, tiny_model, tiny_tokenizer
 
 PLANTED = 5
 
@@ -189,3 +190,44 @@ def test_the_known_dimensions_of_minilm_on_wikitext(shared_data, tmp_path):
     last = found.pearson("block.5", "count")
     assert np.isfinite(last[[127, 223]]).all()
     assert last[127] > 0.5
+
+
+def _mixing(family):
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 16}
+    small |= {"vocab_size": VOCAB, "max_position_embeddings": 66, "pad_token_id": 0}
+    attention = {"num_attention_heads": 2}
+    torch.manual_seed(0)
+    if family == "fnet":
+        return transformers.FNetModel(transformers.FNetConfig(**small)).eval()
+    if family == "convbert":
+        config = transformers.ConvBertConfig(**small, **attention, embedding_size=16)
+        return transformers.ConvBertModel(config).eval()
+    if family == "longformer":
+        config = transformers.LongformerConfig(**small, **attention, attention_window=8)
+        return transformers.LongformerModel(config).eval()
+    blocks = {"block_size": 4, "num_random_blocks": 1}
+    return transformers.BigBirdModel(
+        transformers.BigBirdConfig(**small, **attention, **blocks)
+    ).eval()
+
+
+@pytest.mark.parametrize("family", ["fnet", "convbert", "longformer", "big_bird"])
+def test_results_do_not_depend_on_which_documents_share_a_batch(family, tmp_path):
+    """Models that padding reaches, that pad inside, or that change with the length of a batch."""
+    rng = np.random.default_rng(0)
+    lines = [" ".join(f"w{w}" for w in rng.integers(0, 90, n)) for n in rng.integers(1, 62, 20)]
+    path = tmp_path / "a.txt"
+    path.write_text("\n".join(lines))
+    model, tokenizer = _mixing(family), tiny_tokenizer()
+    alone, together = (
+        correlate(model, tokenizer, str(path), token_budget=budget, max_length=64)
+        for budget in (1, 4096)
+    )
+    for point in alone.points:
+        assert alone.results[point, "all"].n == together.results[point, "all"].n
+        torch.testing.assert_close(
+            torch.tensor(alone.pearson(point)),
+            torch.tensor(together.pearson(point)),
+            rtol=0,
+            atol=1e-5,
+        )
