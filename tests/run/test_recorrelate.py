@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from outdim import manifest
 from outdim.errors import DataError, ResumeError
-from outdim.run import manifest
 from outdim.tokens import TokenFrequencies, load_tokenizer
 from run_helpers import Options, give, replaced
 
