@@ -211,7 +211,13 @@ def _mixing(family):
     ).eval()
 
 
-@pytest.mark.parametrize("family", ["fnet", "convbert", "longformer", "big_bird"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "fnet",
+        *(pytest.param(f, marks=pytest.mark.slow) for f in ("convbert", "longformer", "big_bird")),
+    ],
+)
 def test_results_do_not_depend_on_which_documents_share_a_batch(family, tmp_path):
     """Models that padding reaches, that pad inside, or that change with the length of a batch."""
     rng = np.random.default_rng(0)

@@ -258,6 +258,8 @@ def test_a_model_describes_itself(tmp_path):
         "sha256": model_sha256(model),
         "family": "gpt2",
         "placement": "pre",
+        "hidden_states": "Layer i is hidden_states[i] of transformers, but for the last, which is "
+        "final_norm there.",
         "layers": LAYERS,
         "hidden_size": HIDDEN,
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -140,8 +140,10 @@ class TestStorage:
         freq = TokenFrequencies.load(published, tokenizer)
         assert freq.of(the) == freq.total_tokens == 7
         freq.to_parquet(tmp_path / "counts.parquet")
-        for path in (tmp_path, tmp_path / "counts.parquet"):
-            assert TokenFrequencies.load(path).counts.tolist() == freq.counts.tolist()
+        again = TokenFrequencies.load(tmp_path / "counts.parquet")
+        assert again.counts.tolist() == freq.counts.tolist()
+        with pytest.raises(DataError, match="it is not a run of outdim"):
+            TokenFrequencies.load(tmp_path)
         with pytest.raises(ArgumentError, match=r"tokenizer: expected one, as .*wiki\.json counts"):
             TokenFrequencies.load(published)
         with pytest.raises(DataError, match=r"counts: there is no .*none\.parquet; write one"):
