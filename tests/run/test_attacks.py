@@ -1,5 +1,6 @@
 """Attacks on a run: text that changes, bits that flip, commands that race, signals."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -166,23 +167,23 @@ def test_of_a_thousand_flipped_bits_none_goes_unnoticed_and_none_is_a_raw_error(
     rng, outcome = random.Random(0), Counter()
     for number in range(1000):
         path = files[number % len(files)]
-        content = path.read_bytes()
+        name, content = str(path.relative_to(run)), path.read_bytes()
         broken = bytearray(content)
         place = rng.randrange(len(broken))
         broken[place] ^= 1 << rng.randrange(8)
         path.write_bytes(bytes(broken))
         try:
             assert _read_all(run) == sound, path
-            outcome["read", path.name] += 1
+            outcome["read", name] += 1
         except OutdimError:
-            outcome["refused", path.name] += 1
+            outcome["refused", name] += 1
         if number % 20 == 0:  # the command itself: it mends, or refuses
             try:
                 give("correlate", corpus, options)
                 assert _read_all(run) == sound, path
-                outcome["mended", path.name] += 1
+                outcome["mended", name] += 1
             except OutdimError:
-                outcome["not mended", path.name] += 1
+                outcome["not mended", name] += 1
         path.write_bytes(content)
         (run / "manifest.json").write_bytes(log)
     for name in sound:
@@ -214,57 +215,49 @@ def test_kept_counts_that_were_altered_are_not_used(corpus, options, tmp_path):
 # --- Commands that race.
 
 
-def _count(corpus, options) -> int:
+def _race(barrier, codes, corpus, trials) -> None:
+    """One of two processes that give their commands at the same moments."""
     from outdim.commands import step
 
     step.report = lambda run: None
-    try:
-        give("count", corpus, options)
-    except OutdimError as error:
-        return error.exit_code
-    return 0
-
-
-def _count_in_process(barrier, corpus, options) -> None:
-    barrier.wait()
-    os._exit(_count(corpus, options))
+    for options in trials:
+        barrier.wait(timeout=120)
+        try:
+            give("count", corpus, options)
+            codes.put(0)
+        except OutdimError as error:
+            codes.put(error.exit_code)
 
 
 @pytest.mark.slow
 def test_of_two_commands_in_one_new_directory_exactly_one_wins_fifty_times(
     corpus, count_options, tmp_path
 ):
-    import multiprocessing
-
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["outdim.run.execute", "outdim.counting", "outdim.commands.step"]
-    )
     right = {}
     for chars in (0, 60):
         alone = replaced(count_options, output=tmp_path / str(chars), min_chars=chars)
         right[chars] = (give("count", corpus, alone) / "counts.parquet").read_bytes()
     assert right[0] != right[60]
+    runs = [tmp_path / f"trial-{trial}" for trial in range(50)]
+    context = multiprocessing.get_context("spawn")
+    barrier, queues = context.Barrier(2), [context.Queue(), context.Queue()]
+    processes = []
+    for chars, codes in zip(right, queues, strict=True):
+        trials = [replaced(count_options, output=run, min_chars=chars) for run in runs]
+        arguments = (barrier, codes, corpus, trials)
+        processes.append(context.Process(target=_race, args=arguments, daemon=True))
+        processes[-1].start()
     won = Counter()
-    for trial in range(50):
-        run = tmp_path / f"trial-{trial}"
-        barrier = context.Barrier(2)
-        racing = [replaced(count_options, output=run, min_chars=chars) for chars in (0, 60)]
-        processes = [
-            context.Process(target=_count_in_process, args=(barrier, corpus, options))
-            for options in racing
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        codes = [process.exitcode for process in processes]
+    for run in runs:
+        codes = [queue.get(timeout=120) for queue in queues]
         assert sorted(codes) == [0, 5], codes
-        chars = racing[codes.index(0)].min_chars
-        assert (manifest.result_path(run, "counts.parquet")).read_bytes() == right[chars]
+        chars = list(right)[codes.index(0)]
+        assert manifest.result_path(run, "counts.parquet").read_bytes() == right[chars]
         assert Study(run)["count"].options["min_chars"] == chars
         assert (run / FILES).exists()
         won[chars] += 1
+    for process in processes:
+        process.join()
     print(dict(won))
 
 
