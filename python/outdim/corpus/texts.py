@@ -109,19 +109,22 @@ class Texts:
         array = array.cast(pa.large_string())
         _, offsets, values = array.buffers()
         bounds = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
-        empty = values is None or not values.size
-        data = np.zeros(0, np.uint8) if empty else np.frombuffer(values, np.uint8)
+        if not len(array) or values is None or not values.size:
+            return cls.of_bytes([b""] * len(array))
+        data = np.frombuffer(values, np.uint8)[bounds[0] : bounds[-1]]
+        bounds = bounds - bounds[0]
         return cls(data, bounds[:-1], bounds[1:])
 
     def strings(self) -> Iterator[str]:
         """The documents as Python strings."""
-        return (str(view, "utf-8") for view in self._views())
+        return (str(view, "utf-8") for view in self.views())
 
     def bytes(self) -> Iterator[bytes]:
         """The documents as bytes."""
-        return map(bytes, self._views())
+        return map(bytes, self.views())
 
-    def _views(self) -> Iterator[memoryview]:
+    def views(self) -> Iterator[memoryview]:
+        """The documents as views of the block's bytes."""
         view = self.data.data
         for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True):
             yield view[start:end]
