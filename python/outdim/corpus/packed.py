@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple
 
 import zstandard
@@ -18,10 +19,10 @@ _MAX_WINDOW_BYTES = 1 << 31
 
 
 class _Packing(NamedTuple):
-    """How one kind is unpacked.
+    """How one kind is unpacked; ``step``: packed bytes at a time.
 
-    ``step`` is the packed bytes at a time. It bounds what one step can unfold to (34 MB where
-    every 4 bytes stand for 128 KiB), and what is lost before damage; larger ones are no faster.
+    One step unfolds to 17 MB at most of gz, and of zst to 134 MB, where every 4 bytes stand for
+    128 KiB.
     """
 
     start: Callable[[], Any]
@@ -30,10 +31,10 @@ class _Packing(NamedTuple):
 
 
 _PACKINGS = {
-    "gz": _Packing(lambda: zlib.decompressobj(wbits=31), 512, b"\x1f\x8b"),
+    "gz": _Packing(lambda: zlib.decompressobj(wbits=31), 16 << 10, b"\x1f\x8b"),
     "zst": _Packing(
         lambda: zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).decompressobj(),
-        1 << 10,
+        4 << 10,
         b"\x28\xb5\x2f\xfd",
     ),
 }
@@ -114,9 +115,12 @@ def _members(file: BinaryIO, kind: str) -> Iterator[bytes]:
             if not head and kind == "gz":
                 packed = packed.lstrip(b"\0")  # padding between members, as gzip(1) ignores it
             head = head or packed[: len(magic)]
+            before = unpacker.copy() if kind == "gz" else None
             try:
                 piece = unpacker.decompress(packed)
             except (zlib.error, zstandard.ZstdError) as error:
+                if before is not None:
+                    yield from _bytewise(before, packed)
                 # Neither kind checks what it unpacks before its end.
                 raise damaged(f"{error}; lines before may be damaged, too") from error
             if piece:
@@ -127,3 +131,10 @@ def _members(file: BinaryIO, kind: str) -> Iterator[bytes]:
             members += 1
     if head:
         raise damaged("it ends before its end mark")
+
+
+def _bytewise(unpacker: Any, packed: bytes) -> Iterator[bytes]:
+    """What comes before damage: of a step that fails as a whole nothing is returned."""
+    with suppress(zlib.error):
+        for byte in packed:
+            yield unpacker.decompress(bytes([byte]))

@@ -20,7 +20,7 @@ class ReadOptions:
     name: str | None = None
     split: str = "train"
     min_chars: int = 0
-    max_document_bytes: int = 128 << 20
+    max_document_bytes: int = 64 << 20
     on_error: str = "fail"
     unit_bytes: int = 32 << 20
 

@@ -61,7 +61,7 @@ def no_column(column: str, names: Iterable[str]) -> str:
 
 def documents_of(
     rows: Iterable[Row],
-    document: Callable[[Row], str | None],
+    document: Callable[[Row], str | bytes | None],
     place: Callable[[int], str],
     problems: Problems,
 ) -> Texts:
@@ -73,7 +73,7 @@ def documents_of(
             if text is None:
                 problems.account.skip("null")
                 continue
-            encoded = text.encode()
+            encoded = text if isinstance(text, bytes) else text.encode()
             if len(encoded) > problems.longest:
                 raise TooLongRowError
             found.append(encoded)

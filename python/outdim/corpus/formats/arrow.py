@@ -15,7 +15,7 @@ import pyarrow as pa
 from outdim.corpus.arrow_column import TextColumn
 from outdim.corpus.packed import DamagedError, open_whole, packing
 from outdim.corpus.reading import Problems, ReadOptions
-from outdim.corpus.rows import RowError
+from outdim.corpus.rows import RowError, row_place
 from outdim.corpus.texts import Texts
 from outdim.corpus.unit import Span, Unit, ranges
 
@@ -50,7 +50,7 @@ def read(unit: Unit, options: ReadOptions, problems: Problems) -> Iterator[Texts
         reader, column = _open(file, options.column)
         try:
             for array in _arrays(reader, unit):
-                place = partial("{}: batch {}: row {}".format, unit.path, index + 1)
+                place = partial(row_place, f"{unit.path}: batch {index + 1}", 0)
                 yield from column.documents(array, place, problems)
                 index += 1
             if unit.stop < 0 and not _is_ended(file):

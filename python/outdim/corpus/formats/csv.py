@@ -7,18 +7,20 @@ known without reading all before it.
 from __future__ import annotations
 
 import csv
-from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from outdim.corpus.lines import line_units, read_lines
+from outdim.corpus.lines import Lines, line_units, read_lines
 from outdim.corpus.packed import without_packing
 from outdim.corpus.reading import Problems, ReadOptions
 from outdim.corpus.rows import RowError, TooLongRowError, documents_of, no_column
 from outdim.corpus.texts import Accounting, Texts
 from outdim.corpus.unit import Span, Unit
 
-_BLOCK_CHARACTERS = 4 << 20
+# Bytes as characters: what is special in a table is ASCII, and other strings may be four times as
+# large as their bytes.
+_BYTES = "latin-1"
+_BLOCK_BYTES, _BLOCK_RECORDS = 4 << 20, 1 << 16
 _LONGEST_FIELD = (1 << 31) - 1
 
 Record = tuple[int, list[str] | RowError]
@@ -46,12 +48,13 @@ def read(unit: Unit, options: ReadOptions, problems: Problems) -> Iterator[Texts
 
 def _table(
     unit: Unit, options: ReadOptions, problems: Problems
-) -> tuple[Iterator[Record], Callable[[Record], str]]:
+) -> tuple[Iterator[Record], Callable[[Record], bytes]]:
     """The records that follow the names, and what takes the document out of one."""
     records = _records(unit, problems)
-    _, names = next(records, (1, []))
-    if isinstance(names, RowError):
-        raise names
+    _, fields = next(records, (1, []))
+    if isinstance(fields, RowError):
+        raise fields
+    names = [field.encode(_BYTES).decode(errors="replace") for field in fields]
     column = options.column
     if (found := names.count(column)) != 1:
         why = f"{found} are named {column!r}" if found else no_column(column, names)
@@ -59,25 +62,26 @@ def _table(
     return records, partial(_document, at=names.index(column), expected=len(names))
 
 
-def _document(record: Record, at: int, expected: int) -> str:
+def _document(record: Record, at: int, expected: int) -> bytes:
     _, fields = record
     if isinstance(fields, RowError):
         raise fields
     if not fields:
-        return ""  # a blank line
+        return b""  # a blank line
     if len(fields) != expected:
         raise RowError("broken line", f"expected {expected} fields, got {len(fields)}")
+    text = fields[at].encode(_BYTES)
     try:
-        fields[at].encode()
-    except UnicodeEncodeError as error:
+        text.decode()
+    except UnicodeDecodeError as error:
         raise RowError("invalid UTF-8", "the field is not UTF-8 text") from error
-    return fields[at]
+    return text
 
 
 def _records(unit: Unit, problems: Problems) -> Iterator[Record]:
     csv.field_size_limit(_LONGEST_FIELD)  # of the process, 128 KiB by default: too few for texts
     tabs = without_packing(unit.path).lower().endswith(".tsv")
-    lines = _Lines(unit, problems)
+    lines = _RecordLines(read_lines(unit, problems), problems.longest)
     reader = csv.reader(lines, delimiter="\t" if tabs else ",", strict=True)
     while True:
         lines.begin()
@@ -89,55 +93,59 @@ def _records(unit: Unit, problems: Problems) -> Iterator[Record]:
             fields = RowError("broken line", f"not valid CSV ({error})")
         except RowError as error:
             fields = error
-        first = lines.first
+        yield lines.number, fields
         if isinstance(fields, RowError):
-            lines.give_back()
-        yield first, fields
+            lines.go_back()
 
 
-class _Lines(Iterator[str]):
-    """The lines of a file, each with its end, that remembers those of the record at hand.
+class _RecordLines(Iterator[str]):
+    """The lines of a file, each with its end, of which those of the record at hand can come again.
 
     A quote that is never closed would take the rest of the file with it. So where a record is
     broken only its first line is given up.
     """
 
-    def __init__(self, unit: Unit, problems: Problems):
-        self._lines = _numbered(unit, problems)
-        self._longest = problems.longest
-        self._waiting: deque[tuple[int, str]] = deque()
+    def __init__(self, blocks: Iterator[Lines], longest: int):
+        self._blocks = blocks
+        self._longest = longest
+        self._text = ""  # what is held: the record at hand and what was read behind it
+        self._start = self._next = 0  # where in it the record and the next line begin
+        self._line = 0  # the next line's index in the file
         self.begin()
 
     def begin(self) -> None:
         """A record begins."""
-        self._taken: list[tuple[int, str]] = []
-        self._size = 0
+        self._start = self._next
+        self.number = self._line + 1
 
-    @property
-    def first(self) -> int:
-        """The number of the record's first line."""
-        return self._taken[0][0]
-
-    def give_back(self) -> None:
-        """All but the first line of the record come again."""
-        self._waiting.extendleft(reversed(self._taken[1:]))
+    def go_back(self) -> None:
+        """All lines of the record but the first come again."""
+        if self._next > self._start:
+            self._next = self._text.find("\n", self._start) + 1 or len(self._text)
+            self._line = self.number
 
     def __next__(self) -> str:
-        number, line = self._waiting.popleft() if self._waiting else next(self._lines)
-        self._taken.append((number, line))
-        self._size += len(line)
-        if self._size > self._longest:
+        if self._next == len(self._text):
+            self._read_on()
+        start = self._next
+        self._next = self._text.find("\n", start) + 1 or len(self._text)
+        self._line += 1
+        if self._next - self._start > self._longest:
             raise TooLongRowError
-        if number != self.first + len(self._taken) - 1:
-            raise RowError("broken line", "a line of the record was too long")
-        return line
+        return self._text[start : self._next]
 
-
-def _numbered(unit: Unit, problems: Problems) -> Iterator[tuple[int, str]]:
-    for lines in read_lines(unit, problems):
-        block = str(lines.texts.data.data, "utf-8", "surrogateescape")
-        for i, line in enumerate(block.split("\n")[: len(lines.texts)]):
-            yield lines.first + i + 1, line + "\n"
+    def _read_on(self) -> None:
+        lines = next(self._blocks)
+        block = str(lines.texts.data.data, _BYTES)
+        if lines.first == self._line:
+            self._text = self._text[self._start :] + block
+            self._start, self._next = 0, self._next - self._start
+            return
+        # A line between was too long, and is entered as such.
+        within_record = self._next > self._start
+        self._text, self._start, self._next, self._line = block, 0, 0, lines.first
+        if within_record:
+            raise RowError("broken line", "a line of the record is too long")
 
 
 def _blocks(records: Iterator[Record]) -> Iterator[list[Record]]:
@@ -146,7 +154,7 @@ def _blocks(records: Iterator[Record]) -> Iterator[list[Record]]:
     for record in records:
         block.append(record)
         size += 0 if isinstance(record[1], RowError) else sum(map(len, record[1]))
-        if size >= _BLOCK_CHARACTERS:
+        if size >= _BLOCK_BYTES or len(block) >= _BLOCK_RECORDS:
             yield block
             block, size = [], 0
     if block:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -12,13 +11,15 @@ from typing import Any
 from outdim.corpus.lines import is_utf8, line_units, read_lines
 from outdim.corpus.reading import Problems, ReadOptions
 from outdim.corpus.rows import RowError, TooLongRowError, document_of, documents_of
-from outdim.corpus.texts import Accounting, Texts
+from outdim.corpus.texts import Texts
 from outdim.corpus.unit import Span, Unit
 
 _CHECKED_BYTES = 1 << 20
 # What Arrow reads and Python does not: Inf, -Inf and -NaN, besides very deep nesting and very long
 # integers, where Python raises another error than of syntax.
 _ARROWS_NUMBERS = (b"Inf", b"NaN")
+# Longer lines are Arrow's alone: what Python makes of one takes up to twenty times its bytes.
+_FOR_ARROW_ONLY = 8 << 20
 
 
 def units(path: str, options: ReadOptions, problems: Problems) -> list[Span]:
@@ -37,21 +38,23 @@ def read(unit: Unit, options: ReadOptions, problems: Problems) -> Iterator[Texts
     reads, by Arrow: so no line depends on its neighbours.
     """
     for lines in read_lines(unit, problems):
-        whole = _parse_block(lines.texts, options.column, problems.longest)
-        if whole is None:
-            document = partial(_parse_line, column=options.column, longest=problems.longest)
+        block = _strings(lines.texts, options.column, problems.longest)
+        if block is None or block.null_count:
+            document = partial(_document, column=options.column, longest=problems.longest)
             place = partial(lines.place, problems=problems)
             yield documents_of(lines.texts.bytes(), document, place, problems)
         else:
-            problems.account.skip("blank", rows=len(lines.texts) - len(whole))
-            yield whole
+            problems.account.skip("blank", rows=len(lines.texts) - len(block))
+            yield Texts.of_arrow(block)
 
 
-def _parse_line(line: bytes, column: str, longest: int) -> str | None:
+def _document(line: bytes, column: str, longest: int) -> str | None:
     if not line or line.isspace():
         return ""  # a blank document
     if len(line) > longest:
         raise TooLongRowError
+    if len(line) > _FOR_ARROW_ONLY:
+        return _by_arrow(line, column)
     try:
         row = json.loads(line.decode())
     except UnicodeDecodeError as error:
@@ -59,17 +62,24 @@ def _parse_line(line: bytes, column: str, longest: int) -> str | None:
     except (ValueError, RecursionError) as error:
         is_syntax = isinstance(error, json.JSONDecodeError)
         if not is_syntax or any(name in line for name in _ARROWS_NUMBERS):
-            found = _parse_block(Texts.of_bytes([line]), column, longest)
-            if found is not None:
-                return next(found.strings())
+            return _by_arrow(line, column)
         raise RowError("broken line", f"not valid JSON ({error})") from error
     if not isinstance(row, dict):
         raise RowError("broken line", f"expected a JSON object, got a {type(row).__name__}")
     return document_of(row, column)
 
 
-def _parse_block(lines: Texts, column: str, longest: int) -> Texts | None:
-    """The documents of a block if each line that is not empty is one object with a string there."""
+def _by_arrow(line: bytes, column: str) -> str | None:
+    """The document of one line; None where it is null or there is no such key."""
+    found = _strings(Texts.of_bytes([line]), column, len(line))
+    if found is None:
+        raise RowError("broken line", f"not valid JSON, or no string at {column!r}")
+    text: str | None = found[0].as_py()
+    return text
+
+
+def _strings(lines: Texts, column: str, longest: int) -> Any:
+    """The column by Arrow, if each line that is not empty is one object with a string or null."""
     import pyarrow as pa
     from pyarrow import json as arrow_json
 
@@ -80,10 +90,11 @@ def _parse_block(lines: Texts, column: str, longest: int) -> Texts | None:
         return None
     if (filled.lengths() > longest).any() or not is_utf8(lines.data):
         return None
+    outermost, *inside = column.split(".")
     kind = pa.string()
-    for key in reversed(column.split(".")[1:]):
+    for key in reversed(inside):
         kind = pa.struct([(key, kind)])
-    schema = pa.schema({column: pa.string(), column.split(".")[0]: kind})
+    schema = pa.schema({column: pa.string(), outermost: kind})
     try:
         table = arrow_json.read_json(
             pa.BufferReader(lines.data),
@@ -93,28 +104,23 @@ def _parse_block(lines: Texts, column: str, longest: int) -> Texts | None:
         table.validate(full=True)
     except pa.ArrowException:
         return None
-    # As in `document_of`: the key itself before the path, wherever one of them has a string.
-    for array in (_at_path(table, [column]), _at_path(table, column.split("."))):
-        if not array.null_count and len(array) == len(filled):
-            return Texts.of_arrow(array)
-    return None
+    if table.num_rows != len(filled):
+        return None
+    array = table[column].combine_chunks()
+    if inside:  # as `document_of`: the key itself before the path
+        import pyarrow.compute as pc
 
-
-def _at_path(table: Any, keys: list[str]) -> Any:
-    import pyarrow.compute as pc
-
-    array = table[keys[0]].combine_chunks()
-    return pc.struct_field(array, keys[1:]) if len(keys) > 1 else array
+        array = pc.coalesce(array, pc.struct_field(table[outermost].combine_chunks(), inside))
+    return array
 
 
 def _check_first_row(path: str, options: ReadOptions, problems: Problems) -> None:
     """Object at once to a file whose first row that can be read has no such key."""
     beginning = Unit(0, "jsonl", path, 0, min(os.path.getsize(path), _CHECKED_BYTES), 0)
-    skipping = Problems(Accounting(), dataclasses.replace(options, on_error="skip"))
-    for lines in read_lines(beginning, skipping):
+    for lines in read_lines(beginning, problems):
         for line in lines.texts.bytes():
             try:
-                _parse_line(line, options.column, problems.longest)
+                _document(line, options.column, problems.longest)
             except RowError as error:
                 if error.reason == "no column":
                     problems.file("no column", path, f"column: {error}")

@@ -92,11 +92,12 @@ def _step_rows(file: BinaryIO, parquet: Any, group: int, column: TextColumn) -> 
     rows = parquet.metadata.row_group(group).num_rows
     mean = _size(parquet, group, column) // max(rows, 1) + 1
     step = min(_STEP_ROWS, _BLOCK_BYTES // mean)
-    if any(chunk.has_dictionary_page for chunk in _chunks(parquet, group, column)):
+    chunks = _chunks(parquet, group, column)
+    if chunks[0].path_in_schema == column.path and chunks[0].has_dictionary_page:
         # Where it is kept as a dictionary, the first row brings all values of it.
         kept = _open(file, read_dictionary=[column.path])
         batch = next(kept.iter_batches(1, [group], [column.path], use_threads=False))
-        step = min(step, _STEP_BYTES // max(column.longest(batch.column(0)), 1))
+        step = min(step, _STEP_BYTES // max(column.longest(batch.column(column.outermost)), 1))
     return max(int(step), 1)
 
 
@@ -107,7 +108,7 @@ def _arrays(parquet: Any, group: int, column: TextColumn, step: int) -> Iterator
     size = 0
     try:
         for batch in batches:
-            held.append(batch.column(0))
+            held.append(batch.column(column.outermost))
             size += held[-1].nbytes
             if size >= _BLOCK_BYTES:
                 yield pa.concat_arrays(held)
