@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from outdim.corpus import formats
+from outdim.corpus.files import STAMP_KEYS, Stamp, check_unchanged, describe, printable
 from outdim.corpus.find import find_files
 from outdim.corpus.reading import Problems, ReadOptions
 from outdim.corpus.texts import Accounting, Texts, admit
 from outdim.corpus.unit import Unit
 from outdim.errors import DataError
 from outdim.machine import usable_cores
-
-_STAMP = ("path", "size_bytes", "mtime_ns", "ctime_ns")
 
 
 def open_corpus(
@@ -26,23 +24,28 @@ def open_corpus(
     name: str | None = None,
     split: str = "train",
     min_chars: int = 0,
+    max_document_bytes: int = 64 << 20,
     on_error: str = "fail",
     unit_bytes: int = 32 << 20,
 ) -> Corpus:
     """Open a corpus of documents and cut it into work units.
 
     Args:
-        source: "python-docs" (the documentation inside Python), a path or glob of .txt, .jsonl or
-            .parquet files (also .gz and .zst), a directory of such, several of these, or the id of
-            a Hugging Face dataset, which is streamed. In txt files every line is a document; files
-            are read in sorted order, each once.
-        column: the column or key that holds the text (parquet, jsonl, Hugging Face).
+        source: "python-docs" (the documentation inside Python), a path or glob of .txt, .jsonl,
+            .parquet, .arrow or .csv files (also .gz and .zst), a folder of such, several of these,
+            or the id of a Hugging Face dataset, which is streamed. In txt files every line is a
+            document; files are read in sorted order, each once.
+        column: the column or key that holds the text (all but txt). A path such as ``meta.text``
+            leads into objects; lists on it, as the messages of a chat in ``messages.content``, are
+            gone through, and what they hold is one document, joined by line ends.
         name: configuration of a Hugging Face dataset.
         split: split of a Hugging Face dataset.
         min_chars: documents of fewer characters are left out (and accounted for as "short").
+        max_document_bytes: a longer document, or row of a text file, is one that cannot be read:
+            it would have to be in memory as a whole.
         on_error: "fail" raises at a row that cannot be read (not UTF-8, not JSON, no such column,
-            half a surrogate pair, a damaged file), naming file and line; "skip" leaves it out and
-            accounts for it.
+            half a surrogate pair, too long, a damaged file), naming file and line; "skip" leaves it
+            out and accounts for it.
         unit_bytes: the size to which units are cut; a unit holds at least one row group, and
             compressed text files, which can only be read from their start, are one unit each.
 
@@ -57,7 +60,7 @@ def open_corpus(
     >>> next(corpus.read(corpus.units[0], Accounting()))[:19]
     'The "assert" statem'
     """
-    options = ReadOptions(column, name, split, min_chars, on_error, unit_bytes)
+    options = ReadOptions(column, name, split, min_chars, max_document_bytes, on_error, unit_bytes)
     sources = [source] if isinstance(source, str | os.PathLike) else source
     return Corpus([os.fspath(part) for part in sources], options)
 
@@ -74,12 +77,14 @@ class Corpus:
         self.source = " ".join(sources)
         self.options = options
         self.unreadable = Accounting()
+        self._stamps: dict[str, Stamp | None] = {}  # None: not of files
         self.units: tuple[Unit, ...] = tuple(
             Unit(index, *place) for index, place in enumerate(self._places(sources))
         )
         if not self.units:
+            left_out = dict(self.unreadable.skipped) or "all files are empty"
             raise DataError(
-                f"source: {self.source}: there is nothing to read (all files are empty)"
+                printable(f"source: {self.source}: there is nothing to read ({left_out})")
             )
 
     def files(self, known: Iterable[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
@@ -87,11 +92,21 @@ class Corpus:
 
         Hashing reads a file (1 s a gigabyte, one file a core), unless one of the same path, size
         and times of modification and change is ``known`` from an earlier call.
+
+        Raises:
+            DataError: A file was changed after the corpus was opened.
         """
-        hashes = {tuple(file[key] for key in _STAMP): file["sha256"] for file in known}
-        paths = {unit.path: unit.kind for unit in self.units}
+        hashes = {tuple(file[key] for key in STAMP_KEYS): file["sha256"] for file in known}
+        kinds = {unit.path: unit.kind for unit in self.units}
+
+        def about(path: str) -> dict[str, Any]:
+            stamp = self._stamps[path]
+            if stamp is None:
+                return formats.load_source(kinds[path]).describe(path)
+            return describe(path, stamp, hashes)
+
         with ThreadPoolExecutor(usable_cores()) as pool:
-            return list(pool.map(lambda path: _describe(path, paths[path], hashes), paths))
+            return list(pool.map(about, kinds))
 
     def read(self, unit: Unit, account: Accounting) -> Iterator[str]:
         """The documents of a unit; what was read and what left out is entered in ``account``."""
@@ -99,35 +114,41 @@ class Corpus:
             yield from block.strings()
 
     def blocks(self, unit: Unit, account: Accounting) -> Iterator[Texts]:
-        """The documents of a unit as blocks of bytes, entered in ``account``: the fast way."""
-        problems = Problems(account, self.options.on_error)
-        for block in formats.load(unit.kind).read(unit, self.options, problems):
-            yield admit(block, self.options.min_chars, account)
+        """The documents of a unit as blocks of bytes, entered in ``account``: the fast way.
+
+        Raises:
+            DataError: The file was changed after the corpus was opened, at the latest after the
+                last block: only a unit that was read to its end counts. Or a row cannot be read,
+                and ``on_error`` is "fail".
+        """
+        problems = Problems(account, self.options)
+        self._check_unchanged(unit)
+        try:
+            for block in formats.load(unit.kind).read(unit, self.options, problems):
+                yield admit(block, self.options.min_chars, account)
+        except Exception:  # whatever came of a change, the change is what there is to say
+            self._check_unchanged(unit)
+            raise
+        self._check_unchanged(unit)
+
+    def _check_unchanged(self, unit: Unit) -> None:
+        if unit.path not in self._stamps:
+            raise DataError(
+                printable(f"source: {unit.path}: it is not, or no longer, a file of this corpus")
+            )
+        stamp = self._stamps[unit.path]
+        if stamp is not None:
+            check_unchanged(unit.path, stamp)
 
     def _places(self, sources: Sequence[str]) -> Iterator[tuple[str, str, int, int, int]]:
         """Format, path, start, stop and size of every unit in order."""
-        problems = Problems(self.unreadable, self.options.on_error)
-        if len(sources) == 1 and (kind := formats.of_source(sources[0])):
-            found = [(kind, formats.load_source(kind).resolve(sources[0]))]
+        problems = Problems(self.unreadable, self.options)
+        if len(sources) == 1 and (source := formats.of_source(sources[0])):
+            self._stamps[formats.load_source(source).resolve(sources[0])] = None
         else:
-            found = [(formats.of_file(path) or "", path) for path in find_files(sources)]
-        for kind, path in found:
+            self._stamps.update(find_files(sources, problems))
+            source = ""
+        for path in self._stamps:
+            kind = source or formats.of_file(path)
             for span in formats.load(kind).units(path, self.options, problems):
                 yield kind, path, *span
-
-
-def _describe(path: str, kind: str, hashes: Mapping[Any, str]) -> dict[str, Any]:
-    if not formats.of_file(path):
-        return {
-            "path": path,
-            "mtime_ns": None,
-            "ctime_ns": None,
-            **formats.load_source(kind).describe(path),
-        }
-    about = os.stat(path)
-    stamp = (path, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
-    digest = hashes.get(stamp)
-    if digest is None:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {**dict(zip(_STAMP, stamp, strict=True)), "sha256": digest}

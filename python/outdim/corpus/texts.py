@@ -52,7 +52,8 @@ class Accounting:
 
     def skip(self, reason: str, place: str | None = None, rows: int = 1) -> None:
         """Count ``rows`` rows as left out; ``place`` says where, for what should be looked at."""
-        self.skipped[reason] += rows
+        if rows:
+            self.skipped[reason] += rows
         if place is not None and self.has_room:
             self.places.append(place)
 
@@ -109,19 +110,22 @@ class Texts:
         array = array.cast(pa.large_string())
         _, offsets, values = array.buffers()
         bounds = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
-        empty = values is None or not values.size
-        data = np.zeros(0, np.uint8) if empty else np.frombuffer(values, np.uint8)
+        if not len(array) or values is None or not values.size:
+            return cls.of_bytes([b""] * len(array))
+        data = np.frombuffer(values, np.uint8)[bounds[0] : bounds[-1]]
+        bounds = bounds - bounds[0]
         return cls(data, bounds[:-1], bounds[1:])
 
     def strings(self) -> Iterator[str]:
         """The documents as Python strings."""
-        return (str(view, "utf-8") for view in self._views())
+        return (str(view, "utf-8") for view in self.views())
 
     def bytes(self) -> Iterator[bytes]:
         """The documents as bytes."""
-        return map(bytes, self._views())
+        return map(bytes, self.views())
 
-    def _views(self) -> Iterator[memoryview]:
+    def views(self) -> Iterator[memoryview]:
+        """The documents as views of the block's bytes."""
         view = self.data.data
         for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True):
             yield view[start:end]
@@ -147,17 +151,17 @@ class Texts:
 
     def characters(self) -> NDArray[np.int64]:
         """Code points of each document: its bytes without UTF-8 continuation bytes."""
-        if not len(self):
-            return np.zeros(0, np.int64)
-        first = int(
-            self.starts[0]
-        )  # of a slice of a large array only the part at hand is looked at
-        part = self.data[first : int(self.ends[-1])].view(np.int8)
-        if not (part < 0).any():
+        continues = self.data.view(np.int8) < -64
+        if len(self) << 16 < len(self.data):  # long ones: positions take eight times the bytes
+            inside = [
+                np.count_nonzero(continues[start:end])
+                for start, end in zip(self.starts, self.ends, strict=True)
+            ]
+            return self.lengths() - np.array(inside, np.int64)
+        at = np.flatnonzero(continues)
+        if not len(at):
             return self.lengths()
-        before = np.zeros(len(part) + 1, np.int64)
-        np.cumsum(part >= -64, out=before[1:])
-        return before[self.ends - first] - before[self.starts - first]
+        return self.lengths() - np.searchsorted(at, self.ends) + np.searchsorted(at, self.starts)
 
 
 def admit(block: Texts, min_chars: int, account: Accounting) -> Texts:

@@ -24,10 +24,13 @@ _BY_ENDING = {
     "ndjson": "jsonl",
     "json": "jsonl",
     "parquet": "parquet",
+    "arrow": "arrow",
+    "csv": "csv",
+    "tsv": "csv",
 }
 _BY_NAME = {"python-docs": "python_docs"}
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-EXPECTED = "expected .txt, .jsonl or .parquet, each also with .gz or .zst"
+EXPECTED = "expected .txt, .jsonl, .parquet, .arrow or .csv, each also with .gz or .zst"
 
 
 class Format(Protocol):
@@ -50,24 +53,24 @@ class Source(Format, Protocol):
         """What ``path`` of the units will be: it must name one version of the text."""
 
     def describe(self, path: str) -> dict[str, Any]:
-        """``size_bytes`` and ``sha256``, each None where it is not known."""
+        """As `outdim.corpus.files.describe`, None where something is not known."""
 
 
-def of_file(path: str) -> str | None:
-    """Name of the format of a file by its ending (also behind .gz or .zst); None: no text.
+def of_file(path: str) -> str:
+    """Name of the format of a file by its ending (also behind .gz or .zst); "" where there is none.
 
     >>> of_file("a/b.jsonl.gz")
     'jsonl'
     """
-    return _BY_ENDING.get(os.path.splitext(without_packing(path))[1][1:].lower())
+    return _BY_ENDING.get(os.path.splitext(without_packing(path))[1][1:].lower(), "")
 
 
-def of_source(source: str) -> str | None:
-    """Name of the format of a source that is no file; None where it can only be files."""
+def of_source(source: str) -> str:
+    """Name of the format of a source that is no file; "" where it can only be files."""
     if source in _BY_NAME:
         return _BY_NAME[source]
     is_local = os.path.lexists(source) or of_file(source) or glob.has_magic(source)
-    return None if is_local or not _HUB_ID.fullmatch(source) else "hub_dataset"
+    return "" if is_local or not _HUB_ID.fullmatch(source) else "hub_dataset"
 
 
 def load(name: str) -> Format:

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from functools import lru_cache, partial
 from typing import Any
 
+from outdim.corpus.files import STAMP_KEYS
 from outdim.corpus.reading import Problems, ReadOptions
+from outdim.corpus.rows import document_of, documents_of, no_column, row_place
 from outdim.corpus.texts import Texts
 from outdim.corpus.unit import Span, Unit
 from outdim.errors import DataError
@@ -22,38 +24,30 @@ def resolve(source: str) -> str:
 
 def describe(path: str) -> dict[str, Any]:
     """Nothing is known but the path, which holds the revision."""
-    return {"size_bytes": None, "sha256": None}
+    return dict.fromkeys((*STAMP_KEYS, "sha256")) | {"path": path}
 
 
 def units(path: str, options: ReadOptions, problems: Problems) -> list[Span]:
     """One unit a shard; their sizes are not known."""
     stream = _stream_at(path, options)
-    check_stream_column(stream, path, options.column)
+    _check_column(stream, path, options.column)
     return [(i, i + 1, 0) for i in range(stream.num_shards)]
 
 
 def read(unit: Unit, options: ReadOptions, problems: Problems) -> Iterator[Texts]:
     """The rows of some shards."""
-    stream, column = _stream_at(unit.path, options), options.column
+    stream = _stream_at(unit.path, options)
+    document = partial(document_of, column=options.column)
     for index in range(unit.start, unit.stop):
-        row = 0
+        first = 0
         for batch in stream.shard(num_shards=stream.num_shards, index=index).iter(_BATCH_ROWS):
-            texts: list[bytes] = []
-            for value in batch[column]:
-                place = partial("{}: shard {}: row {}".format, unit.path, index, row + 1)
-                if value is None:
-                    problems.account.skip("null")
-                elif not isinstance(value, str):
-                    details = f"{column!r} is a {type(value).__name__}, expected a string"
-                    problems.row("not a string", place, details)
-                else:
-                    try:
-                        texts.append(value.encode())
-                    except UnicodeEncodeError:
-                        details = f"{column!r} holds half of a surrogate pair"
-                        problems.row("lone surrogate", place, details)
-                row += 1
-            yield Texts.of_bytes(texts)
+            rows = [
+                dict(zip(batch, values, strict=True))
+                for values in zip(*batch.values(), strict=True)
+            ]
+            place = partial(row_place, f"{unit.path}: shard {index}", first)
+            yield documents_of(rows, document, place, problems)
+            first += len(rows)
 
 
 def _stream_at(path: str, options: ReadOptions) -> Any:
@@ -88,12 +82,10 @@ def open_stream(source: str, name: str | None, split: str, revision: str) -> Any
         raise DataError(f"source: {source!r} (name {name!r}, split {split!r}): {error}") from error
 
 
-def check_stream_column(stream: Any, source: str, column: str) -> None:
+def _check_column(stream: Any, path: str, column: str) -> None:
     """Raise DataError when the dataset has no such column."""
     names = stream.column_names
     if names is None:
         names = list(next(iter(stream), {column: None}))
-    if column not in names:
-        raise DataError(
-            f"{source}: column: no {column!r} here; there are: {', '.join(map(repr, names))}"
-        )
+    if not {column, column.split(".")[0]} & set(names):
+        raise DataError(f"{path}: column: {no_column(column, names)}")

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from outdim.corpus.files import STAMP_KEYS
 from outdim.corpus.reading import Problems, ReadOptions
 from outdim.corpus.texts import Texts
 from outdim.corpus.unit import Span, Unit, ranges
@@ -41,7 +42,8 @@ def resolve(source: str) -> str:
 def describe(path: str) -> dict[str, Any]:
     """Size and hash of all documents."""
     data = "\n".join(python_documents()).encode()
-    return {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    found = {"path": path, "size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return dict.fromkeys(STAMP_KEYS) | found
 
 
 def units(path: str, options: ReadOptions, problems: Problems) -> list[Span]:
