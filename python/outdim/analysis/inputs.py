@@ -53,6 +53,7 @@ class TextOptions:
         split: Split of a Hugging Face dataset.
         min_chars: Leave out documents with fewer characters. Puccetti et al. 2022 use 71 on
             WikiText-2.
+        max_document_bytes: A longer document is one that cannot be read; it bounds the memory.
         on_error: Whether a broken line or file ends the run, or is skipped and accounted for.
         shard_bytes: Size of a commit unit in bytes of input. None: 1/256 of the data, between 256
             KiB (with a model 64 KiB) and 64 MiB.
@@ -63,6 +64,7 @@ class TextOptions:
     name: str | None = None
     split: str = "train"
     min_chars: int = 0
+    max_document_bytes: int = 128 << 20
     on_error: Literal["fail", "skip"] = "fail"
     shard_bytes: int | None = None
 
@@ -239,6 +241,7 @@ def open_recorded(options: Mapping[str, Any]) -> Corpus:
         name=options["name"],
         split=options["split"],
         min_chars=options["min_chars"],
+        max_document_bytes=options["max_document_bytes"],
         on_error=options["on_error"],
         unit_bytes=options["shard_bytes"],
     )
