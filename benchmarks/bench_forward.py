@@ -9,6 +9,7 @@ GPU, where kernels run meanwhile, the whole of it.
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import common
 import numpy as np
 import torch
 from outdim.bench import Row, check_device, write
+from outdim.bench.timing import num_threads
 from outdim.models import architecture, observe
 from outdim.stats import Covariates
 from outdim.stats.point_moments import PointMoments
@@ -87,10 +89,13 @@ def main() -> None:
     chosen = parser.parse_args()
     check_device(chosen.device)
     rows: list[Row] = []
-    for dtype in (torch.float32, torch.bfloat16):
-        for row in overhead(chosen, dtype):
-            rows.append(row)
-            print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+    cores = torch.get_num_threads()
+    counts = [cores] if chosen.device == "cuda" else sorted({1, cores})
+    for threads, dtype in itertools.product(counts, (torch.float32, torch.bfloat16)):
+        with num_threads(threads):
+            for row in overhead(chosen, dtype):
+                rows.append(row)
+                print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
     if chosen.json is not None:
         write(chosen.json, "forward", rows, common.describe(chosen.device))
 

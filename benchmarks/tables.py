@@ -112,15 +112,6 @@ _ERRORS = {"typical dimensions": "error_r", "large mean": "error_r_offset"}
 
 def _pipeline(rows: Sequence[Row]) -> Iterator[str]:
     columns: dict[str, dict[str, Callable[[Row], str]]] = {
-        "overhead": {
-            "one batch, BERT-base": lambda row: row["variant"],
-            "threads": lambda row: str(row["threads"]),
-            "tokens": lambda row: str(row["tokens"]),
-            "ms": lambda row: f"{number(row['median_ms'])} ({number(row['min_ms'])})",
-            "overhead, of minima": lambda row: f"{row['overhead']:.1%}",
-            "CPU time": lambda row: f"{row['cpu_overhead']:.1%}",
-            "median of rounds": lambda row: f"{row['median_overhead']:.1%}",
-        },
         "whole_run": {
             "text to r, MiniLM": lambda row: row["variant"],
             "threads": lambda row: str(row["threads"]),
@@ -138,6 +129,7 @@ def _pipeline(rows: Sequence[Row]) -> Iterator[str]:
             "one batch, BERT-base": lambda row: row["variant"],
             "device": lambda row: row["device"],
             "dtype": lambda row: row["dtype"],
+            "threads": lambda row: str(row["threads"]),
             "tokens": lambda row: str(row["tokens"]),
             "ms": lambda row: f"{number(row['median_ms'])} ({number(row['min_ms'])})",
             "overhead, of minima": lambda row: f"{row['overhead']:.1%}",

@@ -116,7 +116,9 @@ __global__ void __launch_bounds__(MaxThreads, 1) normalise_rows(const RowsArgs a
     }
 
     // Without statistics h stays as it is, for every variant there may be.
-    const int64_t each_count = General && F == Fused::kNothing && norm.each ? norm.variants : 1;
+    // (Wide rows lack the registers for that: they are launched once a variant.)
+    constexpr bool kEach = General && F == Fused::kNothing && MaxThreads != kWideThreads;
+    const int64_t each_count = kEach && norm.each ? norm.variants : 1;
     for (int64_t each = 0; each < each_count; ++each) {
 #pragma unroll
       for (int j = 0; j < C; ++j) {
@@ -253,6 +255,19 @@ int run_rows(RowsArgs& args, Fused fused, int device, void* stream) {
   });
 }
 
+/// One variant of all rows, out of every variant of them.
+LayerNormArgs variant_alone(const LayerNormArgs& norm, int64_t m) {
+  LayerNormArgs one = norm;
+  one.each = false;
+  one.variants = 1;
+  one.scale += m * norm.d;
+  one.shift += m * norm.d;
+  if (one.clip) one.clip += m * norm.d;
+  one.y = static_cast<char*>(norm.y) + m * norm.n * norm.y_stride * item_size(norm.dtype);
+  if (m > 0) one.sum = nullptr;  // x is read anew, and the sum is there
+  return one;
+}
+
 }  // namespace
 
 int fused_blocks(int64_t d, const MomentsArgs& args, int device) {
@@ -294,7 +309,14 @@ void layer_norm(const LayerNormArgs& norm, const MomentsArgs* stats, Observed ob
   // The input before y is written: y may lie in its place.
   const HiddenView x{norm.x, norm.dtype, norm.n, norm.d, norm.x_stride};
   if (stats && of_input && !norm.residual) moments(x, *stats, context);
-  if (norm.n > 0) run_rows(args, Fused::kNothing, context.device, context.stream);
+  if (norm.n > 0 && norm.each && norm.d > kNarrowWidth) {
+    for (int64_t m = 0; m < norm.variants; ++m) {
+      args.norm = variant_alone(norm, m);
+      run_rows(args, Fused::kNothing, context.device, context.stream);
+    }
+  } else if (norm.n > 0) {
+    run_rows(args, Fused::kNothing, context.device, context.stream);
+  }
   if (stats && of_input && norm.residual) {
     moments({norm.sum, norm.dtype, norm.n, norm.d, norm.d}, *stats, context);
   }

@@ -42,7 +42,7 @@ def test_layer_norm(order, n, d, margin, dtype, variant):
 
 
 @pytest.mark.parametrize("d", [5000, 16384])
-@pytest.mark.parametrize("variant", ["full", "residual", "edit"])
+@pytest.mark.parametrize("variant", ["full", "residual", "edit", "each"])
 def test_wide_layer_norm(order, d, variant):
     for dtype in checks.DTYPES:
         checks.check_layer_norm(CPU, 4, d, dtype, variant)
