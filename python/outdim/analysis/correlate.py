@@ -138,7 +138,7 @@ class Correlate(Observer):
             return None
         counts = ordinary_counts(self.inputs.text_frequencies, self.inputs.options["exclude"])
         groups = [1 + GROUPS.index(group) for group in RANK_SELECTION.groups]
-        frequencies = torch.from_numpy(np.asarray(self.inputs.frequencies.counts))
+        frequencies = torch.tensor(self.inputs.frequencies.counts)
         return PointRanks(self.points, self.recorded["rank"], counts, groups, frequencies)
 
     @cached_property
