@@ -89,7 +89,7 @@ def write_page(path: Path, template: str, figures: list[Figure], **content: Any)
             **content,
         )
     )
-    write_bytes(path, page.encode())
+    write_bytes(path, page.encode(errors="backslashreplace"))  # names of files need not be text
     return path
 
 
