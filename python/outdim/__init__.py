@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from outdim.analysis.analyze import analyze
     from outdim.analysis.correlate import correlate
     from outdim.analysis.correlation import Correlation
-    from outdim.analysis.detect import Detection, detect
+    from outdim.analysis.detect import detect
+    from outdim.analysis.detection import Detection
     from outdim.corpus import open_corpus
     from outdim.counting import count_tokens
     from outdim.errors import OutdimError
@@ -28,7 +29,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Correlation": "analysis.correlation",
-    "Detection": "analysis.detect",
+    "Detection": "analysis.detection",
     "analyze": "analysis.analyze",
     "correlate": "analysis.correlate",
     "detect": "analysis.detect",

@@ -131,6 +131,7 @@ def _describe(path: Path, sha256: str) -> ResultFile:
     size = path.stat().st_size
     if path.suffix != ".parquet":
         return ResultFile(path.name, size, sha256)
-    about = pq.read_metadata(path)
+    with path.open("rb") as file:  # Arrow takes no name that is not text
+        about = pq.read_metadata(file)
     columns = tuple(about.schema.to_arrow_schema().names)
     return ResultFile(path.name, size, sha256, about.num_rows, columns)
