@@ -235,27 +235,3 @@ def test_accounting_adds_and_survives_json() -> None:
     both = first + first
     assert (both.documents, both.special, both.skipped["blank"]) == (2, 10, 4)
     assert Accounting.from_dict(json.loads(json.dumps(both.as_dict()))) == both
-
-
-@pytest.mark.slow
-def test_a_line_of_100_megabytes_needs_little_more_than_itself(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    path = tmp_path / "a.txt"
-    path.write_bytes(b"word " * 20_000_000 + b"\nsecond\n")
-    program = (
-        "import resource, sys\n"
-        "from outdim.corpus import open_corpus, Accounting\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "corpus = open_corpus(sys.argv[1]); before = peak(); account = Accounting()\n"
-        "for unit in corpus.units:\n"
-        "    for block in corpus.blocks(unit, account): pass\n"
-        "print(account.documents, account.bytes, (peak() - before) // 1024)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
-    )
-    documents, size, megabytes = map(int, done.stdout.split())
-    assert (documents, size) == (2, 100_000_006)
-    assert megabytes < 500
