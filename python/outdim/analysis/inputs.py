@@ -64,7 +64,7 @@ class TextOptions:
     name: str | None = None
     split: str = "train"
     min_chars: int = 0
-    max_document_bytes: int = 128 << 20
+    max_document_bytes: int = 64 << 20
     on_error: Literal["fail", "skip"] = "fail"
     shard_bytes: int | None = None
 

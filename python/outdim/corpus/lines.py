@@ -74,9 +74,10 @@ def read_lines(unit: Unit, problems: Problems) -> Iterator[Lines]:
             yield Lines(unit, texts, first, offset)
             first += len(texts)
     except DamagedError as error:
-        details = f"damaged or cut off after line {first} ({error})"
-        advice = "Fetch it again, or go on without its rest"
         reason = "trailing bytes" if error.ended else "truncated file"
+        what = "the text ends" if error.ended else "damaged or cut off"
+        details = f"{what} after line {first} ({error})"
+        advice = "Fetch it again, or go on without its rest"
         problems.row(reason, lambda: unit.path, details, advice=advice)
 
 
