@@ -92,15 +92,13 @@ __global__ void __launch_bounds__(kWarp* kLanes)
 /// Segments of a launch: a grid has at most 65,535 blocks along y.
 constexpr int64_t kMaxSegments = 65535;
 
-template <class T>
+template <class T, bool kAligned>
 void add_all(const HiddenView& hidden, SegmentSumsArgs args, void* stream) {
-  const auto kernel = rows_aligned(hidden.data, hidden.stride, sizeof(T), 4)
-                          ? &add_segments<T, true>
-                          : &add_segments<T, false>;
   const auto tiles = static_cast<unsigned>(ceil_div<int64_t>(hidden.d, kWarp * kColumns<T>));
   for (int64_t left = args.segments; left > 0; left -= kMaxSegments) {
     const auto segments = static_cast<unsigned>(left < kMaxSegments ? left : kMaxSegments);
-    launch(kernel, dim3(tiles, segments), dim3(kWarp, kLanes), 0, stream, hidden, args);
+    launch<&add_segments<T, kAligned>>(dim3(tiles, segments), dim3(kWarp, kLanes), 0, stream,
+                                       hidden, args);
     args.starts += segments;
     args.read += segments;
     args.write += segments;
@@ -111,8 +109,12 @@ void add_all(const HiddenView& hidden, SegmentSumsArgs args, void* stream) {
 
 void segment_sums(const HiddenView& hidden, const SegmentSumsArgs& args, const Context& context) {
   const DeviceGuard guard(context.device);
-  with_dtype(hidden.dtype,
-             [&](auto type) { add_all<decltype(type)>(hidden, args, context.stream); });
+  with_dtype(hidden.dtype, [&](auto type) {
+    using T = decltype(type);
+    rows_aligned(hidden.data, hidden.stride, sizeof(T), 4)
+        ? add_all<T, true>(hidden, args, context.stream)
+        : add_all<T, false>(hidden, args, context.stream);
+  });
 }
 
 }  // namespace outdim::cuda
