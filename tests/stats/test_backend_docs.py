@@ -15,7 +15,7 @@ def test_examples_run(capsys):
     pytest.importorskip("torchmetrics")
     text = (ROOT / "docs" / "backend.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     names = {}
     torch.manual_seed(0)
     for block in blocks:
