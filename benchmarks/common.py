@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from outdim.bench import check_device, measure_and_print, write
+from outdim.bench import check_device, measure_and_print, measured_on, write
 from outdim.bench.inputs import Inputs, make_inputs
-from outdim.bench.machine import machine
 from outdim.bench.timing import ROUNDS, Case, Row, keep_freed_memory
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +59,7 @@ def run(name: str, chosen: argparse.Namespace, cases: Callable[[Inputs, int], li
 
 def describe(device: str = "cpu") -> dict[str, Any]:
     """The machine, and the commit that is measured; "+" where sources were changed since."""
-    return {**machine(device), "commit": _commit()}
+    return {**measured_on(device), "commit": _commit()}
 
 
 def _commit() -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from outdim import bench
+from outdim.bench import measured_on
 from outdim.bench.inputs import check_r, check_rows, make_inputs
 from outdim.bench.layer_norm import layer_norm_case, rms_norm_case
-from outdim.bench.machine import machine
 from outdim.bench.moments import fused_case, moments_case
 from outdim.bench.table import table
 from outdim.bench.timing import Case, Variant, measure
@@ -167,11 +167,11 @@ def test_page_from_rows(programs, tmp_path, small_roofline):
         case = without_compiled(moments_case(make_inputs(64, 8, dtype, "cpu"), 1))
         rows += measure(case, rounds=1)
     rows[-1]["error_r"] = float("nan")
-    bench.write(tmp_path / "one.json", "one", rows, machine())
+    bench.write(tmp_path / "one.json", "one", rows, measured_on())
     assert json.loads((tmp_path / "one.json").read_text())["rows"][-1]["error_r"] is None
     counting = {"variant": "chunks", "mb": 200.0, "tokens": 5e7, "tokens_per_second": 2e7}
     counting |= {"op": "counting", "device": "cpu", "threads": 2, "ratio": 44.7, "ratio_cpu": 48.8}
-    bench.write(tmp_path / "two.json", "two", [{**counting, "peak_rss_mib": 421.0}], machine())
+    bench.write(tmp_path / "two.json", "two", [{**counting, "peak_rss_mib": 421.0}], measured_on())
     (tmp_path / "other.json").write_text("[]")  # results in another format are not ours
     page = tables.render(tables.read(tmp_path))
     for row in rows:

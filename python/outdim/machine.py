@@ -1,8 +1,11 @@
 """What the operating system says of this machine."""
 
+import importlib.metadata
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 def cpu_name() -> str:
@@ -20,3 +23,32 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def machine(packages: Sequence[str], device: str = "cpu") -> dict[str, Any]:
+    """Processor, cores, GPU, instruction set of the kernels, versions of what is installed."""
+    import torch
+
+    from outdim import __version__
+    from outdim.ops._binding import core
+
+    kernels = core()
+    facts: dict[str, Any] = {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "isa": kernels.isa() if kernels is not None else "none: plain torch",
+        "openmp": Path(kernels.threading()).name if kernels is not None else "",
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "outdim": __version__,
+    }
+    if device == "cuda":
+        facts["gpu_memory_bytes"] = torch.cuda.get_device_properties(0).total_memory
+        facts["cuda"] = torch.version.cuda
+    for package in packages:
+        try:
+            facts[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return facts

@@ -4,39 +4,18 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import os
-import platform
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from outdim import __version__
 from outdim.errors import DataError
 from outdim.files import create, json_bytes, read_json, sha256_of, write_json
-from outdim.machine import cpu_name
+from outdim.machine import machine
 
 NAME = "manifest.json"
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pyarrow")
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores, accelerator and the versions that may change a last bit."""
-    from outdim.ops._binding import core
-
-    kernels = core()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "gpu": gpu,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "isa": kernels.isa() if kernels is not None else "none: plain torch",
-        **versions(),
-    }
 
 
 @cache
@@ -59,7 +38,7 @@ def begin(run: Path, command: str) -> bool:
     """
     content = {"outdim": __version__, "command": command, "created": now(), "finished": None}
     # Another process may have begun, and even finished, since we looked: its manifest stands.
-    return create(run / NAME, json_bytes({**content, "machine": machine(), "results": {}}))
+    return create(run / NAME, json_bytes({**content, "machine": machine(_PACKAGES), "results": {}}))
 
 
 def update(run: Path, parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json as json_format
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ import torch
 from outdim.bench.correlate import correlate_case
 from outdim.bench.inputs import make_inputs
 from outdim.bench.layer_norm import layer_norm_case
-from outdim.bench.machine import machine
 from outdim.bench.moments import fused_case, moments_case
 from outdim.bench.table import table
 from outdim.bench.timing import Row, keep_freed_memory, measure
 from outdim.errors import ArgumentError, BackendError
+from outdim.machine import machine
 
 FORMAT = "outdim.bench/1"
+_PACKAGES = ("torch", "numpy", "scipy", "torchmetrics", "transformers", "triton", "liger-kernel")
 
 _SIZE = {"cpu": (16384, 768), "cuda": (65536, 1024)}
 _ROUNDS = 7
@@ -40,12 +42,12 @@ def main(device: str = "cpu", json: str | None = None) -> None:
     """
     check_device(device)
     kept = keep_freed_memory()
-    print(f"{machine(device)['gpu' if device == 'cuda' else 'cpu']}, torch {torch.__version__}")
+    print(f"{measured_on(device)['gpu' if device == 'cuda' else 'cpu']}, torch {torch.__version__}")
     print("Median and minimum over interleaved rounds; GB/s of what must be moved; x outdim: how")
     print("many times as long as outdim; compiling torch's rivals takes a while ...")
     rows = short(device, *_SIZE[device], _ROUNDS)
     if json is not None:
-        write(Path(json), "bench", rows, {**machine(device), "keeps_freed_memory": kept})
+        write(Path(json), "bench", rows, {**measured_on(device), "keeps_freed_memory": kept})
 
 
 def short(device: str, N: int, D: int, rounds: int) -> list[Row]:
@@ -56,6 +58,11 @@ def short(device: str, N: int, D: int, rounds: int) -> list[Row]:
         for build in (correlate_case, layer_norm_case, moments_case, fused_case):
             rows += measure_and_print(build(inputs, torch.get_num_threads()), rounds)
     return rows
+
+
+def measured_on(device: str = "cpu") -> dict[str, Any]:
+    """What is measured on, with which versions, and how busy it was before."""
+    return {**machine(_PACKAGES, device), "load_before": round(os.getloadavg()[0], 2)}
 
 
 def measure_and_print(case: Any, rounds: int) -> list[Row]:

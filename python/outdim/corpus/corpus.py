@@ -66,9 +66,9 @@ def open_corpus(
 
 
 class Corpus:
-    """Documents in work units; made by :func:`open_corpus`.
+    """Documents in work units; made by `open_corpus`.
 
-    ``units`` are in a fixed order; :meth:`read` gives the documents of one of them, the same
+    ``units`` are in a fixed order; `read` gives the documents of one of them, the same
     whenever and wherever it is called on the same files. ``unreadable`` accounts for the files that
     were left out when the corpus was opened (``on_error="skip"``): to be added once.
     """

@@ -14,7 +14,7 @@ _SKIP = "with on_error='skip'"
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How a corpus is read; :func:`outdim.open_corpus` says what each of them means."""
+    """How a corpus is read; `outdim.open_corpus` says what each of them means."""
 
     column: str = "text"
     name: str | None = None

@@ -58,7 +58,7 @@ class Accounting:
             self.places.append(place)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON-able fields; :meth:`from_dict` is the way back."""
+        """Plain JSON-able fields; `from_dict` is the way back."""
         return {
             "documents": self.documents,
             "characters": self.characters,
@@ -71,7 +71,7 @@ class Accounting:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Accounting:
-        """Read what :meth:`as_dict` wrote."""
+        """Read what `as_dict` wrote."""
         return cls(**{**fields, "skipped": Counter(fields["skipped"])})
 
 

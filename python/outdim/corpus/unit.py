@@ -12,7 +12,7 @@ Span = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of a corpus; all fields are plain JSON values (:meth:`as_dict`).
+    """A piece of a corpus; all fields are plain JSON values (`as_dict`).
 
     ``kind`` is the format that reads it, a module of ``outdim.corpus.formats``, and says there what
     ``start`` and ``stop`` count. ``size_bytes`` is the size of the text before it is read: on disk

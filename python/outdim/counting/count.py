@@ -25,15 +25,15 @@ def count_tokens(
     """Count the tokens of a corpus by id, exactly those of ``tokenizer(text)`` without truncation.
 
     Args:
-        source: an open :class:`Corpus`, or what :func:`open_corpus` takes.
-        tokenizer: a fast Hugging Face tokenizer (:func:`load_tokenizer`).
+        source: an open `Corpus`, or what `open_corpus` takes.
+        tokenizer: a fast Hugging Face tokenizer (`load_tokenizer`).
         method: "chunks" counts distinct chunks of text first and tokenizes each once, tens of times
             as fast for text that repeats its words; "encode" encodes every document; "auto" takes
             chunks where that is proved exact for the tokenizer and a sample of the corpus agrees.
-        documents: also count in how many documents each id occurs (see :class:`TokenCounter`).
+        documents: also count in how many documents each id occurs (see `TokenCounter`).
         memory_bytes: bound of the table of chunks.
         workers: threads; None takes all cores.
-        corpus_options: passed to :func:`open_corpus` when ``source`` is not an open corpus.
+        corpus_options: passed to `open_corpus` when ``source`` is not an open corpus.
 
     Returns:
         The frequencies; ``info`` says by which method and why, and holds the accounting.

@@ -55,17 +55,17 @@ class TokenCounter:
     """Counts work units with one tokenizer by one method.
 
     Chunks that were tokenized are kept from call to call, up to ``memory_bytes``; what
-    :meth:`count` returns does not depend on them.
+    `count` returns does not depend on them.
 
     Args:
         tokenizer: a fast tokenizer.
-        method: what :func:`choose_method` decided for the corpus.
+        method: what `choose_method` decided for the corpus.
         documents: also count in how many documents each id occurs. By chunks this looks every chunk
             up once more and takes about twice as long; by encoding it costs a sort of each
             document's ids.
         memory_bytes: bound of the table of chunks.
         workers: threads; None takes all cores.
-        rule: the tokenizer's :func:`chunk_rule`, if it is known already.
+        rule: the tokenizer's `chunk_rule`, if it is known already.
     """
 
     def __init__(

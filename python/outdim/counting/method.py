@@ -23,7 +23,7 @@ _LONG_CHUNK_BYTES = 48
 def choose_method(corpus: Corpus, tokenizer: Any, method: str = "auto") -> CountingMethod:
     """Decide how the tokens of a corpus are counted.
 
-    Chunks need the compiled module, a tokenizer whose boundaries are known (:func:`chunk_rule`),
+    Chunks need the compiled module, a tokenizer whose boundaries are known (`chunk_rule`),
     and a sample of the corpus whose counts agree with ``tokenizer(text)``; "auto" also wants
     chunks short enough to repeat.
 
@@ -36,7 +36,7 @@ def choose_method(corpus: Corpus, tokenizer: Any, method: str = "auto") -> Count
 def choose_counter(
     corpus: Corpus, tokenizer: Any, method: str = "auto", **options: Any
 ) -> TokenCounter:
-    """The counter of the chosen method, with the ``options`` of :class:`TokenCounter`."""
+    """The counter of the chosen method, with the ``options`` of `TokenCounter`."""
     if method not in ("auto", "chunks", "encode"):
         raise ArgumentError(f"method: expected 'auto', 'chunks' or 'encode', got {method!r}")
     why = "asked for"

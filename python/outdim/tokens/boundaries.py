@@ -2,7 +2,7 @@
 
 A tokenizer is looked at as a pipeline: added tokens, normalizer, pre-tokenizer, model. Each kind
 that is known here has its argument in docs/counting.md; whatever is not known makes
-:func:`chunk_rule` refuse.
+`chunk_rule` refuse.
 """
 
 from __future__ import annotations

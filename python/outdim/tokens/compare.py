@@ -14,7 +14,7 @@ from outdim.tokens.frequencies import TokenFrequencies
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two frequencies of one vocabulary side by side: made by :func:`compare`."""
+    """Two frequencies of one vocabulary side by side: made by `compare`."""
 
     first: TokenFrequencies
     second: TokenFrequencies

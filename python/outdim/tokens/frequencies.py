@@ -21,7 +21,7 @@ Top = list[tuple[int, str, int]]
 
 @dataclass(frozen=True)
 class Coverage:
-    """How frequencies and a tokenizer fit: see :meth:`TokenFrequencies.coverage`.
+    """How frequencies and a tokenizer fit: see `TokenFrequencies.coverage`.
 
     ``vocabulary``: ids of the tokenizer; ``seen``: how many of them were counted at least once;
     ``differing``: ids where the labels of the two differ; ``lost``: counted tokens at ids the
@@ -48,7 +48,7 @@ class TokenFrequencies:
     people, never keys; ``documents`` int64 [V]: in how many documents an id occurs, or None;
     ``raw``: the bytes an id stands for where that is defined (byte-level and byte-fallback
     vocabularies); ``unjoined``: published counts that belong to no single id
-    (:meth:`from_counts_json`); ``info``: how it was counted (method, why, accounting).
+    (`from_counts_json`); ``info``: how it was counted (method, why, accounting).
 
     >>> counts = np.array([5, 0, 2])
     >>> freq = TokenFrequencies(counts, np.array([True, False, False]), ("[CLS]", "a", "b"))
@@ -190,7 +190,7 @@ class TokenFrequencies:
 
     @classmethod
     def from_parquet(cls, path: str | Path) -> TokenFrequencies:
-        """Read what :meth:`to_parquet` wrote.
+        """Read what `to_parquet` wrote.
 
         Raises:
             DataError: There is no such file, or it is of another kind, or a column is not as it
