@@ -27,6 +27,7 @@ class Table:
         rows: Cells, or plain texts, of which the first heads its row.
         over: A heading over all columns from ``over_from`` on.
         brief: Whether the summary for a terminal has it as well.
+        marks: What it means that a cell is marked: shaded on the page, starred in a terminal.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Table:
     over: str = ""
     over_from: int = 0
     brief: bool = False
+    marks: str = ""
 
     def cells(self) -> list[list[Cell]]:
         """The rows as cells."""

@@ -41,10 +41,11 @@ def summary(run_dir: str | Path) -> str:
 def _plain(table: Table) -> list[str]:
     """The table in columns of text."""
     head = list(table.columns)
-    rows = [[cell.text for cell in row] for row in table.cells()]
+    star = "*" if table.marks else ""
+    rows = [[cell.text + (star if cell.marked else "") for cell in row] for row in table.cells()]
     widths = [max(len(line[column]) for line in [head, *rows]) for column in range(len(head))]
     return [
-        table.caption,
+        f"{table.caption} With a star: {table.marks}." if table.marks else table.caption,
         *(
             "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
             for line in [head, *rows]

@@ -99,7 +99,7 @@ def test_intervals_and_chance_are_told(tmp_path):
         ("5 (0.90)", True),
         ("0 (0.10)", False),
     ]
-    assert found.tables[0].caption.endswith("Shaded: more than chance.")
+    assert found.tables[0].marks == "more than chance"
 
 
 def test_without_any_r_there_is_the_default(tmp_path):

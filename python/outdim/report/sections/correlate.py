@@ -136,10 +136,10 @@ def _table(view: View, beside: Sequence[View], marked: Sequence[int]) -> Table:
         *(f"; the first dimension with the {COVARIATES[o.key.covariate]} instead" for o in beside),
         f"; r of the outlier dimensions {listing(shown)}" if shown else "",
     ]
-    shaded = "" if view.chance is None and view.estimate.p is None else " Shaded: more than chance."
+    known = view.chance is not None or view.estimate.p is not None
     return Table(
         title="Strongest dimensions by layer",
-        caption=f"{''.join(caption)}.{shaded}",
+        caption=f"{''.join(caption)}.",
         columns=[
             "layer",
             *("first", "second", "third"),
@@ -149,6 +149,7 @@ def _table(view: View, beside: Sequence[View], marked: Sequence[int]) -> Table:
         ],
         rows=rows,
         brief=True,
+        marks="more than chance" if known else "",
     )
 
 
