@@ -25,7 +25,7 @@ def test_values(kept, accuracy):
         1, random_state=0
     )
     assert set(one_each.statistic) == set(table.statistic)
-    for change in (1.01 * allowed[one_each.index] + 1e-14, np.nan, np.inf):
+    for change in (1.01 * allowed[one_each.index] + 1e-14, np.nan):
         changed = table.copy()
         changed.loc[one_each.index, "value"] += change
         with pytest.raises(AssertionError, match=f"allowed of {len(one_each)}:"):
