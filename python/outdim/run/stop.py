@@ -31,11 +31,17 @@ class StopSignal:
         """Take SIGINT and SIGTERM while the block runs; a second one ends the process at once.
 
         Handlers in Python run between two steps of the interpreter, so a thread that waits for the
-        signal itself ends the process in the middle of a long call of native code, too.
+        signal itself ends the process in the middle of a long call of native code, too. Native code
+        that keeps the interpreter's lock, and the thread waiting, runs handlers now and then.
         """
+        handled = 0
 
         def handle(signum: int, frame: FrameType | None) -> None:
+            nonlocal handled
+            handled += 1
             self.signum = signum
+            if handled > 1:
+                os._exit(128 + signum)
 
         reader, writer = socket.socketpair()
         writer.setblocking(False)
