@@ -84,8 +84,7 @@ class Correlate(Observer):
         per_token = _dimensions("per-token", options.per_token or (), dims)
         rank = default_rank(inputs) if options.rank is None else options.rank
         if options.counts is not None:
-            given = TokenFrequencies.load(options.counts, inputs.tokenizer)
-            check_frequencies(given, inputs.tokenizer)
+            check_frequencies(_given_counts(options.counts, inputs), inputs.tokenizer)
         return {
             **recorded,
             "given_counts": options.counts is not None,
@@ -99,8 +98,7 @@ class Correlate(Observer):
         """The counts that were given."""
         if options.counts is None:
             return {}
-        given = TokenFrequencies.load(options.counts, inputs.tokenizer)
-        return {_COUNTS: parquet_bytes(given.table())}
+        return {_COUNTS: parquet_bytes(_given_counts(options.counts, inputs).table())}
 
     @classmethod
     def requires(cls, recorded: Mapping[str, Any]) -> tuple[str, ...]:
@@ -288,6 +286,14 @@ def ordinary_counts(frequencies: TokenFrequencies, exclude: Sequence[int]) -> to
     counts = np.where(frequencies.special, 0, frequencies.counts)
     counts[list(exclude)] = 0
     return torch.from_numpy(counts)
+
+
+def _given_counts(path: Path, inputs: Inputs) -> TokenFrequencies:
+    """The counts of ``--counts``, read once: resolving checks them, and the study keeps a copy."""
+    counts: TokenFrequencies = inputs.keep(
+        "given counts", lambda: TokenFrequencies.load(path, inputs.tokenizer)
+    )
+    return counts
 
 
 def _buckets(asked: int | None, points: int, dims: int) -> int:
