@@ -35,7 +35,8 @@ struct SegmentSumsArgs {
 };
 
 namespace cpu {
-/// Throws std::out_of_range naming what lies outside of hidden, order or the table.
+/// Throws std::out_of_range naming what lies outside of hidden, order or the table, or a row that
+/// two segments share.
 void segment_sums(const HiddenView& hidden, const SegmentSumsArgs& args, int threads);
 }  // namespace cpu
 

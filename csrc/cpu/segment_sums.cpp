@@ -36,6 +36,26 @@ void check_index(const char* what, int64_t position, int64_t value, int64_t low,
                           std::to_string(position));
 }
 
+/// Throws where two segments write one row, or one reads what another writes.
+void check_apart(const SegmentSumsArgs& args) {
+  constexpr int64_t kNobody = -1;
+  std::vector<int64_t> writer(args.table_rows, kNobody);
+  for (int64_t s = 0; s < args.segments; ++s) {
+    if (args.starts[s] == args.starts[s + 1]) continue;
+    if (writer[args.write[s]] != kNobody)
+      throw std::out_of_range("write: expected each row of `sums` at most once, got row " +
+                              std::to_string(args.write[s]) + " twice");
+    writer[args.write[s]] = s;
+  }
+  for (int64_t s = 0; s < args.segments; ++s) {
+    if (args.starts[s] == args.starts[s + 1] || args.read[s] < 0) continue;
+    const int64_t other = writer[args.read[s]];
+    if (other != kNobody && other != s)
+      throw std::out_of_range("write: expected no row that another segment reads, got row " +
+                              std::to_string(args.read[s]));
+  }
+}
+
 void check(const HiddenView& hidden, const SegmentSumsArgs& args) {
   for (int64_t s = 0; s <= args.segments; ++s)
     check_index("starts", s, args.starts[s], s > 0 ? args.starts[s - 1] : 0, args.ordered + 1);
@@ -46,6 +66,7 @@ void check(const HiddenView& hidden, const SegmentSumsArgs& args) {
   }
   for (int64_t i = args.starts[0]; i < args.starts[args.segments]; ++i)
     check_index("order", i, args.order[i], 0, hidden.n);
+  check_apart(args);
 }
 
 int64_t cost_of(const SegmentSumsArgs& args, int64_t segment) {

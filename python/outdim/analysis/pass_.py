@@ -13,7 +13,7 @@ from outdim.analysis.step import Observer, Progress, add_accounts
 from outdim.corpus import Accounting, Unit
 from outdim.errors import ArgumentError, DataError
 from outdim.models import Forward, Point, observe
-from outdim.tokens import Batch, batches, encode_pieces, padding_id
+from outdim.tokens import Batch, PieceEncoder, batches, padding_id
 
 if TYPE_CHECKING:
     from outdim.ops import MomentsState, StatisticsArgs
@@ -36,6 +36,14 @@ class Pass:
                 "states; call model.eval()."
             )
         self._forward = Forward(model)
+        options = inputs.options
+        self._vocab_size = inputs.architecture.vocab_size or None
+        self._encode = PieceEncoder(
+            inputs.tokenizer,
+            options["max_length"],
+            exclude=options["exclude"],
+            vocab_size=self._vocab_size,
+        )
         self._too_many: int | None = None  # ids, padding included, that did not fit
 
     def run(self, steps: Sequence[Observer], unit: Mapping[str, Any], progress: Progress) -> None:
@@ -55,22 +63,13 @@ class Pass:
                 raise DataError(f"tokenizer: {place}")
             account.skip("not encodable", place)
 
-        vocab_size = inputs.architecture.vocab_size or None
-        pieces = encode_pieces(
-            inputs.corpus.read(Unit(**unit), account),
-            inputs.tokenizer,
-            options["max_length"],
-            exclude=options["exclude"],
-            vocab_size=vocab_size,
-            skip=unencodable,
-        )
         padding = options["padding"]
         in_batches = batches(
-            pieces,
+            self._encode(inputs.corpus.read(Unit(**unit), account), unencodable),
             options["token_budget"],
             pad=not padding["reaches_text"],
             multiple=padding["multiple"],
-            pad_id=padding_id(inputs.tokenizer, vocab_size),
+            pad_id=padding_id(inputs.tokenizer, self._vocab_size),
         )
         sink = _Sink(steps, inputs.architecture.points)
         padded = 0

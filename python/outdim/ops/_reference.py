@@ -324,6 +324,11 @@ def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
     _check_index(read[touched] + 1, len(sums) + 1, "read is outside sums")
     _check_index(write[touched], len(sums), "write is outside sums")
     _check_index(order[starts[0] : starts[-1]], len(hidden), "order is outside hidden")
+    mine, others = write[touched], read[touched][read[touched] != write[touched]]
+    if len(mine.unique()) < len(mine):
+        raise IndexError("write: expected each row of `sums` at most once")
+    if torch.isin(mine, others).any():
+        raise IndexError("write: expected no row that another segment reads")
     before = sums[read[touched].clamp(min=0)]
     sums[write[touched]] = before.masked_fill((read[touched] < 0)[:, None, None], 0)
     for step in range(int(sizes.max()) if len(touched) else 0):

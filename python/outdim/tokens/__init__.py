@@ -3,7 +3,7 @@
 from outdim.tokens.batches import Batch, batches
 from outdim.tokens.compare import Comparison, compare
 from outdim.tokens.frequencies import Coverage, TokenFrequencies, check_frequencies
-from outdim.tokens.pieces import GROUPS, Piece, encode_pieces
+from outdim.tokens.pieces import GROUPS, Piece, PieceEncoder, encode_pieces
 from outdim.tokens.tokenizer import (
     check_tokenizer,
     load_tokenizer,
@@ -19,6 +19,7 @@ __all__ = [
     "Comparison",
     "Coverage",
     "Piece",
+    "PieceEncoder",
     "TokenFrequencies",
     "batches",
     "check_frequencies",

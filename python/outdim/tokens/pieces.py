@@ -38,6 +38,75 @@ class Piece:
     offset: int
 
 
+class PieceEncoder:
+    """Tokenizes documents and cuts each into pieces: template, text, template.
+
+    The text ids of the pieces of a document are, put together, exactly those of ``tokenizer(text)``
+    without truncation. A document without any token gives no piece. Memory is bounded as `Encoder`
+    says.
+
+    Args:
+        tokenizer: What `load_tokenizer` gives; read once, so that an object serves many texts.
+        max_length: Ids of a piece at most, the template's among them.
+        exclude: Ids that the model reads like any others, but that are in no group.
+        vocab_size: Of the model, if it may be smaller than the tokenizer's.
+
+    Raises:
+        ArgumentError: ``max_length`` leaves no room for text, or an excluded id is none of the
+            tokenizer's.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_length: int,
+        *,
+        exclude: Sequence[int] = (),
+        vocab_size: int | None = None,
+    ) -> None:
+        self._encoder = Encoder(tokenizer)
+        self._vocab_size = vocab_size
+        prefix, suffix = (np.array(ids, np.int64) for ids in template(self._encoder.inner))
+        self._room = max_length - len(prefix) - len(suffix)
+        if self._room < 1:
+            raise ArgumentError(
+                f"max_length: expected at least {max_length - self._room + 1}, got {max_length}"
+            )
+        self._group = _group_of_ids(tokenizer, exclude)
+        of_template = np.where(self._group > 0, _SPECIAL, 0).astype(np.uint8)
+        self._prefix, self._suffix = prefix, suffix
+        self._prefix_group, self._suffix_group = of_template[prefix], of_template[suffix]
+
+    def __call__(
+        self, texts: Iterable[str], skip: Callable[[str], None] | None = None
+    ) -> Iterator[Piece]:
+        """Yield the pieces of each document in order.
+
+        Args:
+            texts: Documents.
+            skip: Called with the reason for each document that cannot be encoded, which then gives
+                no piece; None raises.
+
+        Raises:
+            DataError: The tokenizer fails on a document, or gives an id that the model lacks.
+        """
+        for document, text_ids in enumerate(self._encoder(texts, self._vocab_size)):
+            if isinstance(text_ids, Unencodable):
+                if skip is None:
+                    raise DataError(f"tokenizer: document {document + 1}, {text_ids}")
+                skip(f"document {document + 1}, {text_ids}")
+                continue
+            for offset in range(0, len(text_ids), self._room):
+                yield self._piece(text_ids[offset : offset + self._room], document, offset)
+
+    def _piece(self, text_ids: NDArray[np.int64], document: int, offset: int) -> Piece:
+        ids = np.concatenate([self._prefix, text_ids, self._suffix])
+        group = np.concatenate([self._prefix_group, self._group[text_ids], self._suffix_group])
+        if group[0] == _TEXT:
+            group[0] = _FIRST
+        return Piece(ids, group, document, offset)
+
+
 def encode_pieces(
     texts: Iterable[str],
     tokenizer: Any,
@@ -47,48 +116,9 @@ def encode_pieces(
     vocab_size: int | None = None,
     skip: Callable[[str], None] | None = None,
 ) -> Iterator[Piece]:
-    """Tokenize documents and cut each into pieces of at most ``max_length`` ids, template and all.
-
-    The text ids of the pieces of a document are, put together, exactly those of ``tokenizer(text)``
-    without truncation. A document without any token gives no piece. Memory is bounded as `Encoder`
-    says.
-
-    Args:
-        texts: Documents.
-        tokenizer: What `load_tokenizer` gives.
-        max_length: Ids of a piece at most, the template's among them.
-        exclude: Ids that the model reads like any others, but that are in no group.
-        vocab_size: Of the model, if it may be smaller than the tokenizer's.
-        skip: Called with the reason for each document that cannot be encoded, which then gives no
-            piece; None raises.
-
-    Raises:
-        ArgumentError: ``max_length`` leaves no room for text, or an excluded id is none of the
-            tokenizer's.
-        DataError: The tokenizer fails on a document, or gives an id that the model does not have.
-    """
-    encoder = Encoder(tokenizer)
-    prefix, suffix = (np.array(ids, np.int64) for ids in template(encoder.inner))
-    room = max_length - len(prefix) - len(suffix)
-    if room < 1:
-        raise ArgumentError(
-            f"max_length: expected at least {max_length - room + 1}, got {max_length}"
-        )
-    groups = _group_of_ids(tokenizer, exclude)
-    of_template = np.where(groups > 0, _SPECIAL, 0).astype(np.uint8)
-    for document, text_ids in enumerate(encoder(texts, vocab_size)):
-        if isinstance(text_ids, Unencodable):
-            if skip is None:
-                raise DataError(f"tokenizer: document {document + 1}, {text_ids}")
-            skip(f"document {document + 1}, {text_ids}")
-            continue
-        for offset in range(0, len(text_ids), room):
-            part = text_ids[offset : offset + room]
-            ids = np.concatenate([prefix, part, suffix])
-            group = np.concatenate([of_template[prefix], groups[part], of_template[suffix]])
-            if group[0] == _TEXT:
-                group[0] = _FIRST
-            yield Piece(ids, group, document, offset)
+    """Cut documents into pieces by a `PieceEncoder` of these arguments."""
+    encode = PieceEncoder(tokenizer, max_length, exclude=exclude, vocab_size=vocab_size)
+    return encode(texts, skip)
 
 
 def _group_of_ids(tokenizer: Any, exclude: Sequence[int]) -> NDArray[np.uint8]:
