@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-from outdim.commands import commands
+from outdim.commands import commands, find
 
 Options = SimpleNamespace  # a flat set: each goes to the dataclass that has a field of its name
 
 
 def give(command: str, source: str | Path | Sequence[str], options: Options) -> Path | None:
     """What ``outdim <command> <source>`` with these options does."""
-    loaded = commands()[command].load()
+    _, listed = find(commands(), command.split())
+    assert listed is not None
+    loaded = listed.load()
     sources = [str(source)] if isinstance(source, str | Path) else list(source)
     flat = {**vars(options), "source": sources}
     kinds = [kind for kinds in loaded.options().values() for kind in kinds]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from outdim import cli, manifest
+from outdim.analysis import registry
 from outdim.commands import step
 from outdim.run.plan import Study
 
@@ -138,6 +139,65 @@ def test_help_and_version_need_no_torch():
             [sys.executable, "-c", script], capture_output=True, text=True, check=False
         )
         assert (done.returncode, done.stderr) == (0, "")
+
+
+class TestGroup:
+    """Commands whose names begin with that of a group are its members."""
+
+    @pytest.fixture(autouse=True)
+    def members(self, monkeypatch):
+        added = {
+            "evaluate-count": ("Count as a member.", "outdim.analysis.count:Count"),
+            "evaluate-other": ("Do another thing.", "outdim.analysis.detect:Detect"),
+        }
+        monkeypatch.setattr(registry, "_STEPS", {**registry._STEPS, **added})
+        registry.steps.cache_clear()
+        yield
+        registry.steps.cache_clear()
+
+    def test_help_shows_the_group_then_its_members_then_their_options(self, capsys):
+        said = []
+        for words in (["--help"], ["evaluate", "--help"], ["evaluate", "count", "--help"]):
+            with pytest.raises(SystemExit) as caught:
+                cli.main(words)
+            assert caught.value.code == 0
+            said.append(" ".join(capsys.readouterr().out.split()))
+        assert "evaluate Disable dimensions" in said[0]
+        assert "Count as a member" not in said[0]
+        assert "count Count as a member. other Do another thing." in said[1].replace("  ", " ")
+        assert "usage: outdim evaluate count TEXT --output OUTPUT [options]" in said[2]
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            ([], "expected"),
+            (["nope"], "'nope'"),
+            (["count", "--nonsense"], "nonsense"),
+            (["count", "x"], "output"),
+        ],
+    )
+    def test_a_wrong_command_line_ends_with_2_and_the_usage(self, words, said, capsys):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["evaluate", *words])
+        assert caught.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith("usage: outdim")
+        assert said in error
+
+    def test_errors_name_the_member(self, tmp_path, capsys):
+        out = tmp_path / "out"
+        assert cli.main(["evaluate", "count", "/no.txt", "--tokenizer", "t", "--output", str(out)])
+        assert capsys.readouterr().err.startswith("outdim evaluate count: ")
+
+    def test_yaml_and_command_line_are_the_same(self, corpus, tiny_directory, tmp_path, capsys):
+        given = ["evaluate", "count", str(corpus), "--tokenizer", str(tiny_directory),
+                 "--output", str(tmp_path / "run"), "--min-chars", "20"]  # fmt: skip
+        with pytest.raises(SystemExit):
+            cli.main([*given, "--print_config"])
+        (tmp_path / "options.yaml").write_text(capsys.readouterr().out)
+        assert cli.main(["evaluate", "count", "--config", str(tmp_path / "options.yaml")]) == 0
+        assert Study(tmp_path / "run")["count"].options["min_chars"] == 20
+        assert cli.main(given) == 0
 
 
 def test_stdout_gets_the_path_alone_and_a_reader_a_summary(count, tmp_path, capsys):

@@ -22,7 +22,7 @@ from jsonargparse import (
 )
 
 from outdim import __version__
-from outdim.commands import Command, commands
+from outdim.commands import Command, Group, Listed, commands, find
 from outdim.errors import Interrupted, OutdimError
 from outdim.text import visible
 
@@ -41,22 +41,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_streams()
     arguments = [_underscored(argument) for argument in (sys.argv[1:] if argv is None else argv)]
     known = commands()
-    chosen = next((word for word in arguments if not word.startswith("-")), "")
+    words, listed = find(known, [word for word in arguments if not word.startswith("-")])
+    name = " ".join(["outdim", *words])
     try:
-        command = known[chosen].load() if chosen in known else None
-        about = {name: listed.about for name, listed in known.items()}
-        config = _parse(_parser(about, chosen, command), command, arguments)
+        command = listed.load() if listed else None
+        config = _parse(_parser(known, words, command), command, arguments)
         assert command is not None
-        _print(command.run(_given(command, config[chosen])))
+        for word in words:
+            config = config[word]
+        _print(command.run(_given(command, config)))
     except Exception as error:
         code, message = _explain(error)
         if message is None:
             raise
         if message:
-            print(f"outdim {chosen}: {visible(message, keep=chr(10))}", file=sys.stderr)
+            print(f"{name}: {visible(message, keep=chr(10))}", file=sys.stderr)
         return code
     except KeyboardInterrupt:  # before there was anything to resume
-        print(f"outdim {chosen}: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
 
@@ -128,7 +130,9 @@ def _open_streams() -> None:
             stream.reconfigure(errors=errors)
 
 
-def _parser(known: Mapping[str, str], chosen: str, command: Command | None) -> ArgumentParser:
+def _parser(
+    known: Mapping[str, Listed | Group], chosen: Sequence[str], command: Command | None
+) -> ArgumentParser:
     """The parser; only the command that is run has arguments, for to know them is to load it."""
     parser = ArgumentParser(
         prog="outdim",
@@ -136,21 +140,38 @@ def _parser(known: Mapping[str, str], chosen: str, command: Command | None) -> A
         epilog=_EPILOG,
         version=__version__,
     )
+    _add_commands(parser, known, ["outdim"], chosen, command)
+    return parser
+
+
+def _add_commands(
+    parser: ArgumentParser,
+    known: Mapping[str, Listed | Group],
+    above: Sequence[str],
+    chosen: Sequence[str],
+    command: Command | None,
+) -> None:
+    """Add the commands of a group; ``above`` are the words before them, ``chosen`` those after."""
     subcommands = parser.add_subcommands(required=True, metavar="COMMAND")
-    for name, about in known.items():
-        options = command.options() if command is not None and name == chosen else {}
-        sub = ArgumentParser(description=about, epilog=_EPILOG, usage=_usage(name, options))
+    for name, listed in known.items():
+        words, here = [*above, name], chosen[:1] == [name]
+        options = command.options() if command and here and isinstance(listed, Listed) else {}
+        usage = " ".join([*words, "COMMAND"]) if isinstance(listed, Group) else None
+        sub = ArgumentParser(
+            description=listed.about, epilog=_EPILOG, usage=usage or _usage(words, options)
+        )
         if options:
             sub.add_argument("--config", action="config", help="YAML file with options")
         for prefix, kinds in options.items():
             for kind in kinds:
                 _add_options(sub, kind, prefix)
-        subcommands.add_subcommand(name, sub, help=about)
-    return parser
+        subcommands.add_subcommand(name, sub, help=listed.about)
+        if isinstance(listed, Group):  # whose members come after it, as jsonargparse wants them
+            _add_commands(sub, listed.members, words, chosen[1:] if here else (), command)
 
 
-def _usage(name: str, options: Mapping[str, Sequence[type]]) -> str:
-    words = [f"outdim {name}"]
+def _usage(command: Sequence[str], options: Mapping[str, Sequence[type]]) -> str:
+    words = list(command)
     required = []
     for field in (f for kind in options.get("", ()) for f in dataclasses.fields(kind)):
         if "positional" in field.metadata:

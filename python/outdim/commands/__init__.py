@@ -1,6 +1,7 @@
 """The commands: name -> what it is about and where it is, loaded when used.
 
-Every step of the analysis (`outdim.analysis.registry`) is a command as well.
+Every step of the analysis (`outdim.analysis.registry`) is a command as well. One whose name begins
+with that of a group, as ``evaluate-lm``, is the member ``lm`` of it: ``outdim evaluate lm``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _COMMANDS = {
     "doctor": ("Say what is there, what is missing, and what to do.", "tools:Doctor"),
     "bench": ("Measure the kernels against torch and this machine's memory.", "tools:Bench"),
 }
+
+_GROUPS = {"evaluate": "Disable dimensions of a model and say what breaks, beside random ones."}
 
 
 class Command(Protocol):
@@ -62,13 +65,59 @@ class Listed:
         return command
 
 
-def commands() -> dict[str, Listed]:
-    """Every command, the steps first."""
+@dataclass(frozen=True)
+class Group:
+    """Commands under a common name.
+
+    Attributes:
+        about: What they do, in a sentence.
+        members: By the word that follows the name.
+    """
+
+    about: str
+    members: Mapping[str, Listed]
+
+
+def commands() -> dict[str, Listed | Group]:
+    """Every command and group of commands, the steps first."""
     from outdim.analysis.registry import steps
 
     listed = {name: Listed(about, target) for name, (about, target) in steps().items()}
-    own = {
-        name: Listed(about, f"outdim.commands.{target}")
-        for name, (about, target) in _COMMANDS.items()
-    }
-    return {**listed, **own}
+    for name, (about, target) in _COMMANDS.items():
+        listed[name] = Listed(about, f"outdim.commands.{target}")
+    found: dict[str, Listed | Group] = {}
+    for name, command in listed.items():
+        group, _, member = name.partition("-")
+        if group in _GROUPS and member:
+            inside = found.get(group, Group(_GROUPS[group], {}))
+            assert isinstance(inside, Group)
+            found[group] = Group(inside.about, {**inside.members, member: command})
+        else:
+            found[name] = command
+    return found
+
+
+def find(
+    known: Mapping[str, Listed | Group], words: Sequence[str]
+) -> tuple[list[str], Listed | None]:
+    """Those of the first words that name a command or a group, and the command that they name."""
+    named: list[str] = []
+    for word in words:
+        found = known.get(word)
+        if found is None:
+            break
+        named.append(word)
+        if isinstance(found, Listed):
+            return named, found
+        known = found.members
+    return named, None
+
+
+def spoken(name: str) -> str:
+    """A command as it is given: the name of a group is a word of its own.
+
+    >>> spoken("evaluate-lm"), spoken("norm-share")
+    ('evaluate lm', 'norm-share')
+    """
+    group, _, member = name.partition("-")
+    return f"{group} {member}" if group in _GROUPS and member else name

@@ -11,6 +11,7 @@ from typing import Any
 from outdim.analysis.inputs import GROUPS
 from outdim.analysis.registry import step_class, steps
 from outdim.analysis.step import Observer, Step
+from outdim.commands import spoken
 from outdim.errors import ArgumentError
 from outdim.run.share import SpreadOptions
 
@@ -51,7 +52,7 @@ class StepCommand:
     def run(self, given: Mapping[type, Any]) -> Path | None:
         """Run it and write the report."""
         own = given[self._step.Options]
-        return _run(self._step.name, {self._step.name: own}, [self._step], given)
+        return _run(spoken(self._step.name), {self._step.name: own}, [self._step], given)
 
 
 class Analyze:
