@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from outdim.analysis.pass_ import Pass
     from outdim.corpus import Corpus
-    from outdim.models import Architecture
+    from outdim.models import Architecture, Head
     from outdim.tokens import TokenFrequencies
 
 _SHARDS, _MAX_SHARD_BYTES = 256, 1 << 26
@@ -247,7 +247,8 @@ def open_recorded(options: Mapping[str, Any]) -> Corpus:
     )
 
 
-_SHAREABLE = {"corpus", "tokenizer", "model", "architecture", "files", "about_model"}
+_OF_MODEL = {"model", "architecture", "about_model", "heads"}
+_SHAREABLE = {"corpus", "tokenizer", "files", *_OF_MODEL}
 
 
 @dataclass(frozen=True)
@@ -325,7 +326,7 @@ class Inputs:
 
     def sharing(self, other: Inputs, *, model: bool = True) -> Self:
         """These, with what ``other`` has open already; both are of one study."""
-        for name in _SHAREABLE if model else _SHAREABLE - {"model", "architecture"}:
+        for name in _SHAREABLE if model else (_SHAREABLE - _OF_MODEL) | {"about_model"}:
             if name in vars(other):
                 setattr(self, name, vars(other)[name])
         return self
@@ -377,6 +378,42 @@ class Inputs:
             device=self.resources.device,
             part=self.options["part"],
         )
+
+    def model_with(self, head: Head) -> PreTrainedModel:
+        """The model with a head, on the device; it shares the weights of `model`.
+
+        The hidden states of one are those of the other. A model at hand (`of`) is taken as it is.
+
+        Raises:
+            ArgumentError: The model has no such head.
+            DataError: The weights of the head are not there.
+        """
+        if head not in self.heads:
+            self.heads[head] = self._with_head(head)
+        return self.heads[head]
+
+    def _with_head(self, head: Head) -> PreTrainedModel:
+        from outdim.models import check_head, load_model, share_weights
+
+        if "model" not in self.options:
+            check_head(self.model, head)
+            return self.model
+        dtype, device, part = self.options["dtype"], self.resources.device, self.options["part"]
+        model = load_model(self.options["model"], dtype, device, part=part, head=head)
+        share_weights(model, self.model)
+        return model
+
+    @cached_property
+    def heads(self) -> dict[Head, PreTrainedModel]:
+        """The models with a head that are open."""
+        return {}
+
+    def about_head(self, head: Head) -> dict[str, Any]:
+        """What plan and manifest say of a head: its kind, class and hash with the model's."""
+        from outdim.models import model_sha256
+
+        model = self.model_with(head)
+        return {"kind": head, "class": type(model).__name__, "sha256": model_sha256(model)}
 
     @cached_property
     def architecture(self) -> Architecture:

@@ -3,6 +3,7 @@
 from outdim.models.architecture import Architecture, NormParameters, architecture
 from outdim.models.forward import Forward
 from outdim.models.fused import FusedSink
+from outdim.models.heads import Head, check_head, share_weights
 from outdim.models.length import sequence_length
 from outdim.models.load import describe, load_model, model_sha256
 from outdim.models.observe import Observation, observe
@@ -13,11 +14,13 @@ __all__ = [
     "Architecture",
     "Forward",
     "FusedSink",
+    "Head",
     "NormParameters",
     "Observation",
     "Padding",
     "Point",
     "architecture",
+    "check_head",
     "describe",
     "load_model",
     "model_sha256",
@@ -25,4 +28,5 @@ __all__ = [
     "padding_reaches_text",
     "probe_padding",
     "sequence_length",
+    "share_weights",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from outdim import hub
 from outdim.errors import ArgumentError, DataError
+from outdim.models.heads import Head, auto_class, check_head
 from outdim.models.parts import encoder_or_decoder, text_model
 
 if TYPE_CHECKING:
@@ -25,40 +26,50 @@ def load_model(
     device: str | torch.device = "cpu",
     *,
     part: Part | None = None,
+    head: Head | None = None,
 ) -> "PreTrainedModel":
-    """Load the base model (no head) of a local directory or a Hugging Face id, in eval mode.
+    """Load a model from a local directory or a Hugging Face id, in eval mode.
 
-    No code from the model's repository is run. Of a model for text and images the text model is
-    taken. The class is what transformers' AutoModel takes for the configuration or, where weights
-    are missing for that, the one that the checkpoint names (T5EncoderModel). A pooler whose weights
-    are not there (checkpoints of masked language models) is left out; any other missing weight,
-    which would be random, is an error.
+    No code from the model's repository is run. Without ``head`` it is the base model, and of a
+    model for text and images the text model. The class is what transformers' AutoModel takes for
+    the configuration or, where weights are missing for that, the one that the checkpoint names
+    (T5EncoderModel). A pooler whose weights are not there (checkpoints of masked language models)
+    is left out; any other missing weight, which would be random, is an error: a head that was not
+    trained is no head. Weights that are tied to others are not missing.
 
     Args:
         name_or_path: Directory or hub id.
         dtype: "float32", "float16", "bfloat16" or a torch dtype; None: that of the checkpoint.
         device: Where to put it.
         part: Of a model that has both, the encoder or the decoder alone.
+        head: "mlm" predicts masked tokens, "lm" the next one, "classifier" the label of a text.
 
     Raises:
-        ArgumentError: An unknown dtype or part, or a part that the model does not have.
+        ArgumentError: An unknown dtype, part or head, or one that the model does not have.
         DataError: Nothing there, no model of transformers, or weights missing.
 
     Example:
         >>> model = load_model("bert-base-uncased")  # doctest: +SKIP
         >>> encoder = load_model("t5-small", part="encoder")  # doctest: +SKIP
+        >>> with_head = load_model("bert-base-uncased", head="mlm")  # doctest: +SKIP
     """
     from transformers import AutoConfig
 
     if part is not None and part not in get_args(Part):
         raise ArgumentError(f"part: expected 'encoder' or 'decoder', got {part!r}")
+    if head is not None and part is not None:
+        raise ArgumentError(f"part: expected None with a head ({head!r}), got {part!r}")
     wanted = "auto" if dtype is None else _dtype(dtype)
     name = hub.expand("model", name_or_path)
     if Path(name).exists() and not (Path(name) / "config.json").is_file():
         raise DataError(f"model: {name} is a directory without config.json; {hub.ADVICE}")
     config = hub.from_pretrained("model", AutoConfig, name)
     hub.refuse_kernels(config)
-    return _load_either(name, config, wanted, part).to(device).eval()
+    if head is None:
+        return _load_either(name, config, wanted, part).to(device).eval()
+    model = _load_with_head(head, name, config, wanted).to(device).eval()
+    check_head(model, head)
+    return model
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -89,16 +100,34 @@ def _load_either(name: str, config: Any, dtype: Any, part: Part | None) -> Any:
         raise
 
 
-def _load(kind: Any, name: str, config: Any, dtype: Any, part: Part | None) -> Any:
-    whole, info = hub.from_pretrained(
+def _load_with_head(head: Head, name: str, config: Any, dtype: Any) -> Any:
+    model, missing = _read(auto_class(head, config), name, config, dtype)
+    if missing:
+        raise DataError(
+            f"model: {name!r} has no weights for {len(missing)} tensors of {type(model).__name__} "
+            f"({', '.join(sorted(missing)[:4])}{', ...' if len(missing) > 4 else ''}), which would "
+            f"be random; give a checkpoint that was trained with this head ({head!r})"
+        )
+    model.config._name_or_path = name
+    return model
+
+
+def _read(kind: Any, name: str, config: Any, dtype: Any) -> tuple[Any, set[str]]:
+    """A model, and its tensors that the checkpoint lacks; tied ones are not among them."""
+    model, info = hub.from_pretrained(
         "model", kind, name, config=config, dtype=dtype, output_loading_info=True
     )
+    return model, set(info["missing_keys"])
+
+
+def _load(kind: Any, name: str, config: Any, dtype: Any, part: Part | None) -> Any:
+    whole, lacking = _read(kind, name, config, dtype)
     model = text_model(whole)
     if part is not None:
         model = encoder_or_decoder(model, part)
     prefix = next(f"{path}." if path else "" for path, m in whole.named_modules() if m is model)
     own = dict(model.state_dict(keep_vars=True))
-    missing = {key.removeprefix(prefix) for key in info["missing_keys"] if key.startswith(prefix)}
+    missing = {key.removeprefix(prefix) for key in lacking if key.startswith(prefix)}
     random = sorted(key for key in missing & own.keys() if not key.startswith("pooler."))
     if random:
         raise DataError(

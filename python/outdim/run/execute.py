@@ -82,6 +82,8 @@ def about(inputs: Inputs, entries: Sequence[Entry]) -> dict[str, Any]:
     options = inputs.options
     if "model" in options:
         parts["model"] = inputs.about_model
+    if heads := [entry.inputs["head"] for entry in entries if "head" in entry.inputs]:
+        parts["heads"] = {head["kind"]: head for head in heads}
     if "tokenizer" in options:
         identity = next(e.inputs["tokenizer"] for e in entries if "tokenizer" in e.inputs)
         parts["tokenizer"] = {"name": options["tokenizer"], "sha256": identity}
