@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ class Figure:
     """One figure: the same numbers as a table, as an interactive plot and as a static drawing.
 
     caption says how to read it, alt says in a sentence what it shows to those who do not see it;
-    draw makes the matplotlib figure of the first answers; rows of the table are tidy.
+    plot makes the interactive one, draw the matplotlib figure of the first answers, when they are
+    wanted: a summary in words needs neither; rows of the table are tidy.
     """
 
     id: str
@@ -43,9 +45,14 @@ class Figure:
     caption: str
     alt: str
     table: pa.Table
-    interactive: Interactive
+    plot: Callable[[], Interactive]
     draw: Callable[[], Canvas]
     choices: tuple[Choice, ...] = ()
+
+    @cached_property
+    def interactive(self) -> Interactive:
+        """The interactive figure."""
+        return self.plot()
 
     def svg(self) -> bytes:
         """Draw the static figure; the same bytes for the same numbers."""

@@ -56,7 +56,7 @@ def _scatter(comparison: "Comparison", names: tuple[str, str]) -> Figure:
                 "log2_ratio": comparison.log_ratio[chosen],
             }
         ),
-        interactive=_interactive_scatter(comparison, chosen, names),
+        plot=lambda: _interactive_scatter(comparison, chosen, names),
         draw=lambda: _draw_scatter(comparison, chosen, names),
     )
 
@@ -78,7 +78,7 @@ def _rank_curves(comparison: "Comparison", names: tuple[str, str]) -> Figure:
                 "per_million": np.concatenate([share for _, share in curves]),
             }
         ),
-        interactive=_interactive_ranks(curves, names),
+        plot=lambda: _interactive_ranks(curves, names),
         draw=lambda: _draw_ranks(curves, names),
     )
 

@@ -51,7 +51,7 @@ def heat_map(
         caption=" ".join(filter(None, said)),
         alt=f"Heat map of {first.words}: {len(first.points)} layers by {len(dims):,} dimensions.",
         table=_table(shown, dims),
-        interactive=_interactive(shown, dims, marks),
+        plot=lambda: _interactive(shown, dims, marks),
         draw=lambda: _draw(first, dims, marks, _bound(shown)),
         choices=choices(shown),
     )

@@ -36,7 +36,7 @@ def layer_curves(
         + ("" if first.usual is None else ", with the median and the 5 to 95 % band of all")
         + ".",
         table=_table(shown, marked),
-        interactive=_interactive(shown, marked),
+        plot=lambda: _interactive(shown, marked),
         draw=lambda: _draw(first, marked),
         choices=choices(shown),
     )

@@ -44,7 +44,7 @@ def rank_curve(counts: TokenFrequencies) -> Figure:
         f"text never occur.{thin}",
         alt=f"Log-log plot of token count by rank for {len(ordinary):,} tokens that occur.",
         table=_table(counts, ordinary, ranks, special),
-        interactive=_interactive(counts, ordinary, ranks, special),
+        plot=lambda: _interactive(counts, ordinary, ranks, special),
         draw=lambda: _draw(counts, ordinary, ranks, special),
     )
 

@@ -106,7 +106,7 @@ def scatter(id_: str, title: str, panels: Panels, caption: str) -> Figure:
         alt=f"Scatter plot of {title} in {layers} layers, {total:,} dimensions each; labelled: "
         f"{listing(list(panels.named[:MAX_LABELLED])) or 'none'}.",
         table=_table(panels, dims),
-        interactive=_interactive(panels, dims),
+        plot=lambda: _interactive(panels, dims),
         draw=lambda: _draw(panels, dims),
         choices=(layer_choice,) if layers > 1 else (),
     )
