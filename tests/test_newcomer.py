@@ -197,6 +197,7 @@ class TestResult:
         assert table["value"].to_numpy() == pytest.approx(saved["value"].to_numpy(), rel=1e-5)
 
 
+@pytest.mark.slow
 class TestStudy:
     def test_analyze_takes_it_in_the_forward_of_the_others(
         self, alone, common, tmp_path, monkeypatch

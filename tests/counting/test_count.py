@@ -54,7 +54,13 @@ def test_counts_are_those_of_the_tokenizer(
         np.testing.assert_array_equal(freq.documents, in_documents)
 
 
-@pytest.mark.parametrize("name", ["bert uncased", "llama3", "llama legacy"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama3",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("bert uncased", "llama legacy")),
+    ],
+)
 @pytest.mark.parametrize("documents", [False, True])
 def test_a_full_table_is_folded_and_counting_goes_on(
     tmp_path: Path, name: str, documents: bool
@@ -109,8 +115,15 @@ class TestUnencodable:
         freq = count_tokens(tmp_path / "a.txt", tokenizer, method=method)
         assert freq.counts.tolist() == [5, 5]
 
-    @pytest.mark.parametrize("documents", [False, True])
-    @pytest.mark.parametrize("method", ["auto", "encode"])
+    @pytest.mark.parametrize(
+        ("method", "documents"),
+        [
+            ("auto", True),
+            pytest.param("auto", False, marks=pytest.mark.slow),
+            pytest.param("encode", True, marks=pytest.mark.slow),
+            ("encode", False),
+        ],
+    )
     def test_the_document_is_named_or_accounted_for(
         self, tmp_path: Path, tokenizer: Any, method: str, documents: bool
     ) -> None:

@@ -44,8 +44,8 @@ class Done(Kept):
         return outdim.load_tokenizer(str(self.runs.model))
 
 
-FAST = ("bert", "gpt2", "llama", "minilm")
-SLOW = ("minilm-python-docs", "minilm-wikitext")
+FAST = ("llama", "minilm")
+SLOW = ("bert", "gpt2", "minilm-python-docs", "minilm-wikitext")
 
 
 @pytest.fixture(scope="module", autouse=True)

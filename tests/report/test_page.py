@@ -151,6 +151,7 @@ def test_files_of_every_figure_lie_beside_the_page(written):
         ElementTree.parse(svg)
 
 
+@pytest.mark.slow
 def test_page_keeps_its_size(tmp_path):
     make_run(tmp_path, layers=12, dims=768, vocab=30_522, outliers=(308, 381))
     assert write_report(tmp_path).stat().st_size < 8e6
