@@ -29,7 +29,7 @@ def test_values_are_those_of_plain_arithmetic():
     found = compare(ratio(losses, tokens), 3, controls=[2], draws=50)
     np.testing.assert_allclose(found.value.value, losses.sum(1) / 6)
     np.testing.assert_allclose(found.difference.value, [0, 1, 1 / 6])
-    assert found.control == pytest.approx(1 / 6)
+    np.testing.assert_allclose(found.control, [np.nan, 1 / 6, np.nan])
     np.testing.assert_allclose(found.beyond.value, [np.nan, 1 - 1 / 6, np.nan])
     assert found.times[1] == pytest.approx(6)
     assert (found.value.low <= found.value.value).all()
@@ -93,7 +93,27 @@ def test_controls_that_do_no_harm_make_no_effect_larger():
     helpful = compare(planted(100, 0.3, 0, control=-0.5), 100, controls=CONTROLS)
     assert np.isnan(helpful.times).all()
     assert helpful.gate[1] == "passed"
-    assert helpful.control < 0
+    assert helpful.control[1] < 0
+
+
+def test_every_variant_may_have_controls_of_its_own():
+    statistic = planted(50, 0.5, 0)
+    both = compare(statistic, 50, controls={1: [2, 3, 4], 5: [6, 7, 8]})
+    for variant, others in ((1, [2, 3, 4]), (5, [6, 7, 8])):
+        columns = [0, variant, *others]
+        alone = compare(lambda w, c=columns: statistic(w)[:, c], 50, controls=[2, 3, 4])
+        assert both.beyond.low[variant] == pytest.approx(alone.beyond.low[1], rel=1e-12)
+        assert both.control[variant] == pytest.approx(alone.control[1], rel=1e-12)
+    assert np.isnan(both.p[[0, 2, 3, 4, 6, 7, 8]]).all()
+    assert both.gate[9] is None  # no control of its own: p is of the difference
+    assert both.p[9] == compare(statistic, 50).p[9]
+
+
+def test_what_is_not_a_number_has_no_interval_and_no_p():
+    losses = np.array([[1.0, 2.0, 3.0], [1.0, np.nan, 3.0], [2.0, 2.0, 3.0]])
+    found = compare(ratio(losses, [1, 1, 1]), 3)
+    assert np.isnan([found.difference.value[1], found.difference.low[1], found.p[1]]).all()
+    assert np.isfinite([found.difference.low[2], found.p[2], found.q[2]]).all()
 
 
 def test_variants_are_drawn_together_whatever_their_order():
@@ -138,7 +158,7 @@ def test_one_document_has_a_value_and_no_interval():
 
 def test_without_controls_p_is_of_the_difference():
     found = compare(planted(50, 1.0, 0), 50)
-    assert np.isnan(found.control)
+    assert np.isnan(found.control).all()
     assert found.gate == (None,) * 12
     assert np.isnan(found.p[0])
     assert (found.p[1:] <= 1).all()

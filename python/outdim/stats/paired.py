@@ -8,7 +8,7 @@ on clusters and pairs; Bowyer et al. 2025, arXiv 2503.01747, on why no normal ap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,19 +45,19 @@ class Comparison:
         difference: To the intact model.
         beyond: The difference, less the mean difference of the controls; NaN for the intact model
             and the controls. Its interval is over documents and over controls.
-        control: The mean difference of the controls; NaN without controls.
+        control: The mean difference of the controls of each variant, [V]; NaN where it has none.
         times: The difference over the mean difference of the controls; NaN where these do no harm.
         gate: Whether a variant does at least ``factor`` times the harm of the controls: undecided
-            where the interval of (harm - factor x harm of controls) holds 0; None without controls
-            and for the intact model and the controls.
-        p: Two-sided, of ``beyond`` (without controls of ``difference``) under no effect, [V].
+            where the interval of (harm - factor x harm of controls) holds 0; None without controls.
+        p: Two-sided, of ``beyond`` (without controls of ``difference``) under no effect, [V]; NaN
+            for the intact model and the controls.
         q: The same, adjusted for there being several variants (Benjamini and Hochberg 1995), [V].
     """
 
     value: Interval
     difference: Interval
     beyond: Interval
-    control: float
+    control: Array
     times: Array
     gate: tuple[Gate | None, ...]
     p: Array
@@ -84,7 +84,7 @@ def compare(
     statistic: Statistic,
     documents: int,
     *,
-    controls: Sequence[int] = (),
+    controls: Sequence[int] | Mapping[int, Sequence[int]] = (),
     worse: Literal[1, -1] = 1,
     factor: float = 5.0,
     draws: int = 2000,
@@ -107,7 +107,7 @@ def compare(
     Args:
         statistic: Gives the values of all variants, the intact model first; see `ratio`.
         documents: N.
-        controls: Which variants are controls.
+        controls: Which variants are controls: of all others, or by variant those of each.
         worse: 1 where a larger value is worse (a loss), -1 where a smaller one is (an accuracy).
         factor: Of the gate; Puccetti et al. 2022 ask for five times the harm of random dimensions.
         draws: How often the documents are drawn; p is at least 2 / (draws + 1).
@@ -125,45 +125,47 @@ def compare(
     if documents < 1:
         raise ArgumentError(f"documents: expected at least 1, got {documents}")
     observed = statistic(np.ones((1, documents)))[0]
-    chosen = list(controls)
-    if bad := [i for i in chosen if not 0 < i < len(observed)]:
-        raise ArgumentError(
-            f"controls: expected numbers of variants, 1 to {len(observed) - 1}, got {bad}"
-        )
     drawn = np.concatenate([statistic(w) for w in _weights(documents, draws, seed)])
     expanded = _Expanded(documents, level)
     harm, harms = observed - observed[0], drawn - drawn[:, :1]
-    value, difference = expanded.interval(observed, drawn), expanded.interval(harm, harms)
-    tested = np.ones(len(observed), bool)
-    tested[[0, *chosen]] = False
-    if not chosen:
-        nothing = np.full_like(observed, np.nan)
-        p = np.where(tested, expanded.p(harms), np.nan)
-        beyond = Interval(nothing, nothing, nothing)
-        gate: tuple[Gate | None, ...] = (None,) * len(observed)
-        return Comparison(value, difference, beyond, np.nan, nothing, gate, p, adjusted(p))
-    control = harm[chosen].mean()
-    shares = next(_weights(len(chosen), draws, seed + 1, at_once=draws)) / len(chosen)
-    control_drawn = (harms[:, chosen] * shares).sum(1, keepdims=True)
+    control, control_drawn = np.full_like(harm, np.nan), np.full_like(harms, np.nan)
+    tested = np.ones(len(harm), bool)
+    tested[0] = False
+    for variant, others in _controls_by_variant(controls, len(harm)).items():
+        tested[others] = False
+        control[variant] = harm[others].mean()
+        shares = next(_weights(len(others), draws, seed + 1, at_once=draws)) / len(others)
+        control_drawn[:, variant] = (harms[:, others] * shares).sum(1)
     beyond = expanded.interval(harm - control, harms - control_drawn)
-    found = (beyond.value, beyond.low, beyond.high)
-    beyond = Interval(*(np.where(tested, each, np.nan) for each in found))
-    p = np.where(tested, expanded.p(harms - control_drawn), np.nan)
     excess = worse * harms - factor * np.maximum(worse * control_drawn, 0)
     sure = expanded.interval(harm, excess)
+    p = expanded.p(harms - np.where(np.isnan(control), 0, control_drawn))
+    p[~tested] = np.nan
     return Comparison(
-        value,
-        difference,
+        expanded.interval(observed, drawn),
+        expanded.interval(harm, harms),
         beyond,
-        float(control),
-        harm / control if worse * control > 0 else np.full_like(harm, np.nan),
-        tuple(
-            _gate(low, high) if is_tested else None
-            for low, high, is_tested in zip(sure.low, sure.high, tested, strict=True)
-        ),
+        control,
+        np.divide(harm, control, out=np.full_like(harm, np.nan), where=worse * control > 0),
+        tuple(map(_gate, sure.low, sure.high)),
         p,
         adjusted(p),
     )
+
+
+def _controls_by_variant(
+    controls: Sequence[int] | Mapping[int, Sequence[int]], variants: int
+) -> dict[int, list[int]]:
+    if not isinstance(controls, Mapping):
+        others = [v for v in range(1, variants) if v not in controls]
+        controls = {variant: controls for variant in others if controls}
+    found = {variant: list(of_it) for variant, of_it in controls.items() if len(of_it)}
+    named = {*found, *(v for of_it in found.values() for v in of_it)}
+    if bad := sorted(v for v in named if not 0 < v < variants):
+        raise ArgumentError(
+            f"controls: expected numbers of variants, 1 to {variants - 1}, got {bad}"
+        )
+    return found
 
 
 def adjusted(p: ArrayLike) -> Array:
@@ -181,7 +183,9 @@ def adjusted(p: ArrayLike) -> Array:
     return found
 
 
-def _gate(low: float, high: float) -> Gate:
+def _gate(low: float, high: float) -> Gate | None:
+    if np.isnan(low):
+        return None
     if low > 0:
         return "passed"
     return "failed" if high < 0 else "undecided"
@@ -231,4 +235,5 @@ class _Expanded:
             return np.full(drawn.shape[1], np.nan)
         fewer = np.minimum((drawn <= 0).sum(0), (drawn >= 0).sum(0))
         share = np.minimum((1 + fewer) / (len(drawn) + 1), 0.5)
-        return np.asarray(2 * student.cdf(norm.ppf(share) / self._scale, self._df))
+        p = 2 * student.cdf(norm.ppf(share) / self._scale, self._df)
+        return np.where(np.isnan(drawn).any(0), np.nan, p)
