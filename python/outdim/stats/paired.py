@@ -1,0 +1,239 @@
+"""Variants of a model against the intact one on the same documents, with intervals.
+
+Every variant reads the same documents, so what counts is its difference to the intact model
+document by document. Tokens of a document are no independent samples: documents are drawn anew,
+with replacement and whole (a paired bootstrap clustered by document; Miller 2024, arXiv 2411.00640,
+on clusters and pairs; Bowyer et al. 2025, arXiv 2503.01747, on why no normal approximation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from outdim.errors import ArgumentError
+
+Array = NDArray[np.float64]
+
+#: From how often each document is drawn, [R, N], the value of each variant, [R, V].
+Statistic = Callable[[Array], Array]
+
+Gate = Literal["passed", "failed", "undecided"]
+
+_WEIGHTS = 1 << 22  # of draws at a time: 32 MB
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """Values and their intervals, float64 [V] each; NaN where there is none."""
+
+    value: Array
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """V variants on N documents; variant 0 is the intact model.
+
+    Attributes:
+        value: Of each variant.
+        difference: To the intact model.
+        beyond: The difference, less the mean difference of the controls; NaN for the intact model
+            and the controls. Its interval is over documents and over controls.
+        control: The mean difference of the controls of each variant, [V]; NaN where it has none.
+        times: The difference over the mean difference of the controls; NaN where these do no harm.
+        gate: Whether a variant does at least ``factor`` times the harm of the controls: undecided
+            where the interval of (harm - factor x harm of controls) holds 0; None without controls.
+        p: Two-sided, of ``beyond`` (without controls of ``difference``) under no effect, [V]; NaN
+            for the intact model and the controls.
+        q: The same, adjusted for there being several variants (Benjamini and Hochberg 1995), [V].
+    """
+
+    value: Interval
+    difference: Interval
+    beyond: Interval
+    control: Array
+    times: Array
+    gate: tuple[Gate | None, ...]
+    p: Array
+    q: Array
+
+
+def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Statistic:
+    """The statistic sum of numerators [V, N] over sum of denominators [N]: a mean over tokens.
+
+    >>> mean_loss = ratio([[2.0, 9.0], [4.0, 9.0]], [1, 3])  # 2 variants, documents of 1, 3 tokens
+    >>> mean_loss(np.ones((1, 2)))
+    array([[2.75, 3.25]])
+    """
+    above = np.asarray(numerators, np.float64).T
+    below = np.asarray(denominators, np.float64)
+
+    def value(weights: Array) -> Array:
+        return np.asarray((weights @ above) / (weights @ below)[:, None])
+
+    return value
+
+
+def compare(
+    statistic: Statistic,
+    documents: int,
+    *,
+    controls: Sequence[int] | Mapping[int, Sequence[int]] = (),
+    worse: Literal[1, -1] = 1,
+    factor: float = 5.0,
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """Compare variants with the intact model, and with controls, on the same documents.
+
+    In each draw the documents are drawn once for all variants, and for ``beyond`` the controls as
+    well (Owen 2007, the pigeonhole bootstrap: a little too wide rather than too narrow), since ten
+    random sets of dimensions stand for all there are. Intervals are percentiles, of a level that
+    is raised where documents are few: alpha / 2 becomes Phi(sqrt(N / (N - 1)) t), t Student's with
+    N - 1 degrees of freedom (Hesterberg 2015, "expanded percentile").
+
+    Measured: where lengths and effects of documents are log-normal with sigma 0.5, 91 to 94 % of
+    the 95 % intervals cover the truth for 5 to 300 documents (plain percentiles 84 to 93, BCa 83 to
+    93). With sigma 1, a tail in which one document in a hundred weighs ten times the median, 84 %
+    at 5, 87 % at 30, 90 % at 300: no bootstrap knows the documents that were not read.
+
+    Args:
+        statistic: Gives the values of all variants, the intact model first; see `ratio`.
+        documents: N.
+        controls: Which variants are controls: of all others, or by variant those of each.
+        worse: 1 where a larger value is worse (a loss), -1 where a smaller one is (an accuracy).
+        factor: Of the gate; Puccetti et al. 2022 ask for five times the harm of random dimensions.
+        draws: How often the documents are drawn; p is at least 2 / (draws + 1).
+        level: Probability to cover.
+        seed: Of the draws; the same for every statistic of the same documents.
+
+    Raises:
+        ArgumentError: Fewer than two draws, a level outside of (0, 1), no documents, or controls
+            that are no variants.
+    """
+    if draws < 2:
+        raise ArgumentError(f"draws: expected at least 2, got {draws}")
+    if not 0 < level < 1:
+        raise ArgumentError(f"level: expected 0 < level < 1, got {level}")
+    if documents < 1:
+        raise ArgumentError(f"documents: expected at least 1, got {documents}")
+    observed = statistic(np.ones((1, documents)))[0]
+    drawn = np.concatenate([statistic(w) for w in _weights(documents, draws, seed)])
+    expanded = _Expanded(documents, level)
+    harm, harms = observed - observed[0], drawn - drawn[:, :1]
+    control, control_drawn = np.full_like(harm, np.nan), np.full_like(harms, np.nan)
+    tested = np.ones(len(harm), bool)
+    tested[0] = False
+    for variant, others in _controls_by_variant(controls, len(harm)).items():
+        tested[others] = False
+        control[variant] = harm[others].mean()
+        shares = next(_weights(len(others), draws, seed + 1, at_once=draws)) / len(others)
+        control_drawn[:, variant] = (harms[:, others] * shares).sum(1)
+    beyond = expanded.interval(harm - control, harms - control_drawn)
+    excess = worse * harms - factor * np.maximum(worse * control_drawn, 0)
+    sure = expanded.interval(harm, excess)
+    p = expanded.p(harms - np.where(np.isnan(control), 0, control_drawn))
+    p[~tested] = np.nan
+    return Comparison(
+        expanded.interval(observed, drawn),
+        expanded.interval(harm, harms),
+        beyond,
+        control,
+        np.divide(harm, control, out=np.full_like(harm, np.nan), where=worse * control > 0),
+        tuple(map(_gate, sure.low, sure.high)),
+        p,
+        adjusted(p),
+    )
+
+
+def _controls_by_variant(
+    controls: Sequence[int] | Mapping[int, Sequence[int]], variants: int
+) -> dict[int, list[int]]:
+    if not isinstance(controls, Mapping):
+        others = [v for v in range(1, variants) if v not in controls]
+        controls = {variant: controls for variant in others if controls}
+    found = {variant: list(of_it) for variant, of_it in controls.items() if len(of_it)}
+    named = {*found, *(v for of_it in found.values() for v in of_it)}
+    if bad := sorted(v for v in named if not 0 < v < variants):
+        raise ArgumentError(
+            f"controls: expected numbers of variants, 1 to {variants - 1}, got {bad}"
+        )
+    return found
+
+
+def adjusted(p: ArrayLike) -> Array:
+    """p-values adjusted for their number (Benjamini and Hochberg 1995); NaN stays and counts not.
+
+    >>> adjusted([0.01, np.nan, 0.04])
+    array([0.02,  nan, 0.04])
+    """
+    from scipy.stats import false_discovery_control
+
+    found = np.array(p, np.float64)
+    there = ~np.isnan(found)
+    if there.any():
+        found[there] = false_discovery_control(found[there])
+    return found
+
+
+def _gate(low: float, high: float) -> Gate | None:
+    if np.isnan(low):
+        return None
+    if low > 0:
+        return "passed"
+    return "failed" if high < 0 else "undecided"
+
+
+def _weights(
+    documents: int, draws: int, seed: int, *, at_once: int | None = None
+) -> Iterator[Array]:
+    """How often each of N documents is drawn in N drawings, [R, N], some draws at a time."""
+    rng = np.random.default_rng(seed)
+    step = at_once or max(1, _WEIGHTS // documents)
+    for start in range(0, draws, step):
+        count = min(step, draws - start)
+        # Several times faster than rng.multinomial.
+        which = rng.integers(documents, size=(count, documents))
+        which += documents * np.arange(count)[:, None]
+        yield (
+            np.bincount(which.ravel(), minlength=count * documents).reshape(count, -1).astype(float)
+        )
+
+
+class _Expanded:
+    """Percentile intervals and p-values that are as wide for few documents as Student's t."""
+
+    def __init__(self, documents: int, level: float) -> None:
+        self._df = documents - 1
+        self._level = level
+        self._scale = np.sqrt(documents / self._df) if self._df else np.nan
+
+    def interval(self, value: Array, drawn: Array) -> Interval:
+        """Of values [V] and what they were in each draw [R, V]."""
+        from scipy.stats import norm
+        from scipy.stats import t as student
+
+        if not self._df:
+            return Interval(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
+        tail = norm.cdf(-self._scale * student.ppf((1 + self._level) / 2, self._df))
+        low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
+        return Interval(value, low, high)
+
+    def p(self, drawn: Array) -> Array:
+        """Two-sided p of 0 [V]: below 1 - level where the interval leaves 0 out."""
+        from scipy.stats import norm
+        from scipy.stats import t as student
+
+        if not self._df:
+            return np.full(drawn.shape[1], np.nan)
+        fewer = np.minimum((drawn <= 0).sum(0), (drawn >= 0).sum(0))
+        share = np.minimum((1 + fewer) / (len(drawn) + 1), 0.5)
+        p = 2 * student.cdf(norm.ppf(share) / self._scale, self._df)
+        return np.where(np.isnan(drawn).any(0), np.nan, p)
