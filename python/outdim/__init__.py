@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from outdim.corpus import open_corpus
     from outdim.counting import count_tokens
     from outdim.errors import OutdimError
+    from outdim.models.ablate import ablate, ablate_each
+    from outdim.models.ablation import Ablation
     from outdim.models.architecture import architecture
     from outdim.models.load import load_model
     from outdim.models.observe import observe
@@ -38,6 +40,9 @@ _HOME = {
     "load_tokenizer": "tokens",
     "open_corpus": "corpus",
     "OutdimError": "errors",
+    "Ablation": "models",
+    "ablate": "models",
+    "ablate_each": "models",
     "architecture": "models",
     "load_model": "models",
     "observe": "models",
@@ -48,6 +53,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Ablation",
     "Correlation",
     "Covariates",
     "Detection",
@@ -55,6 +61,8 @@ __all__ = [
     "OutdimError",
     "RankHistogram",
     "TokenFrequencies",
+    "ablate",
+    "ablate_each",
     "analyze",
     "architecture",
     "correlate",

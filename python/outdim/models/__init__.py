@@ -1,5 +1,7 @@
 """Models: load one, find its blocks and norms by role, observe its hidden states."""
 
+from outdim.models.ablate import Edited, ablate, ablate_each, apply_ablation
+from outdim.models.ablation import Ablation, GroupValues
 from outdim.models.architecture import Architecture, NormParameters, architecture
 from outdim.models.forward import Forward
 from outdim.models.fused import FusedSink
@@ -11,14 +13,20 @@ from outdim.models.padding import Padding, padding_reaches_text, probe_padding
 from outdim.models.points import Point
 
 __all__ = [
+    "Ablation",
     "Architecture",
+    "Edited",
     "Forward",
     "FusedSink",
+    "GroupValues",
     "Head",
     "NormParameters",
     "Observation",
     "Padding",
     "Point",
+    "ablate",
+    "ablate_each",
+    "apply_ablation",
     "architecture",
     "check_head",
     "describe",

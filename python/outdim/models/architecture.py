@@ -56,6 +56,8 @@ class Architecture:
         hidden_states: Of points that transformers gives too, the index in its ``hidden_states``.
         modules: Norms over D dimensions, by path.
         layer_norms: Layer and path of the norm that goes with its output, see `norms`.
+        enders: The norms that give the hidden state of a layer (post-LN), as points.
+        readers: The norms that take it, alone or with a branch of the block added, as points.
         norms_note: What a reader of `norms()` has to know, "" where there is nothing.
     """
 
@@ -69,6 +71,8 @@ class Architecture:
     hidden_states: dict[str, int]
     modules: dict[str, Norm]
     layer_norms: tuple[tuple[int, str], ...]
+    enders: tuple[Point, ...]
+    readers: tuple[Point, ...]
     norms_note: str
 
     def blocks(self) -> tuple[Point, ...]:
@@ -174,6 +178,8 @@ def architecture(model: nn.Module) -> Architecture:
         hidden_states=roles.hidden_states(),
         modules={prefix + path: replace(n, path=prefix + path) for path, n in roles.norms.items()},
         layer_norms=layer_norms,
+        enders=tuple(_within(prefix, point) for point in roles.enders()),
+        readers=tuple(_within(prefix, point) for point in roles.readers()),
         norms_note=_note(roles, layer_norms),
     )
 

@@ -83,6 +83,12 @@ def fuse(
             del module.forward  # the one of the class comes forth again
 
 
+def is_fused(model: nn.Module) -> bool:
+    """Whether a context of `fuse` is on."""
+    held = (getattr(vars(m).get("forward"), "__self__", None) for m in model.modules())
+    return any(isinstance(one, _FusedNorm) for one in held)
+
+
 def _free_norm(model: nn.Module, frames: Sequence[nn.Module], point: Point) -> Norm | None:
     """Return the norm at `point` if it may be replaced, None where hooks have to do.
 
@@ -92,6 +98,8 @@ def _free_norm(model: nn.Module, frames: Sequence[nn.Module], point: Point) -> N
     """
     if point.norm is None or not point.batch_first:
         return None
+    if point.side == "input" and model.get_submodule(point.module)._forward_pre_hooks:
+        return None  # behind the norm, so that it may see another tensor than the point
     path = point.norm
     while path and (module := model.get_submodule(path)) not in frames:
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())

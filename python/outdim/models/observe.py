@@ -1,6 +1,6 @@
 """Observe points of a model while it runs."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -10,7 +10,7 @@ from outdim.errors import ArgumentError
 from outdim.models.architecture import architecture, check_model
 from outdim.models.fused import FusedSink, fuse
 from outdim.models.points import Point
-from outdim.models.watch import Watch
+from outdim.models.watch import Watch, by_module, frames_of
 
 
 class Observation(Mapping[str, Tensor]):
@@ -79,7 +79,7 @@ def observe(
     chosen = _choose(model, points)
     seen = Observation()
     watch = Watch(chosen, seen if sink is None else sink)
-    frames = _frames(model, chosen)
+    frames = frames_of(model, chosen)
     with ExitStack() as stack:
         rest: Sequence[Point] = chosen
         if fused:
@@ -91,7 +91,7 @@ def observe(
             rest = stack.enter_context(fuse(model, frames, chosen, sink, watch))
         for frame in frames:
             stack.callback(watch.frame(frame))
-        for group in _by_module(rest):
+        for group in by_module(rest):
             stack.callback(watch.hook(model.get_submodule(group[0].module), group).remove)
         yield seen
     watch.check(ran=sink is None)
@@ -107,35 +107,3 @@ def _choose(model: nn.Module, points: Sequence[str | Point] | None) -> tuple[Poi
     if twice := [name for name, n in Counter(point.name for point in chosen).items() if n > 1]:
         raise ArgumentError(f"points: expected each once, got {', '.join(twice)} more than once")
     return chosen
-
-
-def _frames(model: nn.Module, points: Sequence[Point]) -> list[nn.Module]:
-    """Return the modules around all points and norms, down to the one with the list of blocks.
-
-    A forward of any of them is a forward of the model: some heads call an inner module of their
-    base (OPTForCausalLM calls model.decoder), and people call the base.
-    """
-    around: set[str] = {""}
-    paths = [path for point in points for path in (point.module, point.norm) if path is not None]
-    modules = dict(model.named_modules(remove_duplicate=False))
-    if unknown := [path for path in paths if path not in modules]:
-        raise ArgumentError(
-            f"points: {type(model).__name__} has no module {unknown[0]}; the points are those of "
-            "another model, name them instead"
-        )
-    for n, path in enumerate(paths):
-        above = {""}
-        for end in (i for i, sign in enumerate(path) if sign == "."):
-            if isinstance(modules[path[:end]], nn.ModuleList):
-                break
-            above.add(path[:end])
-        around = above if n == 0 else around & above
-    return [modules[path] for path in sorted(around)]
-
-
-def _by_module(points: Sequence[Point]) -> list[list[Point]]:
-    """Group points by the module and side at which they are hooked."""
-    groups: dict[tuple[str, str], list[Point]] = defaultdict(list)
-    for point in points:
-        groups[point.module, point.side].append(point)
-    return list(groups.values())

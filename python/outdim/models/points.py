@@ -1,5 +1,6 @@
-"""Points: the tensors of a model that can be observed, by name."""
+"""Points: the tensors of a model that can be observed or edited, by name."""
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -65,3 +66,21 @@ def first_hidden_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torc
     """Return the hidden states among the arguments of a call: positional ones first."""
     found = first_hidden(args)
     return first_hidden(kwargs) if found is None else found
+
+
+def with_hidden(value: Any, hidden: torch.Tensor) -> Any:
+    """Return `value` with `hidden` in the place of what `first_hidden` finds in it."""
+    if isinstance(value, torch.Tensor):
+        return hidden
+    if isinstance(value, Mapping):
+        changed: Any = copy.copy(value)
+        changed[next(key for key, item in value.items() if _holds_hidden(item))] = hidden
+        return changed
+    items = list(value)
+    place = next(i for i, item in enumerate(items) if _holds_hidden(item))
+    items[place] = hidden
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+
+
+def _holds_hidden(item: Any) -> bool:
+    return isinstance(item, torch.Tensor) and first_hidden(item) is not None

@@ -10,7 +10,7 @@ from outdim.errors import DataError
 from outdim.models.layers import find_layers
 from outdim.models.norms import Norm, recognise_norm
 from outdim.models.points import Point, Side
-from outdim.models.trace import BATCH, LENGTH, Call, Trace, same
+from outdim.models.trace import BATCH, LENGTH, Call, Trace, alone, same
 
 Placement = Literal["post", "pre", "branch", "none", "unknown"]
 
@@ -65,6 +65,54 @@ class Roles:
                 yield self._point(f"block.{i}.norm", i + 1, norm, "output", norm)
         if (final := self.reads[-1]) is not None:
             yield self._point("final_norm", len(self.layers), final, "output", final)
+
+    def enders(self) -> Iterable[Point]:
+        """Yield the norms that give the hidden state of a layer, in the order of the layers."""
+        ends = [self._of_embeddings(), *(self._ending(layer.end) for layer in self.layers)]
+        yield from self._norm_points(enumerate(ends))
+
+    def readers(self) -> Iterable[Point]:
+        """Yield the norms that take the hidden state of a layer, alone or with a branch added."""
+        found: list[tuple[int, Call | None]] = []
+        states = [self.layers[0].block.source, *(layer.end.output for layer in self.layers)]
+        blocks = [layer.block for layer in self.layers]
+        for i, hidden in enumerate(states):
+            within = blocks[i] if i < len(blocks) else None
+            for norm in self._norm_calls:
+                inside = within is not None and (norm is within or within.holds(norm))
+                after = within is None and norm.start > blocks[-1].stop
+                if (inside or after) and self._takes(norm, hidden, within):
+                    found.append((i, norm))
+        ends = {id(call) for call in self.ends}
+        yield from self._norm_points((i, norm) for i, norm in found if id(norm) not in ends)
+
+    def _norm_points(self, norms: Iterable[tuple[int, Call | None]]) -> Iterable[Point]:
+        """Name norms by path and call: each is edited where it is."""
+        for layer, norm in norms if not self.unnamed else ():
+            if norm is not None:
+                again = f" (call {norm.index + 1})" if self.trace.counts[norm.path] > 1 else ""
+                yield self._point(f"norm {norm.path}{again}", layer, norm)
+
+    def _takes(self, norm: Call, hidden: Tensor | None, block: Call | None) -> bool:
+        """Whether a norm takes a hidden state itself, or with a branch of its block added.
+
+        The sum of both is what another module gave (and the norm takes), or it is one to the bit.
+        """
+        assert hidden is not None
+        if same(norm.source, hidden):
+            return True
+        inside = (c for c in self.trace.calls if block is not None and block.holds(c))
+        for branch in inside:
+            if branch.stop > norm.start or branch.output is None:
+                continue
+            if branch.output.numel() != hidden.numel():
+                continue
+            given_both = any(same(tensor, hidden) for tensor in branch.tensors[1:])
+            if given_both and same(branch.output, norm.source):
+                return True
+            if same(hidden + branch.output.reshape(hidden.shape), norm.source):
+                return True
+        return False
 
     def layer_norms(self) -> list[tuple[int, str]]:
         """Layer and path of the norms in which outlier dimensions are looked for.
@@ -143,7 +191,7 @@ class Roles:
 
     def _find_norms(self) -> dict[str, Norm]:
         called = (item for item in self.model.named_modules() if item[0] in self.trace.counts)
-        with torch.no_grad():
+        with torch.no_grad(), alone(self.model):
             found = [recognise_norm(path, module, self.hidden_size) for path, module in called]
         return {norm.path: norm for norm in found if norm is not None}
 
@@ -178,11 +226,16 @@ class Roles:
 
     def _embeddings(self) -> Point:
         first = self.layers[0].block
-        for norm in reversed(self._norm_calls):
-            if norm.stop < first.start and same(norm.output, first.source):
-                return self._point("embeddings", 0, first, "input", norm)
+        if (norm := self._of_embeddings()) is not None:
+            return self._point("embeddings", 0, first, "input", norm)
         reading = self._reading(first.source, first.start) if self.placement == "pre" else None
         return self._point("embeddings", 0, first, "input", reading, "input")
+
+    def _of_embeddings(self) -> Call | None:
+        """Find the norm whose output is what the first block takes."""
+        first = self.layers[0].block
+        before = (call for call in reversed(self._norm_calls) if call.stop < first.start)
+        return next((call for call in before if same(call.output, first.source)), None)
 
     def _attention(self, block: Call) -> Call | None:
         """Find the outermost attention module whose output is added to what the block takes.
