@@ -87,6 +87,17 @@ def test_bytes_do_not_depend_on_the_order(tmp_path, shards):
     assert len(found[0]) == 1
 
 
+def test_a_commit_writes_one_state(tmp_path):
+    """Where a node can be merged at once, its children are never written."""
+    store, written = StateStore(tmp_path, entry(21)), []
+    write = store._write
+    store._write = lambda node, held: written.append(node) or write(node, held)
+    for shard in range(21):
+        store.commit(shard, state(shard), add)
+        assert len(written) == shard + 1
+    assert written[-1] is store.tree.root
+
+
 def test_bytes_do_not_depend_on_when_a_process_was_killed(tmp_path, monkeypatch):
     undisturbed = StateStore(tmp_path / "undisturbed", entry(21))
     for shard in range(21):

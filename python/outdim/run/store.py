@@ -36,7 +36,7 @@ class StateStore:
 
     A state is one safetensors file with its checksum inside, written as temporary file, fsync,
     rename. A file that is missing, truncated, altered, or of another plan counts as missing. Where
-    both children of a node of the tree are sound, whoever sees it writes the node and drops the
+    both children of a node of the tree are there, whoever sees it writes the node and drops the
     children: the disk holds one state for every power of two, not one for every shard, and the
     bytes of the root are the same whoever merged what, and when.
     """
@@ -64,8 +64,7 @@ class StateStore:
         seen = {name: [version] for name, version in versions().items()}
         # As it would be read again, for bytes must not depend on whether it was.
         state = State(state.tensors, json.loads(canonical_json(state.account)))
-        self._write(node, state, seen)
-        self._merge_upwards(node, (state, seen), merge)
+        self._place(node, (state, seen), merge)
 
     def root(self, merge: Merge) -> State:
         """The state of all shards, merged where processes that ended together have left that.
@@ -137,27 +136,32 @@ class StateStore:
             return set(os.listdir(self.directory))
         return set()
 
-    def _merge_upwards(self, node: Node, written: _Seen, merge: Merge) -> None:
-        """Merge a state that was just written with what is there already."""
-        known = {node.id: written}
-        while (parent := self.tree.parent(node)) is not None:
-            if self._is_sound(parent):
-                known = {}
-            elif merged := self._merge_children(parent, merge, known):
-                known = {parent.id: merged}
-            elif self._is_sound(parent):  # another process merged them just now
-                known = {}
-            else:
-                return
-            self._drop(parent.children)
-            node = parent
+    def _place(self, node: Node, held: _Seen, merge: Merge) -> None:
+        """Write a state merged with all that is there: half as many writes as first itself.
 
-    def _merge_children(
-        self, node: Node, merge: Merge, known: Mapping[str, _Seen] = {}
-    ) -> _Seen | None:
-        """Write ``node`` if both children are sound; None if one is not there."""
+        Then look again: another process may have written the sibling before it could see this.
+        """
+        absorbed: list[Node] = []
+        written = False
+        while True:
+            parent = self.tree.parent(node)
+            merged = parent and self._merged(parent, merge, {node.id: held})
+            if parent and merged:
+                absorbed += parent.children
+                node, held, written = parent, merged, False
+            elif written:
+                break
+            else:
+                self._write(node, held)
+                self._drop(absorbed)
+                absorbed, written = [], True
+        if parent and self._is_sound(parent):  # another process merged them just now
+            self._drop(parent.children)
+
+    def _merged(self, node: Node, merge: Merge, known: Mapping[str, _Seen] = {}) -> _Seen | None:
+        """The state of ``node`` from those of its children; None where one is not there."""
         found = [known.get(child.id) or self._read(child) for child in node.children]
-        if found[0] is None or found[1] is None:
+        if not found or found[0] is None or found[1] is None:
             return None
         (left, left_versions), (right, right_versions) = found[0], found[1]
         names = sorted({*left_versions, *right_versions})
@@ -165,16 +169,15 @@ class StateStore:
             name: sorted({*left_versions.get(name, ()), *right_versions.get(name, ())})
             for name in names
         }
-        merged = merge(left, right)
-        self._write(node, merged, both)
-        return merged, both
+        return merge(left, right), both
 
     def _complete(self, node: Node, merge: Merge) -> None:
         if self._is_sound(node):
             return
         for child in node.children:
             self._complete(child, merge)
-        if node.children and self._merge_children(node, merge):
+        if merged := self._merged(node, merge):
+            self._write(node, merged)
             self._drop(node.children)
 
     def _drop(self, nodes: Iterable[Node]) -> None:
@@ -189,7 +192,8 @@ class StateStore:
             return False
         return node.id in self._sound or self._read(node) is not None
 
-    def _write(self, node: Node, state: State, seen: Mapping[str, Sequence[str]]) -> None:
+    def _write(self, node: Node, held: _Seen) -> None:
+        state, seen = held
         account = canonical_json(
             {"node": node.id, "step": self.entry.step, "account": state.account, "versions": seen}
         )
