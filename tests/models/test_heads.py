@@ -7,6 +7,7 @@ import torch
 from outdim.analysis.inputs import Inputs, Resources
 from outdim.errors import ArgumentError, DataError
 from outdim.models import architecture, check_head, load_model, observe, share_weights
+from outdim.tokens import load_tokenizer
 from tiny import HEADS, tiny_inputs, tiny_model
 
 CAUSAL = [family for family, head in HEADS.items() if head == "CausalLM"]
@@ -192,3 +193,15 @@ def test_the_options_of_the_model_hold_for_its_head(tmp_path):
     tiny_model("gpt2", head="CausalLM").save_pretrained(tmp_path)
     inputs = Inputs(options(tmp_path, dtype="bfloat16"), resources=Resources("cpu"))
     assert inputs.model_with("lm").dtype == torch.bfloat16
+
+
+@pytest.mark.slow
+def test_smollm2(smollm2):
+    inputs = Inputs({"model": smollm2, "dtype": None, "part": None})
+    model = inputs.model_with("lm")
+    assert model.lm_head.weight is inputs.model.embed_tokens.weight
+    assert inputs.about_model["gguf"]["tensors"] == {"Q4_1": 210, "F32": 61, "Q8_0": 1}
+    tokenizer = load_tokenizer(smollm2)
+    ids = torch.tensor([tokenizer("The capital of France is")["input_ids"]])
+    with torch.inference_mode():
+        assert tokenizer.decode(model(ids).logits[0, -1].argmax()) == " Paris"

@@ -158,6 +158,54 @@ def test_pickled_weights(tmp_path, zipped):
         load_model(tmp_path)
 
 
+def test_a_pickled_part_that_would_run_code_is_named(tmp_path):
+    model = tiny_model("bert")
+    model.config.save_pretrained(tmp_path)
+    ran = tmp_path / "ran"
+
+    class Harm:
+        def __reduce__(self):
+            return ran.write_text, ("ran",)
+
+    state = list(model.state_dict().items())
+    parts = [dict(state[:9]), {**dict(state[9:]), "harm": Harm()}]
+    files = [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
+    where = {key: file for part, file in zip(parts, files, strict=True) for key in part}
+    index = {"metadata": {}, "weight_map": where}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    for part, file in zip(parts, files, strict=True):
+        torch.save(part, tmp_path / file)
+    torch.save({"harm": Harm()}, tmp_path / "training_args.bin")  # nobody reads it
+    for head in (None, "mlm"):
+        with pytest.raises(DataError, match=r"model: pytorch_model-00002-of-00002\.bin of"):
+            load_model(tmp_path, head=head)
+    assert not ran.exists()
+    del parts[1]["harm"]
+    torch.save(parts[1], tmp_path / files[1])
+    assert torch.equal(outputs(load_model(tmp_path)), outputs(model))
+    assert not ran.exists()
+
+
+def test_a_checkpoint_of_the_first_days(tmp_path):
+    """As MultiBERTs and bert-base-uncased were: pickled, for pretraining, gamma and beta."""
+    model = tiny_model("bert", head="PreTraining")
+    model.config.save_pretrained(tmp_path)
+    old = {
+        key.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): tensor
+        for key, tensor in model.state_dict().items()
+    }
+    assert sum("gamma" in key for key in old) == 2 * LAYERS + 2
+    old["bert.embeddings.position_ids"] = torch.arange(64)[None]  # as versions up to 4.30 wrote it
+    torch.save(old, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    assert torch.equal(outputs(load_model(tmp_path)), outputs(model.bert))
+    inputs = tiny_inputs(model)
+    with torch.inference_mode():
+        logits = load_model(tmp_path, head="mlm")(**inputs).logits
+        assert torch.equal(logits, model(**inputs).prediction_logits)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
+from outdim import gguf
 from outdim.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class ModelOptions:
     """Which model is looked at.
 
     Args:
-        model: Hugging Face id or local directory.
+        model: Hugging Face id, local directory or GGUF file, which is dequantised.
         part: Of a model with two: its encoder or its decoder.
         dtype: The model's parameters are converted to it; None leaves them.
     """
@@ -136,12 +137,16 @@ class ModelOptions:
 
     def resolve(self, inputs: Inputs) -> dict[str, Any]:
         """What the plan records."""
+        if (packed := gguf.about(self.model)) is not None:
+            inputs.cautions.append(gguf.caution(self.model, packed))
         return dataclasses.asdict(self)
 
     @staticmethod
     def identity(inputs: Inputs) -> dict[str, Any]:
-        """Hash of the weights."""
-        return {"model": inputs.about_model["sha256"]}
+        """Hash of the weights, and of the GGUF file that they come from."""
+        about = inputs.about_model
+        packed = {"gguf": about["gguf"]["sha256"]} if "gguf" in about else {}
+        return {"model": about["sha256"], **packed}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -427,7 +432,9 @@ class Inputs:
         """What a manifest says of the model, its hash among it."""
         from outdim.models import describe
 
-        return describe(self.model, self.architecture)
+        packed = gguf.about(self.options["model"]) if "model" in self.options else None
+        about = describe(self.model, self.architecture)
+        return about if packed is None else {**about, "gguf": packed}
 
     @cached_property
     def frequencies(self) -> TokenFrequencies:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from outdim import hub
+from outdim import gguf, hub
 from outdim.errors import ArgumentError, DataError
 from outdim.models.heads import Head, auto_class, check_head
 from outdim.models.parts import encoder_or_decoder, text_model
@@ -28,17 +28,18 @@ def load_model(
     part: Part | None = None,
     head: Head | None = None,
 ) -> "PreTrainedModel":
-    """Load a model from a local directory or a Hugging Face id, in eval mode.
+    """Load a model from a local directory, a GGUF file or a Hugging Face id, in eval mode.
 
     No code from the model's repository is run. Without ``head`` it is the base model, and of a
     model for text and images the text model. The class is what transformers' AutoModel takes for
     the configuration or, where weights are missing for that, the one that the checkpoint names
     (T5EncoderModel). A pooler whose weights are not there (checkpoints of masked language models)
     is left out; any other missing weight, which would be random, is an error: a head that was not
-    trained is no head. Weights that are tied to others are not missing.
+    trained is no head. Weights that are tied to others are not missing. Those of a GGUF file are
+    dequantised to float32 and kept so in the user's cache (`outdim.gguf`).
 
     Args:
-        name_or_path: Directory or hub id.
+        name_or_path: Directory, GGUF file or hub id.
         dtype: "float32", "float16", "bfloat16" or a torch dtype; None: that of the checkpoint.
         device: Where to put it.
         part: Of a model that has both, the encoder or the decoder alone.
@@ -47,6 +48,7 @@ def load_model(
     Raises:
         ArgumentError: An unknown dtype, part or head, or one that the model does not have.
         DataError: Nothing there, no model of transformers, or weights missing.
+        BackendError: A GGUF file without the packages of the extra ``gguf``.
 
     Example:
         >>> model = load_model("bert-base-uncased")  # doctest: +SKIP
@@ -61,14 +63,19 @@ def load_model(
         raise ArgumentError(f"part: expected None with a head ({head!r}), got {part!r}")
     wanted = "auto" if dtype is None else _dtype(dtype)
     name = hub.expand("model", name_or_path)
-    if Path(name).exists() and not (Path(name) / "config.json").is_file():
+    source = gguf.directory_of("model", name)
+    if Path(source).exists() and not (Path(source) / "config.json").is_file():
         raise DataError(f"model: {name} is a directory without config.json; {hub.ADVICE}")
-    config = hub.from_pretrained("model", AutoConfig, name)
+    config = hub.from_pretrained("model", AutoConfig, source)
     hub.refuse_kernels(config)
     if head is None:
-        return _load_either(name, config, wanted, part).to(device).eval()
-    model = _load_with_head(head, name, config, wanted).to(device).eval()
-    check_head(model, head)
+        model = _load_either(source, config, wanted, part)
+    else:
+        model = _load_with_head(head, source, config, wanted)
+    model.config._name_or_path = name
+    model = model.to(device).eval()
+    if head is not None:
+        check_head(model, head)
     return model
 
 
@@ -108,7 +115,6 @@ def _load_with_head(head: Head, name: str, config: Any, dtype: Any) -> Any:
             f"({', '.join(sorted(missing)[:4])}{', ...' if len(missing) > 4 else ''}), which would "
             f"be random; give a checkpoint that was trained with this head ({head!r})"
         )
-    model.config._name_or_path = name
     return model
 
 
@@ -137,7 +143,6 @@ def _load(kind: Any, name: str, config: Any, dtype: Any, part: Part | None) -> A
         )
     if missing & own.keys():
         model.pooler = None  # as with add_pooling_layer=False
-    model.config._name_or_path = name
     return model
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from outdim import hub
+from outdim import gguf, hub
 from outdim.errors import ArgumentError, DataError
 
 _ROLES = (
@@ -24,7 +24,7 @@ _MARKER = (1 << 32) - 1  # stands for the text of a template: no vocabulary is s
 
 
 def load_tokenizer(name_or_path: str | os.PathLike[str]) -> Any:
-    """The tokenizer of a model: a Hugging Face id, a local directory, or a tokenizer.json.
+    """The tokenizer of a model: a Hugging Face id, a local directory, tokenizer.json or GGUF file.
 
     It must be a fast one. No code of its repository is run: a complete tokenizer.json beside such
     code is read as it is, and `check_tokenizer` says so.
@@ -35,9 +35,10 @@ def load_tokenizer(name_or_path: str | os.PathLike[str]) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     name = hub.expand("tokenizer", name_or_path)
-    if Path(name).is_file():
+    if Path(name).is_file() and not gguf.is_gguf(Path(name)):
         with hub.foreign_errors(f"tokenizer: {name} is no tokenizer.json"):
             return PreTrainedTokenizerFast(tokenizer_file=name)
+    name = gguf.directory_of("tokenizer", name)
     first: DataError | None = None
     for kind in _kinds(name):
         try:
