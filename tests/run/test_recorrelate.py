@@ -41,6 +41,9 @@ def test_sums_kept_per_token_give_the_same_r_and_that_of_any_other_frequencies(
         corpus,
         replaced(options, output=tmp_path / "full", counts=tmp_path / "other.parquet"),
     )
+    default = give("recorrelate", [], Options(output=tmp_path / "default", run=full))
+    used = TokenFrequencies.from_parquet(default / "counts.parquet")
+    np.testing.assert_array_equal(used.counts, other.counts)
     table = pq.read_table(full / "stats.parquet").to_pandas()
     both = table[table.selection == "text"].merge(
         pd.read_parquet(with_other / "correlations.parquet"),

@@ -13,6 +13,7 @@ from outdim.files import sha256_of
 
 if TYPE_CHECKING:
     from outdim.analysis.recorrelate import KeptSums, Recorrelation
+    from outdim.run.worker import Worker
 
 _KEPT = "token_sums.parquet"
 _COPIED = ("model", "tokenizer", "data")  # what the manifest says of the run
@@ -24,8 +25,8 @@ class RecorrelateOptions:
 
     Args:
         run: Run directory of outdim correlate.
-        counts: counts.parquet, a run that counted, or published counts as JSON; None takes those of
-            the run itself.
+        counts: counts.parquet, a run that counted, or published counts as JSON; None takes those
+            that the run was correlated with.
     """
 
     run: Path = field(metadata={"positional": "RUN"})
@@ -42,14 +43,18 @@ class Recorrelate:
     def run(self, given: Mapping[type, Any]) -> Path:
         """Write tables and report."""
         from outdim import manifest
+        from outdim.analysis.inputs import Resources
         from outdim.run.derived import derived, given_counts
         from outdim.run.results import account_of, write_results
+        from outdim.run.worker import Worker
 
         options: RecorrelateOptions = given[RecorrelateOptions]
         output: Path = given[OutputOptions].output
         about = manifest.read(options.run)
-        counts = given_counts(options.counts or options.run)
-        result = _recorrelation(options.run, counts)
+        worker = Worker(options.run, Resources())
+        own = worker.frequencies_path()
+        counts = own if options.counts is None else given_counts(options.counts)
+        result = _recorrelation(worker, own, counts)
         names = {"run": str(options.run), "counts": str(counts)}
         inputs = {"plan": about["plan"], "counts": sha256_of(counts)}
         with derived(output, "recorrelate", names, inputs) as hashes:
@@ -61,22 +66,21 @@ class Recorrelate:
         return output
 
 
-def _recorrelation(run: Path, counts: Path) -> Recorrelation:
+def _recorrelation(worker: Worker, own_counts: Path, counts: Path) -> Recorrelation:
     from outdim.analysis.correlate import frequency_covariates
-    from outdim.analysis.inputs import Resources
     from outdim.analysis.recorrelate import Recorrelation, check_vocabulary
     from outdim.analysis.step import below
     from outdim.analysis.worth import Worth
-    from outdim.run.worker import Worker
     from outdim.stats import TypeBuckets, TypeUnits
     from outdim.tokens import TokenFrequencies, load_tokenizer
 
-    worker = Worker(run, Resources())
     entry = worker.study["correlate"]
     types = entry.options["types"]
     if not types:
-        raise DataError(f"{run} kept no types of tokens (--types 0): nothing can be said without.")
-    own = worker.frequencies()
+        raise DataError(
+            f"{worker.run} kept no types of tokens (--types 0): nothing can be said without."
+        )
+    own = TokenFrequencies.from_parquet(own_counts)
     published = counts.suffix == ".json"
     tokenizer = load_tokenizer(entry.options["tokenizer"]) if published else None
     frequencies = TokenFrequencies.load(counts, tokenizer)
@@ -87,7 +91,9 @@ def _recorrelation(run: Path, counts: Path) -> Recorrelation:
         state, TypeBuckets.of_counts(own.counts, types), frequency_covariates(frequencies)
     )
     layers = dict(zip(entry.options["points"], entry.options["layers"], strict=True))
-    return Recorrelation(Worth(units, frequencies.tokens), layers, frequencies, _kept_sums(run))
+    return Recorrelation(
+        Worth(units, frequencies.tokens), layers, frequencies, _kept_sums(worker.run)
+    )
 
 
 def _kept_sums(run: Path) -> KeptSums | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -19,9 +19,6 @@ from outdim.run.directory import ATTACHED
 from outdim.run.plan import Entry, Study
 from outdim.run.sources import Sources
 from outdim.run.store import StateStore
-
-if TYPE_CHECKING:
-    from outdim.tokens import TokenFrequencies
 
 
 class Worker:
@@ -84,13 +81,10 @@ class Worker:
             self._results[step] = merger.step(self.store(step).root(merger)).result()
         return self._results[step]
 
-    def frequencies(self) -> TokenFrequencies:
-        """The token frequencies that the states are related to, as the run wrote them."""
-        from outdim.tokens import TokenFrequencies
-
+    def frequencies_path(self) -> Path:
+        """The token frequencies that states are related to: those given, else the text's own."""
         attached = self._attached(["correlate"], "counts.parquet")
-        path = attached or manifest.result_path(self.run, "counts.parquet")
-        return TokenFrequencies.from_parquet(path)
+        return attached or manifest.result_path(self.run, "counts.parquet")
 
     def _inputs_of(self, steps: tuple[str, ...]) -> Inputs:
         """Inputs of steps that are computed together; what is open already is not opened again."""
