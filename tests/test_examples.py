@@ -1,5 +1,6 @@
 """The programs of examples/ run and print what is true. norm_share.py: see test_newcomer.py."""
 
+import json
 import os
 import re
 import runpy
@@ -103,6 +104,40 @@ def test_quantisation_names_the_planted_dimension_and_what_it_costs(model, text,
             found = 10 * np.log10((others**2).mean() / (noise**2).mean())
             assert expected == pytest.approx(found, abs=0.5)
         assert without - with_all > 15
+
+
+def test_a_masked_lm_head_is_learnt_on_a_frozen_encoder(tmp_path, capsys) -> None:
+    # Every line repeats one word: to be learnt from the states of the others.
+    model = tmp_path / "model"
+    tiny_model("bert", num_hidden_layers=2).save_pretrained(model)
+    tiny_tokenizer().save_pretrained(model)
+    rng = np.random.default_rng(0)
+    for name, lines in (("train", 200), ("other", 50)):
+        words = [f"w{i}" for i in rng.integers(0, 8, lines)]
+        (tmp_path / f"{name}.txt").write_text("\n".join(" ".join([w] * 30) for w in words))
+    names = runpy.run_path(str(EXAMPLES / "masked_lm_head.py"))
+    output = tmp_path / "fitted"
+    texts = [str(tmp_path / f"{name}.txt") for name in ("train", "other")]
+    names["main"](str(model), *texts, output, passes=4, batch_tokens=128, learning_rate=1e-2)
+
+    report = json.loads((output / "training.json").read_text())
+    looks = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert looks == report["curve"]
+    first, *_, last = (look["validation_loss"] for look in looks)
+    assert last < report["loss_by_frequency"] - 1 < first
+    assert (output / "training.png").stat().st_size > 1000
+
+    fitted, encoder = load_model(output, head="mlm"), load_model(model)
+    for name, weight in encoder.state_dict().items():
+        if not name.startswith("pooler."):
+            assert torch.equal(fitted.bert.state_dict()[name], weight), name
+    output_weights = fitted.get_output_embeddings().weight
+    assert output_weights is fitted.bert.embeddings.word_embeddings.weight
+    tokenizer = load_tokenizer(output)
+    ids = tokenizer("w5 w5 w5 [MASK] w5 w5", return_tensors="pt").input_ids
+    with torch.inference_mode():
+        best = fitted(ids).logits[0, 4].argmax()
+    assert tokenizer.convert_ids_to_tokens(int(best)) == "w5"
 
 
 @pytest.mark.slow
