@@ -75,8 +75,13 @@ def caution(name: str | os.PathLike[str], found: dict[str, Any]) -> str:
     )
 
 
+def missing_packages() -> list[str]:
+    """Those of the extra that are not installed."""
+    return [name for name in _EXTRA if importlib.util.find_spec(name) is None]
+
+
 def _converted(argument: hub.Argument, path: Path) -> Path:
-    if missing := [name for name in _EXTRA if importlib.util.find_spec(name) is None]:
+    if missing := missing_packages():
         raise BackendError(
             f"{argument}: {path} is a GGUF file; to read it, {listing(missing)} is missing: "
             "pip install 'outdim[gguf]'"
