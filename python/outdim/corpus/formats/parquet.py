@@ -26,7 +26,7 @@ _STEP_ROWS, _STEP_BYTES = 256, 64 << 20
 # A dictionary up to this stays one, which takes five times as much; then values decoded at a time.
 _KEPT_BYTES, _STEP_NUMBERS = 64 << 20, 1 << 16
 # The largest page that is unpacked, or as many of the longest document, where that is more.
-_PAGE_BYTES, _PAGE_DOCUMENTS = 512 << 20, 8
+_PAGE_BYTES, _PAGE_DOCUMENTS = 384 << 20, 6
 
 
 def units(path: str, options: ReadOptions, problems: Problems) -> list[Span]:
