@@ -172,7 +172,7 @@ class TestResult:
         manifest = json.loads((alone / "manifest.json").read_text())
         (found,) = manifest["headlines"]["norm-share"]
         assert found.startswith("The 3 largest dimensions of a token hold 9")
-        assert manifest["options"]["top"] == 3
+        assert manifest["options"]["norm-share"]["top"] == 3
 
     def test_the_report_has_a_section_a_figure_and_the_words_of_it(self, alone) -> None:
         page = " ".join((alone / "report.html").read_text().split())

@@ -1,5 +1,7 @@
 """The errors outdim raises on purpose, each with the exit code of the command line."""
 
+from __future__ import annotations
+
 import signal
 
 
@@ -54,4 +56,8 @@ class Interrupted(OutdimError):  # noqa: N818 - what happened is no error
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(signum).name}")
+        self.signum = signum
         self.exit_code = 128 + signum
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[int]]:
+        return type(self), (self.signum,)

@@ -24,7 +24,7 @@ def test_comparison_page(tmp_path):
     assert f"r = {comparison.correlation:.3f}" in words
     assert f"one<i> holds {first[1:].sum():,} text tokens" in words
     assert f"{comparison.largest(1)[0][2]:,}" in words
-    assert {p.name for p in (tmp_path / "figures").iterdir()} == {
+    assert {p.name for p in (tmp_path / "figures").glob("[!.]*")} == {
         f"{kind}_compared.{end}" for kind in ("counts", "ranks") for end in ("svg", "csv")
     }
     chosen = json.loads(data_of(page, "counts_compared"))["data"][1]["text"]

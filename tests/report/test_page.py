@@ -146,7 +146,7 @@ def test_files_of_every_figure_lie_beside_the_page(written):
     _, path, page = written
     names = {a["href"] for a in page.all("a") if a["href"].startswith("figures/")}
     assert len(names) == 10
-    assert {f"figures/{p.name}" for p in (path.parent / "figures").iterdir()} == names
+    assert {f"figures/{p.name}" for p in (path.parent / "figures").glob("[!.]*")} == names
     for svg in (path.parent / "figures").glob("*.svg"):
         ElementTree.parse(svg)
 
@@ -192,3 +192,15 @@ def test_embedded_json_survives_as_json():
     text = str(embedded_json(json.dumps(value, ensure_ascii=False)))
     assert not set("<>&\u2028") & set(text)
     assert json.loads(text) == value
+
+
+def test_a_report_leaves_no_figure_of_what_is_gone(tmp_path):
+    make_run(tmp_path / "run", steps=("detect", "correlate"))
+    write_report(tmp_path / "run", tmp_path / "report.html")
+    first = {path.name for path in (tmp_path / "figures").glob("[!.]*")}
+    make_run(tmp_path / "other", steps=("detect",))
+    write_report(tmp_path / "other", tmp_path / "report.html")
+    second = {path.name for path in (tmp_path / "figures").glob("[!.]*")}
+    assert second < first
+    write_report(tmp_path / "other", tmp_path / "alone" / "report.html")
+    assert {path.name for path in (tmp_path / "alone/figures").glob("[!.]*")} == second

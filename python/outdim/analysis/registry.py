@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
-from outdim.errors import ArgumentError
+from outdim.errors import ArgumentError, BackendError
 
 if TYPE_CHECKING:
     from outdim.analysis.step import Step
@@ -51,9 +52,40 @@ def step_class(name: str) -> type[Step]:
 
     Raises:
         ArgumentError: There is no such step.
+        BackendError: The package that brings it cannot be loaded.
     """
     if name not in steps():
         raise ArgumentError(f"steps: expected some of {', '.join(steps())}, got {name!r}.")
-    module, _, attribute = steps()[name][1].partition(":")
+    target = steps()[name][1]
+    if name in _STEPS:
+        return _load(target)
+    from outdim.analysis.step import Step
+
+    try:
+        found = _load(target)
+        if not issubclass(found, Step):
+            raise TypeError("it is no Step")
+    except Exception as error:  # whatever the code of others raises
+        raise BackendError(
+            f"the step {name!r} of another package cannot be loaded: {target}: "
+            f"{type(error).__name__}: {error}. Mend or remove that package."
+        ) from error
+    return found
+
+
+@cache
+def usable(name: str) -> type[Step] | None:
+    """The class of a step; None where its package is not there or broken, said once on stderr."""
+    if name not in steps():
+        return None
+    try:
+        return step_class(name)
+    except BackendError as error:
+        print(f"outdim: {error} It is left out.", file=sys.stderr)
+        return None
+
+
+def _load(target: str) -> type[Step]:
+    module, _, attribute = target.partition(":")
     found: type[Step] = getattr(importlib.import_module(module), attribute)
     return found

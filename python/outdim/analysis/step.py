@@ -292,14 +292,11 @@ class Observer(TextStep):
 
     def merge(self, tensors: Mapping[str, torch.Tensor]) -> Self:
         """Merge every accumulator."""
+        from outdim.stats.named import below
+
         for name, accumulator in self.parts.items():
             accumulator.merge(below(f"{name}/", tensors))
         return self
-
-
-def below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The entries under ``prefix``, without it."""
-    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def add_accounts(first: Mapping[str, Any], second: Mapping[str, Any]) -> Json:

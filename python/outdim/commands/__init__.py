@@ -47,7 +47,7 @@ class Listed:
 
     Attributes:
         about: What it does, in a sentence.
-        target: ``module:Class``; a step becomes a command of its own.
+        target: ``module:Class``, or the name of a step, which becomes a command of its own.
     """
 
     about: str
@@ -56,12 +56,12 @@ class Listed:
     def load(self) -> Command:
         """Import it."""
         module, _, attribute = self.target.partition(":")
-        found = getattr(importlib.import_module(module), attribute)
-        if hasattr(found, "merge"):  # a step
+        if not attribute:
+            from outdim.analysis.registry import step_class
             from outdim.commands.step import StepCommand
 
-            return StepCommand(found)
-        command: Command = found()
+            return StepCommand(step_class(self.target))
+        command: Command = getattr(importlib.import_module(module), attribute)()
         return command
 
 
@@ -82,7 +82,7 @@ def commands() -> dict[str, Listed | Group]:
     """Every command and group of commands, the steps first."""
     from outdim.analysis.registry import steps
 
-    listed = {name: Listed(about, target) for name, (about, target) in steps().items()}
+    listed = {name: Listed(about, name) for name, (about, _) in steps().items()}
     for name, (about, target) in _COMMANDS.items():
         listed[name] = Listed(about, f"outdim.commands.{target}")
     found: dict[str, Listed | Group] = {}
@@ -92,7 +92,7 @@ def commands() -> dict[str, Listed | Group]:
             inside = found.get(group, Group(_GROUPS[group], {}))
             assert isinstance(inside, Group)
             found[group] = Group(inside.about, {**inside.members, member: command})
-        else:
+        elif name not in _GROUPS:  # which no step of another package may take the place of
             found[name] = command
     return found
 

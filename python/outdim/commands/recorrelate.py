@@ -69,9 +69,9 @@ class Recorrelate:
 def _recorrelation(worker: Worker, own_counts: Path, counts: Path) -> Recorrelation:
     from outdim.analysis.correlate import frequency_covariates
     from outdim.analysis.recorrelate import Recorrelation, check_vocabulary
-    from outdim.analysis.step import below
     from outdim.analysis.worth import Worth
     from outdim.stats import TypeBuckets, TypeUnits
+    from outdim.stats.named import below
     from outdim.tokens import TokenFrequencies, load_tokenizer
 
     entry = worker.study["correlate"]

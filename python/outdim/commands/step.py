@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from outdim.analysis.inputs import GROUPS
-from outdim.analysis.registry import step_class, steps
+from outdim.analysis.registry import step_class, steps, usable
 from outdim.analysis.step import Observer, Step
 from outdim.commands import spoken
 from outdim.errors import ArgumentError
@@ -110,7 +110,7 @@ def report(run: Path) -> None:
 
 
 def _observing() -> list[type[Step]]:
-    classes = [step_class(name) for name in steps()]
+    classes = [step for name in steps() if (step := usable(name)) is not None]
     return [step for step in classes if issubclass(step, Observer)]
 
 

@@ -38,7 +38,10 @@ class UnreadableError(DataError):
 
     def __init__(self, path: str, why: str):
         super().__init__(printable(f"source: {path}: {why}"))
-        self.why = why
+        self.path, self.why = path, why
+
+    def __reduce__(self) -> tuple[type[UnreadableError], tuple[str, str]]:
+        return type(self), (self.path, self.why)
 
 
 class Stamp(NamedTuple):

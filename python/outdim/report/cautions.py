@@ -14,8 +14,8 @@ def cautions(study: Study) -> list[str]:
         )
     if study.unknown:
         said.append(
-            f"The package that brings {listing(study.unknown)} is not installed here: its "
-            "statistics are shown by their bare names."
+            f"The package that brings {listing(study.unknown)} is not installed here, or broken: "
+            "its statistics are shown by their bare names."
         )
     for step in ("inputs", *study.steps):
         said += study.sentences("cautions", step)

@@ -17,6 +17,7 @@ from outdim.report.cautions import cautions
 from outdim.report.colours import DARK, DIVERGING, DIVERGING_DARK
 from outdim.report.details import data_files, details, result_files
 from outdim.report.figures.base import Figure
+from outdim.report.figures.folder import keep_only, note
 from outdim.report.section import Section
 from outdim.report.sections import section_of
 from outdim.report.sections.detect import outliers
@@ -71,6 +72,7 @@ def write_page(path: Path, template: str, figures: list[Figure], **content: Any)
     """Render a template that extends base.html.j2 and write it with its figures."""
     folder = path.parent / "figures"
     folder.mkdir(parents=True, exist_ok=True)
+    note(folder, path.name, {figure.id for figure in figures})
     shown = {figure.id: _shown(figure, figure.save(folder)) for figure in figures}
     page = (
         _environment()
@@ -90,6 +92,7 @@ def write_page(path: Path, template: str, figures: list[Figure], **content: Any)
         )
     )
     write_bytes(path, page.encode(errors="backslashreplace"))  # names of files need not be text
+    keep_only(folder, path.name, set(shown))
     return path
 
 

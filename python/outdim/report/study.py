@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from outdim import manifest
-from outdim.analysis.registry import step_class, steps
+from outdim.analysis.registry import usable
 from outdim.errors import DataError
 from outdim.files import read_json
 from outdim.report.statistics import StepStatistics, read_statistics
@@ -52,15 +52,14 @@ class Study:
     @property
     def steps(self) -> list[str]:
         """Its steps as they were added, but those that others need last."""
-        needed = {
-            name for step in self.options if step in steps() for name in step_class(step).needs
-        }
+        known = [cls for step in self.options if (cls := usable(step)) is not None]
+        needed = {name for cls in known for name in cls.needs}
         return sorted(self.options, key=lambda step: step in needed)
 
     @property
     def unknown(self) -> list[str]:
-        """Steps of packages that are not installed here."""
-        return [step for step in self.manifest.get("plan") or {} if step not in steps()]
+        """Steps of packages that are not installed here, or cannot be loaded."""
+        return [step for step in self.manifest.get("plan") or {} if usable(step) is None]
 
     def sentences(self, part: str, step: str) -> list[str]:
         """``headlines`` or ``cautions`` of a step."""
@@ -110,11 +109,12 @@ def read_study(run: str | Path) -> Study:
     content = {"results": {}, **manifest.read(path)}
     options = {name: entry.options for name, entry in plan.Study(path).entries().items()}
     if not options:  # what was made of the results of another run
-        options = {name: content.get("options", {}) for name in content.get("headlines", {})}
+        given = content.get("options", {})
+        options = {name: given.get(name, {}) for name in content.get("headlines", {})}
     if not options:
         raise DataError(f"run: {path} holds nothing that an analysis found.")
-    for name in options.keys() & steps().keys():
-        step_class(name)  # defines its statistics
+    for name in options:
+        usable(name)  # defines its statistics
     results = content["results"]
     return Study(
         path,

@@ -40,7 +40,7 @@ def derived(
             )
     output.mkdir(parents=True, exist_ok=True)
     manifest.begin(output, command)
-    manifest.update(output, {"options": dict(options), "inputs": dict(inputs)})
+    manifest.update(output, {"options": {command: dict(options)}, "inputs": dict(inputs)})
     hashes: dict[str, str] = {}
     yield hashes
     manifest.update(output, {"finished": manifest.now(), "results": hashes})

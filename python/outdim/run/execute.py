@@ -11,7 +11,7 @@ from typing import Any
 
 from outdim import manifest
 from outdim.analysis.inputs import Inputs, Resources
-from outdim.analysis.registry import step_class
+from outdim.analysis.registry import step_class, usable
 from outdim.errors import DataError, Interrupted, PartialRunError
 from outdim.files import read_json, remove_stale, write_bytes, write_json
 from outdim.run import local
@@ -96,7 +96,7 @@ def about(inputs: Inputs, entries: Sequence[Entry]) -> dict[str, Any]:
         }
     if inputs.cautions:
         parts["cautions"] = {"inputs": list(dict.fromkeys(inputs.cautions))}
-    parts["options"] = {key: value for e in entries for key, value in e.options.items()}
+    parts["options"] = {entry.step: dict(entry.options) for entry in entries}
     parts["plan"] = {entry.step: entry.sha256 for entry in entries}
     return parts
 
@@ -268,4 +268,5 @@ def _to_mend(worker: Worker) -> list[str]:
             manifest.result_path(worker.run, name)
         if written:
             return []
-    return [name for name in worker.study.entries() if not worker.store(name).missing()]
+    known = [name for name in worker.study.entries() if usable(name) is not None]
+    return [name for name in known if not worker.store(name).missing()]

@@ -15,7 +15,8 @@ from typing import Any
 from tqdm import tqdm
 
 from outdim.analysis.inputs import Resources
-from outdim.errors import Interrupted, OutdimError, PartialRunError
+from outdim.errors import Interrupted, PartialRunError
+from outdim.run.failure import Failure
 from outdim.run.worker import Worker
 
 _POLL_S = 0.2
@@ -83,7 +84,8 @@ def compute_in_processes(
     Raises:
         Interrupted: SIGINT or SIGTERM came; every process stopped after its batch, or was ended.
         PartialRunError: A process died (killed, out of memory); committed shards are intact.
-        OutdimError: What a shard itself raised, such as DataError.
+        Exception: What a shard itself raised, such as DataError; where it is a fault of outdim's or
+            of a step's own, with the traceback of the process that it came from.
     """
     context = multiprocessing.get_context("spawn")
     stopping, tokens = context.Event(), context.Value("q", 0)
@@ -124,8 +126,8 @@ def _next(done: Any, processes: Sequence[Any], worker: Worker, steps: Sequence[s
                     "--workers if memory was short."
                 ) from None
             continue
-        if isinstance(found, OutdimError):
-            raise found
+        if isinstance(found, Failure):
+            raise found.error()
         return int(found)
 
 
@@ -168,21 +170,19 @@ def _work(
         with tokens.get_lock():
             tokens.value += number
 
-    worker = Worker(run, Resources(device, check_stop=check_stop))
-    while True:
-        with taken.get_lock():
-            number, taken.value = taken.value, taken.value + 1
-        if number >= len(shards):
-            return
-        shard = shards[number]
-        try:
-            worker.compute(steps, shard, count)
-        except Interrupted:
-            return  # the parent raises its own
-        except OutdimError as error:
-            done.put(error)
-            return
-        done.put(shard)
+    try:
+        worker = Worker(run, Resources(device, check_stop=check_stop))
+        while True:
+            with taken.get_lock():
+                number, taken.value = taken.value, taken.value + 1
+            if number >= len(shards):
+                return
+            worker.compute(steps, shards[number], count)
+            done.put(shards[number])
+    except Interrupted:
+        return  # the parent raises its own
+    except Exception as error:  # whatever it is, the command raises it
+        done.put(Failure.of(error))
 
 
 def _die_with(parent: Any) -> None:

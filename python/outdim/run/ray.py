@@ -56,7 +56,7 @@ def compute_on_ray(
         BackendError: Ray is not installed, or the cluster has no room for an actor.
         Interrupted: SIGINT or SIGTERM came.
         PartialRunError: An actor died too often.
-        OutdimError: What a shard itself raised, such as DataError.
+        Exception: What a shard itself raised, as `outdim.run.local.compute_in_processes`.
     """
     try:
         import ray
@@ -104,8 +104,10 @@ def compute_on_ray(
                     ray.kill(free)
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None)
-        if isinstance(cause, OutdimError):
-            raise cause from None  # the traceback of the actor says nothing to the user
+        if isinstance(error, ray.exceptions.RayTaskError) and isinstance(cause, Exception):
+            if not isinstance(cause, OutdimError):  # these say all in their message
+                cause.add_note(f"Raised in another process:\n{error}")
+            raise cause from None
         raise PartialRunError(
             f"Ray could not compute a shard of '{'+'.join(steps)}' ({error}). What was committed "
             "is intact: give the same command again to go on."

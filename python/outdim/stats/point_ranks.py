@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from outdim.stats.named import below
 from outdim.stats.rank_histogram import RankHistogram
 
 _HALVES = (torch.float16, torch.bfloat16)
@@ -85,8 +86,7 @@ class PointRanks:
         """Add what `state_dict` of another one gave."""
         shared = {name: state[name] for name in _SHARED if name in state}
         for point, mine in self._histograms.items():
-            prefix = f"{point}/"
-            fields = {k[len(prefix) :]: t for k, t in state.items() if k.startswith(prefix)}
+            fields = below(f"{point}/", state)
             other = RankHistogram(mine.dims.cpu(), mine.counts, frequencies=mine.frequencies)
             mine.merge(other.load_state_dict({**shared, **fields}))
         return self

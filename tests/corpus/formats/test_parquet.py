@@ -119,12 +119,10 @@ def test_a_row_group_whose_mean_is_too_long_is_not_unpacked(
     assert account(corpus).skipped == {"too long": 1}
 
 
-def test_few_rows_are_decoded_at_a_time_where_the_dictionary_is_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write(tmp_path / "a.parquet", {"text": ["x" * 1_000_000] * 400})
-    assert path.stat().st_size < 50_000
-    sizes = []
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes of every array that was decoded."""
+    sizes: list[int] = []
     real = parquet._arrays
 
     def arrays(*arguments: Any) -> Any:
@@ -133,8 +131,81 @@ def test_few_rows_are_decoded_at_a_time_where_the_dictionary_is_long(
             yield array
 
     monkeypatch.setattr(parquet, "_arrays", arrays)
-    assert account(open_corpus(path)).bytes == 400_000_000
-    assert max(sizes) < 65 << 20
+    return sizes
+
+
+class TestFewValuesThatMakeMuchText:
+    def test_stay_a_dictionary(self, tmp_path: Path, decoded: list[int]) -> None:
+        path = write(tmp_path / "a.parquet", {"text": ["x" * 1_000_000] * 400})
+        assert path.stat().st_size < 50_000
+        assert account(open_corpus(path)).bytes == 400_000_000
+        assert max(decoded) < 2_000_000
+
+    def test_are_decoded_few_at_a_time_where_others_follow(
+        self, tmp_path: Path, decoded: list[int]
+    ) -> None:
+        texts = ["x" * 1_000_000] * 300 + [f"{i}" + "y" * 100_000 for i in range(40)]
+        path = write(tmp_path / "a.parquet", {"text": texts}, write_batch_size=50)
+        assert account(open_corpus(path)).bytes == sum(map(len, texts))
+        assert max(decoded) < 66 << 20
+
+    @pytest.mark.parametrize("dictionary", [True, False])
+    def test_in_lists(self, tmp_path: Path, decoded: list[int], dictionary: bool) -> None:
+        says = ["x" * 50_000, None, "y", "z" * 7000]
+        chats = [[{"says": says[(i + j) % 4], "by": "me"} for j in range(i % 7)] for i in range(99)]
+        chats += [None, [], [None], [{"says": "x" * 50_000}] * 5000]
+        path = write(tmp_path / "a.parquet", {"chat": chats}, use_dictionary=dictionary)
+        expected = ["\n".join(s["says"] for s in c if s["says"]) for c in chats[:99]]
+        corpus = open_corpus(path, column="chat.says", on_error="skip")
+        assert read(corpus) == [text for text in expected if text]
+        nulls = expected.count("") + 3
+        assert account(corpus).skipped == {"null": nulls, "too long": 1}
+        if dictionary:
+            assert max(decoded) < 1_000_000
+
+
+def test_other_columns_and_other_members_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = [[{"n": 1, "says": "Hi.", "tags": {"a": "b"}}], [{"n": 2, "says": "You!"}]]
+    columns = {
+        "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
+        "fixed": pa.array([[1, 2], [3, 4]], pa.list_(pa.int64(), 2)),
+        "empty": pa.array([None, None], pa.struct([("none", pa.struct([("x", pa.null())]))])),
+        "chat": lists,
+    }
+    path = write(tmp_path / "a.parquet", columns)
+    seen = []
+    real = parquet._arrays
+
+    def arrays(*arguments: Any) -> Any:
+        for array in real(*arguments):
+            seen.append(array.type)
+            yield array
+
+    monkeypatch.setattr(parquet, "_arrays", arrays)
+    assert read(open_corpus(path, column="chat.says")) == ["Hi.", "You!"]
+    assert [[field.name for field in kind.value_type] for kind in seen] == [["says"]]
+
+
+def test_a_page_that_would_be_unpacked_whole_to_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "_PAGE_BYTES", 50_000)
+    texts = [f"{i}" + "x" * 990 for i in range(100)]
+    path = write(tmp_path / "a.parquet", {"text": texts}, use_dictionary=False, row_group_size=70)
+    limit = {"max_document_bytes": 2000}
+    with pytest.raises(DataError, match=r"row 1: large page: row group 0 has a page that is unpa"):
+        read(open_corpus(path, **limit))
+    corpus = open_corpus(path, on_error="skip", **limit)
+    assert read(corpus) == texts[70:]
+    assert account(corpus).skipped == {"large page": 70}
+    with pytest.raises(DataError, match=r"raise max_document_bytes to (\d+)") as raised:
+        read(open_corpus(path, **limit))
+    enough = int(str(raised.value).split("raise max_document_bytes to ")[1].split()[0])
+    assert read(open_corpus(path, max_document_bytes=enough)) == texts
+    with pytest.raises(DataError, match="large page"):
+        read(open_corpus(path, max_document_bytes=enough - 1))
 
 
 def test_a_damaged_file(tmp_path: Path) -> None:
