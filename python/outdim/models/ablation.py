@@ -103,12 +103,32 @@ class Ablation:
                 f"only: {self.only!r} is a parameter of a norm; it goes with at='parameters' or "
                 f"'readers', got at={self.at!r}"
             )
+        if self.at == "denominator" and self.mode in ("mean", "resample"):
+            raise ArgumentError(
+                f"mode: expected 'zero', 'scale' or 'clip' for at='denominator', got "
+                f"{self.mode!r}: what a norm takes is not the hidden state whose values are known"
+            )
         self._check_value()
 
     @property
     def by_layer(self) -> bool:
         """Whether every layer has dimensions of its own."""
         return isinstance(self.dims[0], tuple)
+
+    @property
+    def one_set(self) -> tuple[int, ...]:
+        """The dimensions, where they are the same in every layer.
+
+        Raises:
+            ArgumentError: They are not.
+        """
+        if self.by_layer:
+            raise ArgumentError(
+                "dims: expected the same in every layer, got others for each; take an ablation a "
+                "layer"
+            )
+        dims: Any = self.dims
+        return tuple(dims)
 
     @property
     def all_dims(self) -> tuple[int, ...]:
