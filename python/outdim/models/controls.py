@@ -30,6 +30,7 @@ def controls(
     n: int | None = None,
     seed: int = 0,
     *,
+    exclude: Sequence[int] = (),
     magnitude: Any = None,
     found: Architecture | None = None,
 ) -> list[Ablation]:
@@ -58,6 +59,7 @@ def controls(
         kind: see above.
         n: how many; None: 10, or 1 of the kinds that draw nothing, which have no more.
         seed: other seeds draw others.
+        exclude: more dimensions that none may have: outliers that are ablated elsewhere.
         magnitude: [D] for "magnitude_matched", such as mean |h|; None: the mean over the layers of
             |gamma|.
         found: architecture(model), which saves the small forward that finds it.
@@ -76,11 +78,12 @@ def controls(
         n = _DRAWS if drawn else 1
     if n < 1 or (n > 1 and not drawn):
         raise ArgumentError(f"n: expected {'at least 1' if drawn else f'1 for {kind}'}, got {n}")
-    others = [dim for dim in range(found.hidden_size) if dim not in given.one_set]
+    taken = {*given.one_set, *exclude}
+    others = [dim for dim in range(found.hidden_size) if dim not in taken]
     if len(others) < len(given.one_set):
         raise ArgumentError(
-            f"dims: expected at most half of the {found.hidden_size} dimensions, so that there are "
-            f"as many others, got {len(given.one_set)}"
+            f"dims: expected as many of the {found.hidden_size} dimensions left as are ablated, "
+            f"got {len(given.one_set)} and {len(others)} others"
         )
     if not drawn:
         return [_largest(found, given, "gamma" if kind == "largest_gamma" else "beta", others)]
