@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from outdim.models.ablate import ablate, ablate_each
     from outdim.models.ablation import Ablation
     from outdim.models.architecture import architecture
+    from outdim.models.controls import controls
     from outdim.models.load import load_model
     from outdim.models.observe import observe
     from outdim.report import write_report
@@ -44,6 +45,7 @@ _HOME = {
     "ablate": "models",
     "ablate_each": "models",
     "architecture": "models",
+    "controls": "models",
     "load_model": "models",
     "observe": "models",
     "write_report": "report",
@@ -65,6 +67,7 @@ __all__ = [
     "ablate_each",
     "analyze",
     "architecture",
+    "controls",
     "correlate",
     "count_tokens",
     "detect",

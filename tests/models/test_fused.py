@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from outdim import ablate
 from outdim.errors import ArgumentError, DataError
 from outdim.models import FusedSink, architecture, load_model, observe
 from outdim.ops import StatisticsArgs, moments
@@ -311,3 +312,34 @@ def test_a_norm_that_runs_twice_is_an_error():
     model.encoder.layer[1] = model.encoder.layer[0]
     with pytest.raises(DataError, match=r"block.0 \(2 times\)"):
         run(model, tiny_inputs(model), [points["block.0"]], fused=True)
+
+
+@pytest.mark.parametrize("at", ["state", "parameters", "denominator", "embeddings"])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_fused_statistics_see_what_the_edit_made(family, at):
+    model = tiny_model(family)
+    inputs = tiny_inputs(model)
+    if at == "parameters" and family != "bert":
+        at = "readers"
+    layers, at = (0, "state") if at == "embeddings" else (None, at)
+    outputs, sinks = [], []
+    for fused in (False, True):
+        sink = Sink(inputs)
+        with torch.inference_mode(), ablate(model, [3, 17], layers, at=at), observe(
+            model, None, sink, fused=fused
+        ):  # fmt: skip
+            outputs.append(model(**inputs)[0])
+        sinks.append(sink)
+    same_states(sinks[1].states, sinks[0].states)
+    assert torch.allclose(*outputs, atol=1e-5)
+
+
+def test_fused_is_entered_within():
+    model = tiny_model("bert")
+    with (
+        pytest.raises(ArgumentError, match=r"observe\(fused=True\) has its norms in it; enter abl"),
+        observe(model, None, Sink(tiny_inputs(model)), fused=True),
+        ablate(model, [3, 17]),
+    ):
+        pass
+    assert not any("forward" in vars(module) for module in model.modules())

@@ -2,7 +2,9 @@
 
 from outdim.models.ablate import Edited, ablate, ablate_each, apply_ablation
 from outdim.models.ablation import Ablation, GroupValues
+from outdim.models.ablation_values import with_estimated_means, with_means, with_samples
 from outdim.models.architecture import Architecture, NormParameters, architecture
+from outdim.models.controls import controls, keep_only
 from outdim.models.forward import Forward
 from outdim.models.fused import FusedSink
 from outdim.models.heads import Head, check_head, share_weights
@@ -29,7 +31,9 @@ __all__ = [
     "apply_ablation",
     "architecture",
     "check_head",
+    "controls",
     "describe",
+    "keep_only",
     "load_model",
     "model_sha256",
     "observe",
@@ -37,4 +41,7 @@ __all__ = [
     "probe_padding",
     "sequence_length",
     "share_weights",
+    "with_estimated_means",
+    "with_means",
+    "with_samples",
 ]

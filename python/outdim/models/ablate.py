@@ -83,10 +83,11 @@ def ablate(
             another token, one of the samples in `value`, drawn by token id and position; for
             parameters that of another dimension, drawn with the seed `value`.
             With "denominator" the statistics change so: "zero" leaves h_d out, "scale" weighs it by
-            the factor, and the others take them from the h that the mode gives.
+            the factor, "clip" takes them from the clamped h.
         value: see `mode`: a number, one for each dimension, [layers, dims] (mean), or samples
             [layers, samples, dims] (resample); `GroupValues` of such by group of tokens.
-            `outdim.models.with_means` and `outdim.models.with_samples` take them from a text.
+            `with_means`, `with_estimated_means` and `with_samples` of `outdim.models` take them
+            from a text.
         only: "gamma" or "beta" alone, of the parameters.
 
     Returns:

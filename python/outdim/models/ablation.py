@@ -103,12 +103,32 @@ class Ablation:
                 f"only: {self.only!r} is a parameter of a norm; it goes with at='parameters' or "
                 f"'readers', got at={self.at!r}"
             )
+        if self.at == "denominator" and self.mode in ("mean", "resample"):
+            raise ArgumentError(
+                f"mode: expected 'zero', 'scale' or 'clip' for at='denominator', got "
+                f"{self.mode!r}: what a norm takes is not the hidden state whose values are known"
+            )
         self._check_value()
 
     @property
     def by_layer(self) -> bool:
         """Whether every layer has dimensions of its own."""
         return isinstance(self.dims[0], tuple)
+
+    @property
+    def one_set(self) -> tuple[int, ...]:
+        """The dimensions, where they are the same in every layer.
+
+        Raises:
+            ArgumentError: They are not.
+        """
+        if self.by_layer:
+            raise ArgumentError(
+                "dims: expected the same in every layer, got others for each; take an ablation a "
+                "layer"
+            )
+        dims: Any = self.dims
+        return tuple(dims)
 
     @property
     def all_dims(self) -> tuple[int, ...]:
@@ -146,9 +166,8 @@ class Ablation:
         return ", ".join(map(str, dims[:_FEW])) + more
 
     def _checked_dims(self) -> tuple[int, ...] | tuple[tuple[int, ...], ...]:
-        dims: Any = (self.dims,) if isinstance(self.dims, int) else self.dims
-        dims = dims.tolist() if hasattr(dims, "tolist") else list(dims)
-        if not any(isinstance(one, Sequence) for one in dims):
+        dims = _plain(self.dims)
+        if not isinstance(dims, tuple) or not any(isinstance(one, tuple) for one in dims):
             return _numbers("dims", dims)
         rows = tuple(_numbers("dims", row, empty=True) for row in dims)
         if self.layers is None or len(rows) != len(self.layers):
@@ -212,7 +231,7 @@ _HOW = {
 def _plain(value: Any) -> Any:
     """Numbers of lists, arrays and tensors as nested tuples of Python's own."""
     value = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, Sequence) and not isinstance(value, str):  # range among them
         return tuple(_plain(one) for one in value)
     return value
 
@@ -226,11 +245,9 @@ def _array(numbers: Any) -> NDArray[np.float64]:
 
 def _numbers(name: str, given: Any, *, empty: bool = False) -> tuple[int, ...]:
     """Whole numbers >= 0, each once."""
-    given = given.tolist() if hasattr(given, "tolist") else given
-    found = [given] if isinstance(given, int) else list(given)
-    if wrong := [
-        one for one in found if isinstance(one, bool) or not isinstance(one, int | np.integer)
-    ]:
+    given = _plain(given)
+    found = given if isinstance(given, tuple) else (given,)
+    if wrong := [one for one in found if isinstance(one, bool) or not isinstance(one, int)]:
         raise ArgumentError(f"{name}: expected whole numbers, got {wrong[0]!r}")
     if not found and not empty:
         raise ArgumentError(f"{name}: expected at least one, got none")
@@ -239,7 +256,7 @@ def _numbers(name: str, given: Any, *, empty: bool = False) -> tuple[int, ...]:
     if len(set(found)) < len(found):
         twice = next(one for one in found if found.count(one) > 1)
         raise ArgumentError(f"{name}: expected each once, got {twice} more than once")
-    return tuple(int(one) for one in found)
+    return found
 
 
 def _layers_in_words(layers: Sequence[int]) -> str:

@@ -33,7 +33,7 @@ def sites(found: Architecture, ablation: Ablation) -> tuple[Site, ...]:
         DataError: The hidden states of the model cannot be named.
     """
     found.select(None)
-    layers = range(1, found.layers + 1) if ablation.layers is None else ablation.layers
+    layers = layers_of(found, ablation)
     if outside := [layer for layer in layers if layer > found.layers]:
         raise ArgumentError(
             f"layers: expected 0 (the embeddings) to {found.layers}, got {outside[0]}"
@@ -49,6 +49,11 @@ def sites(found: Architecture, ablation: Ablation) -> tuple[Site, ...]:
         for point in _points(found, ablation, layers, layer) if dims else ():
             result.append(Site(point, edit, _parameters(found, edit, point, seen)))
     return tuple(result)
+
+
+def layers_of(found: Architecture, ablation: Ablation) -> tuple[int, ...]:
+    """The layers of an ablation in a model: all blocks where it names none."""
+    return tuple(range(1, found.layers + 1)) if ablation.layers is None else ablation.layers
 
 
 def _points(

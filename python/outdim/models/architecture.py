@@ -178,8 +178,8 @@ def architecture(model: nn.Module) -> Architecture:
         hidden_states=roles.hidden_states(),
         modules={prefix + path: replace(n, path=prefix + path) for path, n in roles.norms.items()},
         layer_norms=layer_norms,
-        enders=tuple(_within(prefix, point) for point in roles.enders()),
-        readers=tuple(_within(prefix, point) for point in roles.readers()),
+        enders=tuple(_norm_point(prefix, point) for point in roles.enders()),
+        readers=tuple(_norm_point(prefix, point) for point in roles.readers()),
         norms_note=_note(roles, layer_norms),
     )
 
@@ -232,3 +232,9 @@ def _within(prefix: str, point: Point) -> Point:
         norm=prefix + point.norm if point.norm else None,
         residual=prefix + point.residual if point.residual else None,
     )
+
+
+def _norm_point(prefix: str, point: Point) -> Point:
+    """Name a call of a norm by path and, where it has several, by number."""
+    again = f" (call {point.call + 1})" if point.calls > 1 else ""
+    return replace(_within(prefix, point), name=f"norm {prefix}{point.module}{again}")

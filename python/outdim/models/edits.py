@@ -52,7 +52,7 @@ class Edit:
     @property
     def needs_tokens(self) -> bool:
         """Whether what a token gets depends on which one it is."""
-        drawn = self.mode == "resample" and self.ablation.at in ("state", "denominator")
+        drawn = self.mode == "resample" and self.ablation.at == "state"
         return drawn or isinstance(self.ablation.value, GroupValues)
 
     def apply(self, hidden: Tensor, tokens: SequenceTokens | None) -> None:
@@ -136,12 +136,13 @@ def split(hidden: Tensor, blocks: int, batch_first: bool) -> Sequence[Tensor]:
         DataError: The batch is no multiple of that.
     """
     axis = 0 if batch_first else 1
-    if hidden.shape[axis] % blocks:
+    rows, rest = divmod(hidden.shape[axis], blocks)
+    if rest:
         raise DataError(
             f"input_ids: expected a multiple of {blocks} sequences, a block for each ablation, got "
             f"a batch of {hidden.shape[axis]}; repeat the batch {blocks} times"
         )
-    return hidden.chunk(blocks, axis) if hidden.shape[axis] else [hidden]
+    return [hidden.narrow(axis, i * rows, rows) for i in range(blocks)]
 
 
 def join(blocks: Sequence[Tensor], batch_first: bool) -> Tensor:

@@ -87,11 +87,9 @@ class Roles:
         yield from self._norm_points((i, norm) for i, norm in found if id(norm) not in ends)
 
     def _norm_points(self, norms: Iterable[tuple[int, Call | None]]) -> Iterable[Point]:
-        """Name norms by path and call: each is edited where it is."""
         for layer, norm in norms if not self.unnamed else ():
             if norm is not None:
-                again = f" (call {norm.index + 1})" if self.trace.counts[norm.path] > 1 else ""
-                yield self._point(f"norm {norm.path}{again}", layer, norm)
+                yield self._point("norm", layer, norm)
 
     def _takes(self, norm: Call, hidden: Tensor | None, block: Call | None) -> bool:
         """Whether a norm takes a hidden state itself, or with a branch of its block added.

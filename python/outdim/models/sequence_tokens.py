@@ -75,11 +75,11 @@ class SequenceTokens:
 
         By id and position alone: the same text draws the same in every batch, layer and variant.
         """
-        mixed = _mix(_mix(self.ids) ^ self.position)
+        mixed = mix(mix(self.ids) ^ self.position)
         return mixed.remainder(samples)
 
 
-def _mix(z: Tensor) -> Tensor:
+def mix(z: Tensor) -> Tensor:
     """The finaliser of splitmix64 (Steele, Lea and Flood 2014), with shifts of unsigned numbers."""
     z = (z ^ _shift(z, 30)) * -0x40A7B892E31B1A47
     z = (z ^ _shift(z, 27)) * -0x6B2FB644ECCEEE15

@@ -1,6 +1,7 @@
 """What fires between the beginning and the end of each forward of an observed or edited model."""
 
 import functools
+import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +14,9 @@ from torch.utils.hooks import RemovableHandle
 from outdim.errors import ArgumentError, BackendError, DataError
 from outdim.models.points import Point, first_hidden, first_hidden_input, with_hidden
 
-COMPILED = (
-    "torch.compile: expected the plain model while it is observed or ablated, got it under "
-    "compilation; call the model itself, or torch.compiler.disable around it"
+_COMPILED = (
+    "torch.compile(fullgraph=True): a model that is observed or ablated runs without compilation; "
+    "leave fullgraph out, or call the model itself"
 )
 
 
@@ -53,7 +54,8 @@ class Watch:
     def frame(self, module: nn.Module) -> Callable[[], None]:
         """Let forwards of `module` count as forwards of the model: where they nest, the outer.
 
-        Its forward is replaced, since torch calls no hook after a BaseException. A hook says if
+        Under torch.compile the model runs uncompiled: a graph would not know that edits end. Its
+        forward is replaced, since torch calls no hook after a BaseException. A hook says if
         we are on: whoever takes the hooks off to have the model alone does so with us too.
         Returns what puts the forward back.
         """
@@ -64,8 +66,14 @@ class Watch:
         def forward(*args: Any, **kwargs: Any) -> Any:
             if on.id not in module._forward_pre_hooks:
                 return plain(*args, **kwargs)
-            if torch.compiler.is_compiling():
-                raise BackendError(COMPILED)
+            if torch.compiler.is_compiling():  # then torch runs this frame without compiling it
+                raise BackendError(_COMPILED)
+            if "torch._dynamo" in sys.modules:  # else there is nothing to disable
+                plainly: Any = torch.compiler.disable(watched)  # type: ignore[no-untyped-call]
+                return plainly(*args, **kwargs)
+            return watched(*args, **kwargs)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
             with self._turn:
                 if not self._depth:
                     self._begin()
