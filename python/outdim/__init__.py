@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from outdim.analysis.correlation import Correlation
     from outdim.analysis.detect import detect
     from outdim.analysis.detection import Detection
+    from outdim.analysis.evaluate import evaluate
+    from outdim.analysis.evaluation import Evaluation
     from outdim.corpus import open_corpus
     from outdim.counting import count_tokens
     from outdim.errors import OutdimError
@@ -33,9 +35,11 @@ __version__ = "0.1.0"
 _HOME = {
     "Correlation": "analysis.correlation",
     "Detection": "analysis.detection",
+    "Evaluation": "analysis.evaluation",
     "analyze": "analysis.analyze",
     "correlate": "analysis.correlate",
     "detect": "analysis.detect",
+    "evaluate": "analysis.evaluate",
     "TokenFrequencies": "tokens",
     "count_tokens": "counting",
     "load_tokenizer": "tokens",
@@ -59,6 +63,7 @@ __all__ = [
     "Correlation",
     "Covariates",
     "Detection",
+    "Evaluation",
     "Moments",
     "OutdimError",
     "RankHistogram",
@@ -71,6 +76,7 @@ __all__ = [
     "correlate",
     "count_tokens",
     "detect",
+    "evaluate",
     "load_model",
     "load_tokenizer",
     "observe",

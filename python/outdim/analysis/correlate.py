@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _RANDOM_DIMS = (
     10  # beside the outliers, so that a rank correlation has something to be read against
 )
-_COUNTS = "counts.parquet"
+COUNTS_FILE = "counts.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Correlate(Observer):
         per_token = _dimensions("per-token", options.per_token or (), dims)
         rank = default_rank(inputs) if options.rank is None else options.rank
         if options.counts is not None:
-            check_frequencies(_given_counts(options.counts, inputs), inputs.tokenizer)
+            check_frequencies(given_counts(options.counts, inputs), inputs.tokenizer)
         return {
             **recorded,
             "given_counts": options.counts is not None,
@@ -98,7 +98,7 @@ class Correlate(Observer):
         """The counts that were given."""
         if options.counts is None:
             return {}
-        return {_COUNTS: parquet_bytes(_given_counts(options.counts, inputs).table())}
+        return {COUNTS_FILE: parquet_bytes(given_counts(options.counts, inputs).table())}
 
     @classmethod
     def requires(cls, recorded: Mapping[str, Any]) -> tuple[str, ...]:
@@ -288,7 +288,7 @@ def ordinary_counts(frequencies: TokenFrequencies, exclude: Sequence[int]) -> to
     return torch.from_numpy(counts)
 
 
-def _given_counts(path: Path, inputs: Inputs) -> TokenFrequencies:
+def given_counts(path: Path, inputs: Inputs) -> TokenFrequencies:
     """The counts of ``--counts``, read once: resolving checks them, and the study keeps a copy."""
     counts: TokenFrequencies = inputs.keep(
         "given counts", lambda: TokenFrequencies.load(path, inputs.tokenizer)

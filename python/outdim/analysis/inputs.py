@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from outdim import gguf
+from outdim.analysis.variants import AblationOptions
 from outdim.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -213,7 +214,13 @@ def option_names(kind: type[Any]) -> list[str]:
 
 
 #: In the order in which they are resolved: a tokenizer may be the model's.
-GROUPS: tuple[type[Any], ...] = (ModelOptions, TextOptions, TokenizerOptions, ForwardOptions)
+GROUPS: tuple[type[Any], ...] = (
+    ModelOptions,
+    TextOptions,
+    TokenizerOptions,
+    ForwardOptions,
+    AblationOptions,
+)
 
 #: What two steps of one study must agree in.
 SHARED: tuple[type[Any], ...] = (ModelOptions, TextOptions, TokenizerOptions)

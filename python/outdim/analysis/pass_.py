@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from outdim.analysis.fitting import Fitting, autocast
 from outdim.analysis.inputs import Inputs
+from outdim.analysis.reading import Reading
 from outdim.analysis.step import Observer, Progress, add_accounts
-from outdim.corpus import Accounting, Unit
-from outdim.errors import ArgumentError, DataError
+from outdim.corpus import Accounting
+from outdim.errors import ArgumentError
 from outdim.models import Forward, Point, observe
-from outdim.tokens import Batch, PieceEncoder, batches, padding_id
+from outdim.tokens import Batch, batches
 
 if TYPE_CHECKING:
     from outdim.ops import MomentsState, StatisticsArgs
@@ -23,8 +24,7 @@ class Pass:
     """Runs batches through the model of ``inputs`` and hands hidden states to observers.
 
     Each batch is a transaction: what observers took from a forward that failed half-way counts for
-    nothing. Out of CUDA memory, a batch is halved and goes on with the same tokens; one as large as
-    one that did not fit is split before it is tried.
+    nothing, and the batch is taken in halves (`Fitting`).
     """
 
     def __init__(self, inputs: Inputs) -> None:
@@ -36,15 +36,8 @@ class Pass:
                 "states; call model.eval()."
             )
         self._forward = Forward(model)
-        options = inputs.options
-        self._vocab_size = inputs.architecture.vocab_size or None
-        self._encode = PieceEncoder(
-            inputs.tokenizer,
-            options["max_length"],
-            exclude=options["exclude"],
-            vocab_size=self._vocab_size,
-        )
-        self._too_many: int | None = None  # ids, padding included, that did not fit
+        self._reading = Reading(inputs)
+        self._fitting = Fitting()
 
     def run(self, steps: Sequence[Observer], unit: Mapping[str, Any], progress: Progress) -> None:
         """Take one unit of text with every step.
@@ -55,21 +48,8 @@ class Pass:
         """
         inputs, options = self._inputs, self._inputs.options
         account = Accounting()
-        skipping = inputs.corpus.options.on_error == "skip"
-
-        def unencodable(reason: str) -> None:
-            place = f"{unit['path']}: {reason}"
-            if not skipping:
-                raise DataError(f"tokenizer: {place}")
-            account.skip("not encodable", place)
-
-        padding = options["padding"]
         in_batches = batches(
-            self._encode(inputs.corpus.read(Unit(**unit), account), unencodable),
-            options["token_budget"],
-            pad=not padding["reaches_text"],
-            multiple=padding["multiple"],
-            pad_id=padding_id(inputs.tokenizer, self._vocab_size),
+            self._reading.pieces(unit, account), options["token_budget"], **self._reading.padding
         )
         sink = _Sink(steps, inputs.architecture.points)
         padded = 0
@@ -79,51 +59,21 @@ class Pass:
         ):
             for batch in in_batches:
                 inputs.resources.check_stop()
-                self._run(batch, sink)
+                self._fitting.run(
+                    batch, lambda part: self._attempt(part, sink), sink.commit, sink.discard
+                )
                 padded += batch.padded
                 progress(batch.tokens)
         read = {"padded": padded, "excluded": dict(account.skipped), "places": account.places}
         for step in steps:
             step.account = add_accounts(step.account, read)
 
-    def _run(self, batch: Batch, sink: _Sink) -> None:
-        waiting = [batch]
-        while waiting:
-            part = waiting.pop()
-            rows, length = part.input_ids.shape
-            if rows > 1 and self._too_many is not None and rows * length >= self._too_many:
-                waiting += reversed(part.halves())
-                continue
-            if self._fits(part, sink):
-                sink.commit()
-                continue
-            sink.discard()
-            torch.cuda.empty_cache()
-            if rows == 1:
-                raise DataError(
-                    f"one sequence of {length} tokens does not fit into the memory of "
-                    f"{self._inputs.model.device}: lower --max-length."
-                )
-            self._too_many = rows * length
-            waiting.append(part)
-
-    def _fits(self, batch: Batch, sink: _Sink) -> bool:
-        """Run a batch; False if memory ran out, when nothing of it is held any more."""
-        model = self._inputs.model
-        try:
-            batch = batch.to(model.device)
-            sink.begin(batch)
-            with self._autocast():
-                self._forward(batch.input_ids, batch.attention_mask)
-        except torch.OutOfMemoryError:
-            return False
-        return True
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        kind = self._inputs.options["autocast"]
-        if not kind:
-            return nullcontext()
-        return torch.autocast(self._inputs.model.device.type, dtype=getattr(torch, kind))
+    def _attempt(self, batch: Batch, sink: _Sink) -> None:
+        device = self._inputs.model.device
+        batch = batch.to(device)
+        sink.begin(batch)
+        with autocast(self._inputs.options["autocast"], device):
+            self._forward(batch.input_ids, batch.attention_mask)
 
 
 class _Sink:

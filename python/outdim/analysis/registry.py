@@ -32,6 +32,14 @@ _STEPS = {
         "Correlate hidden states with token frequency.",
         "outdim.analysis.correlate:Correlate",
     ),
+    "evaluate-lm": (
+        "How well a causal language model predicts, intact and ablated.",
+        "outdim.analysis.evaluate:EvaluateLm",
+    ),
+    "evaluate-mlm": (
+        "How well a masked language model predicts, intact and ablated.",
+        "outdim.analysis.evaluate:EvaluateMlm",
+    ),
 }
 
 

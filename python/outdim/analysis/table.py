@@ -35,6 +35,39 @@ SCHEMA = pa.schema(
     ]
 )
 
+#: Columns of ``evaluate_lm.parquet`` and the like: one row a metric and variant of the model.
+EVALUATION = pa.schema(
+    [
+        ("task", pa.string()),
+        ("metric", pa.string()),
+        ("variant", pa.string()),
+        ("role", pa.string()),  # intact, ablated or control
+        ("group", pa.int32()),  # ablated variants and their controls have the same
+        ("dims", pa.list_(pa.int32())),
+        ("layers", pa.list_(pa.int32())),  # null: all blocks
+        ("at", pa.string()),
+        ("mode", pa.string()),
+        ("dose", pa.float64()),  # the factor, where dimensions are scaled
+        ("value", pa.float64()),
+        ("low", pa.float64()),  # intervals over documents; null where there is none
+        ("high", pa.float64()),
+        ("documents", pa.int64()),
+        ("tokens", pa.int64()),
+        ("difference", pa.float64()),  # to the intact model
+        ("difference_low", pa.float64()),
+        ("difference_high", pa.float64()),
+        ("beyond", pa.float64()),  # difference less the mean difference of the controls
+        ("beyond_low", pa.float64()),
+        ("beyond_high", pa.float64()),
+        ("control", pa.float64()),  # mean difference of the controls
+        ("times", pa.float64()),  # difference over that
+        ("gate", pa.string()),  # five times the harm of the controls: passed, failed, undecided
+        ("p", pa.float64()),  # of beyond, without controls of difference
+        ("q", pa.float64()),  # p adjusted for the number of variants
+        ("reason", pa.string()),  # why the value is NaN, else empty
+    ]
+)
+
 
 @dataclass(frozen=True)
 class Statistic:

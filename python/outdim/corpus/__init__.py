@@ -5,12 +5,14 @@ import warnings
 from typing import Any
 
 from outdim.corpus.corpus import Corpus, open_corpus
+from outdim.corpus.given import GivenTexts
 from outdim.corpus.texts import Accounting, Texts
 from outdim.corpus.unit import Unit
 
 __all__ = [
     "Accounting",
     "Corpus",
+    "GivenTexts",
     "Texts",
     "Unit",
     "open_corpus",

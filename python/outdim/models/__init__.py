@@ -13,6 +13,7 @@ from outdim.models.load import describe, load_model, model_sha256
 from outdim.models.observe import Observation, observe
 from outdim.models.padding import Padding, padding_reaches_text, probe_padding
 from outdim.models.points import Point
+from outdim.models.predictor import Predictor
 
 __all__ = [
     "Ablation",
@@ -26,6 +27,7 @@ __all__ = [
     "Observation",
     "Padding",
     "Point",
+    "Predictor",
     "ablate",
     "ablate_each",
     "apply_ablation",

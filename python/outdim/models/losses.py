@@ -64,7 +64,8 @@ def scores(
         states: Of each variant [R, D], the intact model first.
         targets: The true tokens, int64 [R].
         vocab_size: V.
-        rows, columns: Of a part; None takes what suits the device.
+        rows: Of a part; None takes what suits the device.
+        columns: Of a part.
     """
     some_rows, some_columns = _CUDA if targets.is_cuda else _CPU
     step, width = rows or some_rows, columns or some_columns

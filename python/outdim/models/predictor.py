@@ -12,8 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from outdim.errors import ArgumentError
 from outdim.models.forward import Forward
@@ -59,18 +59,18 @@ class Predictor:
     def __init__(self, model: PreTrainedModel) -> None:
         self._forward = Forward(model)
         self._output = model.get_output_embeddings()
-        inputs = {name: tensor for name, tensor in dummy_inputs(model).items()}
+        ids = dummy_inputs(model)["input_ids"]
         with torch.no_grad(), alone(model), unchanged(model):
-            whole = getattr(self._forward(inputs["input_ids"], None), "logits", None)
+            whole = getattr(self._forward(ids, torch.ones_like(ids)), "logits", None)
         if whole is None or whole.dim() != 3:
             raise ArgumentError(
                 f"model: expected one with logits over the vocabulary, got {type(model).__name__}; "
                 "load it with outdim.load_model(name, head='lm') or head='mlm'"
             )
         self.vocab_size: int = whole.shape[-1]
-        self._finish, self.note = self._split(model, inputs["input_ids"], whole)
+        self._finish, self.note = self._split(model, ids, whole)
 
-    def states(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """What `logits` takes, [B, S, D]: the states before the output layer, else the logits."""
         if self._finish is None:
             return torch.as_tensor(self._forward(input_ids, attention_mask).logits)
@@ -88,7 +88,7 @@ class Predictor:
             found = states[:, columns]
         else:
             bias = self._output.bias
-            part = F.linear(
+            part = linear(
                 states, self._output.weight[columns], None if bias is None else bias[columns]
             )
             found = self._finish(part)
@@ -106,10 +106,10 @@ class Predictor:
                 "logits are computed whole."
             )
         with torch.no_grad(), alone(model), unchanged(model), _passing(output) as passed:
-            self._forward(ids, None)
+            self._forward(ids, torch.ones_like(ids))
         if len(passed) == 1 and passed[0].shape[:2] == whole.shape[:2]:
             with torch.no_grad():
-                plain = F.linear(passed[0], output.weight, output.bias)
+                plain = linear(passed[0], output.weight, output.bias)
             tolerance = _TOLERANCE[whole.dtype] * float(whole.double().std())
             for finish in _finishes(model.config):
                 found = finish(plain)
@@ -145,7 +145,7 @@ def _passing(output: nn.Module) -> Iterator[list[Tensor]]:
         passed.append(states)
         return states[..., :1]
 
-    output.forward = forward  # type: ignore[method-assign]
+    output.forward = forward
     try:
         yield passed
     finally:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from outdim.errors import ArgumentError
 from outdim.tokens.pieces import Piece
+
+P = TypeVar("P", bound=Piece)
 
 _MAX_WASTE = 0.05
 
@@ -83,37 +86,51 @@ def batches(
             that would pad so themselves.
         pad_id: The id that pads.
     """
+    for group in side_by_side(pieces, token_budget, window, pad=pad, multiple=multiple):
+        yield batch_of(group, pad_id, multiple)
+
+
+def side_by_side(
+    pieces: Iterable[P],
+    token_budget: int,
+    window: int = 4096,
+    *,
+    pad: bool = True,
+    multiple: int = 1,
+) -> Iterator[list[P]]:
+    """The pieces of each of the `batches`, the longest first."""
     for name, value in (("token_budget", token_budget), ("window", window), ("multiple", multiple)):
         if value < 1:
             raise ArgumentError(f"{name}: expected at least 1, got {value}")
     for group in _windows(pieces, window):
         group.sort(key=lambda piece: -len(piece.ids))
-        held: list[Piece] = []
+        held: list[P] = []
         used = 0
         for piece in group:
             if held:
                 cells = (len(held) + 1) * _width(held, multiple)
                 waste = cells - used - _width([piece], multiple)
                 if cells > token_budget or waste > (_MAX_WASTE * cells if pad else 0):
-                    yield _batch(held, pad_id, multiple)
+                    yield held
                     held, used = [], 0
             held.append(piece)
             used += _width([piece], multiple)
-        yield _batch(held, pad_id, multiple)
+        yield held
 
 
-def _windows(pieces: Iterable[Piece], size: int) -> Iterator[list[Piece]]:
+def _windows(pieces: Iterable[P], size: int) -> Iterator[list[P]]:
     remaining = iter(pieces)
     while window := list(islice(remaining, size)):
         yield window
 
 
-def _width(pieces: list[Piece], multiple: int) -> int:
+def _width(pieces: Sequence[Piece], multiple: int) -> int:
     """The length of a batch whose longest piece is the first."""
     return -(-len(pieces[0].ids) // multiple) * multiple
 
 
-def _batch(pieces: list[Piece], pad_id: int, multiple: int) -> Batch:
+def batch_of(pieces: Sequence[Piece], pad_id: int = 0, multiple: int = 1) -> Batch:
+    """One batch of pieces, the longest of which is the first."""
     shape = (len(pieces), _width(pieces, multiple))
     ids = np.full(shape, pad_id, np.int64)
     mask = np.zeros(shape, np.int64)

@@ -1,0 +1,346 @@
+"""Evaluate a language model intact, with dimensions disabled, and beside random ones.
+
+Kovaleva et al. 2021, section 4, and Puccetti et al. 2022, section 3: how much worse a model
+predicts without its outlier dimensions, against as many random ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+
+from outdim.analysis.correlate import COUNTS_FILE, given_counts
+from outdim.analysis.evaluation import Evaluation
+from outdim.analysis.heads import LanguageModel, MaskedLanguageModel, WithHead
+from outdim.analysis.inputs import (
+    ForwardOptions,
+    Inputs,
+    ModelOptions,
+    TextOptions,
+    TokenizerOptions,
+)
+from outdim.analysis.scoring import Documents, Runner, Tally, predictor_of
+from outdim.analysis.step import Json, Progress, TextStep, add_accounts
+from outdim.analysis.variants import AblationOptions, Kind, Variant, variants
+from outdim.corpus import Accounting
+from outdim.errors import ArgumentError, DataError
+from outdim.tables import parquet_bytes
+from outdim.tokens import Piece, check_frequencies
+from outdim.tokens.targets import Item, each_masked, masked, next_tokens, target_batches
+from outdim.tokens.tokenizer import special_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from outdim.corpus import Corpus
+    from outdim.models import Ablation
+    from outdim.tokens import TokenFrequencies
+
+Task = Literal["lm", "mlm"]
+Masking = Literal["random", "within_word_l2r"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What a causal language model predicts: every token from those before it.
+
+    Args:
+        counts: Frequencies to which the predicted tokens are related: a run that counted, its
+            counts.parquet, or published counts as JSON; none takes the text's own.
+        draws: How often the documents are drawn for the intervals.
+    """
+
+    counts: Path | None = None
+    draws: int = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateMaskedOptions(EvaluateOptions):
+    """What a masked language model predicts.
+
+    Args:
+        masking: random masks a share of the tokens as BERT was trained; within_word_l2r masks every
+            token once, with the later ones of its word (pseudo-perplexity; Kauf and Ivanova 2023):
+            a forward for each token.
+        mask_share: How many of the tokens are to be predicted, with random masking.
+        counts: Frequencies to which the predicted tokens are related: a run that counted, its
+            counts.parquet, or published counts as JSON; none takes the text's own.
+        draws: How often the documents are drawn for the intervals.
+    """
+
+    masking: Masking = "random"
+    mask_share: float = 0.15
+
+
+class Evaluate(TextStep):
+    """Sums over the predicted tokens of every document, for every variant of the model."""
+
+    Options = EvaluateOptions
+    needs = ("count",)
+    presentation = ("draws",)
+    task: ClassVar[Task]
+    head: ClassVar[type[WithHead]]
+
+    @classmethod
+    def resolve(cls, options: EvaluateOptions, inputs: Inputs) -> Json:
+        """The model predicts what is asked for."""
+        if options.draws < 2:
+            raise ArgumentError(f"draws: expected at least 2, got {options.draws}.")
+        recorded = super().resolve(options, inputs)
+        del recorded["counts"]  # a copy is attached
+        if options.counts is not None:
+            check_frequencies(given_counts(options.counts, inputs), inputs.tokenizer)
+        note = predictor_of(inputs, cls.head).note
+        return {**recorded, "given_counts": options.counts is not None, "note": note}
+
+    @classmethod
+    def attach(cls, options: EvaluateOptions, inputs: Inputs) -> dict[str, bytes]:
+        """The counts that were given."""
+        if options.counts is None:
+            return {}
+        return {COUNTS_FILE: parquet_bytes(given_counts(options.counts, inputs).table())}
+
+    @classmethod
+    def requires(cls, recorded: Mapping[str, Any]) -> tuple[str, ...]:
+        """The text's own counts, where no others were given."""
+        return () if recorded["given_counts"] else cls.needs
+
+    def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:
+        super().__init__(recorded, inputs)
+        self.variants = [Variant.from_dict(plain) for plain in recorded["variants"]]
+        self._documents: list[Mapping[str, torch.Tensor]] = []
+
+    def items(self, piece: Piece, documents: Documents) -> Iterable[Item]:
+        """A piece with what is to be predicted in it."""
+        raise NotImplementedError
+
+    def update(self, unit: Mapping[str, Any], progress: Progress) -> Self:
+        """Take one unit of text."""
+        inputs = self.inputs
+        runner: Runner = inputs.keep("runner", lambda: Runner(inputs, self.head, self.variants))
+        account, documents = Accounting(), self._reader()
+        tally = Tally(len(self.variants), runner.log_counts)
+        pieces = documents.noting(runner.reading.pieces(unit, account, documents.watch))
+        items = (item for piece in pieces for item in self.items(piece, documents))
+        for batch in target_batches(
+            items, inputs.options["token_budget"], **runner.reading.padding
+        ):
+            inputs.resources.check_stop()
+            runner.run(batch, tally)
+            progress(batch.batch.tokens)
+        found = tally.of_documents(documents)
+        self.account = add_accounts(
+            self.account,
+            {
+                "documents": len(documents.tokens),
+                "without": len(documents.tokens) - len(found["tokens"]),
+                "excluded": dict(account.skipped),
+                "places": account.places,
+            },
+        )
+        return self.merge(found)
+
+    def _reader(self) -> Documents:
+        return Documents(self.inputs, self.recorded["seed"], words=False)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """By document in the order read: sums [N, M, K] float64, tokens [N], bytes [N]."""
+        if not self._documents:
+            return Tally.nothing(len(self.variants))
+        names = self._documents[0]
+        return {name: torch.cat([part[name] for part in self._documents]) for name in names}
+
+    def merge(self, tensors: Mapping[str, torch.Tensor]) -> Self:
+        """Put documents behind those that are there."""
+        self._documents.append(tensors)
+        return self
+
+    def result(self) -> Evaluation:
+        """The comparison.
+
+        Raises:
+            DataError: No token was predicted in all of the text.
+        """
+        state = self.state_dict()
+        if not len(state["tokens"]):
+            raise DataError(
+                f"source: {self.inputs.corpus.source}: no token to predict; a document needs two "
+                "tokens, or one that is masked."
+            )
+        return Evaluation(
+            task=self.task,
+            masking=self.recorded.get("masking"),
+            variants=tuple(self.variants),
+            sums=state["sums"].numpy(),
+            tokens=state["tokens"].numpy(),
+            bytes=state["bytes"].numpy(),
+            draws=self.recorded["draws"],
+            seed=self.recorded["seed"],
+            note=self.recorded["note"],
+            read=self.account,
+        )
+
+
+class EvaluateLm(Evaluate):
+    """A causal language model."""
+
+    name = "evaluate-lm"
+    task = "lm"
+    head = LanguageModel
+    reads = (TextOptions, TokenizerOptions, ModelOptions, ForwardOptions, AblationOptions, head)
+
+    def items(self, piece: Piece, documents: Documents) -> Iterable[Item]:
+        """Every token but the first of a piece."""
+        return [next_tokens(piece)]
+
+
+class EvaluateMlm(Evaluate):
+    """A masked language model."""
+
+    name = "evaluate-mlm"
+    Options = EvaluateMaskedOptions
+    task = "mlm"
+    head = MaskedLanguageModel
+    reads = (TextOptions, TokenizerOptions, ModelOptions, ForwardOptions, AblationOptions, head)
+
+    @classmethod
+    def resolve(cls, options: EvaluateOptions, inputs: Inputs) -> Json:
+        """The tokenizer has a mask."""
+        recorded = super().resolve(options, inputs)
+        if not 0 < recorded["mask_share"] <= 1:
+            raise ArgumentError(
+                f"mask-share: expected more than 0 and at most 1, got {recorded['mask_share']}."
+            )
+        if inputs.tokenizer.mask_token_id is None:
+            raise DataError(
+                "tokenizer: expected one with a mask token, as masked language models have; for a "
+                "causal model there is `outdim evaluate lm`."
+            )
+        return recorded
+
+    def _reader(self) -> Documents:
+        words = self.recorded["masking"] == "within_word_l2r"
+        return Documents(self.inputs, self.recorded["seed"], words=words)
+
+    @cached_property
+    def _replacements(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        special = special_ids(self.inputs.tokenizer)
+        return np.setdiff1d(np.arange(self.inputs.architecture.vocab_size), list(special))
+
+    def items(self, piece: Piece, documents: Documents) -> Iterable[Item]:
+        """Random tokens, or each token once."""
+        mask = self.inputs.tokenizer.mask_token_id
+        if self.recorded["masking"] == "random":
+            key, share = documents.keys[piece.document], self.recorded["mask_share"]
+            return [masked(piece, key, share, mask, self._replacements)]
+        return each_masked(piece, documents.words_of(piece), mask)
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: str | Path | Sequence[str] | Corpus,
+    *,
+    task: Task = "lm",
+    ablations: Sequence[Ablation | int | Sequence[int]] = (),
+    controls: int = 10,
+    control_kind: Kind = "random",
+    masking: Masking = "random",
+    mask_share: float = 0.15,
+    frequencies: TokenFrequencies | None = None,
+    max_length: int | None = None,
+    token_budget: int = 4096,
+    autocast: Literal["bfloat16", "float16"] | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Evaluation:
+    """Evaluate a language model, intact and with dimensions disabled, beside random dimensions.
+
+    Every variant reads the same tokens in the same batches. For each: loss, perplexity, accuracy,
+    bits and perplexity per byte, entropy, and against the intact model KL, agreement and the shift
+    of what is predicted towards frequent tokens; as difference to the intact model, and to that of
+    the controls, with intervals over documents (`outdim.stats.paired.compare`). Logits are never in
+    memory as a whole. For runs that must survive interruption or be spread over processes, use the
+    command line, ``outdim evaluate lm``.
+
+    Args:
+        model: A Hugging Face model with a head for the task, in eval mode.
+        tokenizer: Its tokenizer.
+        texts: Documents, or where they are: a path, glob or dataset id, or an open corpus
+            (`outdim.open_corpus`).
+        task: ``"lm"``: every token from those before it. ``"mlm"``: masked tokens.
+        ablations: What is disabled, a variant each: `outdim.Ablation`, or dimensions.
+        controls: Random sets of as many other dimensions, for each kind of ablation.
+        control_kind: See `outdim.controls`.
+        masking: ``"random"``: 15 % of the tokens as BERT was trained. ``"within_word_l2r"``: each
+            token once, with the later ones of its word (Kauf and Ivanova 2023).
+        mask_share: How many of the tokens are predicted, with random masking.
+        frequencies: To which predicted tokens are related; None counts the texts.
+        max_length: Tokens per sequence; longer documents are split, and the first token of a part
+            is not predicted. None takes the model's own limit, at most 512.
+        token_budget: Tokens per batch, padding included.
+        autocast: Run the model under `torch.autocast` with this type.
+        draws: How often documents are drawn for the intervals.
+        seed: Of masks, controls and draws.
+
+    Returns:
+        The comparison; ``.loss``, ``.perplexity``, ``.accuracy`` are of the intact model.
+
+    Raises:
+        ArgumentError: The model has no head for the task, or is in training mode; dimensions or
+            layers that it does not have.
+        DataError: The tokenizer does not belong to the model or has no mask; nothing to predict.
+
+    Example:
+        >>> intact = evaluate(model, tokenizer, texts).loss  # doctest: +SKIP
+        >>> with outdim.ablate(model, [507]):  # doctest: +SKIP
+        ...     ablated = evaluate(model, tokenizer, texts).loss
+        >>> evaluate(model, tokenizer, texts, ablations=[507, 247]).headline()  # doctest: +SKIP
+    """
+    from outdim.models import Ablation
+
+    corpus = _corpus(texts)
+    inputs = Inputs.of({"source": [corpus.source]}, model=model, tokenizer=tokenizer, corpus=corpus)
+    inputs.resolve(
+        [ForwardOptions(max_length=max_length, token_budget=token_budget, autocast=autocast)]
+    )
+    if frequencies is not None:
+        check_frequencies(frequencies, tokenizer)
+        inputs.frequencies = frequencies
+    asked = [a if isinstance(a, Ablation) else Ablation(a) for a in ablations]  # type: ignore[arg-type]
+    found = variants(inputs, asked, controls=controls, kind=control_kind, seed=seed)
+    step, options = _step(task, draws=draws, masking=masking, mask_share=mask_share)
+    plain = {"variants": [variant.as_dict() for variant in found], "seed": seed}
+    whole = step({**inputs.options, **plain, **step.resolve(options, inputs)}, inputs)
+    for unit in step.work(whole.recorded, inputs):
+        whole.update(unit, lambda tokens: None)
+    return whole.result()
+
+
+def _step(task: Task, **options: Any) -> tuple[type[Evaluate], EvaluateOptions]:
+    if task == "lm":
+        return EvaluateLm, EvaluateOptions(draws=options["draws"])
+    if task == "mlm":
+        return EvaluateMlm, EvaluateMaskedOptions(**options)
+    raise ArgumentError(f"task: expected 'lm' or 'mlm', got {task!r}.")
+
+
+def _corpus(texts: str | Path | Sequence[str] | Corpus) -> Corpus:
+    from outdim.corpus import Corpus, GivenTexts, open_corpus
+
+    if isinstance(texts, Corpus):
+        return texts
+    if isinstance(texts, str | Path):
+        return open_corpus(texts)
+    given = list(texts)
+    if given and all(isinstance(t, Path) or Path(t[:255]).is_file() for t in given):
+        raise ArgumentError(
+            "texts: expected documents, got names of files; pass outdim.open_corpus(files)."
+        )
+    return GivenTexts(given)

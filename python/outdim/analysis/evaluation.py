@@ -1,0 +1,299 @@
+"""What an evaluation found: every metric of every variant, beside intact model and controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from outdim.analysis.estimate import Estimate
+from outdim.analysis.step import Result
+from outdim.analysis.table import EVALUATION
+from outdim.analysis.variants import Variant, controls_of
+from outdim.stats.paired import Comparison, Interval, Statistic, compare, ratio
+from outdim.text import counted, listing, number
+
+Array = NDArray[np.float64]
+
+#: What is added up by document and variant, in this order.
+SUMS = ("loss", "correct", "entropy", "kl", "agreement", "top", "shift", "nonfinite")
+
+_FEW_DOCUMENTS, _FEW_CONTROLS = 30, 5
+_NAMED = 3  # variants that sentences speak of
+
+
+def _same(values: Array) -> Array:
+    return values
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column ``metric``: a transformed ratio of sums over documents.
+
+    Attributes:
+        name: As in the table.
+        label: For people.
+        of: Which of `SUMS`.
+        per: What it is divided by.
+        transform: Of the ratio.
+        worse: 1 where a larger value is worse, -1 where a smaller one is, 0 for neither.
+    """
+
+    name: str
+    label: str
+    of: str
+    per: Literal["tokens", "bytes"] = "tokens"
+    transform: Callable[[Array], Array] = field(default=_same, repr=False)
+    worse: Literal[1, -1, 0] = 0
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("loss", "loss in nats a token", "loss", worse=1),
+        Metric("perplexity", "perplexity", "loss", transform=np.exp, worse=1),
+        Metric(
+            "bits_per_byte", "bits a byte", "loss", "bytes", lambda nats: nats / np.log(2), worse=1
+        ),
+        Metric("byte_perplexity", "perplexity of a byte", "loss", "bytes", np.exp, worse=1),
+        Metric("accuracy", "share of tokens predicted right", "correct", worse=-1),
+        Metric("entropy", "entropy of the prediction in nats", "entropy"),
+        Metric("kl", "KL(intact || variant) in nats", "kl"),
+        Metric("agreement", "share of predictions as those of the intact model", "agreement"),
+        Metric("top_agreement", "share of the ten likeliest tokens in common", "top"),
+        Metric("frequency_shift", "log(1 + count) of the predicted less the true token", "shift"),
+    )
+}
+LEADING = "loss"
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(Result):
+    """M variants on N documents.
+
+    Attributes:
+        task: "lm" or "mlm".
+        masking: How tokens were masked; None for a causal model.
+        variants: The intact model first.
+        sums: Of `SUMS` over the predicted tokens of each document, float64 [N, M, K].
+        tokens: Predicted tokens of each document, int64 [N].
+        bytes: UTF-8 bytes of these: those of the document, times the predicted share of its tokens.
+        draws, seed: Of the intervals.
+        note: What a reader has to know of the model.
+        read: What was read and what left out.
+    """
+
+    task: str
+    masking: str | None
+    variants: tuple[Variant, ...]
+    sums: Array
+    tokens: NDArray[np.int64]
+    bytes: Array
+    draws: int
+    seed: int
+    note: str
+    read: Mapping[str, Any]
+
+    @property
+    def loss(self) -> float:
+        """Of the intact model, in nats a token."""
+        return self.value("loss")
+
+    @property
+    def perplexity(self) -> float:
+        """Of the intact model, of a token."""
+        return self.value("perplexity")
+
+    @property
+    def accuracy(self) -> float:
+        """Share of tokens that the intact model predicts right."""
+        return self.value("accuracy")
+
+    def value(self, metric: str, variant: int = 0) -> float:
+        """One value of `METRICS`."""
+        return float(self._statistic(METRICS[metric])(np.ones((1, len(self.tokens))))[0, variant])
+
+    def comparison(self, metric: str) -> Comparison:
+        """A metric of all variants, against the intact model and the controls."""
+        return self._comparisons[metric]
+
+    @cached_property
+    def _comparisons(self) -> dict[str, Comparison]:
+        controls = controls_of(self.variants)
+        return {
+            name: compare(
+                self._statistic(metric),
+                len(self.tokens),
+                controls=controls,
+                worse=metric.worse or 1,
+                draws=self.draws,
+                seed=self.seed,
+            )
+            for name, metric in METRICS.items()
+        }
+
+    def _statistic(self, metric: Metric) -> Statistic:
+        below = self.tokens if metric.per == "tokens" else self.bytes
+        found = ratio(self.sums[:, :, SUMS.index(metric.of)].T, below)
+        return lambda weights: metric.transform(found(weights))
+
+    def _number(self, role: str) -> list[int]:
+        return [i for i, variant in enumerate(self.variants) if variant.role == role]
+
+    @cached_property
+    def ranking(self) -> list[int]:
+        """The ablated variants, those that lose most first."""
+        harm = self.comparison(LEADING).difference.value
+        return sorted(self._number("ablated"), key=lambda i: -np.nan_to_num(harm[i], nan=np.inf))
+
+    def tables(self) -> dict[str, Any]:
+        """``evaluate_lm`` or ``evaluate_mlm``: a row a metric and variant."""
+        rows = [row for metric in METRICS.values() for row in self._rows(metric)]
+        return {f"evaluate_{self.task}": pa.Table.from_pylist(rows, EVALUATION)}
+
+    def _rows(self, metric: Metric) -> Iterator[dict[str, Any]]:
+        found = self.comparison(metric.name)
+        for i, variant in enumerate(self.variants):
+            ablation = variant.ablation
+            dose = ablation.value if ablation is not None and ablation.mode == "scale" else None
+            yield {
+                "task": self.task,
+                "metric": metric.name,
+                "variant": variant.label,
+                "role": variant.role,
+                "group": variant.group,
+                "dims": None if ablation is None else list(ablation.all_dims),
+                "layers": ablation and ablation.layers and list(ablation.layers),
+                "at": ablation and ablation.at,
+                "mode": ablation and ablation.mode,
+                "dose": dose if isinstance(dose, int | float) else None,
+                **_ends("", found.value, i),
+                "documents": len(self.tokens),
+                "tokens": int(self.tokens.sum()),
+                **(_ends("difference", found.difference, i) if i else {}),
+                **_ends("beyond", found.beyond, i),
+                "control": _or_null(found.control[i]),
+                "times": _or_null(found.times[i]) if metric.worse else None,
+                "gate": found.gate[i] if metric.worse else None,
+                "p": _or_null(found.p[i]),
+                "q": _or_null(found.q[i]),
+                "reason": self._reason(i),
+            }
+
+    def _reason(self, variant: int) -> str:
+        amiss = int(self.sums[:, variant, SUMS.index("nonfinite")].sum())
+        return f"{counted(amiss, 'token')} with logits that are not finite" if amiss else ""
+
+    def account(self) -> dict[str, Any]:
+        """What was predicted."""
+        documents = {"with": len(self.tokens), "without": self.read.get("without", 0)}
+        return {
+            "evaluation": {
+                f"evaluate-{self.task}": {
+                    "tokens": int(self.tokens.sum()),
+                    "bytes": float(self.bytes.sum()),
+                    "documents": documents,
+                    "excluded": dict(self.read.get("excluded", {})),
+                    "loss": self.loss,
+                }
+            }
+        }
+
+    def headline(self) -> list[str]:
+        """What the intact model predicts, and what the worst ablations take from it."""
+        said = [self._intact()]
+        said += [self._harm(i) for i in self.ranking[:_NAMED]]
+        if len(self.ranking) > _NAMED:
+            rest = self.comparison(LEADING).difference.value[self.ranking[_NAMED:]]
+            said.append(
+                f"{counted(len(rest), 'other variant')} change the loss by {number(rest.min(), 2)} "
+                f"to {number(rest.max(), 2)}."
+            )
+        return said
+
+    def _intact(self) -> str:
+        loss, perplexity, bits, right = (
+            self.words(name) for name in ("loss", "perplexity", "bits_per_byte", "accuracy")
+        )
+        what = {
+            None: "the next token",
+            "random": "masked tokens",
+            "within_word_l2r": "each token, masked with the rest of its word",
+        }[self.masking]
+        return (
+            f"Predicting {what}, the intact model has a loss of {loss} nats (perplexity "
+            f"{perplexity}, {bits} bits a byte) and is right {right} of the time, over "
+            f"{counted(int(self.tokens.sum()), 'token')} of "
+            f"{counted(len(self.tokens), 'document')}."
+        )
+
+    def _harm(self, variant: int) -> str:
+        found = self.comparison(LEADING)
+        harm = _estimate(found.difference, variant)
+        verb = "raises" if not harm.value < 0 else "changes"
+        said = f"{self.variants[variant].label}: {verb} the loss by {harm.words()}"
+        said += f", to {number(float(found.value.value[variant]), 2)}"
+        if np.isnan(found.control[variant]):
+            return f"{said}."
+        controls = len(controls_of(self.variants)[variant])
+        size = self.variants[variant].size
+        said += (
+            f"; {controls} times {counted(size, 'other dimension')} change it by "
+            f"{number(float(found.control[variant]), 3)} on average, which leaves "
+            f"{_estimate(found.beyond, variant).words()}"
+        )
+        times, gate = found.times[variant], found.gate[variant]
+        if gate is not None:
+            said += {
+                "passed": ", surely more than five times as much",
+                "failed": ", surely less than five times as much",
+                "undecided": "; whether that is five times as much is open",
+            }[gate]
+        return said + (f" ({number(float(times), 0)} times)." if np.isfinite(times) else ".")
+
+    def words(self, metric: str, variant: int = 0, digits: int = 2) -> str:
+        """A value with its interval."""
+        return _estimate(self.comparison(metric).value, variant).words(digits)
+
+    def cautions(self) -> Sequence[str]:
+        """What the numbers rest on."""
+        said = []
+        if len(self.tokens) < 2:
+            said.append("There is one document only: no interval can be given.")
+        elif len(self.tokens) < _FEW_DOCUMENTS:
+            said.append(
+                f"The intervals rest on {len(self.tokens)} documents and may be too narrow: "
+                f"{_FEW_DOCUMENTS} or more would be better."
+            )
+        few = min((len(of_it) for of_it in controls_of(self.variants).values()), default=None)
+        if self._number("ablated") and few is None:
+            said.append("There are no controls: what random dimensions would do is not known.")
+        elif few is not None and few < _FEW_CONTROLS:
+            said.append(f"{counted(few, 'control')} say little of what other dimensions would do.")
+        amiss = [i for i in range(len(self.variants)) if self._reason(i)]
+        if amiss:
+            names = listing([self.variants[i].label for i in amiss], 3)
+            said.append(f"Some logits are not finite, so that there is no loss: {names}.")
+        return [*said, *([self.note] if self.note else [])]
+
+
+def _estimate(interval: Interval, i: int) -> Estimate:
+    return Estimate(interval.value[i], interval.low[i], interval.high[i])
+
+
+def _ends(name: str, interval: Interval, i: int) -> dict[str, float | None]:
+    before = f"{name}_" if name else ""
+    return {
+        name or "value": _or_null(interval.value[i]) if name else float(interval.value[i]),
+        f"{before}low": _or_null(interval.low[i]),
+        f"{before}high": _or_null(interval.high[i]),
+    }
+
+
+def _or_null(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

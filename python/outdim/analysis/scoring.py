@@ -1,0 +1,213 @@
+"""Batches through every variant of a model, and what they predict added up by document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+
+from outdim.analysis.evaluation import SUMS
+from outdim.analysis.fitting import Fitting, autocast
+from outdim.analysis.heads import WithHead
+from outdim.analysis.inputs import Inputs
+from outdim.analysis.reading import Reading
+from outdim.analysis.variants import Variant
+from outdim.errors import ArgumentError
+from outdim.models import Ablation, Predictor, apply_ablation, architecture
+from outdim.models.losses import Scores, scores
+from outdim.tokens import Piece
+from outdim.tokens.targets import TargetBatch
+from outdim.tokens.tokenizer import backend, template
+
+_STATE_BYTES = 1 << 28  # of the states of so many variants as are scored at once
+
+
+def predictor_of(inputs: Inputs, head: type[WithHead]) -> Predictor:
+    """The model with its head, opened once."""
+    predictor: Predictor = inputs.keep(
+        f"predictor {head.head}", lambda: Predictor(inputs.model_with(head.head))
+    )
+    return predictor
+
+
+class Predicted(NamedTuple):
+    """Of the R tokens that a batch predicts: their documents and true ids [R], and M scores."""
+
+    documents: Tensor
+    targets: Tensor
+    scores: Sequence[Scores]
+
+
+class Runner:
+    """Runs every variant over the same batches."""
+
+    def __init__(self, inputs: Inputs, head: type[WithHead], variants: Sequence[Variant]) -> None:
+        self._model = inputs.model_with(head.head)
+        if self._model.training:
+            raise ArgumentError(
+                "model: expected eval mode, got training mode, in which dropout changes what is "
+                "predicted; call model.eval()."
+            )
+        self._predictor = predictor_of(inputs, head)
+        self._architecture = architecture(self._model)
+        self._ablations = [variant.ablation for variant in variants[1:]]
+        self._autocast = inputs.options["autocast"]
+        self._fitting = Fitting()
+        self.reading = Reading(inputs)
+        #: log(1 + count) by id, [V]; ids that the tokenizer does not know were never counted.
+        self.log_counts = torch.zeros(self._predictor.vocab_size, dtype=torch.float64)
+        counts = torch.from_numpy(inputs.frequencies.log1p())[: len(self.log_counts)]
+        self.log_counts[: len(counts)] = counts
+
+    def run(self, batch: TargetBatch, tally: Tally) -> None:
+        """Score a batch, in parts if it does not fit."""
+        held: list[Predicted] = []
+
+        def commit() -> None:
+            for predicted in held:
+                tally.add(predicted)
+            held.clear()
+
+        self._fitting.run(
+            batch, lambda part: held.extend(self._predict(part)), commit, discard=held.clear
+        )
+
+    def _predict(self, batch: TargetBatch) -> Iterator[Predicted]:
+        """What a batch gives; nothing where there is nothing to predict."""
+        batch = batch.to(self._model.device)
+        chosen = batch.labels >= 0
+        if not chosen.any():
+            return
+        targets = batch.labels[chosen]
+        documents = batch.batch.documents[:, None].expand_as(chosen)[chosen]
+        found: list[Scores] = []
+        with torch.inference_mode(), autocast(self._autocast, self._model.device):
+            intact = self._states(batch, None, chosen)
+            at_once = max(1, _STATE_BYTES // (intact.numel() * intact.element_size()))
+            every = [None, *self._ablations]
+            for start in range(0, len(every), at_once):
+                some = every[start : start + at_once]
+                states = [intact if a is None else self._states(batch, a, chosen) for a in some]
+                found += self._score([intact, *states], targets)[1:]
+        yield Predicted(documents, targets, found)
+
+    def _states(self, batch: TargetBatch, ablation: Ablation | None, chosen: Tensor) -> Tensor:
+        with apply_ablation(self._model, ablation, found=self._architecture):
+            states = self._predictor.states(batch.input_ids, batch.batch.attention_mask)
+        return states[chosen]
+
+    def _score(self, states: Sequence[Tensor], targets: Tensor) -> list[Scores]:
+        return scores(self._predictor.logits, states, targets, self._predictor.vocab_size)
+
+
+class Documents:
+    """What is noted of the documents of a unit while they are read, by their number.
+
+    Attributes:
+        keys: 64 bits of the text and the seed, by which its masks are drawn.
+        bytes: UTF-8.
+        tokens: Without those of the template.
+    """
+
+    def __init__(self, inputs: Inputs, seed: int, *, words: bool) -> None:
+        self._seed = seed
+        self._inner = backend(inputs.tokenizer)
+        self._template = tuple(map(len, template(self._inner)))
+        self._words: list[list[int | None]] | None = [] if words else None
+        self.keys: list[int] = []
+        self.bytes: list[int] = []
+        self.tokens: dict[int, int] = {}
+
+    def watch(self, texts: Iterable[str]) -> Iterator[str]:
+        """Hand documents on, noting what they are."""
+        for text in texts:
+            encoded = text.encode()
+            self.keys.append(xxhash.xxh64_intdigest(encoded, self._seed))
+            self.bytes.append(len(encoded))
+            if self._words is not None:
+                self._words.append(self._inner.encode(text, add_special_tokens=False).word_ids)
+            yield text
+
+    def noting(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """Hand pieces on, adding up their tokens."""
+        for piece in pieces:
+            own = len(piece.ids) - sum(self._template)
+            self.tokens[piece.document] = self.tokens.get(piece.document, 0) + own
+            yield piece
+
+    def words_of(self, piece: Piece) -> list[int | None]:
+        """Which word of its document each token of a piece belongs to."""
+        assert self._words is not None
+        before, after = self._template
+        own = len(piece.ids) - before - after
+        words = self._words[piece.document][piece.offset : piece.offset + own]
+        return [*[None] * before, *words, *[None] * after]
+
+
+class Tally:
+    """Sums by document of one unit."""
+
+    def __init__(self, variants: int, log_counts: Tensor) -> None:
+        self._variants, self._log_counts = variants, log_counts
+        self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    @staticmethod
+    def nothing(variants: int) -> dict[str, Tensor]:
+        """The state of no document."""
+        return {
+            "sums": torch.zeros(0, variants, len(SUMS), dtype=torch.float64),
+            "tokens": torch.zeros(0, dtype=torch.int64),
+            "bytes": torch.zeros(0, dtype=torch.float64),
+        }
+
+    def add(self, predicted: Predicted) -> None:
+        """Take what a batch gave."""
+        _, targets, found = predicted
+        numbers, which = _numbered(predicted.documents.cpu())
+        values = torch.stack([self._values(targets, one, found[0]) for one in found], 1)
+        shape = (len(numbers), *values.shape[1:])
+        sums = torch.zeros(shape, dtype=torch.float64).index_add_(0, which, values)
+        self._parts.append((numbers, sums, which.bincount(minlength=len(numbers))))
+
+    def _values(self, targets: Tensor, own: Scores, intact: Scores) -> Tensor:
+        """[R, K]; on the CPU, where sums have one order."""
+        predicted, true = own.predicted.cpu(), targets.cpu()
+        return torch.stack(
+            [
+                own.loss.cpu(),
+                (predicted == true).double(),
+                own.entropy.cpu(),
+                own.kl.cpu(),
+                (predicted == intact.predicted.cpu()).double(),
+                own.top.cpu(),
+                self._log_counts[predicted] - self._log_counts[true],
+                (~own.loss.isfinite()).double().cpu(),
+            ],
+            1,
+        )
+
+    def of_documents(self, documents: Documents) -> dict[str, Tensor]:
+        """The state: of the documents in which something was predicted, in the order read."""
+        if not self._parts:
+            return self.nothing(self._variants)
+        every, sums, tokens = (torch.cat(each) for each in zip(*self._parts, strict=True))
+        numbers, which = _numbered(every)
+        total = torch.zeros(len(numbers), *sums.shape[1:], dtype=torch.float64)
+        scored = torch.zeros(len(numbers), dtype=torch.int64).index_add_(0, which, tokens)
+        # What is not predicted is as long as what is.
+        share = [documents.bytes[n] / documents.tokens[n] for n in numbers.tolist()]
+        return {
+            "sums": total.index_add_(0, which, sums),
+            "tokens": scored,
+            "bytes": scored * torch.tensor(share, dtype=torch.float64),
+        }
+
+
+def _numbered(documents: Tensor) -> tuple[Tensor, Tensor]:
+    """The documents that there are, in order, and which of these each is."""
+    numbers, which = np.unique(documents.numpy(), return_inverse=True)
+    return torch.from_numpy(numbers), torch.from_numpy(which)

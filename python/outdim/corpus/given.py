@@ -1,0 +1,47 @@
+"""Documents that are in memory, as a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from outdim.corpus.corpus import Corpus
+from outdim.corpus.reading import ReadOptions
+from outdim.corpus.texts import Accounting, Texts, admit
+from outdim.corpus.unit import Unit
+from outdim.errors import ArgumentError, DataError
+
+_SOURCE = "texts in memory"
+
+
+class GivenTexts(Corpus):
+    """Documents that somebody has in memory: one unit, of no files.
+
+    >>> corpus = GivenTexts(["A document.", "", "Another."])
+    >>> list(corpus.read(corpus.units[0], Accounting()))
+    ['A document.', 'Another.']
+
+    Raises:
+        ArgumentError: Not every document is a string.
+        DataError: There is none.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = list(texts)
+        if other := [text for text in self._texts if not isinstance(text, str)]:
+            raise ArgumentError(f"texts: expected strings, got {type(other[0]).__name__}.")
+        if not self._texts:
+            raise DataError("texts: expected at least one document, got none.")
+        self.source = _SOURCE
+        self.options = ReadOptions("text", None, "train", 0, 64 << 20, "fail", 32 << 20)
+        self.unreadable = Accounting()
+        size = sum(len(text.encode()) for text in self._texts)
+        self.units = (Unit(0, "memory", _SOURCE, 0, len(self._texts), size),)
+
+    def files(self, known: Iterable[Any] = ()) -> list[dict[str, Any]]:
+        """None."""
+        return []
+
+    def blocks(self, unit: Unit, account: Accounting) -> Iterator[Texts]:
+        """The documents, entered in ``account``."""
+        yield admit(Texts.of(self._texts[unit.start : unit.stop]), 0, account)

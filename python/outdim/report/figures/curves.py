@@ -1,0 +1,123 @@
+"""Values against a number, one line a series, each with its interval."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+import pyarrow as pa
+from matplotlib.figure import Figure as Canvas
+
+from outdim.report.colours import MUTED, series
+from outdim.report.figures.base import Figure, canvas, layout
+from outdim.report.text import plot_text
+from outdim.text import visible
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line.
+
+    Attributes:
+        name: Of the series.
+        x, y: Its places, in the order of x.
+        low, high: Ends of the interval at each.
+        beside: Whether it is there to be compared with: drawn grey.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    beside: bool = False
+
+
+def curves(
+    id_: str, title: str, caption: str, across: str, upwards: str, lines: Sequence[Curve]
+) -> Figure:
+    """Draw lines with whiskers; the axes are named by ``across`` and ``upwards``."""
+    return Figure(
+        id=id_,
+        title=title,
+        caption=caption,
+        alt=f"Line chart of {upwards} by {across}, {len(lines)} lines.",
+        table=_table(lines),
+        plot=lambda: _interactive(across, upwards, lines),
+        draw=lambda: _draw(across, upwards, lines),
+    )
+
+
+def _table(lines: Sequence[Curve]) -> pa.Table:
+    sizes = [len(line.x) for line in lines]
+    names = np.repeat([line.name for line in lines], sizes)
+    columns = {
+        name: np.concatenate([np.asarray(getattr(line, name), np.float64) for line in lines])
+        for name in ("x", "y", "low", "high")
+    }
+    return pa.table({"series": names, **columns})
+
+
+def _colours(lines: Sequence[Curve]) -> list[str]:
+    ordinary = iter(range(len(lines)))
+    return [MUTED if line.beside else series(next(ordinary)) for line in lines]
+
+
+def _whiskers(line: Curve) -> tuple[list[float], list[float]]:
+    """How far low and high lie from the values; 0 where there is no interval."""
+    y, low, high = (np.asarray(part, np.float64) for part in (line.y, line.low, line.high))
+    below, above = (np.nan_to_num(np.maximum(part, 0)).tolist() for part in (y - low, high - y))
+    return below, above
+
+
+def _interactive(across: str, upwards: str, lines: Sequence[Curve]) -> go.Figure:
+    figure = go.Figure()
+    for line, colour in zip(lines, _colours(lines), strict=True):
+        below, above = _whiskers(line)
+        name = plot_text(line.name)
+        figure.add_scatter(
+            x=list(line.x),
+            y=list(line.y),
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": above,
+                "arrayminus": below,
+                "thickness": 1,
+                "width": 3,
+            },
+            mode="lines+markers",
+            name=name,
+            line={"color": colour, "width": 2, "dash": "dot" if line.beside else "solid"},
+            hovertemplate=f"{name}<br>%{{x}}: %{{y:.3~f}}<extra></extra>",
+        )
+    figure.update_layout(
+        layout(
+            height=420,
+            xaxis={"title": plot_text(across), "zeroline": False},
+            yaxis={"title": plot_text(upwards), "zeroline": True, "zerolinecolor": MUTED},
+        )
+    )
+    return figure
+
+
+def _draw(across: str, upwards: str, lines: Sequence[Curve]) -> Canvas:
+    figure, axes = canvas(8, 4)
+    for line, colour in zip(lines, _colours(lines), strict=True):
+        axes.errorbar(
+            line.x,
+            line.y,
+            yerr=_whiskers(line),
+            fmt=":o" if line.beside else "-o",
+            color=colour,
+            elinewidth=0.8,
+            capsize=2,
+            markersize=3.5,
+            label=visible(line.name),
+        )
+    axes.axhline(0, color=MUTED, linewidth=0.8)
+    axes.set_xlabel(visible(across), parse_math=False)
+    axes.set_ylabel(visible(upwards), parse_math=False)
+    for text in axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0)).get_texts():
+        text.set_parse_math(False)
+    return figure

@@ -1,0 +1,134 @@
+"""Differences with intervals, one a row: what each variant changes, beside what chance does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+import pyarrow as pa
+from matplotlib.figure import Figure as Canvas
+
+from outdim.report.colours import MUTED, series
+from outdim.report.figures.base import Figure, canvas, layout
+from outdim.report.text import plot_text
+from outdim.text import visible
+
+_ROW = 26  # pixels
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One row.
+
+    Attributes:
+        label: What was changed.
+        value, low, high: Of the difference.
+        controls: Differences of the controls that stand beside it.
+    """
+
+    label: str
+    value: float
+    low: float
+    high: float
+    controls: Sequence[float] = ()
+
+
+def differences(id_: str, title: str, axis: str, rows: Sequence[Difference]) -> Figure:
+    """Draw differences with whiskers, the first at the top, and their controls as open dots."""
+    return Figure(
+        id=id_,
+        title=title,
+        caption="Filled dots: the difference to the intact model on the same items, with its 95 % "
+        "interval. Open dots: the same for sets of as many random dimensions. Left of the line is "
+        "worse.",
+        alt=f"Dot plot of {axis} of {len(rows)} variants.",
+        table=_table(rows),
+        plot=lambda: _interactive(axis, rows),
+        draw=lambda: _draw(axis, rows),
+    )
+
+
+def _table(rows: Sequence[Difference]) -> pa.Table:
+    found = [
+        {
+            "label": row.label,
+            "series": "ablated",
+            "value": row.value,
+            "low": row.low,
+            "high": row.high,
+        }
+        for row in rows
+    ]
+    for row in rows:
+        found += [{"label": row.label, "series": "control", "value": one} for one in row.controls]
+    kinds = {"label": pa.string(), "series": pa.string()}
+    floats = dict.fromkeys(("value", "low", "high"), pa.float64())
+    return pa.Table.from_pylist(found, pa.schema({**kinds, **floats}))
+
+
+def _whiskers(rows: Sequence[Difference]) -> list[list[float]]:
+    """How far low and high lie from the values; 0 where there is no interval."""
+    ends = ([row.value - row.low for row in rows], [row.high - row.value for row in rows])
+    return [np.nan_to_num(np.maximum(end, 0)).tolist() for end in ends]
+
+
+def _interactive(axis: str, rows: Sequence[Difference]) -> go.Figure:
+    figure = go.Figure()
+    below, above = _whiskers(rows)
+    controls = [(one, place) for place, row in enumerate(rows) for one in row.controls]
+    if controls:
+        figure.add_scatter(
+            x=[one for one, _ in controls],
+            y=[place for _, place in controls],
+            mode="markers",
+            name="random dimensions",
+            marker={"size": 6, "color": MUTED, "symbol": "circle-open"},
+            hovertemplate="random: %{x:.3~f}<extra></extra>",
+        )
+    figure.add_scatter(
+        x=[row.value for row in rows],
+        y=list(range(len(rows))),
+        error_x={"type": "data", "symmetric": False, "array": above, "arrayminus": below},
+        mode="markers",
+        name="ablated",
+        marker={"size": 8, "color": series(0)},
+        text=[plot_text(row.label) for row in rows],
+        hovertemplate="%{text}: %{x:.3~f}<extra></extra>",
+    )
+    figure.update_layout(
+        layout(
+            height=max(220, 120 + _ROW * len(rows)),
+            xaxis={"title": plot_text(axis), "zeroline": True, "zerolinecolor": MUTED},
+            yaxis={
+                "tickmode": "array",
+                "tickvals": list(range(len(rows))),
+                "ticktext": [plot_text(row.label) for row in rows],
+                "autorange": "reversed",
+                "zeroline": False,
+            },
+        )
+    )
+    return figure
+
+
+def _draw(axis: str, rows: Sequence[Difference]) -> Canvas:
+    figure, axes = canvas(8, max(2.0, 1.0 + 0.28 * len(rows)))
+    for place, row in enumerate(rows):
+        axes.plot(
+            row.controls, [place] * len(row.controls), "o",
+            color=MUTED, markerfacecolor="none", markersize=4,
+        )  # fmt: skip
+    axes.errorbar(
+        [row.value for row in rows],
+        range(len(rows)),
+        xerr=_whiskers(rows),
+        fmt="o",
+        color=series(0),
+        markersize=5,
+        capsize=2,
+    )
+    axes.axvline(0, color=MUTED, linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [visible(row.label) for row in rows], parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel(visible(axis), parse_math=False)
+    return figure

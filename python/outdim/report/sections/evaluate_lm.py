@@ -1,0 +1,208 @@
+"""A language model without some of its dimensions: tables, differences, doses, layers."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from outdim.analysis.evaluation import METRICS
+from outdim.report.figures.base import Figure
+from outdim.report.figures.curves import Curve, curves
+from outdim.report.figures.differences import Difference, differences
+from outdim.report.section import Cell, Section, Table
+from outdim.report.sections import _default
+from outdim.report.study import Study
+from outdim.text import number
+
+Row = Mapping[str, Any]
+
+_TITLES = {"lm": "Predicting the next token", "mlm": "Predicting masked tokens"}
+_SHOWN = 40  # variants in a table or a figure; all are in the parquet file
+_BESIDE = ("perplexity", "bits_per_byte", "accuracy", "kl", "agreement", "top_agreement",
+           "entropy", "frequency_shift")  # fmt: skip
+
+
+def section(study: Study, step: str, marked: Sequence[int]) -> Section:
+    """The loss of every variant beside its controls, and what else changes."""
+    stem = step.replace("-", "_")
+    table = study.table(f"{stem}.parquet")
+    if table is None:
+        return _default.section(study, step, marked)
+    by_metric: dict[str, list[Row]] = {}
+    for row in table.to_pylist():
+        by_metric.setdefault(row["metric"], []).append(row)
+    loss = by_metric["loss"]
+    drawn = [_differences(stem, loss), _doses(stem, loss), _layers(stem, loss)]
+    return Section(
+        step,
+        _TITLES[loss[0]["task"]],
+        tables=[_losses(loss), _others(by_metric)],
+        figures=[figure for figure in drawn if figure is not None],
+    )
+
+
+def _ranked(rows: Sequence[Row]) -> list[Row]:
+    """The intact model, then what was ablated, the worst first."""
+    ablated = [row for row in rows if row["role"] == "ablated"]
+    ablated.sort(key=lambda row: -_or(row["difference"], float("inf")))
+    return [row for row in rows if row["role"] == "intact"] + ablated[:_SHOWN]
+
+
+def _losses(rows: Sequence[Row]) -> Table:
+    beside = any(row["role"] == "control" for row in rows)
+    columns = ["variant", "loss", "more than intact"]
+    return Table(
+        title="Loss of every variant",
+        caption=f"Mean loss in nats over {rows[0]['tokens']:,} tokens of {rows[0]['documents']:,} "
+        "documents, and how much more that is than the intact model's on the same tokens; in "
+        "brackets 95 % intervals over documents."
+        + (
+            " Controls: the mean of the same for as many random dimensions, which is taken off in "
+            "“beyond controls” (interval over documents and controls). Times: the harm as a "
+            "multiple of theirs; shaded where it is surely at least five times as much. q: p of "
+            "“beyond controls”, adjusted for the number of variants."
+            if beside
+            else ""
+        ),
+        columns=[*columns, "controls", "beyond controls", "times", "q"] if beside else columns,
+        rows=[[*_values(row), *(_against(row) if beside else [])] for row in _ranked(rows)],
+        brief=True,
+        marks="surely at least five times the harm of random dimensions" if beside else "",
+    )
+
+
+def _values(row: Row) -> list[Cell | str]:
+    return [row["variant"], _interval(row, "value", ""), _interval(row, "difference")]
+
+
+def _against(row: Row) -> list[Cell | str]:
+    times = Cell(_or_blank(row["times"], 1), marked=row["gate"] == "passed")
+    return [
+        _or_blank(row["control"], 3),
+        _interval(row, "beyond"),
+        times,
+        _or_blank(row["q"], 3),
+    ]
+
+
+def _others(by_metric: Mapping[str, Sequence[Row]]) -> Table:
+    order = [row["variant"] for row in _ranked(by_metric["loss"])]
+    values = {
+        metric: {row["variant"]: row["value"] for row in by_metric[metric]} for metric in _BESIDE
+    }
+    words = "; ".join(f"{_heading(metric)}: {METRICS[metric].label}" for metric in _BESIDE)
+    return Table(
+        title="What stands beside the loss",
+        caption=f"{words}. Intervals, differences and controls of each are in the table of "
+        "results.",
+        columns=["variant", *map(_heading, _BESIDE)],
+        rows=[
+            [variant, *(number(values[metric][variant], 3) for metric in _BESIDE)]
+            for variant in order
+        ],
+    )
+
+
+def _heading(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def _differences(stem: str, rows: Sequence[Row]) -> Figure | None:
+    ablated = _ranked(rows)[1:]
+    if not ablated:
+        return None
+    controls: dict[int, list[float]] = {}
+    for row in rows:
+        if row["role"] == "control":
+            controls.setdefault(row["group"], []).append(row["difference"])
+    drawn = [
+        Difference(row["variant"], *_ends(row), controls.get(row["group"], ())) for row in ablated
+    ]
+    figure = differences(
+        f"{stem}_differences", "How much more each variant loses", "more loss, in nats", drawn
+    )
+    return replace(
+        figure,
+        caption="Filled dots: how much more a variant loses than the intact model on the same "
+        "tokens, with its 95 % interval. Open dots: the same for sets of as many random "
+        "dimensions. Right of the line is worse.",
+    )
+
+
+def _doses(stem: str, rows: Sequence[Row]) -> Figure | None:
+    """Loss against the factor by which dimensions are multiplied."""
+    lines = _lines([row for row in rows if row["dose"] is not None], lambda row: [row["dose"]])
+    return lines and curves(
+        f"{stem}_doses",
+        "Loss by dose",
+        "How much more a variant loses than the intact model, whose dose is 1, when its dimensions "
+        "are multiplied by a factor; whiskers: 95 % intervals over documents. Grey: the mean of as "
+        "many random dimensions.",
+        "factor",
+        "more loss, in nats",
+        lines,
+    )
+
+
+def _layers(stem: str, rows: Sequence[Row]) -> Figure | None:
+    """Loss by layer, where a single one was edited at a time."""
+    single = [row for row in rows if row["dose"] is None and len(row["layers"] or ()) == 1]
+    lines = _lines(single, lambda row: row["layers"])
+    return lines and curves(
+        f"{stem}_layers",
+        "Loss by layer",
+        "How much more a variant loses than the intact model, when its dimensions are changed "
+        "after one layer alone; whiskers: 95 % intervals over documents. Grey: the mean of as many "
+        "random dimensions.",
+        "layer",
+        "more loss, in nats",
+        lines,
+    )
+
+
+def _lines(rows: Iterable[Row], place: Callable[[Row], Sequence[float]]) -> Any:
+    """A curve for each set of dimensions and sense, and one for their controls; None for none."""
+    found: dict[str, dict[float, tuple[float, float, float]]] = {}
+    beside: dict[str, dict[float, tuple[float, float, float]]] = {}
+    for row in rows:
+        if row["role"] != "ablated":
+            continue
+        (x,) = place(row)
+        name = f"{', '.join(map(str, row['dims']))} ({row['at']}, {row['mode']})"
+        found.setdefault(name, {})[x] = _ends(row)
+        if row["control"] is not None:
+            size = f"{len(row['dims'])} random ({row['at']}, {row['mode']})"
+            beside.setdefault(size, {})[x] = (row["control"], float("nan"), float("nan"))
+    if not any(len(points) > 1 for points in found.values()):
+        return None
+    return [
+        Curve(name, xs, *zip(*(points[x] for x in xs), strict=True), beside=grey)
+        for kind, grey in ((found, False), (beside, True))
+        for name, points in kind.items()
+        for xs in [sorted(points)]
+    ]
+
+
+def _ends(row: Row) -> tuple[float, float, float]:
+    nan = float("nan")
+    return (
+        _or(row["difference"], nan),
+        _or(row["difference_low"], nan),
+        _or(row["difference_high"], nan),
+    )
+
+
+def _interval(row: Row, name: str, stem: str | None = None) -> str:
+    before = f"{name}_" if stem is None else stem
+    if row[name] is None:
+        return ""
+    low, high = row[f"{before}low"], row[f"{before}high"]
+    said = number(row[name], 3)
+    return said if low is None else f"{said} [{number(low, 3)}, {number(high, 3)}]"
+
+
+def _or_blank(value: float | None, digits: int) -> str:
+    return "" if value is None else number(value, digits)
+
+
+def _or(value: float | None, other: float) -> float:
+    return other if value is None else value
