@@ -99,9 +99,7 @@ def _massive(run: Path) -> list[str]:
     ]
     _study(run, str(model), reads, {"correlate": CorrelateOptions(types=0, rank=[])})
     found = massive_activations(run)
-    ablated = AblationOptions(
-        ablate=[str(one.dim) for one in found[:_ABLATED]], controls=_CONTROLS
-    )
+    ablated = AblationOptions(ablate=[str(one.dim) for one in found[:_ABLATED]], controls=_CONTROLS)
     _study(run, str(model), [*reads, ablated], {"evaluate-lm": EvaluateOptions()})
     return [
         "2. Which dimensions carry massive activations, and what is lost without them? SmolLM2, a "
