@@ -30,20 +30,21 @@ struct MomentsPanel {
   int64_t count = 0;
   int64_t d = 0;
   int64_t padded = 0;  // d rounded up to whole groups of columns
-  const void* covariates =
-      nullptr;  // [covariates, kMaxPanelRows] deviations; float64 if exact, else float32
+  const double* covariates = nullptr;  // [covariates, kMaxPanelRows] deviations
   int covariate_count = 0;       // padded with zeros to covariates_padded(...)
   const float* pivot = nullptr;  // [padded]
   double* sums = nullptr;        // [kSumRows + 2 covariates, padded]
 
   double* shape = nullptr;   // [kShapeSums, padded]; null: no shape
+  const double* squares = nullptr;  // [count] sum of the squares of each row, where it is known
   float* minimum = nullptr;  // [padded]
   float* maximum = nullptr;
   float tau = 0;
 
-  const char* next = nullptr;  // rows to prefetch
+  // Rows to prefetch: of one tensor or, where the second is not null, of two.
+  const char* next[2] = {};
   int64_t next_rows = 0;
-  int64_t next_stride = 0;  // bytes
+  int64_t next_stride[2] = {};  // bytes
 };
 
 struct MomentsKernels {
@@ -51,7 +52,7 @@ struct MomentsKernels {
   int (*covariates_padded)(int covariates);
   // [dtype]: coordinate-wise median of three rows, 0 where that is not finite
   void (*pivot[3])(const void* const rows[3], int64_t d, float* pivot);
-  void (*accumulate[3][2])(const MomentsPanel& panel);  // [dtype][exact]
+  void (*accumulate[3])(const MomentsPanel& panel);  // [dtype]
 };
 
 /// Rows of one call of the LayerNorm kernel. Strides in bytes.
@@ -82,6 +83,10 @@ struct LayerNormPanel {
 
   bool edit = false;
   const int32_t* variant = nullptr;  // [n] or null
+  // [n] receives the sum of the squares of each row of y, or of the input; null: not wanted.
+  double* squares = nullptr;
+  bool squares_of_input = false;
+
   int64_t each = 1;                  // variants that every row is written with, from 0 on
   int64_t each_stride = 0;           // bytes between them in y
 };

@@ -79,7 +79,7 @@ void moments(const HiddenView& hidden, const MomentsArgs& args, int threads) {
         const int64_t next = std::min(row + plan.panel_rows, end);
         const int64_t next_rows = std::min(plan.panel_rows, end - next);
         sums.add(row, next - row,
-                 {data + row * stride, stride, data + next * stride, next_rows, stride});
+                 {data + row * stride, stride, {data + next * stride}, next_rows, {stride}});
       }
       sums.finish(partials, block);
     }
