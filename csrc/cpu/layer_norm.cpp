@@ -247,10 +247,10 @@ void plain(const LayerNormArgs& args, int threads) {
 /// Where the panel's observed rows are after the kernel has run.
 PanelRows observed_rows(const LayerNormPanel& panel, Observed observed) {
   if (observed == Observed::kOutput)
-    return panel.copy != nullptr ? PanelRows{panel.copy, panel.copy_stride, {}, 0, {}, nullptr}
-                                 : PanelRows{panel.y, panel.y_stride, {}, 0, {}, nullptr};
-  return panel.residual != nullptr ? PanelRows{panel.sum, panel.sum_stride, {}, 0, {}, nullptr}
-                                   : PanelRows{panel.x, panel.x_stride, {}, 0, {}, nullptr};
+    return panel.copy != nullptr ? PanelRows{panel.copy, panel.copy_stride, nullptr, {}}
+                                 : PanelRows{panel.y, panel.y_stride, nullptr, {}};
+  return panel.residual != nullptr ? PanelRows{panel.sum, panel.sum_stride, nullptr, {}}
+                                   : PanelRows{panel.x, panel.x_stride, nullptr, {}};
 }
 
 void fused(const LayerNormArgs& args, const MomentsArgs& stats, Observed observed, int threads) {
@@ -274,13 +274,13 @@ void fused(const LayerNormArgs& args, const MomentsArgs& stats, Observed observe
         rows(panel);
         PanelRows seen = observed_rows(panel, observed);
         seen.squares = panel.squares;
-        seen.next[0] = panel.x + panel.n * panel.x_stride;
-        seen.next_stride[0] = panel.x_stride;
-        if (panel.residual != nullptr) {
-          seen.next[1] = panel.residual + panel.n * panel.residual_stride;
-          seen.next_stride[1] = panel.residual_stride;
-        }
-        seen.next_rows = std::min(plan.panel_rows, end - row - panel.n);
+        const int64_t left = std::min(plan.panel_rows, end - row - panel.n);
+        seen.next[0] = {panel.x + panel.n * panel.x_stride, panel.x_stride, left};
+        if (panel.residual != nullptr)
+          seen.next[1] = {panel.residual + panel.n * panel.residual_stride, panel.residual_stride,
+                          left};
+        if (!panel.stream)
+          seen.next[2] = {panel.y + panel.n * panel.y_stride, panel.y_stride, left};
         sums.add(row, panel.n, seen);
       }
       sums.finish(partials, block);

@@ -78,8 +78,9 @@ void moments(const HiddenView& hidden, const MomentsArgs& args, int threads) {
       for (int64_t row = block * plan.block_rows; row < end; row += plan.panel_rows) {
         const int64_t next = std::min(row + plan.panel_rows, end);
         const int64_t next_rows = std::min(plan.panel_rows, end - next);
-        sums.add(row, next - row,
-                 {data + row * stride, stride, {data + next * stride}, next_rows, {stride}});
+        sums.add(
+            row, next - row,
+            {data + row * stride, stride, nullptr, {{data + next * stride, stride, next_rows}}});
       }
       sums.finish(partials, block);
     }

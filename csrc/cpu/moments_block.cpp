@@ -47,7 +47,7 @@ void MomentsBlock::add(int64_t first, int64_t count, const PanelRows& rows) {
     const int64_t before = groups_[group].n;
     add_group(group, remaining, first, count);
     // The next panel is prefetched once.
-    if (groups_[group].n > before) remaining.next_rows = 0;
+    if (groups_[group].n > before) std::fill_n(remaining.next, kComing, Coming{});
   }
 }
 
@@ -122,11 +122,7 @@ void MomentsBlock::accumulate(int group, int64_t count, const PanelRows& given) 
   if (panel.tau < plan_.args.tau)
     panel.tau = std::nextafter(panel.tau, std::numeric_limits<float>::infinity());
   if (given.squares != nullptr) panel.squares = squares_;
-  panel.next_rows = given.next_rows;
-  for (int i = 0; i < 2; ++i) {
-    panel.next[i] = given.next[i];
-    panel.next_stride[i] = given.next_stride[i];
-  }
+  std::copy_n(given.next, kComing, panel.next);
   plan_.kernels.accumulate[dtype](panel);
 }
 
@@ -168,7 +164,8 @@ void MomentsBlock::finish_group(int group, double* head, double* body) {
 /// Several loops without branches, for the compiler to turn into vectors (more pointers in one and
 /// it gives up): a block's state took a tenth of the time of its 512 rows. Lost: these and the
 /// merges compiled for AVX-512 (no difference beyond the noise of 4 %).
-OUTDIM_CLONES void MomentsBlock::finish_columns(int group, const Body& out, int64_t from, int64_t count) {
+OUTDIM_CLONES void MomentsBlock::finish_columns(int group, const Body& out, int64_t from,
+                                                int64_t count) {
   const Group& state = groups_[group];
   const auto n = static_cast<double>(state.n);
   const int64_t padded = plan_.padded;

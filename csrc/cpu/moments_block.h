@@ -84,11 +84,9 @@ class MomentsPartials {
 /// Rows of the observed tensor as a panel finds them, and the rows to prefetch meanwhile.
 struct PanelRows {
   const char* data = nullptr;
-  int64_t stride = 0;  // bytes
-  const char* next[2] = {};  // of one tensor, or of two
-  int64_t next_rows = 0;
-  int64_t next_stride[2] = {};
+  int64_t stride = 0;               // bytes
   const double* squares = nullptr;  // of each row, or null
+  Coming next[kComing] = {};
 };
 
 /// The sums of one block; one object a thread, used for one block after the other.
@@ -126,8 +124,8 @@ class MomentsBlock {
   int64_t row_bytes_;
   int64_t sum_rows_;
   std::vector<Group> groups_;
-  Buffer<double> sums_;   // [groups, sum_rows_, padded]: base and covariates, then shape
-  Buffer<float> floats_;  // [groups, {pivot, minimum, maximum}, padded]
+  Buffer<double> sums_;        // [groups, sum_rows_, padded]: base and covariates, then shape
+  Buffer<float> floats_;       // [groups, {pivot, minimum, maximum}, padded]
   Buffer<double> deviations_;  // [covariates, kMaxPanelRows]
   int64_t selected_[kMaxPanelRows];
   double squares_[kMaxPanelRows];

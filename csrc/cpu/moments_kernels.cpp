@@ -7,21 +7,21 @@
 // operations an element.
 //
 // Bytes a row: D elements read once from memory (the panel then stays in L2), 8 K for the
-// covariates; the sums are read and written once a panel. Mapping: a strip of one to four vectors
-// of columns is walked down the panel with its sums in registers (20-22 of 32 with AVX-512); while
-// it is summed, rows of the next panel are prefetched. exact: everything after the load is float64.
-// fast: float32 over kFlushRows rows, then added to the float64 sums; there |h - c| above 1.8e19
-// (4e9 for the fourth power) overflows and makes the dimension NaN without a nonfinite count.
-// Deterministic: a column is summed in row order by one thread, whatever the strips.
+// covariates; the sums are read and written once a panel. Mapping: a group of columns of the panel
+// is widened to float64 into a tile in L1, then each vector of its columns is walked down the rows
+// with all its sums in registers: 14 of 32 with AVX-512, four covariates and shape; with fewer
+// registers several walks take turns. Meanwhile the next panel is prefetched. Everything after the
+// load is float64. Deterministic: a column is summed in row order by one thread.
 //
-// Tried and lost (ns an element, float32, D = 768, exact, Cascade Lake; 0.60 as it is): no
-// prefetch 1.9; prefetching the same strip of the next panel 0.95, because the hardware prefetcher
-// does not follow a strided walk; 64 rows a panel 0.76; panels of 256 and 384 KiB at D = 4096: no
-// faster. Prefetching every second line, or into L2 only: no faster; two rows of the next panel
-// side by side: fast sums up to 6 % faster, exact ones up to 4 % slower. Sums of u = max(0,
-// -sign(c) h) instead of x: one operation more, 0.34 instead of 0.30 in cache. Sum x^2 instead of
-// v^2 cancels (moments_merge.h). Widening 16-bit values from memory saves a shuffle and made exact
-// sums 2 to 5 % faster, but takes inline assembly to keep the compiler from undoing it.
+// What bounds it: 24 operations of 512 bits for 8 values with four covariates and shape, on two
+// ports (widening 3, the norm of the row 3, extremes 1), so 1.5 cycles a value; 0.54 of the 0.8 ns
+// measured in cache at 2.8 GHz. The rest are sums read from and written to L2, and block states.
+//
+// Tried and lost (docs/performance.md has numbers): float32 sums over 8 or 16 rows, flushed to
+// float64 ("fast", as on a GPU); a pivot of 0 where the data allow it; panels of 256 and 512 KiB at
+// D = 4096; 64 rows a panel; no prefetch; prefetching every second line, or into L1; streamed
+// stores of LayerNorm's output on this kind of CPU; shape in a walk of its own. Sums of u = max(0,
+// -sign(c) h) instead of x: one operation more. Sum x^2 instead of v^2 cancels (moments_merge.h).
 
 #include "cpu/moments_shape.h"
 #include "cpu/moments_tile.h"
@@ -64,7 +64,7 @@ void walk(const Walk& given, int first) {
   for (int part = 0; part < kGroupVectors; part += kVecs) {
     const VecD(*h)[kMaxPanelRows] = given.tile.values + part;
     const int64_t column = given.column + part * kLanes;
-    const Ahead::Lines lines = given.ahead->next(h, count);
+    const Ahead::Lines next = kBase ? given.ahead->next(h, count) : Ahead::Lines{};
     VecD pivot[kVecs], magnitude[kVecs];
     for (int i = 0; i < kVecs; ++i) {
       pivot[i] = widen(load<HalfF>(panel.pivot + column + i * kLanes));
@@ -74,7 +74,7 @@ void walk(const Walk& given, int first) {
     VecD sum_fv[kStored][kVecs] = {}, sum_fx[kStored][kVecs] = {};
     VecD sum_x3[kVecs] = {}, sum_x4[kVecs] = {}, sum_unit[kVecs] = {};
     const auto add_row = [&](int64_t row) __attribute__((always_inline)) {
-      if (kBase) lines.fetch(row);
+      if (kBase) next.fetch(row);
       VecD v[kVecs], x[kVecs];
       for (int i = 0; i < kVecs; ++i) {
         v[i] = absolute(h[i][row]) - magnitude[i];
@@ -138,9 +138,9 @@ OUTDIM_INLINE void first_walk(const Walk& given) {
     case 1:
       return walk<1, true, kShape>(given, 0);
     case 2:
-      return walk<kBaseCovariates < 2 ? kBaseCovariates : 2, true, kShape>(given, 0);
+      return walk < kBaseCovariates<2 ? kBaseCovariates : 2, true, kShape>(given, 0);
     case 3:
-      return walk<kBaseCovariates < 3 ? kBaseCovariates : 3, true, kShape>(given, 0);
+      return walk < kBaseCovariates<3 ? kBaseCovariates : 3, true, kShape>(given, 0);
     default:
       return walk<kBaseCovariates, true, kShape>(given, 0);
   }
@@ -152,7 +152,8 @@ void accumulate(const MomentsPanel& panel) {
   double weights[kMaxPanelRows];
   const bool shape = panel.shape != nullptr;
   const bool all_finite = shape && inverse_norms<T>(panel, rows, weights);
-  Ahead ahead(panel, kItemSize<T>);
+  const bool wide = walked(panel.covariate_count, shape) > 2 && T == DType::kFloat32;
+  Ahead ahead(panel, kItemSize<T>, wide);
   Tile tile;
   for (int64_t column = 0; column < panel.padded; column += kGroup) {
     const Walk given = {panel, tile, column, weights, &ahead};

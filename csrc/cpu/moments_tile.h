@@ -16,53 +16,66 @@ struct Tile {
   VecD values[kGroupVectors][kMaxPanelRows];
 };
 
-/// Prefetches the next panel in the order of memory, a line of each tensor for a row that is walked:
-/// more at once would wait for each other.
+/// Prefetches what comes next into L2, a stretch of each tensor in turn during a walk: evenly, for
+/// only so many lines can be under way. `two` lines for a row that is walked where walks are few.
 class Ahead {
  public:
-  Ahead(const MomentsPanel& panel, int item_size) {
-    if (panel.next_rows <= 0) return;
-    const int64_t row_bytes = panel.d * item_size;
-    const bool contiguous =
-        panel.next_stride[0] == row_bytes &&
-        (panel.next[1] == nullptr || panel.next_stride[1] == row_bytes);
-    rows_ = contiguous ? 1 : panel.next_rows;
-    row_bytes_ = contiguous ? panel.next_rows * row_bytes : row_bytes;
-    for (int i = 0; i < 2; ++i) {
-      row_[i] = panel.next[i];
-      stride_[i] = panel.next_stride[i];
+  Ahead(const MomentsPanel& panel, int item_size, bool two) : two_(two) {
+    const int64_t bytes = panel.d * item_size;
+    for (const Coming& coming : panel.next) {
+      if (coming.rows <= 0) continue;
+      const bool contiguous = coming.stride == bytes;
+      tensors_[count_++] = {coming.row, coming.stride, contiguous ? bytes * coming.rows : bytes,
+                            contiguous ? 1 : coming.rows, 0};
     }
   }
 
-  /// The lines of one walk.
   struct Lines {
     const char* at[2];
-    inline __attribute__((always_inline)) void fetch(int64_t i) const {
-      __builtin_prefetch(at[0] + 64 * i, 0, 3);
-      __builtin_prefetch(at[1] + 64 * i, 0, 3);
+    inline __attribute__((always_inline)) void fetch(int64_t row) const {
+      __builtin_prefetch(at[0] + kLine * row, 0, 2);
+      __builtin_prefetch(at[1] + kLine * row, 0, 2);
     }
   };
 
-  /// The next `count` lines; `cached`: what is prefetched in their place where there are none.
+  /// The lines of a walk down `count` rows; where none are left, those at `cached`.
   Lines next(const void* cached, int64_t count) {
     const auto* here = static_cast<const char*>(cached);
-    if (rows_ == 0) return {{here, here}};
-    const Lines lines = {{row_[0] + offset_, row_[1] != nullptr ? row_[1] + offset_ : here}};
-    offset_ += 64 * count;
-    if (offset_ >= row_bytes_) {
-      offset_ = 0;
-      --rows_;
-      for (int i = 0; i < 2; ++i) row_[i] += row_[i] != nullptr ? stride_[i] : 0;
-    }
-    return lines;
+    const char* first = stretch(here, count);
+    return {{first, two_ ? stretch(here, count) : here}};
   }
 
  private:
-  const char* row_[2] = {};
-  int64_t stride_[2] = {};
-  int64_t row_bytes_ = 0;
-  int64_t rows_ = 0;
-  int64_t offset_ = 0;
+  static constexpr int64_t kLine = 64;
+
+  const char* stretch(const char* cached, int64_t lines) {
+    for (int tried = 0; tried < count_; ++tried) {
+      Tensor& tensor = tensors_[turn_];
+      turn_ = turn_ + 1 == count_ ? 0 : turn_ + 1;
+      if (tensor.rows == 0) continue;
+      const char* at = tensor.row + tensor.offset;
+      tensor.offset += kLine * lines;
+      if (tensor.offset >= tensor.bytes) {
+        tensor.offset = 0;
+        tensor.row += tensor.stride;
+        --tensor.rows;
+      }
+      return at;
+    }
+    return cached;
+  }
+
+  struct Tensor {
+    const char* row;
+    int64_t stride;
+    int64_t bytes;
+    int64_t rows;
+    int64_t offset;
+  };
+  Tensor tensors_[kComing];
+  int count_ = 0;
+  int turn_ = 0;
+  bool two_;
 };
 
 OUTDIM_INLINE void add_to(double* sums, VecD value) { store(sums, load<VecD>(sums) + value); }
