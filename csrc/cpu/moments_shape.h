@@ -74,7 +74,8 @@ void count_nonfinite(const MomentsPanel& panel, const Rows<T>& rows, int64_t row
     widen_group<T>(rows.group(row, column), values);
     // h - h is 0 for finite values and NaN otherwise.
     for (int i = 0; i < kGroupVectors; ++i)
-      add_to(counts + column + i * kLanes, (VecD)((VecQ)(values[i] - values[i] != 0.0) & (VecQ)one));
+      add_to(counts + column + i * kLanes,
+             (VecD)((VecQ)(values[i] - values[i] != 0.0) & (VecQ)one));
   }
 }
 

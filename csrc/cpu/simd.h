@@ -258,7 +258,7 @@ OUTDIM_INLINE void stream_group(void* to, Stored<T> stored) {
 
 // ---- rows in float64
 
-constexpr int kLanes = kWidth / 2;             // of a float64 vector
+constexpr int kLanes = kWidth / 2;              // of a float64 vector
 constexpr int kGroupVectors = kGroup / kLanes;  // of a group
 
 /// A stored group of columns in float64.
