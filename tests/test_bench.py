@@ -116,7 +116,6 @@ def test_the_accuracy_is_measured_where_it_is_hard(small_roofline):
     case = without_compiled(moments_case(make_inputs(4000, 64, torch.float32, "cpu"), 1))
     errors = {v.name: v.check(v.run()) for v in case.variants}
     assert errors["outdim exact"]["error_r_offset"] < 1e-12
-    assert errors["outdim fast"]["error_r_offset"] < 1e-6
     assert not errors["torch float32 sums"]["error_r_offset"] < 1e-4  # or NaN
 
 

@@ -24,26 +24,33 @@ enum SumRow : int {
 };  // then pairs (f v, f x) per covariate
 enum ShapeSum : int { kSumX3 = 0, kSumX4, kSumUnit, kSumOver, kSumNonfinite, kShapeSums };
 
+/// Rows that are read or written next, to be prefetched.
+struct Coming {
+  const char* row = nullptr;
+  int64_t stride = 0;  // bytes
+  int64_t rows = 0;
+};
+/// Of x, of the residual, of y.
+constexpr int kComing = 3;
+
 /// Selected rows of a panel, and where their sums go.
 struct MomentsPanel {
   const void* const* rows = nullptr;  // [count], at most kMaxPanelRows
   int64_t count = 0;
   int64_t d = 0;
-  int64_t padded = 0;  // d rounded up to whole groups of columns
-  const void* covariates =
-      nullptr;  // [covariates, kMaxPanelRows] deviations; float64 if exact, else float32
-  int covariate_count = 0;       // padded with zeros to covariates_padded(...)
-  const float* pivot = nullptr;  // [padded]
-  double* sums = nullptr;        // [kSumRows + 2 covariates, padded]
+  int64_t padded = 0;                  // d rounded up to whole groups of columns
+  const double* covariates = nullptr;  // [covariates, kMaxPanelRows] deviations
+  int covariate_count = 0;             // padded with zeros to covariates_padded(...)
+  const float* pivot = nullptr;        // [padded]
+  double* sums = nullptr;              // [kSumRows + 2 covariates, padded]
 
-  double* shape = nullptr;   // [kShapeSums, padded]; null: no shape
-  float* minimum = nullptr;  // [padded]
+  double* shape = nullptr;          // [kShapeSums, padded]; null: no shape
+  const double* squares = nullptr;  // [count] sum of the squares of each row, where it is known
+  float* minimum = nullptr;         // [padded]
   float* maximum = nullptr;
   float tau = 0;
 
-  const char* next = nullptr;  // rows to prefetch
-  int64_t next_rows = 0;
-  int64_t next_stride = 0;  // bytes
+  Coming next[kComing] = {};
 };
 
 struct MomentsKernels {
@@ -51,7 +58,7 @@ struct MomentsKernels {
   int (*covariates_padded)(int covariates);
   // [dtype]: coordinate-wise median of three rows, 0 where that is not finite
   void (*pivot[3])(const void* const rows[3], int64_t d, float* pivot);
-  void (*accumulate[3][2])(const MomentsPanel& panel);  // [dtype][exact]
+  void (*accumulate[3])(const MomentsPanel& panel);  // [dtype]
 };
 
 /// Rows of one call of the LayerNorm kernel. Strides in bytes.
@@ -82,8 +89,12 @@ struct LayerNormPanel {
 
   bool edit = false;
   const int32_t* variant = nullptr;  // [n] or null
-  int64_t each = 1;                  // variants that every row is written with, from 0 on
-  int64_t each_stride = 0;           // bytes between them in y
+  // [n] receives the sum of the squares of each row of y, or of the input; null: not wanted.
+  double* squares = nullptr;
+  bool squares_of_input = false;
+
+  int64_t each = 1;         // variants that every row is written with, from 0 on
+  int64_t each_stride = 0;  // bytes between them in y
 };
 
 struct LayerNormKernels {

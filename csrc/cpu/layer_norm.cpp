@@ -247,10 +247,10 @@ void plain(const LayerNormArgs& args, int threads) {
 /// Where the panel's observed rows are after the kernel has run.
 PanelRows observed_rows(const LayerNormPanel& panel, Observed observed) {
   if (observed == Observed::kOutput)
-    return panel.copy != nullptr ? PanelRows{panel.copy, panel.copy_stride, nullptr, 0, 0}
-                                 : PanelRows{panel.y, panel.y_stride, nullptr, 0, 0};
-  return panel.residual != nullptr ? PanelRows{panel.sum, panel.sum_stride, nullptr, 0, 0}
-                                   : PanelRows{panel.x, panel.x_stride, nullptr, 0, 0};
+    return panel.copy != nullptr ? PanelRows{panel.copy, panel.copy_stride, nullptr, {}}
+                                 : PanelRows{panel.y, panel.y_stride, nullptr, {}};
+  return panel.residual != nullptr ? PanelRows{panel.sum, panel.sum_stride, nullptr, {}}
+                                   : PanelRows{panel.x, panel.x_stride, nullptr, {}};
 }
 
 void fused(const LayerNormArgs& args, const MomentsArgs& stats, Observed observed, int threads) {
@@ -263,16 +263,24 @@ void fused(const LayerNormArgs& args, const MomentsArgs& stats, Observed observe
   run_tasks(plan.blocks, threads, [&](TaskQueue& queue) {
     PanelMaker maker(args, parameters, plan.panel_rows, observed == Observed::kOutput);
     MomentsBlock sums(plan);
+    double squares[kMaxPanelRows];
     for (int64_t block = queue.next(); block >= 0; block = queue.next()) {
       const int64_t end = std::min(plan.n, (block + 1) * plan.block_rows);
       sums.begin();
       for (int64_t row = block * plan.block_rows; row < end; row += plan.panel_rows) {
-        const LayerNormPanel panel = maker.panel(row, std::min(plan.panel_rows, end - row));
+        LayerNormPanel panel = maker.panel(row, std::min(plan.panel_rows, end - row));
+        if (stats.shape) panel.squares = squares;
+        panel.squares_of_input = observed == Observed::kInput;
         rows(panel);
         PanelRows seen = observed_rows(panel, observed);
-        seen.next = panel.x + panel.n * panel.x_stride;
-        seen.next_rows = std::min(plan.panel_rows, end - row - panel.n);
-        seen.next_stride = panel.x_stride;
+        seen.squares = panel.squares;
+        const int64_t left = std::min(plan.panel_rows, end - row - panel.n);
+        seen.next[0] = {panel.x + panel.n * panel.x_stride, panel.x_stride, left};
+        if (panel.residual != nullptr)
+          seen.next[1] = {panel.residual + panel.n * panel.residual_stride, panel.residual_stride,
+                          left};
+        if (!panel.stream)
+          seen.next[2] = {panel.y + panel.n * panel.y_stride, panel.y_stride, left};
         sums.add(row, panel.n, seen);
       }
       sums.finish(partials, block);

@@ -26,7 +26,7 @@ constexpr int64_t kMinPanelRows = 8;
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
-/// Rows of a panel: a multiple of 16 where it can be, so that fast sums are flushed in full.
+/// Rows of a panel.
 int64_t panel_rows_of(DType dtype, int64_t d) {
   const int64_t rows = kPanelBytes / std::max<int64_t>(1, d * item_size(dtype));
   if (rows >= kMaxPanelRows) return kMaxPanelRows;
@@ -78,8 +78,9 @@ void moments(const HiddenView& hidden, const MomentsArgs& args, int threads) {
       for (int64_t row = block * plan.block_rows; row < end; row += plan.panel_rows) {
         const int64_t next = std::min(row + plan.panel_rows, end);
         const int64_t next_rows = std::min(plan.panel_rows, end - next);
-        sums.add(row, next - row,
-                 {data + row * stride, stride, data + next * stride, next_rows, stride});
+        sums.add(
+            row, next - row,
+            {data + row * stride, stride, nullptr, {{data + next * stride, stride, next_rows}}});
       }
       sums.finish(partials, block);
     }

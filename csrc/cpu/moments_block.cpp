@@ -27,10 +27,8 @@ MomentsBlock::MomentsBlock(const MomentsPlan& plan)
       groups_(plan.args.groups),
       sums_(plan.args.groups * sum_rows_ * plan.padded),
       floats_(plan.args.groups * 3 * plan.padded),
-      exact_(plan.covariates_padded * kMaxPanelRows),
-      fast_(plan.covariates_padded * kMaxPanelRows) {
-  std::fill_n(exact_.data(), plan.covariates_padded * kMaxPanelRows, 0.0);
-  std::fill_n(fast_.data(), plan.covariates_padded * kMaxPanelRows, 0.0f);
+      deviations_(plan.covariates_padded * kMaxPanelRows) {
+  std::fill_n(deviations_.data(), plan.covariates_padded * kMaxPanelRows, 0.0);
 }
 
 void MomentsBlock::begin() {
@@ -49,7 +47,7 @@ void MomentsBlock::add(int64_t first, int64_t count, const PanelRows& rows) {
     const int64_t before = groups_[group].n;
     add_group(group, remaining, first, count);
     // The next panel is prefetched once.
-    if (groups_[group].n > before) remaining.next_rows = 0;
+    if (groups_[group].n > before) std::fill_n(remaining.next, kComing, Coming{});
   }
 }
 
@@ -59,6 +57,7 @@ void MomentsBlock::add_group(int group, const PanelRows& rows, int64_t first, in
   for (int64_t row = 0; row < count; ++row) {
     if (selection != nullptr && selection[first + row] != group + 1) continue;
     rows_[found] = rows.data + row * rows.stride;
+    if (rows.squares != nullptr) squares_[found] = rows.squares[row];
     selected_[found++] = first + row;
   }
   if (found == 0) return;
@@ -87,7 +86,7 @@ void MomentsBlock::add_kept(int group) {
   state.kept = 0;
 }
 
-void MomentsBlock::accumulate(int group, int64_t count, const PanelRows& next) {
+void MomentsBlock::accumulate(int group, int64_t count, const PanelRows& given) {
   MomentsPanel panel;
   panel.count = count;
   Group& state = groups_[group];
@@ -110,7 +109,7 @@ void MomentsBlock::accumulate(int group, int64_t count, const PanelRows& next) {
   panel.rows = rows_;
   panel.d = plan_.d;
   panel.padded = plan_.padded;
-  panel.covariates = plan_.args.exact ? static_cast<const void*>(exact_.data()) : fast_.data();
+  panel.covariates = deviations_.data();
   panel.covariate_count = plan_.covariates_padded;
   panel.pivot = pivot;
   panel.sums = sums(group);
@@ -122,26 +121,19 @@ void MomentsBlock::accumulate(int group, int64_t count, const PanelRows& next) {
   panel.tau = static_cast<float>(plan_.args.tau);
   if (panel.tau < plan_.args.tau)
     panel.tau = std::nextafter(panel.tau, std::numeric_limits<float>::infinity());
-  panel.next = next.next;
-  panel.next_rows = next.next_rows;
-  panel.next_stride = next.next_stride;
-  plan_.kernels.accumulate[dtype][plan_.args.exact ? 1 : 0](panel);
+  if (given.squares != nullptr) panel.squares = squares_;
+  std::copy_n(given.next, kComing, panel.next);
+  plan_.kernels.accumulate[dtype](panel);
 }
 
 void MomentsBlock::load_covariates(Group& state, int64_t count) {
   for (int k = 0; k < plan_.args.covariates(); ++k) {
     for (int64_t i = 0; i < count; ++i) {
-      // Counts reach 1e8 and more: the pivot goes off in float64, before any rounding. The float32
-      // kernels get a rounded deviation, and then the moments of x are of the rounded one as well:
-      // r does not change when a deviation is off by a factor in all sums alike, and loses 1e-8
-      // when it is in some of them.
-      double deviation = plan_.covariate(k, selected_[i]) - state.pivot[k];
-      const auto rounded = static_cast<float>(deviation);
-      if (!plan_.args.exact) deviation = rounded;
+      // Counts reach 1e8 and more: the pivot goes off before any product.
+      const double deviation = plan_.covariate(k, selected_[i]) - state.pivot[k];
       state.sum[k] += deviation;
       state.square[k] += deviation * deviation;
-      exact_[k * kMaxPanelRows + i] = deviation;
-      fast_[k * kMaxPanelRows + i] = rounded;
+      deviations_[k * kMaxPanelRows + i] = deviation;
     }
   }
 }
@@ -172,7 +164,8 @@ void MomentsBlock::finish_group(int group, double* head, double* body) {
 /// Several loops without branches, for the compiler to turn into vectors (more pointers in one and
 /// it gives up): a block's state took a tenth of the time of its 512 rows. Lost: these and the
 /// merges compiled for AVX-512 (no difference beyond the noise of 4 %).
-void MomentsBlock::finish_columns(int group, const Body& out, int64_t from, int64_t count) {
+OUTDIM_CLONES void MomentsBlock::finish_columns(int group, const Body& out, int64_t from,
+                                                int64_t count) {
   const Group& state = groups_[group];
   const auto n = static_cast<double>(state.n);
   const int64_t padded = plan_.padded;

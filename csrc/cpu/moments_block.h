@@ -11,6 +11,14 @@
 #include "cpu/buffer.h"
 #include "cpu/dispatch.h"
 
+// Compiled for wider vectors as well, the choice made when the module is loaded. No contraction:
+// the same bits from each.
+#if defined(__x86_64__) && defined(__GNUC__) && defined(__linux__)
+#define OUTDIM_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define OUTDIM_CLONES
+#endif
+
 namespace outdim::cpu {
 
 /// What is the same for all blocks of a call. The partition depends on n, d and the dtype alone,
@@ -76,10 +84,9 @@ class MomentsPartials {
 /// Rows of the observed tensor as a panel finds them, and the rows to prefetch meanwhile.
 struct PanelRows {
   const char* data = nullptr;
-  int64_t stride = 0;  // bytes
-  const char* next = nullptr;
-  int64_t next_rows = 0;
-  int64_t next_stride = 0;
+  int64_t stride = 0;               // bytes
+  const double* squares = nullptr;  // of each row, or null
+  Coming next[kComing] = {};
 };
 
 /// The sums of one block; one object a thread, used for one block after the other.
@@ -106,7 +113,7 @@ class MomentsBlock {
   void add_group(int group, const PanelRows& rows, int64_t first, int64_t count);
   void add_kept(int group);
   /// Adds the rows rows_[0 .. count) of the call's rows selected_[0 .. count).
-  void accumulate(int group, int64_t count, const PanelRows& next);
+  void accumulate(int group, int64_t count, const PanelRows& panel);
   void load_covariates(Group& state, int64_t count);
   void finish_group(int group, double* head, double* body);
   void finish_columns(int group, const Body& out, int64_t from, int64_t count);
@@ -117,11 +124,11 @@ class MomentsBlock {
   int64_t row_bytes_;
   int64_t sum_rows_;
   std::vector<Group> groups_;
-  Buffer<double> sums_;   // [groups, sum_rows_, padded]: base and covariates, then shape
-  Buffer<float> floats_;  // [groups, {pivot, minimum, maximum}, padded]
-  Buffer<double> exact_;  // [covariates, kMaxPanelRows]
-  Buffer<float> fast_;
+  Buffer<double> sums_;        // [groups, sum_rows_, padded]: base and covariates, then shape
+  Buffer<float> floats_;       // [groups, {pivot, minimum, maximum}, padded]
+  Buffer<double> deviations_;  // [covariates, kMaxPanelRows]
   int64_t selected_[kMaxPanelRows];
+  double squares_[kMaxPanelRows];
   const void* rows_[kMaxPanelRows];
 };
 

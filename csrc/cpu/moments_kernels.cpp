@@ -7,148 +7,171 @@
 // operations an element.
 //
 // Bytes a row: D elements read once from memory (the panel then stays in L2), 8 K for the
-// covariates; the sums are read and written once a panel. Mapping: a strip of one to four vectors
-// of columns is walked down the panel with its sums in registers (20-22 of 32 with AVX-512); while
-// it is summed, rows of the next panel are prefetched. exact: everything after the load is float64.
-// fast: float32 over kFlushRows rows, then added to the float64 sums; there |h - c| above 1.8e19
-// (4e9 for the fourth power) overflows and makes the dimension NaN without a nonfinite count.
-// Deterministic: a column is summed in row order by one thread, whatever the strips.
+// covariates; the sums are read and written once a panel. Mapping: a group of columns of the panel
+// is widened to float64 into a tile in L1, then each vector of its columns is walked down the rows
+// with all its sums in registers: 14 of 32 with AVX-512, four covariates and shape; with fewer
+// registers several walks take turns. Meanwhile the next panel is prefetched. Everything after the
+// load is float64. Deterministic: a column is summed in row order by one thread.
 //
-// Tried and lost (ns an element, float32, D = 768, exact, Cascade Lake; 0.60 as it is): no
-// prefetch 1.9; prefetching the same strip of the next panel 0.95, because the hardware prefetcher
-// does not follow a strided walk; 64 rows a panel 0.76; panels of 256 and 384 KiB at D = 4096: no
-// faster. Prefetching every second line, or into L2 only: no faster; two rows of the next panel
-// side by side: fast sums up to 6 % faster, exact ones up to 4 % slower. Sums of u = max(0,
-// -sign(c) h) instead of x: one operation more, 0.34 instead of 0.30 in cache. Sum x^2 instead of
-// v^2 cancels (moments_merge.h). Widening 16-bit values from memory saves a shuffle and made exact
-// sums 2 to 5 % faster, but takes inline assembly to keep the compiler from undoing it.
+// What bounds it: 24 operations of 512 bits for 8 values with four covariates and shape, on two
+// ports (widening 3, the norm of the row 3, extremes 1), so 1.5 cycles a value; 0.54 of the 0.8 ns
+// measured in cache at 2.8 GHz. The rest are sums read from and written to L2, and block states.
+//
+// Tried and lost (docs/performance.md has numbers): float32 sums over 8 or 16 rows, flushed to
+// float64 ("fast", as on a GPU); a pivot of 0 where the data allow it; panels of 256 and 512 KiB at
+// D = 4096; 64 rows a panel; no prefetch; prefetching every second line, or into L1; streamed
+// stores of LayerNorm's output on this kind of CPU; shape in a walk of its own. Sums of u = max(0,
+// -sign(c) h) instead of x: one operation more. Sum x^2 instead of v^2 cancels (moments_merge.h).
 
 #include "cpu/moments_shape.h"
-#include "cpu/moments_strips.h"
+#include "cpu/moments_tile.h"
 
 namespace outdim::cpu::OUTDIM_ISA {
 namespace {
 
-// Covariates summed together with the base sums, and in each later pass over the panel.
-constexpr int kBaseCovariates = kRegisters == 32 ? 4 : 1;
-constexpr int kExtraCovariates = kRegisters == 32 ? 4 : 2;
-
-/// Base sums (if kBase) and those of kCovariates covariates from `first` on. kCovariates is a
-/// template parameter because the sums must live in registers.
-template <DType T, bool kExact, int kFloats, int kSecond, int kCovariates, bool kBase>
-void strip_sums(const MomentsPanel& panel, const Strip& strip, int first, Ahead* shared) {
-  using A = Arithmetic<kExact>;
-  using V = typename A::Vec;
-  constexpr int kVecs = kFloats * A::kPerFloat;
-  constexpr int kStored = kCovariates > 0 ? kCovariates : 1;
-  const auto* f = static_cast<const typename A::Scalar*>(panel.covariates) + first * kMaxPanelRows;
-  const int64_t from = strip.from;
-
-  V pivot[kVecs], magnitude[kVecs];
-  {
-    VecF floats[kFloats];
-    for (int i = 0; i < kFloats; ++i) floats[i] = load<VecF>(panel.pivot + strip.to + i * kWidth);
-    convert(floats, kFloats, pivot);
-    for (int i = 0; i < kVecs; ++i) magnitude[i] = absolute(pivot[i]);
-  }
-  Ahead ahead = *shared;
-
-  for (int64_t row = 0; row < strip.count;) {
-    const int64_t end = kExact || row + kFlushRows > strip.count ? strip.count : row + kFlushRows;
-    V sum_v[kVecs] = {}, sum_vv[kVecs] = {}, sum_x[kVecs] = {}, lost[kVecs] = {};
-    V sum_fv[kStored][kVecs] = {}, sum_fx[kStored][kVecs] = {};
-    for (; row < end; ++row) {
-      V h[kVecs];
-      load_values<T, kExact, kFloats, kSecond>(static_cast<const char*>(strip.rows[row]) + from, h);
-      if (kBase) ahead.fetch((kFloats * kWidth * kItemSize<T> + 63) / 64);
-      for (int i = 0; i < kVecs; ++i) {
-        const V v = absolute(h[i]) - magnitude[i];
-        const V x = h[i] - pivot[i];
-        if (kBase) {
-          sum_v[i] += v;
-          const V vv = sum_vv[i] + v * v;
-          // Squares of values with few digits (float32 far from zero) tie when a float32 sum is
-          // rounded, and ties go one way more often: M2 off by 1e-7 at mean / std = 1e4. So what
-          // rounding loses is kept.
-          if (!kExact) lost[i] += v * v - (vv - sum_vv[i]);
-          sum_vv[i] = vv;
-          sum_x[i] += x;
-        }
-        for (int k = 0; k < kCovariates; ++k) {
-          const V weight = splat(f[k * kMaxPanelRows + row]);
-          sum_fv[k][i] += weight * v;
-          sum_fx[k][i] += weight * x;
-        }
-      }
-    }
-    double* sums = panel.sums + strip.to;
-    if (kBase) {
-      add_all(sums + kSumV * panel.padded, sum_v, kVecs);
-      add_all(sums + kSumVV * panel.padded, sum_vv, kVecs);
-      if (!kExact) add_all(sums + kSumVV * panel.padded, lost, kVecs);
-      add_all(sums + kSumX * panel.padded, sum_x, kVecs);
-    }
-    sums += (kSumRows + 2 * first) * panel.padded;
-    for (int k = 0; k < kCovariates; ++k) {
-      add_all(sums + 2 * k * panel.padded, sum_fv[k], kVecs);
-      add_all(sums + (2 * k + 1) * panel.padded, sum_fx[k], kVecs);
-    }
-  }
-  *shared = ahead;
+constexpr bool kManyRegisters = kRegisters == 32;
+// Covariates summed together with the base sums, and in each later walk.
+constexpr int kBaseCovariates = kManyRegisters ? 4 : 1;
+constexpr int kExtraCovariates = kManyRegisters ? 4 : 2;
+// Vectors of columns walked side by side.
+constexpr int walked(int covariates, bool shape) {
+  return kManyRegisters && !shape ? (covariates <= 1 ? 4 : 2) : 1;
 }
 
-template <DType T, bool kExact, int kCovariates, bool kBase>
-struct MomentSums {
+/// What a walk of a tile is given: where its group of columns starts, the rows' weights in sums of
+/// unit vectors.
+struct Walk {
   const MomentsPanel& panel;
-  int first;
+  const Tile& tile;
+  int64_t column;
+  const double* weights;
   Ahead* ahead;
-  template <int kFloats, int kSecond>
-  inline __attribute__((always_inline)) void run(const Strip& strip) const {
-    strip_sums<T, kExact, kFloats, kSecond, kCovariates, kBase>(panel, strip, first, ahead);
-  }
 };
 
-/// Float32 vectors a strip holds so that its sums fit the registers.
-template <bool kExact>
-constexpr int strip_floats(int covariates) {
-  const int vectors = covariates <= 1 && kRegisters == 32 ? 4 : 2;
-  return kExact ? vectors / 2 : vectors;
-}
+/// What a walk takes of powers and unit vectors; with care where rows of weight 0 are not finite.
+enum class Shape { kNone, kPlain, kCareful };
 
-template <DType T, bool kExact>
-void add_moments(const MomentsPanel& panel, const Rows<T>& rows) {
-  Ahead ahead(panel, kItemSize<T>);
-  switch (panel.covariate_count < kBaseCovariates ? panel.covariate_count : kBaseCovariates) {
-    case 0:
-      for_each_strip<strip_floats<kExact>(0)>(rows,
-                                              MomentSums<T, kExact, 0, true>{panel, 0, &ahead});
-      break;
-    case 1:
-      for_each_strip<strip_floats<kExact>(1)>(rows,
-                                              MomentSums<T, kExact, 1, true>{panel, 0, &ahead});
-      break;
-    case 2:
-      for_each_strip<strip_floats<kExact>(2)>(rows,
-                                              MomentSums<T, kExact, 2, true>{panel, 0, &ahead});
-      break;
-    case 3:
-      for_each_strip<strip_floats<kExact>(3)>(rows,
-                                              MomentSums<T, kExact, 3, true>{panel, 0, &ahead});
-      break;
-    default:
-      for_each_strip<strip_floats<kExact>(4)>(rows,
-                                              MomentSums<T, kExact, 4, true>{panel, 0, &ahead});
+/// Base sums (if kBase), those of kCovariates covariates from `first` on, and those of the shape.
+template <int kCovariates, bool kBase, Shape kShape>
+void walk(const Walk& given, int first) {
+  constexpr bool kPowers = kShape != Shape::kNone;
+  constexpr int kVecs = walked(kCovariates, kPowers);
+  constexpr int kStored = kCovariates > 0 ? kCovariates : 1;
+  const MomentsPanel& panel = given.panel;
+  const int64_t count = panel.count, padded = panel.padded;
+  const double* f = panel.covariates + first * kMaxPanelRows;
+  const double* weights = given.weights;
+  for (int part = 0; part < kGroupVectors; part += kVecs) {
+    const VecD(*h)[kMaxPanelRows] = given.tile.values + part;
+    const int64_t column = given.column + part * kLanes;
+    const Ahead::Lines next = kBase ? given.ahead->next(h, count) : Ahead::Lines{};
+    VecD pivot[kVecs], magnitude[kVecs];
+    for (int i = 0; i < kVecs; ++i) {
+      pivot[i] = widen(load<HalfF>(panel.pivot + column + i * kLanes));
+      magnitude[i] = absolute(pivot[i]);
+    }
+    VecD sum_v[kVecs] = {}, sum_vv[kVecs] = {}, sum_x[kVecs] = {};
+    VecD sum_fv[kStored][kVecs] = {}, sum_fx[kStored][kVecs] = {};
+    VecD sum_x3[kVecs] = {}, sum_x4[kVecs] = {}, sum_unit[kVecs] = {};
+    const auto add_row = [&](int64_t row) __attribute__((always_inline)) {
+      if (kBase) next.fetch(row);
+      VecD v[kVecs], x[kVecs];
+      for (int i = 0; i < kVecs; ++i) {
+        v[i] = absolute(h[i][row]) - magnitude[i];
+        x[i] = h[i][row] - pivot[i];
+        if (kBase) {
+          sum_v[i] += v[i];
+          sum_vv[i] += v[i] * v[i];
+          sum_x[i] += x[i];
+        }
+        if (kPowers) {
+          const VecD xx = x[i] * x[i];
+          sum_x3[i] += xx * x[i];
+          sum_x4[i] += xx * xx;
+        }
+      }
+      for (int k = 0; k < kCovariates; ++k) {
+        const VecD weight = splat(f[k * kMaxPanelRows + row]);
+        for (int i = 0; i < kVecs; ++i) {
+          sum_fv[k][i] += weight * v[i];
+          sum_fx[k][i] += weight * x[i];
+        }
+      }
+      if (kShape == Shape::kPlain || (kPowers && weights[row] != 0)) {
+        const VecD weight = splat(weights[row]);
+        for (int i = 0; i < kVecs; ++i) sum_unit[i] += weight * h[i][row];
+      }
+    };
+    int64_t row = 0;
+    for (; row + 2 <= count; row += 2) {
+      add_row(row);
+      add_row(row + 1);
+    }
+    if (row < count) add_row(row);
+    for (int i = 0; i < kVecs; ++i) {
+      double* sums = panel.sums + column + i * kLanes;
+      if (kBase) {
+        add_to(sums + kSumV * padded, sum_v[i]);
+        add_to(sums + kSumVV * padded, sum_vv[i]);
+        add_to(sums + kSumX * padded, sum_x[i]);
+      }
+      for (int k = 0; k < kCovariates; ++k) {
+        add_to(sums + (kSumRows + 2 * (first + k)) * padded, sum_fv[k][i]);
+        add_to(sums + (kSumRows + 2 * (first + k) + 1) * padded, sum_fx[k][i]);
+      }
+      if (kPowers) {
+        double* shape = panel.shape + column + i * kLanes;
+        add_to(shape + kSumX3 * padded, sum_x3[i]);
+        add_to(shape + kSumX4 * padded, sum_x4[i]);
+        add_to(shape + kSumUnit * padded, sum_unit[i]);
+      }
+    }
   }
-  for (int first = kBaseCovariates; first < panel.covariate_count; first += kExtraCovariates)
-    for_each_strip<strip_floats<kExact>(kExtraCovariates)>(
-        rows, MomentSums<T, kExact, kExtraCovariates, false>{panel, first, &ahead});
 }
 
-template <DType T, bool kExact>
+/// The first walk of a tile.
+template <Shape kShape>
+OUTDIM_INLINE void first_walk(const Walk& given) {
+  switch (given.panel.covariate_count) {
+    case 0:
+      return walk<0, true, kShape>(given, 0);
+    case 1:
+      return walk<1, true, kShape>(given, 0);
+    case 2:
+      return walk < kBaseCovariates<2 ? kBaseCovariates : 2, true, kShape>(given, 0);
+    case 3:
+      return walk < kBaseCovariates<3 ? kBaseCovariates : 3, true, kShape>(given, 0);
+    default:
+      return walk<kBaseCovariates, true, kShape>(given, 0);
+  }
+}
+
+template <DType T>
 void accumulate(const MomentsPanel& panel) {
   const Rows<T> rows(panel);
-  add_moments<T, kExact>(panel, rows);
-  if (panel.shape != nullptr) add_shape<T, kExact>(panel, rows);
+  double weights[kMaxPanelRows];
+  const bool shape = panel.shape != nullptr;
+  const bool all_finite = shape && inverse_norms<T>(panel, rows, weights);
+  const bool wide = walked(panel.covariate_count, shape) > 2 && T == DType::kFloat32;
+  Ahead ahead(panel, kItemSize<T>, wide);
+  Tile tile;
+  for (int64_t column = 0; column < panel.padded; column += kGroup) {
+    const Walk given = {panel, tile, column, weights, &ahead};
+    if (shape) {
+      const Extremes found = fill_tile<T, true>(rows, panel.count, column, &tile);
+      add_extremes(panel, found, tile, column);
+    } else {
+      fill_tile<T, false>(rows, panel.count, column, &tile);
+    }
+    if (kManyRegisters && all_finite) {
+      first_walk<Shape::kPlain>(given);
+    } else {
+      first_walk<Shape::kNone>(given);
+      if (shape) walk<0, false, Shape::kCareful>(given, 0);
+    }
+    for (int first = kBaseCovariates; first < panel.covariate_count; first += kExtraCovariates)
+      walk<kExtraCovariates, false, Shape::kNone>(given, first);
+  }
 }
 
 OUTDIM_INLINE VecF finite_median(VecF a, VecF b, VecF c) {
@@ -182,9 +205,7 @@ const MomentsKernels kMomentsKernels = {
     kWidth,
     covariates_padded,
     {choose_pivot<DType::kFloat32>, choose_pivot<DType::kFloat16>, choose_pivot<DType::kBFloat16>},
-    {{accumulate<DType::kFloat32, false>, accumulate<DType::kFloat32, true>},
-     {accumulate<DType::kFloat16, false>, accumulate<DType::kFloat16, true>},
-     {accumulate<DType::kBFloat16, false>, accumulate<DType::kBFloat16, true>}},
+    {accumulate<DType::kFloat32>, accumulate<DType::kFloat16>, accumulate<DType::kBFloat16>},
 };
 
 }  // namespace outdim::cpu::OUTDIM_ISA

@@ -43,7 +43,8 @@ Step merge_head(int covariates, double* head, const double* later) {
 }
 
 /// Merges `count` columns of later rows, at most kColumns, into those of `a`.
-void merge_columns(const Step& step, bool shape, const Body& a, const Body& b, int64_t count) {
+OUTDIM_CLONES void merge_columns(const Step& step, bool shape, const Body& a, const Body& b,
+                                 int64_t count) {
   if (step.kind == Step::kKeep) return;
   if (step.kind == Step::kTake) {
     for (int64_t r = 0; r < body_rows(a.covariates, shape); ++r)

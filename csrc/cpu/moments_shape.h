@@ -1,133 +1,102 @@
 #pragma once
 
-// The sums of a panel beyond means and comoments: powers of deviations, extremes, large values,
-// unit vectors and nonfinite values, in a second walk over the panel in L2 because the registers of
-// the first are full. Included by moments_kernels.cpp alone.
+// What the moments kernels take of single values and of rows: extremes, large and nonfinite values,
+// norms. Included by moments_kernels.cpp alone.
 //
-// Nonfinite values cost nothing where there are none: the norm of a row, needed anyway, says
-// whether to look.
+// Large and nonfinite values cost nothing where there are none: the extremes of a group, the norm
+// of a row, needed anyway, say whether to look.
 
-#include "cpu/moments_strips.h"
+#include "cpu/moments_tile.h"
 
 namespace outdim::cpu::OUTDIM_ISA {
 namespace {
 
-/// Powers, extremes, unit vectors and large values. Rows of weight 0 (nonfinite or zero norm) have
-/// no unit vector.
-template <DType T, bool kExact, int kFloats, int kSecond>
-void strip_shape(const MomentsPanel& panel, const Strip& strip,
-                 const typename Arithmetic<kExact>::Scalar* weights) {
-  using A = Arithmetic<kExact>;
-  using V = typename A::Vec;
-  constexpr int kVecs = kFloats * A::kPerFloat;
-  VecF least[kFloats], most[kFloats];
-  V pivot[kVecs];
-  {
-    VecF floats[kFloats];
-    for (int i = 0; i < kFloats; ++i) {
-      floats[i] = load<VecF>(panel.pivot + strip.to + i * kWidth);
-      least[i] = load<VecF>(panel.minimum + strip.to + i * kWidth);
-      most[i] = load<VecF>(panel.maximum + strip.to + i * kWidth);
-    }
-    convert(floats, kFloats, pivot);
+/// Least and largest values of a group of columns over the rows of a panel.
+struct Extremes {
+  VecF least[2];
+  VecF most[2];
+};
+
+/// Fills the tile with the group at `column`; returns its extremes where they are asked for.
+template <DType T, bool kExtremes>
+OUTDIM_INLINE Extremes fill_tile(const Rows<T>& rows, int64_t count, int64_t column, Tile* tile) {
+  const VecF infinity = splat(__builtin_inff());
+  Extremes found = {{infinity, infinity}, {-infinity, -infinity}};
+  for (int64_t row = 0; row < count; ++row) {
+    const char* from = rows.group(row, column);
+    VecD values[kGroupVectors];
+    widen_group<T>(from, values);
+    for (int i = 0; i < kGroupVectors; ++i) tile->values[i][row] = values[i];
+    if (!kExtremes) continue;
+    const Group group = load_group<T>(from);
+    found.least[0] = smaller(group.a, found.least[0]);
+    found.least[1] = smaller(group.b, found.least[1]);
+    found.most[0] = larger(group.a, found.most[0]);
+    found.most[1] = larger(group.b, found.most[1]);
   }
-  const VecF tau = splat(panel.tau);
-  double* shape = panel.shape + strip.to;
-  for (int64_t row = 0; row < strip.count;) {
-    const int64_t end = kExact || row + kFlushRows > strip.count ? strip.count : row + kFlushRows;
-    V sum_x3[kVecs] = {}, sum_x4[kVecs] = {}, sum_unit[kVecs] = {};
-    VecF over[kFloats] = {};
-    for (; row < end; ++row) {
-      const char* from = static_cast<const char*>(strip.rows[row]) + strip.from;
-      VecF floats[kFloats];
-      load_floats<T, kFloats, kSecond>(from, floats);
-      for (int i = 0; i < kFloats; ++i) {
-        least[i] = smaller(floats[i], least[i]);
-        most[i] = larger(floats[i], most[i]);
-        over[i] += (VecF)((VecU)(absolute(floats[i]) >= tau) & (VecU)splat(1.0f));
-      }
-      V h[kVecs];
-      load_values<T, kExact, kFloats, kSecond>(from, h);
-      for (int i = 0; i < kVecs; ++i) {
-        const V x = h[i] - pivot[i];
-        const V xx = x * x;
-        sum_x3[i] += xx * x;
-        sum_x4[i] += xx * xx;
-      }
-      if (weights[row] != 0) {
-        const V weight = splat(weights[row]);
-        for (int i = 0; i < kVecs; ++i) sum_unit[i] += weight * h[i];
-      }
-    }
-    add_all(shape + kSumX3 * panel.padded, sum_x3, kVecs);
-    add_all(shape + kSumX4 * panel.padded, sum_x4, kVecs);
-    add_all(shape + kSumUnit * panel.padded, sum_unit, kVecs);
-    add_all(shape + kSumOver * panel.padded, over, kFloats);
-  }
-  for (int i = 0; i < kFloats; ++i) {
-    store(panel.minimum + strip.to + i * kWidth, least[i]);
-    store(panel.maximum + strip.to + i * kWidth, most[i]);
+  return found;
+}
+
+/// Counts |h| >= tau in the tile.
+inline void count_over(const Tile& tile, int64_t count, double tau, double* counts) {
+  const VecD bound = splat(tau), one = splat(1.0);
+  for (int i = 0; i < kGroupVectors; ++i) {
+    VecD over = {};
+    for (int64_t row = 0; row < count; ++row)
+      over += (VecD)((VecQ)(absolute(tile.values[i][row]) >= bound) & (VecQ)one);
+    add_to(counts + i * kLanes, over);
   }
 }
-template <DType T, bool kExact>
-struct ShapeSums {
-  const MomentsPanel& panel;
-  const typename Arithmetic<kExact>::Scalar* weights;
-  template <int kFloats, int kSecond>
-  inline __attribute__((always_inline)) void run(const Strip& strip) const {
-    strip_shape<T, kExact, kFloats, kSecond>(panel, strip, weights);
+
+/// Adds the extremes of a group to those of the panels before, and counts what is large.
+OUTDIM_INLINE void add_extremes(const MomentsPanel& panel, const Extremes& found, const Tile& tile,
+                                int64_t column) {
+  const VecF tau = splat(panel.tau);
+  bool large = false;
+  for (int i = 0; i < 2; ++i) {
+    float* least = panel.minimum + column + i * kWidth;
+    float* most = panel.maximum + column + i * kWidth;
+    store(least, smaller(found.least[i], load<VecF>(least)));
+    store(most, larger(found.most[i], load<VecF>(most)));
+    large |= any((VecU)(larger(found.most[i], -found.least[i]) >= tau));
   }
-};
+  if (large)
+    count_over(tile, panel.count, panel.tau, panel.shape + kSumOver * panel.padded + column);
+}
+
 /// Counts the nonfinite values of a row whose norm says that it has some.
 template <DType T>
 void count_nonfinite(const MomentsPanel& panel, const Rows<T>& rows, int64_t row) {
   double* counts = panel.shape + kSumNonfinite * panel.padded;
-  const auto add = [&](const char* from, int64_t to) {
-    const Group group = load_group<T>(from);
-    const VecF one = splat(1.0f);
+  const VecD one = splat(1.0);
+  for (int64_t column = 0; column < panel.padded; column += kGroup) {
+    VecD values[kGroupVectors];
+    widen_group<T>(rows.group(row, column), values);
     // h - h is 0 for finite values and NaN otherwise.
-    add_to(counts + to, (VecF)((VecU)(group.a - group.a != 0.0f) & (VecU)one));
-    add_to(counts + to + kWidth, (VecF)((VecU)(group.b - group.b != 0.0f) & (VecU)one));
-  };
-  const char* values = static_cast<const char*>(panel.rows[row]);
-  for (int64_t column = 0; column < rows.whole(); column += kGroup)
-    add(values + column * kItemSize<T>, column);
-  if (rows.has_tail()) add(static_cast<const char*>(rows.tail().rows[row]), rows.whole());
-}
-
-template <DType T>
-OUTDIM_INLINE void add_squares(const char* from, VecD* sums) {
-  VecD h[4];
-  load_values<T, true, 2, 0>(from, h);
-  for (int i = 0; i < 4; ++i) sums[i] += h[i] * h[i];
-}
-
-/// 1 / ||h|| in float64, 0 where the norm is zero or not finite. float32 values cannot overflow
-/// float64 squares.
-template <DType T>
-double inverse_norm(const Rows<T>& rows, const char* values, const void* tail, bool* finite) {
-  VecD sums[4] = {};
-  for (int64_t column = 0; column < rows.whole(); column += kGroup)
-    add_squares<T>(values + column * kItemSize<T>, sums);
-  if (tail != nullptr) add_squares<T>(static_cast<const char*>(tail), sums);
-  const double square = sum_across((sums[0] + sums[1]) + (sums[2] + sums[3]));
-  *finite = square - square == 0.0;
-  return *finite && square > 0.0 ? 1.0 / __builtin_sqrt(square) : 0.0;
-}
-
-template <DType T, bool kExact>
-void add_shape(const MomentsPanel& panel, const Rows<T>& rows) {
-  typename Arithmetic<kExact>::Scalar weights[kMaxPanelRows];
-  for (int64_t row = 0; row < panel.count; ++row) {
-    bool finite;
-    const void* tail = rows.has_tail() ? rows.tail().rows[row] : nullptr;
-    const auto* values = static_cast<const char*>(panel.rows[row]);
-    weights[row] = static_cast<typename Arithmetic<kExact>::Scalar>(
-        inverse_norm<T>(rows, values, tail, &finite));
-    if (!finite) count_nonfinite<T>(panel, rows, row);
+    for (int i = 0; i < kGroupVectors; ++i)
+      add_to(counts + column + i * kLanes,
+             (VecD)((VecQ)(values[i] - values[i] != 0.0) & (VecQ)one));
   }
-  constexpr int kFloats = kRegisters == 32 || !kExact ? 2 : 1;
-  for_each_strip<kFloats>(rows, ShapeSums<T, kExact>{panel, weights});
 }
+
+/// Fills in 1 / ||h|| of every row, 0 where the norm is zero or not finite; returns whether all of
+/// them are finite.
+template <DType T>
+bool inverse_norms(const MomentsPanel& panel, const Rows<T>& rows, double* weights) {
+  bool all_finite = true;
+  for (int64_t row = 0; row < panel.count; ++row) {
+    const double square =
+        panel.squares != nullptr
+            ? panel.squares[row]
+            : sum_of_squares<T>(static_cast<const char*>(panel.rows[row]), panel.d, rows.tail(row));
+    const bool finite = square - square == 0.0;
+    weights[row] = finite && square > 0.0 ? 1.0 / __builtin_sqrt(square) : 0.0;
+    if (finite) continue;
+    all_finite = false;
+    count_nonfinite<T>(panel, rows, row);
+  }
+  return all_finite;
+}
+
 }  // namespace
 }  // namespace outdim::cpu::OUTDIM_ISA

@@ -75,6 +75,17 @@ OUTDIM_INLINE VecF smaller(VecF a, VecF b) { return a < b ? a : b; }
 OUTDIM_INLINE VecF larger(VecF a, VecF b) { return a > b ? a : b; }
 #endif
 
+/// Whether any lane is not zero.
+OUTDIM_INLINE bool any(VecU v) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)v, (__m512i)v) != 0;
+#else
+  uint32_t all = 0;
+  for (int i = 0; i < kWidth; ++i) all |= v[i];
+  return all != 0;
+#endif
+}
+
 // ---- float32 to float64, sums across a vector
 
 #if defined(__AVX512F__)
@@ -225,6 +236,12 @@ OUTDIM_INLINE Stored<T> rounded(Group g) {
   }
 }
 
+/// The values of a group as they were stored.
+template <DType T>
+OUTDIM_INLINE Group unpacked(Stored<T> stored) {
+  return load_group<T>(&stored);
+}
+
 template <DType T>
 OUTDIM_INLINE void store_group(void* to, Stored<T> stored) {
   memcpy(to, &stored, sizeof stored);
@@ -237,6 +254,41 @@ template <DType T>
 OUTDIM_INLINE void stream_group(void* to, Stored<T> stored) {
   for (int i = 0; i < kItemSize<T> / 2; ++i)
     stream(static_cast<char*>(to) + i * sizeof(VecU), stored.words[i]);
+}
+
+// ---- rows in float64
+
+constexpr int kLanes = kWidth / 2;              // of a float64 vector
+constexpr int kGroupVectors = kGroup / kLanes;  // of a group
+
+/// A stored group of columns in float64.
+template <DType T>
+OUTDIM_INLINE void widen_group(const char* from, VecD* values) {
+  if constexpr (T == DType::kFloat32) {  // straight from memory, which saves the shuffles
+    for (int i = 0; i < kGroupVectors; ++i)
+      values[i] = widen(load<HalfF>(from + i * static_cast<int>(sizeof(HalfF))));
+  } else {
+    const Group group = load_group<T>(from);
+    values[0] = widen(low_half(group.a));
+    values[1] = widen(high_half(group.a));
+    values[2] = widen(low_half(group.b));
+    values[3] = widen(high_half(group.b));
+  }
+}
+
+/// Sum of the squares of a row in float64, which squares of float32 values cannot overflow. `tail`:
+/// the columns after the last whole group, zero-padded; null where there are none.
+template <DType T>
+OUTDIM_INLINE double sum_of_squares(const char* row, int64_t d, const char* tail) {
+  VecD sums[kGroupVectors] = {};
+  const auto add = [&](const char* from) __attribute__((always_inline)) {
+    VecD values[kGroupVectors];
+    widen_group<T>(from, values);
+    for (int i = 0; i < kGroupVectors; ++i) sums[i] += values[i] * values[i];
+  };
+  for (int64_t column = 0; column + kGroup <= d; column += kGroup) add(row + column * kItemSize<T>);
+  if (tail != nullptr) add(tail);
+  return sum_across((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
 }  // namespace outdim::cpu::OUTDIM_ISA

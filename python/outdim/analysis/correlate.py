@@ -17,6 +17,7 @@ from outdim.analysis.inputs import ForwardOptions, Inputs
 from outdim.analysis.step import Accumulator, Json, Observer
 from outdim.analysis.worth import Worth
 from outdim.errors import ArgumentError, DataError, EmptyCorpusError
+from outdim.ops.moments import Accumulate, resolve_accum
 from outdim.stats import (
     Covariates,
     PointMoments,
@@ -49,7 +50,8 @@ class CorrelateOptions:
         counts: A run that counted, its counts.parquet, or published counts as JSON (a list of
             [string, count]); None takes the text's own.
         points: Where the model is observed, by name; none takes the embeddings and every block.
-        accum: exact (float64) or fast.
+        accum: exact (float64), fast (on a GPU: float32 over a few rows), or auto, which is fast on
+            a GPU whose float64 is slow.
         rank: Dimensions of which exact rank correlations, medians and quantiles are taken, at most
             1 MiB of memory a point and dimension; none takes the outliers by parameters and ten
             random ones. States of 32 bits are rounded to bfloat16 for it.
@@ -61,7 +63,7 @@ class CorrelateOptions:
 
     counts: Path | None = None
     points: list[str] | None = None
-    accum: Literal["exact", "fast"] = "exact"
+    accum: Accumulate = "auto"
     rank: list[int] | None = None
     per_token: list[int] | None = None
     types: int | None = None
@@ -87,6 +89,7 @@ class Correlate(Observer):
             check_frequencies(given_counts(options.counts, inputs), inputs.tokenizer)
         return {
             **recorded,
+            "accum": resolve_accum(options.accum, inputs.device),  # the same for every worker
             "given_counts": options.counts is not None,
             "per_token": per_token,
             "rank": _dimensions("rank", rank, dims),
@@ -210,7 +213,7 @@ def correlate(
     token_budget: int = 4096,
     autocast: Literal["bfloat16", "float16"] | None = None,
     fused: bool = True,
-    accum: Literal["exact", "fast"] = "exact",
+    accum: Accumulate = "auto",
 ) -> Correlation:
     """Correlate the hidden states of every layer with token frequency, in one streaming pass.
 
@@ -237,7 +240,7 @@ def correlate(
         autocast: Run the forward under `torch.autocast` with this type.
         fused: Take moments inside our LayerNorm, which may differ from torch's in the last bits;
             False leaves every bit of the model's computation as it was.
-        accum: ``"exact"`` (float64) or ``"fast"``, see `outdim.ops.moments`.
+        accum: ``"exact"`` (float64), ``"fast"`` or ``"auto"``, see `outdim.ops.moments`.
 
     Returns:
         The correlations.

@@ -235,7 +235,7 @@ def layer_norm_moments(
     if return_sum and residual is None:
         raise ArgumentError("return_sum: needs `residual`; without one the sum is x itself")
     arguments = _flatten(x, gamma, beta, eps, rms, residual, return_sum, dim_mask, edit)
-    wanted, of_input = statistics.flatten(), of == "input"
+    wanted, of_input = statistics.flatten(x), of == "input"
     is_array = isinstance(x, np.ndarray)
     if not is_array and (op.needs_gradient(arguments) or transformed()):
         y, s, head, body = op.run_pair(arguments, wanted, of_input, backend)

@@ -1,6 +1,7 @@
 """Masked one-pass moments of hidden states against per-token covariates looked up by token id."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,9 +23,14 @@ from outdim.ops._dispatch import Backend, choose, kernels, via_op
 from outdim.ops._library import register
 from outdim.ops.layout import body_rows, head_size
 
-Accumulate = Literal["exact", "fast"]
+Accumulate = Literal["auto", "exact", "fast"]
 
 _MAX_GROUPS = 255
+
+# Compute capabilities whose float64 runs at half of float32's rate: P100, V100, A100, H100 and
+# H200, B200. Everywhere else it is 1/32 or 1/64 (CUDA C++ Programming Guide, "Throughput of Native
+# Arithmetic Instructions"), B300 (10.3) included.
+_FLOAT64_AT_HALF = frozenset({(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)})
 
 
 class MomentsState(NamedTuple):
@@ -56,12 +62,31 @@ class StatisticsArgs:
     before: MomentsState | None = None
     out: MomentsState | None = None
 
-    def flatten(self) -> tuple[Any, ...]:
+    def flatten(self, hidden: Any) -> tuple[Any, ...]:
         """List the arguments as the registered ops take them, NumPy arrays as tensors."""
         return _flatten(
-            self.ids, self.table, self.rows, self.group, self.groups, self.tau, self.accum,
+            hidden, self.ids, self.table, self.rows, self.group, self.groups, self.tau, self.accum,
             self.shape, self.before,
         )  # fmt: skip
+
+
+def resolve_accum(accum: Accumulate, device: torch.device | str) -> Literal["exact", "fast"]:
+    """Say what "auto" is on a device: "fast" on a GPU whose float64 runs at 1/32 or less.
+
+    Raises:
+        ArgumentError: another word.
+    """
+    if accum not in ("auto", "exact", "fast"):
+        raise ArgumentError(f'accum: expected "auto", "exact" or "fast", got {accum!r}')
+    if accum != "auto":
+        return accum
+    device = torch.device(device)
+    return "fast" if device.type == "cuda" and not _float64_at_half(device) else "exact"
+
+
+@cache
+def _float64_at_half(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) in _FLOAT64_AT_HALF
 
 
 def moments(
@@ -109,7 +134,9 @@ def moments(
         groups: number of states G, 1 to 255.
         tau: threshold of the count of |h| >= tau.
         accum: "exact" keeps everything after the load in float64 (error of r <= 1e-12); "fast"
-            sums a few rows in float32 before (about 1e-9). The reference is always exact.
+            sums a few rows in float32 before (about 1e-9), on a GPU: the CPU kernel, which gains
+            nothing by it, and the reference are always exact. "auto" is "fast" on a GPU whose
+            float64 runs at 1/32 of float32's rate or less, as on those made for games.
         shape: whether to take M3, M4, min, max and the other shape rows.
         before: the state of earlier rows. The result is then that of those rows and these: to the
             byte, what `merge_states(before, moments(hidden))` gives (CUDA: to rounding), without
@@ -130,7 +157,7 @@ def moments(
     Source: shifted sums about a value of the data and Chan's merge (Chan, Golub, LeVeque 1983),
     Pebay (2008) for M3, M4 and co-moments. No gradient flows through.
     """
-    arguments = _flatten(ids, table, rows, group, groups, tau, accum, shape, before)
+    arguments = _flatten(hidden, ids, table, rows, group, groups, tau, accum, shape, before)
     if isinstance(hidden, np.ndarray):
         head, body = _launch(as_tensor("hidden", hidden), arguments, state_tensors(out), backend)
         return MomentsState(head.numpy(), body.numpy())
@@ -155,18 +182,18 @@ def deliver(state: MomentsState, out: MomentsState | None) -> MomentsState:
 
 
 def _flatten(
+    hidden: Any,
     ids: Any,
     table: Any,
     rows: Any,
     group: Any,
     groups: int,
     tau: float,
-    accum: str,
+    accum: Accumulate,
     shape: bool,
     before: MomentsState | None,
 ) -> tuple[Any, ...]:
-    if accum not in ("exact", "fast"):
-        raise ArgumentError(f'accum: expected "exact" or "fast", got {accum!r}')
+    device = hidden.device if isinstance(hidden, Tensor) else "cpu"
     return (
         as_tensor("ids", ids),
         as_tensor("table", table),
@@ -174,7 +201,7 @@ def _flatten(
         as_tensor("group", group),
         groups,
         tau,
-        accum == "exact",
+        resolve_accum(accum, device) == "exact",
         shape,
         *((None, None) if before is None else state_tensors(before)),
     )

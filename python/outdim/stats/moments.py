@@ -50,7 +50,8 @@ class Moments(Turns):
     Args:
         covariates: what to correlate with; None for moments alone.
         tau: threshold of `fraction_over`.
-        accum: "exact" (float64, error of r <= 1e-12) or "fast" (about 1e-9), for the kernels.
+        accum: "exact" (float64, error of r <= 1e-12), "fast" (about 1e-9, on a GPU) or "auto", see
+            `outdim.ops.moments`.
         shape: whether to keep skewness, kurtosis, min, max and the like.
         backend: "auto", "cpu", "cuda" or "reference", see `outdim.ops.moments`.
     """

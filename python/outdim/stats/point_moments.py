@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from outdim.errors import DataError
 from outdim.ops import MomentsState, StatisticsArgs, merge_states, moments
 from outdim.ops.layout import body_rows, head_size
+from outdim.ops.moments import Accumulate
 from outdim.stats.covariates import Covariates
 from outdim.stats.moments import TAU, Moments
 
@@ -30,7 +30,7 @@ class PointMoments:
         points: Names of the points.
         groups: Names of the groups; group g of the kernels is ``groups[g - 1]``, 0 is left out.
         covariates: By token id and per row. They are looked up once a forward, not once a point.
-        accum: ``"exact"`` or ``"fast"``, as `outdim.ops.moments`.
+        accum: ``"exact"``, ``"fast"`` or ``"auto"``, as `outdim.ops.moments`.
         device: Where the hidden states are.
     """
 
@@ -40,7 +40,7 @@ class PointMoments:
         groups: Sequence[str],
         covariates: Covariates,
         *,
-        accum: Literal["exact", "fast"] = "exact",
+        accum: Accumulate = "exact",
         device: torch.device | str = "cpu",
     ) -> None:
         self.points, self.groups = tuple(points), tuple(groups)
