@@ -170,9 +170,7 @@ BOMBS = {
     "one line.txt.zst": Bomb(_zst(b"a" * MB, 3000), skipped={"too long": 1}),
     "one line.txt.gz": Bomb(_gz(b"a" * MB, 1500), skipped={"too long": 1}),
     "one line.jsonl.zst": Bomb(_zst(b'{"text": "' + b"a" * MB, 3000), skipped={"too long": 1}),
-    "one field.csv.zst": Bomb(
-        _zst(b'text\n"' + b"a" * MB, 1500), skipped={"broken line": 1500}
-    ),
+    "one field.csv.zst": Bomb(_zst(b'text\n"' + b"a" * MB, 1500), skipped={"broken line": 1500}),
     "sparse.txt": Bomb(_sparse, skipped={"too long": 1}),
     "sparse.jsonl": Bomb(_sparse, skipped={"too long": 1}),
     "dictionary.parquet": Bomb(

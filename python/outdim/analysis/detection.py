@@ -211,6 +211,18 @@ def detect_parameters(
 
     Each row counts as a layer: give a norm that layers share once.
 
+    Args:
+        gamma: [L, D], the weights of the norms.
+        beta: [L, D], their biases; None where there are none.
+        layers: Number of the layer of each row; None counts them from 0.
+        norms: Name of each row's norm.
+        rule: As of `detect`.
+        k: As of `detect`.
+        min_fraction: As of `detect`.
+        permutations: As of `detect`.
+        seed: As of `detect`.
+        note: What a reader has to know of the parameters.
+
     Raises:
         ArgumentError: Shapes or parameters do not fit.
         DataError: A value is NaN or infinite.

@@ -35,30 +35,31 @@ def open_corpus(
             .parquet, .arrow or .csv files (also .gz and .zst), a folder of such, several of these,
             or the id of a Hugging Face dataset, which is streamed. In txt files every line is a
             document; files are read in sorted order, each once.
-        column: the column or key that holds the text (all but txt). A path such as ``meta.text``
+        column: The column or key that holds the text (all but txt). A path such as ``meta.text``
             leads into objects; lists on it, as the messages of a chat in ``messages.content``, are
             gone through, and what they hold is one document, joined by line ends.
-        name: configuration of a Hugging Face dataset.
-        split: split of a Hugging Face dataset.
-        min_chars: documents of fewer characters are left out (and accounted for as "short").
-        max_document_bytes: a longer document, or row of a text file, is one that cannot be read:
+        name: Configuration of a Hugging Face dataset.
+        split: Split of a Hugging Face dataset.
+        min_chars: Documents of fewer characters are left out (and accounted for as "short").
+        max_document_bytes: A longer document, or row of a text file, is one that cannot be read:
             it would have to be in memory as a whole.
         on_error: "fail" raises at a row that cannot be read (not UTF-8, not JSON, no such column,
             half a surrogate pair, too long, a damaged file), naming file and line; "skip" leaves it
             out and accounts for it.
-        unit_bytes: the size to which units are cut; a unit holds at least one row group, and
+        unit_bytes: The size to which units are cut; a unit holds at least one row group, and
             compressed text files, which can only be read from their start, are one unit each.
 
     Documents that are empty or hold only ASCII blanks are no documents, in any format.
 
     Raises:
-        ArgumentError: an argument has a value that is not allowed.
-        DataError: a file is missing or of an unknown kind, a column does not exist, or there is
+        ArgumentError: An argument has a value that is not allowed.
+        DataError: A file is missing or of an unknown kind, a column does not exist, or there is
             nothing to read.
 
-    >>> corpus = open_corpus("python-docs")
-    >>> next(corpus.read(corpus.units[0], Accounting()))[:19]
-    'The "assert" statem'
+    Example:
+        >>> corpus = open_corpus("python-docs")
+        >>> next(corpus.read(corpus.units[0], Accounting()))[:19]
+        'The "assert" statem'
     """
     options = ReadOptions(column, name, split, min_chars, max_document_bytes, on_error, unit_bytes)
     sources = [source] if isinstance(source, str | os.PathLike) else source
@@ -68,9 +69,15 @@ def open_corpus(
 class Corpus:
     """Documents in work units; made by `open_corpus`.
 
-    ``units`` are in a fixed order; `read` gives the documents of one of them, the same
-    whenever and wherever it is called on the same files. ``unreadable`` accounts for the files that
-    were left out when the corpus was opened (``on_error="skip"``): to be added once.
+    `read` gives the documents of a unit, the same whenever and wherever it is called on the same
+    files.
+
+    Attributes:
+        source: What was given, as one string.
+        options: How it is read.
+        units: In a fixed order.
+        unreadable: Accounts for the files that were left out when the corpus was opened
+            (``on_error="skip"``): to be added once.
     """
 
     def __init__(self, sources: Sequence[str], options: ReadOptions):

@@ -17,7 +17,14 @@ _NUMBER, _ENCODING = 1, {_DATA: 2, _DICTIONARY: 2, _DATA_2: 4}
 
 
 class Page(NamedTuple):
-    """What its header says: bytes once unpacked, and how its values are written."""
+    """What its header says.
+
+    Attributes:
+        unpacked_bytes: Its size once unpacked.
+        values: How many it holds.
+        encoding: Number of the way in which they are written.
+        is_dictionary: Whether other pages refer to its values.
+    """
 
     unpacked_bytes: int
     values: int

@@ -20,10 +20,15 @@ _KEPT_PLACES = 20
 class Accounting:
     """What became of the rows of some units: add two with ``+``.
 
-    ``documents``, ``characters`` (code points) and ``bytes`` (UTF-8) are of the documents read;
-    ``tokens`` are all ids of these, ``special`` those among them that the tokenizer's template
-    added. ``skipped`` counts rows that are no documents by reason ("blank", "null", "short",
-    "broken line", ...); ``places`` names the first of the broken ones.
+    Attributes:
+        documents: That were read.
+        characters: Code points in them.
+        bytes: Of them as UTF-8.
+        tokens: All ids of them.
+        special: Those among them that the tokenizer's template added.
+        skipped: Rows that are no documents by reason ("blank", "null", "short", "broken line",
+            ...).
+        places: Names the first of the broken ones.
     """
 
     documents: int = 0
@@ -79,8 +84,10 @@ class Accounting:
 class Texts:
     """A block of documents: document i is ``data[starts[i]:ends[i]]``, valid UTF-8.
 
-    ``data`` is uint8, ``starts`` and ``ends`` are int64 of one length; bytes between documents
-    belong to none.
+    Attributes:
+        data: uint8; bytes between documents belong to none.
+        starts: int64 [documents].
+        ends: int64 [documents].
     """
 
     data: NDArray[np.uint8]

@@ -14,9 +14,15 @@ Span = tuple[int, int, int]
 class Unit:
     """A piece of a corpus; all fields are plain JSON values (`as_dict`).
 
-    ``kind`` is the format that reads it, a module of ``outdim.corpus.formats``, and says there what
-    ``start`` and ``stop`` count. ``size_bytes`` is the size of the text before it is read: on disk
-    for text files, uncompressed for columns, 0 where it is not known.
+    Attributes:
+        index: Its number in the corpus.
+        kind: The format that reads it, a module of ``outdim.corpus.formats``, which says what
+            ``start`` and ``stop`` count.
+        path: Of the file, or what else the format reads.
+        start: Where it begins.
+        stop: Where it ends.
+        size_bytes: Of the text before it is read: on disk for text files, uncompressed for columns,
+            0 where it is not known.
     """
 
     index: int

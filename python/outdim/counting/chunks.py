@@ -29,8 +29,15 @@ _Way = NDArray[np.bool_] | int | None
 class ChunkTable:
     """Distinct chunks with their counts and token ids, see `outdim.ops.chunk_count`.
 
-    Chunks and ids are kept from unit to unit until ``memory_bytes`` are used; then counts are
-    folded into token counts and everything is forgotten.
+    Chunks and ids are kept from unit to unit until the memory is used; then counts are folded into
+    token counts and everything is forgotten.
+
+    Args:
+        inner: The ``tokenizers.Tokenizer``.
+        rule: By which text is cut.
+        vocab_size: V.
+        memory_bytes: Bound of the table.
+        threads: That count.
     """
 
     def __init__(self, inner: Any, rule: Rule, vocab_size: int, memory_bytes: int, threads: int):

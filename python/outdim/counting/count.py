@@ -25,26 +25,27 @@ def count_tokens(
     """Count the tokens of a corpus by id, exactly those of ``tokenizer(text)`` without truncation.
 
     Args:
-        source: an open `Corpus`, or what `open_corpus` takes.
-        tokenizer: a fast Hugging Face tokenizer (`load_tokenizer`).
+        source: An open `Corpus`, or what `open_corpus` takes.
+        tokenizer: A fast Hugging Face tokenizer (`load_tokenizer`).
         method: "chunks" counts distinct chunks of text first and tokenizes each once, tens of times
             as fast for text that repeats its words; "encode" encodes every document; "auto" takes
             chunks where that is proved exact for the tokenizer and a sample of the corpus agrees.
-        documents: also count in how many documents each id occurs (see `TokenCounter`).
-        memory_bytes: bound of the table of chunks.
-        workers: threads; None takes all cores.
-        corpus_options: passed to `open_corpus` when ``source`` is not an open corpus.
+        documents: Also count in how many documents each id occurs (see `TokenCounter`).
+        memory_bytes: Bound of the table of chunks.
+        workers: Threads; None takes all cores.
+        corpus_options: Passed to `open_corpus` when ``source`` is not an open corpus.
 
     Returns:
         The frequencies; ``info`` says by which method and why, and holds the accounting.
 
     Raises:
         ArgumentError: "chunks" was asked for and is not exact here.
-        DataError: there is no document in the corpus, or it cannot be read.
+        DataError: There is no document in the corpus, or it cannot be read.
 
-    >>> freq = count_tokens("python-docs", load_tokenizer("bert-base-uncased"))  # doctest: +SKIP
-    >>> freq.top(1)  # doctest: +SKIP
-    [(1012, '.', 28267)]
+    Example:
+        >>> tokenizer = load_tokenizer("bert-base-uncased")  # doctest: +SKIP
+        >>> count_tokens("python-docs", tokenizer).top(1)  # doctest: +SKIP
+        [(1012, '.', 28267)]
     """
     if source is None:
         raise ArgumentError("source: expected text, as outdim.open_corpus takes it, got None")

@@ -26,7 +26,12 @@ _HELD_IDS = 1 << 18  # of documents that are added at once
 
 @dataclass(frozen=True)
 class CountingMethod:
-    """How tokens are counted ("chunks" or "encode"), and why so."""
+    """How tokens are counted.
+
+    Attributes:
+        name: "chunks" or "encode".
+        why: Why so, in words.
+    """
 
     name: str
     why: str
@@ -36,8 +41,10 @@ class CountingMethod:
 class UnitCounts:
     """What counting some units gives; add states of disjoint units with ``+``, in any order.
 
-    ``counts`` int64 [V]; ``documents`` int64 [V] or None: in how many documents an id occurs;
-    ``accounting``: what was read and what left out.
+    Attributes:
+        counts: int64 [V].
+        documents: int64 [V], in how many documents an id occurs; None where that is not counted.
+        accounting: What was read and what left out.
     """
 
     counts: NDArray[np.int64]
@@ -58,14 +65,14 @@ class TokenCounter:
     `count` returns does not depend on them.
 
     Args:
-        tokenizer: a fast tokenizer.
-        method: what `choose_method` decided for the corpus.
-        documents: also count in how many documents each id occurs. By chunks this looks every chunk
+        tokenizer: A fast tokenizer.
+        method: What `choose_method` decided for the corpus.
+        documents: Also count in how many documents each id occurs. By chunks this looks every chunk
             up once more and takes about twice as long; by encoding it costs a sort of each
             document's ids.
-        memory_bytes: bound of the table of chunks.
-        workers: threads; None takes all cores.
-        rule: the tokenizer's `chunk_rule`, if it is known already.
+        memory_bytes: Bound of the table of chunks.
+        workers: Threads; None takes all cores.
+        rule: The tokenizer's `chunk_rule`, if it is known already.
     """
 
     def __init__(

@@ -27,6 +27,11 @@ def choose_method(corpus: Corpus, tokenizer: Any, method: str = "auto") -> Count
     and a sample of the corpus whose counts agree with ``tokenizer(text)``; "auto" also wants
     chunks short enough to repeat.
 
+    Args:
+        corpus: Of which a sample is counted in both ways.
+        tokenizer: A fast tokenizer.
+        method: "auto", "chunks" or "encode".
+
     Raises:
         ArgumentError: ``method`` is unknown, or "chunks" is not exact here.
     """
@@ -36,7 +41,17 @@ def choose_method(corpus: Corpus, tokenizer: Any, method: str = "auto") -> Count
 def choose_counter(
     corpus: Corpus, tokenizer: Any, method: str = "auto", **options: Any
 ) -> TokenCounter:
-    """The counter of the chosen method, with the ``options`` of `TokenCounter`."""
+    """The counter of the chosen method.
+
+    Args:
+        corpus: As of `choose_method`.
+        tokenizer: A fast tokenizer.
+        method: "auto", "chunks" or "encode".
+        options: Of `TokenCounter`.
+
+    Raises:
+        ArgumentError: ``method`` is unknown, or "chunks" is not exact here.
+    """
     if method not in ("auto", "chunks", "encode"):
         raise ArgumentError(f"method: expected 'auto', 'chunks' or 'encode', got {method!r}")
     why = "asked for"

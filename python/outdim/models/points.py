@@ -14,22 +14,28 @@ Side = Literal["input", "output"]
 class Point:
     """One tensor of a model's forward pass.
 
-    name: `embeddings` (what enters the first block: Hugging Face's `hidden_states[0]`), `block.i`
-        (the hidden state after block i: `hidden_states[i + 1]`, but for the last one of pre-LN
-        models, which is `final_norm` there), `block.i.attention` (what the attention adds to the
-        hidden state, in eval mode), `block.i.norm` (the output of the norm that ends the block or,
-        in pre-LN models, reads its output), `final_norm` (the output of a norm after all blocks).
-    layer: 0 for the embeddings, i + 1 for block i, the number of blocks for `final_norm`.
-    module: qualified path of the module that is hooked.
-    call, calls: the index of the call of that module within one forward, and how often it is called
-        there (a module that all layers share, as in ALBERT, is called once a layer).
-    side: whether the point is the input or the output of the module.
-    norm: path of the norm whose output or input (`norm_side`) is this very tensor, or None: the
-        norm that ends the block (post-LN) or that reads the residual stream (pre-LN).
-    norm_call, norm_calls: as `call` and `calls`, for the norm.
-    residual: path of the module that computes norm(dense(x) + residual) with that norm, or None.
-    batch_first: False where the tensor is [S, B, D] inside the model (XLNet); it is handed out as
-        [B, S, D] all the same.
+    Attributes:
+        name: `embeddings` (what enters the first block: Hugging Face's `hidden_states[0]`),
+            `block.i` (the hidden state after block i: `hidden_states[i + 1]`, but for the last one
+            of pre-LN models, which is `final_norm` there), `block.i.attention` (what the attention
+            adds to the hidden state, in eval mode), `block.i.norm` (the output of the norm that
+            ends the block or, in pre-LN models, reads its output), `final_norm` (the output of a
+            norm after all blocks).
+        layer: 0 for the embeddings, i + 1 for block i, the number of blocks for `final_norm`.
+        module: Qualified path of the module that is hooked.
+        call: Index of the call of that module within one forward.
+        calls: How often it is called there (a module that all layers share, as in ALBERT, is called
+            once a layer).
+        side: Whether the point is the input or the output of the module.
+        norm: Path of the norm whose output or input (`norm_side`) is this very tensor, or None: the
+            norm that ends the block (post-LN) or that reads the residual stream (pre-LN).
+        norm_side: Which of the two.
+        norm_call: As `call`, for the norm.
+        norm_calls: As `calls`, for the norm.
+        residual: Path of the module that computes norm(dense(x) + residual) with that norm, or
+            None.
+        batch_first: False where the tensor is [S, B, D] inside the model (XLNet); it is handed out
+            as [B, S, D] all the same.
     """
 
     name: str

@@ -42,8 +42,11 @@ _SPACE_BYTE = "\u0120"  # stands for the space in byte-level vocabularies
 def chunk_rule(tokenizer: Any) -> Rule:
     """The finest rule that is known to be exact for a tokenizer.
 
+    Args:
+        tokenizer: A fast tokenizer.
+
     Raises:
-        RefusedError: there is none; the text says why.
+        RefusedError: There is none; the text says why.
     """
     inner = inside(tokenizer)
     spec = json.loads(inner.to_str())

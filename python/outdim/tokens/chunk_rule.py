@@ -17,10 +17,13 @@ MARK = "\u2581"  # stands for the space in SentencePiece vocabularies
 class Words:
     """Chunks that may be tokenized one after the other, as their ids tell where each begins.
 
-    ``classes``: of the bytes of a word, after its space where spaces are kept. A word begins with
-    the id of a token that starts with ``prefix`` (``begins``), or that does not. ``bare``: words
-    stand between spaces and go past the normalizer, which only puts them in ``lower`` case, and
-    past the pre-tokenizer, which leaves them whole.
+    Attributes:
+        classes: Of the bytes of a word, after its space where spaces are kept.
+        prefix: Of tokens; it tells those that begin a word.
+        begins: Whether a word begins with a token that has the prefix, or with one that has not.
+        bare: Words stand between spaces and go past the normalizer, which puts them in lower case
+            at most, and past the pre-tokenizer, which leaves them whole.
+        lower: Whether the normalizer puts them in lower case.
     """
 
     classes: frozenset[int]
@@ -34,9 +37,17 @@ class Words:
 class Rule:
     """A rule for the chunk counter (`ops.chunk_count`), and how its chunks are to be encoded.
 
-    ``why`` says in words what the rule rests on. ``prepends``: the normalizer puts a mark before
-    every text, so that a chunk is encoded without its space; documents that begin with a space, or
-    hold one of ``literals``, are then encoded whole.
+    Attributes:
+        why: What it rests on, in words.
+        classes: Of the 256 bytes.
+        cuts: Pairs of classes between which text is cut.
+        solid: Classes that may stand on either side of a single space that is cut before.
+        dropped: Whether the tokenizer drops blanks.
+        wide: Whether characters above U+007F are solid too.
+        prepends: The normalizer puts a mark before every text, so that a chunk is encoded without
+            its space; documents that begin with a space are encoded whole.
+        literals: So are, with `prepends`, documents that hold one of these.
+        words: How its chunks may be encoded together.
     """
 
     why: str

@@ -14,7 +14,12 @@ from outdim.tokens.frequencies import TokenFrequencies
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two frequencies of one vocabulary side by side: made by `compare`."""
+    """Two frequencies of one vocabulary side by side: made by `compare`.
+
+    Attributes:
+        first: The one.
+        second: The other.
+    """
 
     first: TokenFrequencies
     second: TokenFrequencies
@@ -63,10 +68,13 @@ class Comparison:
         return float(matrix[0, 1])
 
     def largest(self, n: int = 20) -> list[tuple[int, str, int, int, float]]:
-        """The ``n`` ids that differ most: (id, token, first count, second count, log2 ratio).
+        """The ids that differ most: (id, token, first count, second count, log2 ratio).
 
         Weighted by the larger share, so that rare tokens do not fill the list: |ratio| * larger
         share of the text tokens.
+
+        Args:
+            n: How many, at most.
         """
         weight = np.abs(self.log_ratio) * self.shares.max(axis=0)
         order = np.argsort(-weight, kind="stable")[:n]
@@ -92,8 +100,12 @@ class Comparison:
 def compare(first: TokenFrequencies, second: TokenFrequencies) -> Comparison:
     """Put two frequencies of one vocabulary side by side.
 
+    Args:
+        first: The one.
+        second: The other.
+
     Raises:
-        ArgumentError: they are of different vocabularies.
+        ArgumentError: They are of different vocabularies.
     """
     if first.tokens != second.tokens:
         raise ArgumentError(

@@ -23,9 +23,11 @@ Top = list[tuple[int, str, int]]
 class Coverage:
     """How frequencies and a tokenizer fit: see `TokenFrequencies.coverage`.
 
-    ``vocabulary``: ids of the tokenizer; ``seen``: how many of them were counted at least once;
-    ``differing``: ids where the labels of the two differ; ``lost``: counted tokens at ids the
-    tokenizer does not have.
+    Attributes:
+        vocabulary: Ids of the tokenizer.
+        seen: How many of them were counted at least once.
+        differing: Ids where the labels of the two differ.
+        lost: Counted tokens at ids that the tokenizer does not have.
     """
 
     vocabulary: int
@@ -43,17 +45,25 @@ class Coverage:
 class TokenFrequencies:
     """Counts by token id.
 
-    ``counts`` int64 [V]: occurrences, those of the template's special tokens included, exactly as
-    in ``tokenizer(text)``; ``special`` bool [V]: ids that stand for no text; ``tokens``: labels for
-    people, never keys; ``documents`` int64 [V]: in how many documents an id occurs, or None;
-    ``raw``: the bytes an id stands for where that is defined (byte-level and byte-fallback
-    vocabularies); ``unjoined``: published counts that belong to no single id
-    (`from_counts_json`); ``info``: how it was counted (method, why, accounting).
+    Attributes:
+        counts: int64 [V], occurrences, those of the template's special tokens included, exactly as
+            in ``tokenizer(text)``.
+        special: bool [V], ids that stand for no text.
+        tokens: Labels for people, never keys.
+        documents: int64 [V], in how many documents an id occurs; None where that was not counted.
+        raw: The bytes an id stands for where that is defined (byte-level and byte-fallback
+            vocabularies).
+        unjoined: Published counts that belong to no single id (`from_counts_json`).
+        info: How it was counted (method, why, accounting).
 
-    >>> counts = np.array([5, 0, 2])
-    >>> freq = TokenFrequencies(counts, np.array([True, False, False]), ("[CLS]", "a", "b"))
-    >>> (freq + freq).of([2]).tolist(), freq.total_tokens, freq.special_tokens
-    ([4], 7, 5)
+    Raises:
+        ArgumentError: A field is not as long as the others.
+
+    Example:
+        >>> counts = np.array([5, 0, 2])
+        >>> freq = TokenFrequencies(counts, np.array([True, False, False]), ("[CLS]", "a", "b"))
+        >>> (freq + freq).of([2]).tolist(), freq.total_tokens, freq.special_tokens
+        ([4], 7, 5)
     """
 
     counts: NDArray[np.int64]
@@ -81,7 +91,14 @@ class TokenFrequencies:
         documents: NDArray[np.int64] | None = None,
         info: dict[str, Any] | None = None,
     ) -> TokenFrequencies:
-        """Counts with the labels of a tokenizer."""
+        """Counts with the labels of a tokenizer.
+
+        Args:
+            tokenizer: A fast tokenizer.
+            counts: int64 [V].
+            documents: int64 [V], in how many documents an id occurs.
+            info: How it was counted.
+        """
         special = np.zeros(len(counts), bool)
         special[[i for i in special_ids(tokenizer) if i < len(counts)]] = True
         labels = token_labels(tokenizer, len(counts))
@@ -135,10 +152,13 @@ class TokenFrequencies:
         return double_mid_ranks(self.counts) / 2
 
     def of(self, ids: ArrayLike) -> NDArray[np.int64]:
-        """Counts of the given ids, in their shape.
+        """Counts of the given ids, int64 in their shape.
+
+        Args:
+            ids: Integers of any shape.
 
         Raises:
-            ArgumentError: an id lies outside the vocabulary.
+            ArgumentError: An id lies outside the vocabulary.
         """
         wanted = np.asarray(ids, dtype=np.int64)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
@@ -148,7 +168,12 @@ class TokenFrequencies:
         return found
 
     def top(self, n: int = 20, *, special: bool = False) -> Top:
-        """The ``n`` most frequent as (id, token, count), ties by id; special ids if asked for."""
+        """The most frequent as (id, token, count), ties by id.
+
+        Args:
+            n: How many.
+            special: Whether special ids are among them.
+        """
         counts = self.counts if special else np.where(self.special, -1, self.counts)
         order = np.argsort(-counts, kind="stable")[:n]
         return [(int(i), self.tokens[i], int(self.counts[i])) for i in order if counts[i] >= 0]
@@ -267,6 +292,13 @@ class TokenFrequencies:
         U+FFFD), or none, is listed in ``unjoined`` and counted nowhere: what cannot be known is not
         made up. Encoding the strings again instead, as has been done, gives every ``##`` piece of
         BERT the count 0.
+
+        Args:
+            path: The file.
+            tokenizer: By which the strings are decoded.
+
+        Raises:
+            DataError: It is no such list.
         """
         try:
             rows = json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -318,6 +350,10 @@ def _check_column(table: Any, name: str, kind: str, path: str | Path) -> None:
 
 def check_frequencies(frequencies: TokenFrequencies, tokenizer: Any) -> None:
     """Check that every id of the tokenizer has a count, and stands for the same token there.
+
+    Args:
+        frequencies: The counts.
+        tokenizer: That of the model.
 
     Raises:
         DataError: The frequencies are of another vocabulary.

@@ -12,7 +12,15 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def token_labels(tokenizer: Any, size: int) -> tuple[str, ...]:
-    """The token of each id below ``size``; "" where an id has none."""
+    """The token of each id.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        size: V, of the vocabulary.
+
+    Returns:
+        V strings, "" where an id has none.
+    """
     labels = [""] * size
     for token, i in tokenizer.get_vocab().items():
         if i < size:
@@ -31,7 +39,15 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 def token_bytes(tokenizer: Any, labels: tuple[str, ...]) -> tuple[bytes | None, ...] | None:
-    """The bytes of each id of byte-level and byte-fallback vocabularies; None for others."""
+    """The bytes of each id of byte-level and byte-fallback vocabularies.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        labels: Its `token_labels`.
+
+    Returns:
+        What each id stands for, None for an id that stands for none; None for other vocabularies.
+    """
     inner = inside(tokenizer)
     added = {i: token.content for i, token in inner.get_added_tokens_decoder().items()}
     decoder = inner.decoder.__getstate__().decode() if inner.decoder is not None else ""
