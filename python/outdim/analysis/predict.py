@@ -1,0 +1,105 @@
+"""What a model says of texts: the outputs of a classifier, the cosine of two pooled states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from outdim.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+#: Called with the number of tokens of each batch that is done.
+Progress = Callable[[int], object]
+
+
+@torch.inference_mode()
+def logits(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    *,
+    batch_size: int = 256,
+    max_length: int = 256,
+    progress: Progress = lambda tokens: None,
+) -> Tensor:
+    """Outputs of a sequence classifier for N texts (or pairs of texts): float32 [N, C], on the CPU.
+
+    Texts of like length share a batch, which is padded to its longest.
+
+    Raises:
+        DataError: The model takes batches only with a padding token, and has none.
+    """
+    found = torch.empty(len(texts), model.config.num_labels)
+    for rows, batch in _batches(model, tokenizer, texts, pairs, batch_size, max_length, progress):
+        found[rows] = model(**batch).logits.float().cpu()
+    return found
+
+
+@torch.inference_mode()
+def similarities(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    texts: Sequence[str],
+    pairs: Sequence[str],
+    *,
+    batch_size: int = 256,
+    max_length: int = 256,
+    progress: Progress = lambda tokens: None,
+) -> Tensor:
+    """Cosine of the pooled last hidden states of two texts, for N of them: float32 [N].
+
+    Pooled is the mean over all tokens but padding, special ones among them, as
+    sentence-transformers does for MiniLM. A text that stands more than once is read once.
+    """
+    every = list(dict.fromkeys([*texts, *pairs]))
+    place = {text: number for number, text in enumerate(every)}
+    pooled: Tensor | None = None
+    for rows, batch in _batches(model, tokenizer, every, None, batch_size, max_length, progress):
+        hidden = model(**batch).last_hidden_state.float()
+        mask = batch["attention_mask"].bool().unsqueeze(-1)
+        mean = hidden.masked_fill(~mask, 0).sum(1) / mask.sum(1)
+        if pooled is None:
+            pooled = torch.empty(len(every), mean.shape[1])
+        pooled[rows] = mean.cpu()
+    assert pooled is not None
+    left, right = (pooled[[place[text] for text in side]] for side in (texts, pairs))
+    return functional.cosine_similarity(left, right)
+
+
+def _batches(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    batch_size: int,
+    max_length: int,
+    progress: Progress,
+) -> Iterator[tuple[Tensor, Any]]:
+    """Rows and inputs of each batch, the longest texts first: they need the most memory."""
+    if tokenizer.pad_token_id is None or getattr(model.config, "pad_token_id", 0) is None:
+        raise DataError(
+            "model: its configuration or its tokenizer has no padding token, which a batch of "
+            "texts needs; set pad_token_id in both and save them."
+        )
+    encoded = tokenizer(
+        list(texts),
+        None if pairs is None else list(pairs),
+        truncation=True,
+        max_length=max_length,
+    )
+    lengths = np.array([len(ids) for ids in encoded["input_ids"]])
+    order = np.argsort(-lengths, kind="stable")
+    for first in range(0, len(order), batch_size):
+        rows = order[first : first + batch_size]
+        own = {name: [values[row] for row in rows] for name, values in encoded.items()}
+        batch = tokenizer.pad(own, padding_side="right", return_tensors="pt").to(model.device)
+        yield torch.from_numpy(rows), batch
+        progress(int(lengths[rows].sum()))

@@ -1,0 +1,59 @@
+"""Metrics are those of scikit-learn and SciPy; weighted ones those of repeated items."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from outdim.stats.scores import LABELS, score, weighted
+from scipy import stats
+from sklearn import metrics
+
+
+def planted(metric: str, seed: int, n: int = 40):
+    rng = np.random.default_rng(seed)
+    if metric in ("pearson", "spearman"):
+        x = rng.integers(0, 9, n).astype(float)  # with ties
+        return x + rng.integers(-2, 3, n), x
+    labels = 2 if metric == "f1" else 3
+    truth = rng.integers(0, labels, n)
+    return np.where(rng.random(n) < 0.5, truth, rng.integers(0, labels, n)), truth
+
+
+@pytest.mark.parametrize("metric", LABELS)
+def test_values_are_those_of_the_libraries(metric):
+    predicted, truth = planted(metric, 0)
+    expected = {
+        "acc": lambda: metrics.accuracy_score(truth, predicted),
+        "f1": lambda: metrics.f1_score(truth, predicted),
+        "mcc": lambda: metrics.matthews_corrcoef(truth, predicted),
+        "pearson": lambda: stats.pearsonr(predicted, truth).statistic,
+        "spearman": lambda: stats.spearmanr(predicted, truth).statistic,
+    }[metric]()
+    assert score(metric, predicted, truth) == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize("metric", LABELS)
+@given(seed=st.integers(0, 10_000))
+def test_a_weight_is_how_often_an_item_stands(metric, seed):
+    predicted, truth = planted(metric, seed)
+    n = len(truth)
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=3)
+    found = weighted(metric, predicted, truth, weights.astype(float))
+    repeated = [score(metric, np.repeat(predicted, w), np.repeat(truth, w)) for w in weights]
+    np.testing.assert_allclose(found, repeated, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("metric", "predicted", "truth", "expected"),
+    [
+        ("mcc", [1, 1, 1], [0, 1, 1], 0.0),  # one label alone, as scikit-learn has it
+        ("f1", [0, 0], [0, 0], 0.0),
+        ("pearson", [1.0, 1.0], [0.0, 1.0], np.nan),
+        ("spearman", [0.0, 1.0], [2.0, 2.0], np.nan),
+    ],
+)
+def test_what_is_constant(metric, predicted, truth, expected):
+    predicted, truth = np.array(predicted), np.array(truth)
+    ones = np.ones((1, len(truth)))
+    np.testing.assert_equal(score(metric, predicted, truth), expected)
+    np.testing.assert_equal(weighted(metric, predicted, truth, ones), [expected])
