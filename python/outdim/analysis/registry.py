@@ -32,6 +32,14 @@ _STEPS = {
         "Correlate hidden states with token frequency.",
         "outdim.analysis.correlate:Correlate",
     ),
+    "evaluate-glue": (
+        "Evaluate a classifier on a task of GLUE or a labelled file, fine-tuned first if asked.",
+        "outdim.analysis.evaluate_glue:Glue",
+    ),
+    "evaluate-sts": (
+        "Compare the cosine of pooled texts with scores that people gave them.",
+        "outdim.analysis.evaluate_glue:Sts",
+    ),
     "evaluate-lm": (
         "How well a causal language model predicts, intact and ablated.",
         "outdim.analysis.evaluate:EvaluateLm",

@@ -18,6 +18,10 @@ _COMMANDS = {
         "Correlate what a run kept with other token frequencies, without the model.",
         "recorrelate:Recorrelate",
     ),
+    "evaluate-glue": (
+        "Evaluate a classifier on a task of GLUE or a labelled file, fine-tuned first if asked.",
+        "glue:EvaluateGlue",
+    ),
     "compare": ("Compare two token counts.", "compare:Compare"),
     "report": ("Write the HTML report of a run.", "tools:Report"),
     "demo": ("Run everything on a small real model, with nothing to download.", "tools:Demo"),

@@ -143,7 +143,13 @@ def _about_tokens(study: Study) -> list[Detail]:
 
 
 def _options(study: Study, step: str) -> list[Detail]:
-    return [(name, value, "code") for name, value, _ in _rows(dict(study.options[step]))]
+    """All but lists of what results show one by one, such as the variants of a model."""
+    options = {
+        name: value
+        for name, value in study.options[step].items()
+        if not (isinstance(value, list | tuple) and value and isinstance(value[0], dict))
+    }
+    return [(name, value, "code") for name, value, _ in _rows(options)]
 
 
 def _about_counting(counting: dict[str, Any]) -> list[Detail]:

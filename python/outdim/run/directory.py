@@ -17,9 +17,10 @@ from outdim.run.store import STATES, StateStore
 
 ATTACHED = "inputs"  # copies of files that steps were given
 RESULTS_LOCK = ".lock"
+MODEL = "model"  # one that was fine-tuned for the run
 _IN_USE = ".in-use"
 _TRIES = 100  # to make a directory that others give up; only a vanished one above it takes more
-_WITHOUT_PLAN = {STATES, ATTACHED, FILES, RESULTS_LOCK, _IN_USE}
+_WITHOUT_PLAN = {STATES, ATTACHED, FILES, RESULTS_LOCK, MODEL, _IN_USE}
 
 
 def check_directory(path: Path) -> None:

@@ -1,0 +1,288 @@
+"""``outdim evaluate glue`` and ``sts``: a labelled task, intact and with dimensions disabled."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+
+from outdim.analysis.finetune import training_of
+from outdim.analysis.heads import Classifier
+from outdim.analysis.inputs import InputOptions, Inputs, ModelOptions, TokenizerOptions
+from outdim.analysis.labelled_result import LabelledResult
+from outdim.analysis.step import Json, Progress, Step
+from outdim.analysis.tasks import HUB, OTHER, TASKS, Task
+from outdim.analysis.variants import AblationOptions, Variant
+from outdim.corpus.labelled import Columns, LabelledTexts, read_hub, read_labelled
+from outdim.errors import ArgumentError, DataError
+from outdim.models.label_order import label_order
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TaskName = Literal[
+    "cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "mnli_mm", "qnli", "rte", "wnli", "other"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StsOptions:
+    """Compare the cosine of two pooled texts with the score that people gave them.
+
+    Args:
+        data: Files (.tsv, .csv, .jsonl, .parquet), or a folder in GLUE's layout; none takes the
+            validation split of nyu-mll/glue on the hub.
+        text: Columns of the text, or of the two texts; none takes those of the task.
+        label: Column of the label or score; None takes that of the task.
+        rows: So many rows, drawn at random; None takes all.
+        batch_size: Texts in a batch.
+        max_length: Tokens of a text (or two) with special tokens; longer ones are cut.
+        threads: Threads of a process.
+    """
+
+    data: list[str] = dataclasses.field(default_factory=list)
+    text: list[str] = dataclasses.field(default_factory=list)
+    label: str | None = None
+    rows: int | None = None
+    batch_size: int = 256
+    max_length: int = 256
+    threads: int = 1
+
+    def check(self) -> None:
+        """Raise ArgumentError for a value out of range."""
+        for name in ("rows", "batch_size", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ArgumentError(f"{name}: expected at least 1, got {value}.")
+        if len(self.text) > 2:
+            raise ArgumentError(f"text: expected one or two columns, got {len(self.text)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlueOptions(StsOptions):
+    """Evaluate a classifier on a task of GLUE or any labelled file, intact and ablated.
+
+    Args:
+        task: Of GLUE, or other for a file whose columns and labels are named.
+        labels: Names of the labels of another file, in the order of their numbers; none where the
+            label is a score.
+        outputs: Labels in the order of the model's outputs, where its id2label does not say them.
+        data: Files (.tsv, .csv, .jsonl, .parquet), or a folder in GLUE's layout; none takes the
+            validation split of nyu-mll/glue on the hub.
+        text: Columns of the text, or of the two texts; none takes those of the task.
+        label: Column of the label or score; None takes that of the task.
+        rows: So many rows, drawn at random; None takes all.
+        batch_size: Texts in a batch.
+        max_length: Tokens of a text (or two) with special tokens; longer ones are cut.
+        threads: Threads of a process.
+    """
+
+    task: TaskName
+    labels: list[str] = dataclasses.field(default_factory=list)
+    outputs: list[str] | None = None
+
+
+def task_of(options: StsOptions) -> Task:
+    """The task that options speak of, with the columns they name.
+
+    Raises:
+        ArgumentError: Labels or columns of a file that is no task of GLUE are missing.
+    """
+    name = getattr(options, "task", "sts")
+    labels = tuple(getattr(options, "labels", ()))
+    if name != OTHER:
+        if labels:
+            raise ArgumentError(f"labels: those of {name} are known; they go with --task other.")
+        task = TASKS[name]
+    elif not (options.data and options.text and options.label):
+        raise ArgumentError("task: other needs --data, --text and --label.")
+    else:
+        task = Task(OTHER, labels, ("acc", "mcc") if labels else ("pearson", "spearman"), ())
+    if options.text or options.label:
+        text = tuple(options.text) or task.columns[0].texts
+        named = Columns(text, options.label or task.columns[0].label)
+        task = dataclasses.replace(task, columns=(named,))
+    return task
+
+
+def read_items(task: Task, data: Sequence[str], split: str = "") -> LabelledTexts:
+    """The rows of a task: of files or, where none is given, of the hub.
+
+    Args:
+        task: Which task.
+        data: Files, or a folder in GLUE's layout.
+        split: "train", or "" for those with labels to evaluate on.
+
+    Raises:
+        DataError: See `read_labelled`.
+    """
+    if not data:
+        config = task.config or task.name
+        return read_hub(HUB, config, split or task.split, task.columns[0], task.labels)
+    names = ("train.tsv",) if split else task.files
+    files = [file for given in data for file in task.files_in(Path(given).expanduser(), names)]
+    return read_labelled(files, task.columns, task.labels)
+
+
+class Sts(Step):
+    """Scores every item with every variant; the state holds the outputs of each.
+
+    A shard is a variant.
+    """
+
+    name: ClassVar[str] = "evaluate-sts"
+    Options: ClassVar[type] = StsOptions
+    reads: ClassVar[tuple[type[InputOptions], ...]] = (
+        ModelOptions,
+        TokenizerOptions,
+        AblationOptions,
+    )
+
+    def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:
+        super().__init__(recorded, inputs)
+        self.variants = [Variant.from_dict(plain) for plain in recorded["variants"]]
+        self._tensors: dict[str, torch.Tensor] = {}
+
+    @classmethod
+    def resolve(cls, options: StsOptions, inputs: Inputs) -> Json:
+        """The items are read."""
+        from outdim.models import sequence_length
+        from outdim.tokens import check_tokenizer
+
+        options.check()
+        task = task_of(options)
+        items = read_items(task, options.data).take(options.rows, inputs.options["seed"])
+        if task.cosine and items.pairs is None:
+            raise ArgumentError("text: expected two columns, whose texts are compared.")
+        vocab_size, config = inputs.architecture.vocab_size, inputs.model.config
+        inputs.cautions += check_tokenizer(inputs.tokenizer, vocab_size, config)
+        limit = sequence_length(inputs.model, None)
+        return {
+            **dataclasses.asdict(options),
+            "items": {"rows": len(items), "sha256": items.sha256},
+            "max_length": sequence_length(inputs.model, min(options.max_length, limit)),
+        }
+
+    @classmethod
+    def work(cls, recorded: Mapping[str, Any], inputs: Inputs) -> list[Json]:
+        """One shard a variant."""
+        return [{"variant": number} for number in range(len(recorded["variants"]))]
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """What is evaluated."""
+        return self.inputs.model
+
+    def outputs(self, items: LabelledTexts, progress: Progress) -> torch.Tensor:
+        """Outputs [N, C] in the order of the labels."""
+        from outdim.analysis.predict import similarities
+
+        assert items.pairs is not None
+        return similarities(
+            self.model, self.inputs.tokenizer, items.texts, items.pairs, **self._how(progress)
+        )[:, None]
+
+    def update(self, unit: Mapping[str, Any], progress: Progress) -> Self:
+        """Read every item with one variant."""
+        from outdim.models import architecture
+        from outdim.models.ablate import apply_ablation
+
+        number = unit["variant"]
+        variant = self.variants[number]
+        items = self.inputs.keep(f"{self.name} items", self._items)
+        found = self.inputs.keep(f"{self.name} architecture", lambda: architecture(self.model))
+        with apply_ablation(self.model, variant.ablation, found=found):
+            outputs = self.outputs(items, progress)
+        self._tensors = {
+            f"outputs/{number}": outputs,
+            "truth": torch.from_numpy(items.labels),
+            "clusters": torch.from_numpy(items.clusters),
+        }
+        return self
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """``outputs/<variant>`` [N, C] float32, ``truth`` [N] and ``clusters`` [N] int64."""
+        return dict(self._tensors)
+
+    def merge(self, tensors: Mapping[str, torch.Tensor]) -> Self:
+        """Take the outputs of other variants."""
+        self._tensors.update(tensors)
+        return self
+
+    def result(self) -> LabelledResult:
+        """Metrics of every variant, beside the intact model and random dimensions."""
+        return LabelledResult(
+            step=self.name,
+            task=task_of(_options(self.Options, self.recorded)),
+            variants=self.variants,
+            outputs=[self._tensors[f"outputs/{k}"].numpy() for k in range(len(self.variants))],
+            truth=self._tensors["truth"].numpy(),
+            clusters=self._tensors["clusters"].numpy(),
+            seed=self.recorded["seed"],
+            named=self.recorded.get("named", True),
+        )
+
+    def _items(self) -> LabelledTexts:
+        recorded = self.recorded
+        task = task_of(_options(self.Options, recorded))
+        items = read_items(task, recorded["data"]).take(recorded["rows"], recorded["seed"])
+        if items.sha256 != recorded["items"]["sha256"]:
+            raise DataError("data: the files were changed since the run was planned.")
+        return items
+
+    def _how(self, progress: Progress) -> dict[str, Any]:
+        def count(tokens: int) -> None:
+            self.inputs.resources.check_stop()
+            progress(tokens)
+
+        how = {name: self.recorded[name] for name in ("batch_size", "max_length")}
+        return {**how, "progress": count}
+
+
+class Glue(Sts):
+    """Labels every item with every variant of a classifier."""
+
+    name = "evaluate-glue"
+    Options = GlueOptions
+    reads = (*Sts.reads, Classifier)
+
+    @classmethod
+    def resolve(cls, options: GlueOptions, inputs: Inputs) -> Json:  # type: ignore[override]
+        """The labels of the task are those of the model."""
+        task = task_of(options)
+        order = label_order(inputs.model_with("classifier").config, task.labels, options.outputs)
+        if order.caution:
+            inputs.cautions.append(order.caution)
+        found = {"order": list(order.outputs), "named": not order.caution}
+        recorded = {**super().resolve(options, inputs), **found}
+        trained = training_of(inputs.options["model"])
+        if trained and trained["validation"]["sha256"] == recorded["items"]["sha256"]:
+            inputs.cautions.append(
+                f"The model was fine-tuned on {trained['train']['rows']:,} rows, and the best of "
+                f"{len(trained['history'])} epochs was chosen on these very items: what the intact "
+                "model scores is a little too good."
+            )
+        return recorded
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The classifier."""
+        return self.inputs.model_with("classifier")
+
+    def outputs(self, items: LabelledTexts, progress: Progress) -> torch.Tensor:
+        """Logits [N, C] in the order of the labels."""
+        from outdim.analysis.predict import logits
+
+        found = logits(
+            self.model, self.inputs.tokenizer, items.texts, items.pairs, **self._how(progress)
+        )
+        return found[:, self.recorded["order"]]
+
+
+def _options(kind: type, recorded: Mapping[str, Any]) -> Any:
+    """Options as they were recorded."""
+    return kind(**{part.name: recorded[part.name] for part in dataclasses.fields(kind)})

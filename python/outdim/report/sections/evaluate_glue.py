@@ -1,0 +1,110 @@
+"""A labelled task: the variants of the model in a table and a figure, and layer by layer."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from outdim.report.figures.base import Figure
+from outdim.report.figures.differences import Difference, differences
+from outdim.report.section import Section, Table
+from outdim.report.sections import _default
+from outdim.report.study import Study
+from outdim.stats.scores import LABELS
+from outdim.text import number
+
+Row = Mapping[str, Any]
+
+
+def section(study: Study, step: str, marked: Sequence[int]) -> Section:
+    """What each variant scores; of the first metric also as a figure."""
+    stem = step.replace("-", "_")
+    table = study.table(f"{stem}.parquet")
+    if table is None:
+        return _default.section(study, step, marked)
+    rows = table.to_pylist()
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    task = rows[0]["task"]
+    return Section(
+        step,
+        f"Task {task}",
+        tables=[_table([row for row in rows if row["metric"] == metric]) for metric in metrics],
+        figures=_figures(stem, [row for row in rows if row["metric"] == metrics[0]]),
+        definitions="evaluate_glue.html.j2",
+    )
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    metric = rows[0]["metric"]
+    shown = [row for row in rows if row["role"] != "control"]
+    beside = any(row["role"] == "control" for row in rows)
+    columns = ["", f"{LABELS[metric]}", "difference"]
+    if beside:
+        columns += ["random", "beyond random", "times"]
+    return Table(
+        title=LABELS[metric].capitalize(),
+        caption=f"{LABELS[metric]} ({metric}) of {rows[0]['items']:,} items, and the difference to "
+        "the intact model on the same items; in brackets 95 % intervals, for which items with the "
+        "same first text are drawn together."
+        + (
+            " Random: the mean difference of as many random dimensions in the same layers, which "
+            "is taken off in “beyond random”. Times: how many times their harm."
+            if beside
+            else ""
+        ),
+        columns=[*columns, "q"],
+        rows=[
+            [
+                row["variant"],
+                _interval(row, "value", ""),
+                _interval(row, "difference", "difference_"),
+                *(_beside(row) if beside else []),
+                number(row["q"]),
+            ]
+            for row in shown
+        ],
+        brief=True,
+    )
+
+
+def _beside(row: Row) -> list[str]:
+    gate = {"passed": " (≥ 5)", "failed": " (< 5)"}.get(row["gate"] or "", "")
+    return [
+        _rounded(row["control"]),
+        _interval(row, "beyond", "beyond_"),
+        number(row["times"], 1) + gate,
+    ]
+
+
+def _interval(row: Row, name: str, stem: str) -> str:
+    if row[name] is None:
+        return ""
+    said = _rounded(row[name])
+    if row[f"{stem}low"] is None:
+        return said
+    return f"{said} [{_rounded(row[f'{stem}low'])}, {_rounded(row[f'{stem}high'])}]"
+
+
+def _rounded(value: float | None) -> str:
+    """To a thousandth, however small."""
+    return number(None if value is None else round(value, 3))
+
+
+def _figures(stem: str, rows: Sequence[Row]) -> list[Figure]:
+    controls: dict[int, list[float]] = {}
+    for row in rows:
+        if row["role"] == "control":
+            controls.setdefault(row["group"], []).append(row["difference"])
+    drawn = [
+        Difference(
+            row["variant"],
+            row["difference"],
+            row["difference_low"],
+            row["difference_high"],
+            controls.get(row["group"], ()),
+        )
+        for row in rows
+        if row["role"] == "ablated"
+    ]
+    if not drawn:
+        return []
+    axis = f"difference in {LABELS[rows[0]['metric']]}"
+    return [differences(f"{stem}_differences", "What each ablation changes", axis, drawn)]
