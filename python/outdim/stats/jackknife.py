@@ -64,7 +64,7 @@ def ratio(numerator: Floats, denominator: Floats) -> LeftOut:
             return np.where(bottom > 0, top / bottom, np.nan)
 
     top, bottom = numerator.sum(0), denominator.sum(0)
-    used = denominator.reshape(len(denominator), -1).any(1)
+    used = np.asarray(denominator.reshape(len(denominator), -1).sum(1) > 0)
     return LeftOut(divide(top, bottom), divide(top - numerator, bottom - denominator), used)
 
 

@@ -7,12 +7,14 @@ import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from outdim.report.colours import DIVERGING, scale
-from outdim.report.figures.base import Canvas, Choice, Figure, canvas, layout
-from outdim.report.text import plot_text, visible
+from outdim.report.figures.base import Choice, Figure, canvas, layout
+from outdim.report.text import plot_text
+from outdim.text import visible
 
 _ORANGE = DIVERGING[len(DIVERGING) // 2 :]
 _SIDES = {"full": "as it is", "ablated": "ablated"}
