@@ -17,6 +17,7 @@ _NAMES = (
     "layer_norm",
     "rank_histogram",
     "segment_sums",
+    "attention_received",
     "types",
     "forward",
     "pipeline",

@@ -19,7 +19,14 @@ from functools import cache
 from pathlib import Path
 
 SOURCES = Path(__file__).parents[1] / "csrc"
-FILES = ("layer_norm", "moments", "moments_columns", "rank_histogram", "segment_sums")
+FILES = (
+    "attention_received",
+    "layer_norm",
+    "moments",
+    "moments_columns",
+    "rank_histogram",
+    "segment_sums",
+)
 
 # Rows of more than 4096 columns, and statistics in registers, fill the registers: there a few bytes
 # are allowed to spill.

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/attention_received.h"
 #include "core/chunk_count.h"
 #include "core/layer_norm.h"
 #include "core/moments.h"
@@ -131,6 +132,47 @@ SegmentSumsArgs segment_sums_args(Address order, int64_t ordered, Address starts
   return args;
 }
 
+AttentionStrides strides(const std::array<int64_t, 3>& given) {
+  return {given[0], given[1], given[2]};
+}
+
+AttentionReceivedArgs attention_received_args(
+    int dtype, const std::array<int64_t, 6>& sizes, Address query,
+    const std::array<int64_t, 3>& query_strides, Address key,
+    const std::array<int64_t, 3>& key_strides, double scale, double softcap, bool causal,
+    int64_t window, Address mask, const std::array<int64_t, 3>& mask_strides, int64_t mask_heads,
+    Address bias, const std::array<int64_t, 3>& bias_strides, Address sinks, Address group,
+    int64_t groups, Address sums, Address seen, Address entropy) {
+  AttentionReceivedArgs args;
+  args.dtype = static_cast<DType>(dtype);
+  args.batch = sizes[0];
+  args.query_heads = sizes[1];
+  args.key_heads = sizes[2];
+  args.queries = sizes[3];
+  args.keys = sizes[4];
+  args.d = sizes[5];
+  args.query = address<const void>(query);
+  args.query_strides = strides(query_strides);
+  args.key = address<const void>(key);
+  args.key_strides = strides(key_strides);
+  args.scale = static_cast<float>(scale);
+  args.softcap = static_cast<float>(softcap);
+  args.causal = causal;
+  args.window = window;
+  args.mask = address<const uint8_t>(mask);
+  args.mask_strides = strides(mask_strides);
+  args.mask_heads = mask_heads;
+  args.bias = address<const float>(bias);
+  args.bias_strides = strides(bias_strides);
+  args.sinks = address<const float>(sinks);
+  args.group = address<const uint8_t>(group);
+  args.groups = groups;
+  args.sums = address<double>(sums);
+  args.seen = address<int64_t>(seen);
+  args.entropy = address<double>(entropy);
+  return args;
+}
+
 ChunkRule chunk_rule(const std::array<uint8_t, 256>& byte_class,
                      const std::array<uint16_t, 16>& cut, uint16_t solid, uint16_t drop,
                      uint16_t guard, uint16_t word, bool wide, bool spaces) {
@@ -197,6 +239,8 @@ void bind_cuda(py::module_& m) {
       Release());
   m.def("cuda_rank_histogram_add", &cuda::rank_histogram_add, Release());
   m.def("cuda_segment_sums", &cuda::segment_sums, Release());
+  m.def("cuda_attention_workspace_bytes", &cuda::attention_workspace_bytes);
+  m.def("cuda_attention_received", &cuda::attention_received, Release());
 }
 #endif
 
@@ -212,6 +256,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<HiddenView>(m, "HiddenView").def(py::init(&hidden_view));
   py::class_<RankHistogramArgs>(m, "RankHistogramArgs").def(py::init(&rank_histogram_args));
   py::class_<SegmentSumsArgs>(m, "SegmentSumsArgs").def(py::init(&segment_sums_args));
+  py::class_<AttentionReceivedArgs>(m, "AttentionReceivedArgs")
+      .def(py::init(&attention_received_args));
   m.def("head_size", &head_size);
   m.def("body_rows", &body_rows);
 
@@ -237,6 +283,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       Release());
   m.def("rank_histogram_add", &cpu::rank_histogram_add, Release());
   m.def("segment_sums", &cpu::segment_sums, Release());
+  m.def("attention_received", &cpu::attention_received, Release());
 #ifdef OUTDIM_CUDA
   bind_cuda(m);
 #endif

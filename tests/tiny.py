@@ -120,6 +120,16 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "gemma2": ("gemma2", _GEMMA),
+    "gpt_oss": (
+        "gpt_oss",
+        {
+            **_LLAMA,
+            "head_dim": 8,
+            "sliding_window": 16,
+            "num_local_experts": 2,
+            "num_experts_per_tok": 1,
+        },
+    ),
     "olmo2": ("olmo2", _LLAMA),
     "olmo": ("olmo", _LLAMA),
     "mistral": ("mistral", {**_LLAMA, "sliding_window": 16}),

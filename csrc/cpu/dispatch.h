@@ -119,6 +119,43 @@ struct SegmentSumsKernels {
   void (*add[3])(const SegmentPanel& panel);  // [dtype]
 };
 
+/// Queries of one block at most.
+constexpr int kMaxAttentionRows = 48;
+
+/// One query of a block: the keys that it sees lie in [from, to), which is not empty.
+struct AttentionRow {
+  int64_t from = 0;
+  int64_t to = 0;
+  const uint8_t* mask = nullptr;  // [keys], null: it sees all of them
+  const float* bias = nullptr;    // [keys] or null
+  double* entropy = nullptr;      // or null
+};
+
+/// Queries of one head and group against the keys of that head.
+struct AttentionBlock {
+  const float* query = nullptr;  // [count, padded with zeros][d], scaled
+  const AttentionRow* rows = nullptr;
+  int64_t count = 0;  // at most kMaxAttentionRows
+  int64_t d = 0;
+  const float* keys = nullptr;  // as pack_keys has written them
+  int64_t first = 0, last = 0;  // the union of what the rows see
+  float softcap = 0;            // 0: none
+  float sink = 0;               // -inf: none
+  float* scores = nullptr;      // [count, padded][stride], written
+  int64_t stride = 0;           // keys, padded
+  double* sums = nullptr;       // [stride] added to
+};
+
+struct AttentionKernels {
+  int keys, queries;  // what the numbers of both are padded to
+  void (*load_queries[3])(const void* const* rows, int64_t count, int64_t d, float scale,
+                          float* to);  // [dtype]
+  /// `stride` in elements; `rows` is room for [keys][d] of a pack.
+  void (*pack_keys[3])(const void* from, int64_t stride, int64_t keys, int64_t d, float* rows,
+                       float* to);  // [dtype]
+  void (*add_block)(const AttentionBlock& block);
+};
+
 struct Kernels {
   const char* name;
   // Whether stores past the cache pay. On Zen 4 they made LayerNorm 25-60 % faster; one core of a
@@ -127,6 +164,7 @@ struct Kernels {
   const MomentsKernels* moments;
   const LayerNormKernels* layer_norm;
   const SegmentSumsKernels* segment_sums;
+  const AttentionKernels* attention;
 };
 
 /// The kernels in use: of the best instruction set of this processor, or the one set_isa has
@@ -153,16 +191,19 @@ namespace baseline {
 extern const MomentsKernels kMomentsKernels;
 extern const LayerNormKernels kLayerNormKernels;
 extern const SegmentSumsKernels kSegmentSumsKernels;
+extern const AttentionKernels kAttentionKernels;
 }  // namespace baseline
 namespace avx2 {
 extern const MomentsKernels kMomentsKernels;
 extern const LayerNormKernels kLayerNormKernels;
 extern const SegmentSumsKernels kSegmentSumsKernels;
+extern const AttentionKernels kAttentionKernels;
 }  // namespace avx2
 namespace avx512 {
 extern const MomentsKernels kMomentsKernels;
 extern const LayerNormKernels kLayerNormKernels;
 extern const SegmentSumsKernels kSegmentSumsKernels;
+extern const AttentionKernels kAttentionKernels;
 }  // namespace avx512
 
 }  // namespace outdim::cpu

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <string>
 
+#include "core/attention_received.h"
 #include "core/layer_norm.h"
 #include "core/moments.h"
 #include "core/rank_histogram.h"
@@ -61,5 +62,10 @@ void rank_histogram_add(const HiddenView& hidden, const RankHistogramArgs& args,
 
 /// Rows and segments that name something outside of hidden, order or the table are left out.
 void segment_sums(const HiddenView& hidden, const SegmentSumsArgs& args, const Context& context);
+
+/// Workspace of `attention_received`.
+int64_t attention_workspace_bytes(const AttentionReceivedArgs& args);
+/// Queries whose group is above `groups` are left out.
+void attention_received(const AttentionReceivedArgs& args, const Context& context);
 
 }  // namespace outdim::cuda

@@ -72,6 +72,14 @@ def test_segment_sums(order, n, d, margin, dtype):
     checks.check_segment_sums(CPU, n, d, dtype, margin)
 
 
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+@pytest.mark.parametrize("name", checks.ATTENTION_OPTIONS)
+def test_attention_received(order, name, dtype):
+    for shape in ((1, 1, 1, 1, 1, 1), (2, 4, 2, 70, 70, 20), (1, 2, 2, 7, 130, 33)):
+        options = checks.attention_options(shape[0], shape[1], *shape[3:5])[name]
+        checks.check_attention_received(CPU, shape, dtype, **options)
+
+
 @pytest.mark.parametrize("of", [None, "output", "input"])
 def test_running_states(order, of):
     many = {"table": 3, "rows": 2, "groups": 3, "labels": True, "shape": True}

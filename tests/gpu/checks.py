@@ -348,3 +348,59 @@ def check_segment_sums(device, n, d, dtype, margin=0):
     ops.segment_sums(values.abs(), order.cpu(), starts.cpu(), size, read=read, write=write,
                      backend="reference")  # fmt: skip
     assert bool(((found.cpu() - want).abs() <= 2.0**-52 * (n + 1) * size.abs() + 1e-300).all())
+
+
+def check_attention_received(device, shape, dtype, **options):
+    """Sums, counts and entropies against float64 on the CPU; the same bytes again.
+
+    shape: batch, heads of queries and of keys, queries, keys, width.
+    """
+    batch, heads, key_heads, queries, keys, d = shape
+    query = torch.randn(batch, heads, queries, d, generator=generator(1)).to(dtype)
+    key = torch.randn(batch, key_heads, keys, d, generator=generator(2)).to(dtype)
+    key[:, :, :1, :1] += 5  # a sink
+    if "mask" in options and options["mask"].shape[2] == 1:  # padding, which may hold anything
+        key.masked_fill_(~options["mask"].mT, torch.nan)
+    where = {
+        name: value.to(device) if isinstance(value, torch.Tensor) else value
+        for name, value in options.items()
+    }
+    # [B, S, H, d] inside, as models have it.
+    given = [t.transpose(1, 2).contiguous().to(device).transpose(1, 2) for t in (query, key)]
+    found = ops.attention_received(*given, entropy=True, **where)
+    again = ops.attention_received(*given, entropy=True, **where)
+    assert all(same_bytes(a, b) for a, b in zip(found, again, strict=True))
+    want = ops.attention_received(
+        query.double(), key.double(), entropy=True, backend="reference", **options
+    )
+    # A score up to about 10 is rounded to 1e-6 in float32.
+    torch.testing.assert_close(found.sums.cpu(), want.sums, rtol=4e-6, atol=4e-6)
+    torch.testing.assert_close(found.entropy.cpu(), want.entropy, rtol=4e-6, atol=1e-5,
+                               equal_nan=True)  # fmt: skip
+    assert torch.equal(found.seen.cpu(), want.seen)
+
+
+def attention_options(batch, heads, queries, keys):
+    """What `attention_received` can be asked, by name; causality where lengths allow it."""
+    lengths = torch.arange(batch)[:, None] * 7 % keys + 1
+    padding = (torch.arange(keys) < lengths)[:, None, None]
+    square = {"causal": queries == keys}
+    random = generator(3)
+    by_head = torch.rand(1, heads, queries, keys, generator=random) > 0.3
+    return {
+        "plain": {},
+        "causal": square,
+        "window": square | ({"window": 5} if queries == keys else {}),
+        "padded": {"mask": padding},
+        "mask by head": {"mask": by_head},
+        "softcap and sinks": {"softcap": 3.0, "sinks": torch.randn(heads, generator=random)},
+        "bias": {"bias": torch.randn(1, heads, queries, keys, generator=random)},
+        "groups": square
+        | {
+            "group": torch.randint(0, 4, (batch, queries), generator=random).byte(),
+            "groups": 3,
+        },
+    }
+
+
+ATTENTION_OPTIONS = list(attention_options(1, 1, 1, 1))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,10 +15,21 @@ from outdim.analysis.reading import Reading
 from outdim.analysis.step import Observer, Progress, add_accounts
 from outdim.corpus import Accounting
 from outdim.errors import ArgumentError
-from outdim.models import Forward, Point, observe
+from outdim.models import (
+    Ablation,
+    Attention,
+    Forward,
+    Point,
+    apply_ablation,
+    observe,
+    observe_attention,
+)
 from outdim.tokens import Batch, batches
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from outdim.models import Architecture
     from outdim.ops import MomentsState, StatisticsArgs
 
 
@@ -46,27 +59,49 @@ class Pass:
             DataError: Broken data and ``on_error`` is ``fail``; a sequence that does not fit.
             Interrupted: The process was asked to stop; the states of the steps are no whole.
         """
-        inputs, options = self._inputs, self._inputs.options
-        account = Accounting()
+        self._run_unit(steps, None, unit, progress)
+        for step in steps:
+            for ablation, twin in step.twins:
+                self._run_unit([twin], ablation, unit, lambda tokens: None)
+
+    def _run_unit(
+        self,
+        steps: Sequence[Observer],
+        ablation: Ablation | None,
+        unit: Mapping[str, Any],
+        progress: Progress,
+    ) -> None:
+        inputs, account = self._inputs, Accounting()
         in_batches = batches(
-            self._reading.pieces(unit, account), options["token_budget"], **self._reading.padding
+            self._reading.pieces(unit, account),
+            inputs.options["token_budget"],
+            **self._reading.padding,
         )
         sink = _Sink(steps, inputs.architecture.points)
         padded = 0
-        with (
-            torch.inference_mode(),
-            observe(inputs.model, sink.points, sink, fused=options["fused"]),
-        ):
-            for batch in in_batches:
-                inputs.resources.check_stop()
-                self._fitting.run(
-                    batch, lambda part: self._attempt(part, sink), sink.commit, sink.discard
-                )
-                padded += batch.padded
-                progress(batch.tokens)
+        for first in in_batches:  # an ablation that no forward sees is an error
+            with self._observed(sink, ablation):
+                for batch in chain([first], in_batches):
+                    inputs.resources.check_stop()
+                    self._fitting.run(
+                        batch, lambda part: self._attempt(part, sink), sink.commit, sink.discard
+                    )
+                    padded += batch.padded
+                    progress(batch.tokens)
         read = {"padded": padded, "excluded": dict(account.skipped), "places": account.places}
         for step in steps:
             step.account = add_accounts(step.account, read)
+
+    @contextmanager
+    def _observed(self, sink: _Sink, ablation: Ablation | None) -> Iterator[None]:
+        model, found = self._inputs.model, self._inputs.architecture
+        with (
+            torch.inference_mode(),
+            apply_ablation(model, ablation, found=found),
+            sink.attention(model, found),
+            observe(model, sink.points, sink, fused=self._inputs.options["fused"]),
+        ):
+            yield
 
     def _attempt(self, batch: Batch, sink: _Sink) -> None:
         device = self._inputs.model.device
@@ -90,6 +125,16 @@ class _Sink:
         # A norm takes the moments of one accumulator.
         self._fused = next((step for step in steps if step.fused is not None), None)
         self._taken: set[str] = set()
+
+    def attention(self, model: PreTrainedModel, found: Architecture) -> AbstractContextManager[Any]:
+        """Shows the attention of the model to the steps that ask for it."""
+        attending = [step for step in self._all if step.attends]
+
+        def attend(attention: Attention) -> None:
+            for step in attending:
+                step.attend(attention)
+
+        return observe_attention(model, attend, found=found) if attending else nullcontext()
 
     def begin(self, batch: Batch) -> None:
         self._taken.clear()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-    from outdim.models import Point
+    from outdim.models import Ablation, Attention, Point
     from outdim.stats import PointMoments
     from outdim.tokens import Batch
 
@@ -200,6 +200,16 @@ class Observer(TextStep):
 
     reads = (TextOptions, TokenizerOptions, ModelOptions, ForwardOptions)
 
+    #: Whether ``outdim analyze`` runs it without being asked: every model has what it looks at.
+    by_default: ClassVar[bool] = True
+    #: Whether it is shown the attention of each layer (`attend`).
+    attends: ClassVar[bool] = False
+
+    @property
+    def twins(self) -> Sequence[tuple[Ablation, Observer]]:
+        """Observers of the same text while the model is ablated; this state holds theirs."""
+        return ()
+
     @property
     def fused(self) -> PointMoments | None:
         """The accumulator whose moments of h may be taken inside the model's own norms."""
@@ -253,6 +263,10 @@ class Observer(TextStep):
         for accumulator in self.parts.values():
             if not (taken and accumulator is self.fused):
                 accumulator.add(point.name, derived)
+
+    def attend(self, attention: Attention) -> None:
+        """Take the attention of a layer: after the point that it reads, before its own."""
+        raise NotImplementedError(f"{type(self).__name__} attends, but has no attend()")
 
     def commit(self) -> None:
         """The forward is complete."""

@@ -32,7 +32,7 @@ class AnalyzeOptions:
     """What is run in one forward.
 
     Args:
-        steps: Names of steps; none takes all that observe a model.
+        steps: Names of steps; none takes all that observe any model.
     """
 
     steps: list[str] | None = None
@@ -69,7 +69,9 @@ class Analyze:
 
     def run(self, given: Mapping[type, Any]) -> Path | None:
         """Run them and write the report."""
-        names = given[AnalyzeOptions].steps or [step.name for step in _observing()]
+        names = given[AnalyzeOptions].steps or [
+            step.name for step in _observing() if step.by_default
+        ]
         chosen = [step_class(name) for name in names]
         if others := [step.name for step in chosen if not issubclass(step, Observer)]:
             raise ArgumentError(
@@ -109,7 +111,7 @@ def report(run: Path) -> None:
     print(summary(run), file=sys.stderr)
 
 
-def _observing() -> list[type[Step]]:
+def _observing() -> list[type[Observer]]:
     classes = [step for name in steps() if (step := usable(name)) is not None]
     return [step for step in classes if issubclass(step, Observer)]
 

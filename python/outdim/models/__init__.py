@@ -4,6 +4,7 @@ from outdim.models.ablate import Edited, ablate, ablate_each, apply_ablation
 from outdim.models.ablation import Ablation, GroupValues
 from outdim.models.ablation_values import with_estimated_means, with_means, with_samples
 from outdim.models.architecture import Architecture, NormParameters, architecture
+from outdim.models.attention import Attention, attention_heads, observe_attention
 from outdim.models.controls import controls, keep_only
 from outdim.models.forward import Forward
 from outdim.models.fused import FusedSink
@@ -18,6 +19,7 @@ from outdim.models.predictor import Predictor
 __all__ = [
     "Ablation",
     "Architecture",
+    "Attention",
     "Edited",
     "Forward",
     "FusedSink",
@@ -32,6 +34,7 @@ __all__ = [
     "ablate_each",
     "apply_ablation",
     "architecture",
+    "attention_heads",
     "check_head",
     "controls",
     "describe",
@@ -39,6 +42,7 @@ __all__ = [
     "load_model",
     "model_sha256",
     "observe",
+    "observe_attention",
     "padding_reaches_text",
     "probe_padding",
     "sequence_length",

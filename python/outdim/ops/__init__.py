@@ -5,6 +5,7 @@ registered with torch.library as torch.ops.outdim.*, so that torch.compile trace
 """
 
 from outdim.ops._reference import empty_state
+from outdim.ops.attention_received import AttentionReceived, attention_received
 from outdim.ops.layer_norm import Edit, layer_norm, layer_norm_moments
 from outdim.ops.merge import merge_states
 from outdim.ops.moments import MomentsState, StatisticsArgs, moments
@@ -12,10 +13,12 @@ from outdim.ops.rank_histogram import rank_histogram_add, rank_histogram_touch
 from outdim.ops.segment_sums import Segments, segment_sums, segments
 
 __all__ = [
+    "AttentionReceived",
     "Edit",
     "MomentsState",
     "Segments",
     "StatisticsArgs",
+    "attention_received",
     "empty_state",
     "layer_norm",
     "layer_norm_moments",

@@ -76,3 +76,25 @@ class SegmentSumsCall(NamedTuple):
     read: Tensor  # [S] int64
     write: Tensor  # [S] int64
     sums: Tensor  # [R, 3, D] float64, rows `write` to be written
+
+
+class AttentionReceivedCall(NamedTuple):
+    """Queries, keys and outputs of an attention_received kernel; see its header in csrc/core.
+
+    What broadcasts has stride 0 there; the last dimension of query, key, mask and bias is
+    contiguous.
+    """
+
+    query: Tensor  # [B, Hq, Sq, d]
+    key: Tensor  # [B, Hkv, Sk, d], dtype of query
+    scale: float
+    softcap: float  # 0: none
+    causal: bool
+    window: int  # 0: none
+    mask: Tensor | None  # [B, Hq, Sq, Sk] bool
+    bias: Tensor | None  # [B, Hq, Sq, Sk] float32, float64 with a query of float64
+    sinks: Tensor | None  # [Hq], dtype of bias
+    group: Tensor | None  # [B, Sq] uint8
+    sums: Tensor  # [B, G, Hq, Sk] float64 of zeros, to be written
+    seen: Tensor  # [B, G, 1 or Hq, Sk] int64 of zeros, to be written; 1: one mask for all heads
+    entropy: Tensor | None  # [B, Hq, Sq] float64 of NaN, to be written where it is defined

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from outdim.ops._binding import DTYPE_CODES, core
 from outdim.ops._calls import (
+    AttentionReceivedCall,
     LayerNormCall,
     MomentsCall,
     RankAddCall,
@@ -157,3 +158,42 @@ def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
     module.segment_sums(
         hidden_view(module, hidden), segment_sums_args(module, call), torch.get_num_threads()
     )
+
+
+def attention_received_args(module: Any, call: AttentionReceivedCall) -> Any:
+    """Build the binding's AttentionReceivedArgs; the kernels of every device take the same."""
+    query, key, scale, softcap, causal, window, mask, bias, sinks, group, sums, seen, entropy = call
+    batch, query_heads, queries, d = query.shape
+
+    def strides(tensor: Tensor | None) -> list[int]:
+        return [0, 0, 0] if tensor is None else list(tensor.stride()[:3])
+
+    return module.AttentionReceivedArgs(
+        DTYPE_CODES[query.dtype],
+        [batch, query_heads, key.shape[1], queries, key.shape[2], d],
+        query.data_ptr(),
+        strides(query),
+        key.data_ptr(),
+        strides(key),
+        scale,
+        softcap,
+        causal,
+        window,
+        _address(mask),
+        strides(mask),
+        seen.shape[2],
+        _address(bias),
+        strides(bias),
+        _address(sinks),
+        _address(group),
+        sums.shape[1],
+        sums.data_ptr(),
+        seen.data_ptr(),
+        _address(entropy),
+    )
+
+
+def attention_received(call: AttentionReceivedCall) -> None:
+    """Run the kernel with torch's number of threads."""
+    module = core()
+    module.attention_received(attention_received_args(module, call), torch.get_num_threads())

@@ -14,6 +14,7 @@ from torch import Tensor
 from outdim.errors import BackendError
 from outdim.ops._binding import core
 from outdim.ops._calls import (
+    AttentionReceivedCall,
     LayerNormCall,
     MomentsCall,
     RankAddCall,
@@ -21,6 +22,7 @@ from outdim.ops._calls import (
     SegmentSumsCall,
 )
 from outdim.ops._cpu import (
+    attention_received_args,
     hidden_view,
     layer_norm_args,
     moments_args,
@@ -117,3 +119,13 @@ def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
     args = segment_sums_args(module, call)
     with _out_of_memory():
         module.cuda_segment_sums(hidden_view(module, hidden), args, _context(module, hidden.device))
+
+
+def attention_received(call: AttentionReceivedCall) -> None:
+    """Queue the kernels. A query whose group is above the number of groups is left out."""
+    module, device = core(), call.query.device
+    args = attention_received_args(module, call)
+    size = module.cuda_attention_workspace_bytes(args)
+    workspace = torch.empty(size, dtype=torch.uint8, device=device)
+    with _out_of_memory():
+        module.cuda_attention_received(args, _context(module, device, workspace))

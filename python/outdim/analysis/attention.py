@@ -1,0 +1,236 @@
+"""Hidden states and the attention that their tokens receive: the vertical pattern, in one pass.
+
+Puccetti et al. 2022, section 5: outlier dimensions drive the vertical attention to special tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from outdim.analysis.attention_found import AttentionFound, AttentionSide
+from outdim.analysis.attention_maps import MOST_SENTENCES, attention_maps
+from outdim.analysis.correlate import default_rank
+from outdim.analysis.inputs import Inputs
+from outdim.analysis.places import Places
+from outdim.analysis.step import Accumulator, Json, Observer
+from outdim.errors import ArgumentError
+from outdim.models import Ablation, Attention, attention_heads
+from outdim.models.ablation import At
+from outdim.models.ablation_sites import sites
+from outdim.stats import Covariates, PointMoments
+from outdim.stats.head_sums import HeadSums
+from outdim.stats.named import below
+from outdim.tables import parquet_bytes
+from outdim.tokens import GROUPS
+
+if TYPE_CHECKING:
+    from outdim.models import Point
+    from outdim.tokens import Batch
+
+#: Documents fall into so many blocks, which a jackknife leaves out in turn.
+BLOCKS = 20
+#: Which state is paired with the attention of a layer: that which it reads, or that which it
+#: writes, as Puccetti et al. have it.
+PAIRINGS = ("read", "written")
+_ABLATED = "ablated/"
+_MAPS = "attention_maps.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionOptions:
+    """Relate hidden states to the attention that their tokens receive (Puccetti et al. 2022).
+
+    Args:
+        dims: Dimensions whose |h| is related to attention, with intervals; none takes the outliers
+            by parameters and ten random ones. The median over all dimensions comes with it.
+        ablate: Dimensions that are disabled for a second forward of the same text: what the
+            patterns are without them, and how much they change. None for one forward only.
+        at: Where they are disabled, as in outdim.ablate.
+        sentences: A few short sentences whose whole attention is drawn, full beside ablated: four
+            at most, cut at 32 tokens.
+    """
+
+    dims: list[int] | None = None
+    ablate: list[int] | None = None
+    at: At = "state"
+    sentences: list[str] | None = None
+
+
+class AttentionStep(Observer):
+    """What keys receive, head by head, against |h| of their tokens, and where heads look."""
+
+    name = "attention"
+    Options = AttentionOptions
+    wants = ("detect",)
+    by_default: ClassVar[bool] = False  # not every model lets its attention be seen
+    attends: ClassVar[bool] = True
+
+    @classmethod
+    def resolve(cls, options: AttentionOptions, inputs: Inputs) -> Json:
+        """Dimensions are chosen, and heads counted, once."""
+        recorded = super().resolve(options, inputs)
+        arch = inputs.architecture
+        dims = default_rank(inputs) if options.dims is None else options.dims
+        heads = attention_heads(inputs.model, arch)
+        for name, value in (("dims", dims), ("ablate", options.ablate or [])):
+            if outside := [dim for dim in value if not 0 <= dim < arch.hidden_size]:
+                raise ArgumentError(
+                    f"{name}: expected dimensions 0 to {arch.hidden_size - 1}, got {outside}."
+                )
+        if not dims or options.ablate == []:
+            raise ArgumentError("dims, ablate: expected at least one dimension, got none.")
+        if len(options.sentences or ()) > MOST_SENTENCES:
+            raise ArgumentError(
+                f"sentences: expected {MOST_SENTENCES} at most, got {len(options.sentences or ())}."
+            )
+        if options.ablate:
+            sites(arch, Ablation(tuple(options.ablate), at=options.at))
+        return {
+            **recorded,
+            "dims": sorted(set(dims)),
+            "heads": [[layer, count] for layer, count in heads.items()],
+        }
+
+    @classmethod
+    def attach(cls, options: AttentionOptions, inputs: Inputs) -> dict[str, bytes]:
+        """The maps of the sentences: made once, of no shard."""
+        if not options.sentences:
+            return {}
+        ablation = Ablation(tuple(options.ablate), at=options.at) if options.ablate else None
+        maps = attention_maps(
+            inputs.model, inputs.tokenizer, options.sentences, ablation, found=inputs.architecture
+        )
+        return {_MAPS: parquet_bytes(maps)}
+
+    @cached_property
+    def heads(self) -> dict[int, int]:
+        """How many heads each layer has."""
+        return dict(self.recorded["heads"])
+
+    @cached_property
+    def places(self) -> Places:
+        """Sets of tokens whose share of the attention is kept."""
+        tokenizer, vocab = self.inputs.tokenizer, self.inputs.architecture.vocab_size
+        places: Places = self.inputs.keep("places", lambda: Places.of(tokenizer, vocab))
+        return places
+
+    @cached_property
+    def sums(self) -> HeadSums:
+        """What the heads attend to."""
+        most = max(self.heads.values())
+        return HeadSums(BLOCKS, len(GROUPS), tuple(self.heads), most, len(self.places.names))
+
+    @cached_property
+    def chosen(self) -> dict[int, PointMoments]:
+        """Co-moments of the chosen dimensions with what heads give, by layer, block and group."""
+        labels = [f"{group} {block}" for block in range(BLOCKS) for group in GROUPS]
+        return {layer: self._moments(labels, heads) for layer, heads in self.heads.items()}
+
+    @cached_property
+    def every(self) -> dict[int, PointMoments]:
+        """The same of all dimensions, by layer and group: what is usual among them."""
+        return {layer: self._moments(GROUPS, heads) for layer, heads in self.heads.items()}
+
+    def _moments(self, groups: Sequence[str], heads: int) -> PointMoments:
+        covariates = Covariates(row_names=tuple(f"head {head}" for head in range(heads)))
+        return PointMoments(PAIRINGS, groups, covariates, device=self.inputs.device)
+
+    def accumulators(self) -> Mapping[str, Accumulator]:
+        """Sums of heads, and co-moments of each layer."""
+        found: dict[str, Any] = {"sums": self.sums}
+        for name, parts in (("chosen", self.chosen), ("every", self.every)):
+            found |= {f"{name} {layer}": part for layer, part in parts.items()}
+        return found
+
+    @cached_property
+    def twins(self) -> Sequence[tuple[Ablation, Observer]]:
+        """The same, of the ablated model."""
+        if not self.recorded["ablate"]:
+            return ()
+        twin = AttentionStep({**self.recorded, "ablate": None}, self.inputs)
+        return ((Ablation(tuple(self.recorded["ablate"]), at=self.recorded["at"]), twin),)
+
+    def begin(self, batch: Batch) -> None:
+        """The next forward reads ``batch``."""
+        block = batch.documents % BLOCKS
+        self._ids, self._group = batch.input_ids, batch.group
+        # Group g of block b is label 1 + g + 3 b, 0 stays 0: a table, since the type is so narrow.
+        label = batch.group.long() + len(GROUPS) * block[:, None]
+        self._label = torch.where(batch.group > 0, label, 0).to(torch.uint8)
+        self._rows: dict[int, Tensor] = {}
+        self._read: Tensor | None = None
+        place = self.places.of_batch(batch.input_ids, batch.position)
+        self.sums.begin(batch.input_ids, batch.group, block, place)
+
+    def observe(self, point: Point, hidden: Tensor, *, taken: bool) -> None:
+        """Pair the state that a layer has written with its attention; keep it for the next."""
+        layer = self.layers[point.name]
+        if layer in self._rows:
+            self._pair("written", layer, hidden)
+        self._read = hidden
+
+    def attend(self, attention: Attention) -> None:
+        """Pair the state that a layer reads with its attention."""
+        sums = self.sums
+        received = attention.received(sums.query_groups, 2 * len(GROUPS), entropy=True)
+        sums.add(attention.layer, received, attention.value)
+        mean = received.mean()  # [B, H, S]; NaN only for keys that are in no group
+        rows = mean.transpose(0, 1).reshape(mean.shape[1], -1)
+        self._rows[attention.layer] = rows
+        for part in (self.chosen, self.every):
+            group = self._label if part is self.chosen else self._group
+            part[attention.layer].begin(self._ids.reshape(-1), group.reshape(-1), rows)
+        assert self._read is not None
+        self._pair("read", attention.layer, self._read)
+
+    def _pair(self, pairing: str, layer: int, hidden: Tensor) -> None:
+        self.chosen[layer].add(pairing, hidden[..., self.recorded["dims"]].contiguous())
+        self.every[layer].add(pairing, hidden)
+
+    def commit(self) -> None:
+        """The forward is complete."""
+        super().commit()
+        self._read = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Its own tensors, and those of the ablated model."""
+        state = super().state_dict()
+        for _, twin in self.twins:
+            state |= {_ABLATED + name: tensor for name, tensor in twin.state_dict().items()}
+        return state
+
+    def merge(self, tensors: Mapping[str, Tensor]) -> AttentionStep:
+        """Merge both."""
+        for _, twin in self.twins:
+            twin.merge(below(_ABLATED, tensors))
+        own = {name: part for name, part in tensors.items() if not name.startswith(_ABLATED)}
+        super().merge(own)
+        return self
+
+    def result(self) -> AttentionFound:
+        """What was found."""
+        twins = [(ablation.label, twin) for ablation, twin in self.twins]
+        label, twin = twins[0] if twins else ("", None)
+        return AttentionFound(
+            dims=tuple(self.recorded["dims"]),
+            places=self.places,
+            intact=self._side(),
+            ablation=label,
+            ablated=twin._side() if isinstance(twin, AttentionStep) else None,
+            maps=self._maps(),
+        )
+
+    def _maps(self) -> pa.Table | None:
+        path = self.inputs.attached(_MAPS)
+        return None if path is None else pq.read_table(path)
+
+    def _side(self) -> AttentionSide:
+        return AttentionSide(self.heads, self.sums, self.chosen, self.every)

@@ -1,0 +1,60 @@
+"""Sets of tokens that attention may go to: special ones, the first, delimiters."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from outdim.tokens import special_ids
+from outdim.tokens.labels import token_labels
+
+_MOST_SPECIAL = 8
+FIRST, DELIMITERS = "first position", "delimiters"
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Names of places, and which ids belong to them.
+
+    Attributes:
+        names: Of the special tokens, of the delimiters, and of the first position of a sequence,
+            which may be a special token as well.
+        labels: The token of each id.
+        member: [V, P - 1] float64: 1 where an id is in a place that ids decide.
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[str, ...]
+    member: Tensor
+
+    @classmethod
+    def of(cls, tokenizer: Any, vocab: int) -> Places:
+        """Those of a tokenizer: its special tokens but the one that pads, eight at most."""
+        labels = token_labels(tokenizer, vocab)
+        ids = sorted(i for i in special_ids(tokenizer) if i < vocab)
+        special = [i for i in ids if i != tokenizer.pad_token_id or len(ids) == 1][:_MOST_SPECIAL]
+        texts = tokenizer.batch_decode([[i] for i in range(min(vocab, len(tokenizer)))])
+        delimiters = [i for i, text in enumerate(texts) if is_delimiter(text)]
+        member = torch.zeros(vocab, len(special) + 1, dtype=torch.float64)
+        member[special, torch.arange(len(special))] = 1
+        member[delimiters, -1] = 1
+        return cls((*(labels[i] for i in special), DELIMITERS, FIRST), labels, member)
+
+    def of_batch(self, ids: Tensor, position: Tensor) -> Tensor:
+        """[B, S, P] float64 of ids and positions [B, S]."""
+        first = (position == 0).double()[..., None]
+        return torch.cat([self.member.to(ids.device)[ids], first], -1)
+
+
+def is_delimiter(text: str) -> bool:
+    """Whether a token is punctuation and nothing else.
+
+    >>> is_delimiter(" ."), is_delimiter("a."), is_delimiter(" ")
+    (True, False, False)
+    """
+    text = text.strip()
+    return bool(text) and all(unicodedata.category(letter).startswith("P") for letter in text)

@@ -1,0 +1,161 @@
+"""Attention received: vertical heads, the dimensions that go with them, and where heads look."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from outdim.report.figures.attention_map import attention_map
+from outdim.report.figures.base import Figure
+from outdim.report.section import Cell, Section, Table
+from outdim.report.sections import _default
+from outdim.report.study import Study
+from outdim.report.views import topics
+from outdim.text import listing, number
+
+_HEADS, _ROWS, _TOKENS, _MAPPED = 12, 12, 5, 6
+
+
+def section(study: Study, step: str, marked: Sequence[int]) -> Section:
+    """The most vertical heads, the strongest r, the most attended tokens; figures by layer."""
+    found = study.statistics.get(step)
+    heads = _rows(study, "attention_heads.parquet")
+    tables = [
+        _heads(heads),
+        _strongest(_rows(study, "attention_r.parquet"), marked),
+        _tokens(_rows(study, "attention_tokens.parquet")),
+    ]
+    return Section(
+        step,
+        "Attention received",
+        tables=[table for table in tables if table.rows],
+        figures=[
+            *_maps(_rows(study, "attention_maps.parquet"), heads, study.options[step]),
+            *(_default.curves(step, topics(found), marked) if found is not None else ()),
+        ],
+        definitions="attention.html.j2",
+    )
+
+
+def _rows(study: Study, name: str) -> list[dict[str, Any]]:
+    table = study.table(name)
+    return [] if table is None else table.to_pylist()
+
+
+def _maps(
+    rows: list[dict[str, Any]], heads: list[dict[str, Any]], options: Mapping[str, Any]
+) -> list[Figure]:
+    """A figure a sentence, of the heads that are most vertical over the text."""
+    order = sorted(heads, key=lambda row: -row["vertical"])[:_MAPPED]
+    chosen = [(row["layer"], row["head"]) for row in order]
+    ablated = options.get("ablate") or []
+    about = f"{listing(ablated)} off ({options['at']})" if ablated else ""
+    figures = []
+    for sentence in sorted({row["sentence"] for row in rows}):
+        of = {(r["layer"], r["head"]): r for r in rows if r["sentence"] == sentence}
+        id_ = f"attention_map_{sentence + 1}"
+        figures.append(attention_map(id_, [of[place] for place in chosen], about))
+    return figures
+
+
+def _interval(row: dict[str, Any], value: str, low: str, high: str) -> str:
+    if not np.isfinite(row[value]):
+        return "n/a"
+    text = number(row[value], 2)
+    ends = [number(row[end], 2) for end in (low, high) if np.isfinite(row[end])]
+    return f"{text} [{', '.join(ends)}]" if len(ends) == 2 else text
+
+
+def _heads(rows: list[dict[str, Any]]) -> Table:
+    ablated = bool(rows) and "ablated_vertical" in rows[0]
+    chosen = sorted(rows, key=lambda row: -row["vertical"])[:_HEADS]
+    return Table(
+        title="Most vertical heads",
+        caption="In which share of the sequences one key receives more than 0.3 of the attention "
+        "of the queries that can see it; on which token, and how often of these; the entropy of a "
+        "query's attention; the norm of the value there over the mean norm.",
+        columns=["layer", "head", "vertical", "token", "of these", "entropy", "value norm"]
+        + (["ablated", "change"] if ablated else []),
+        rows=[
+            [
+                str(row["layer"]),
+                str(row["head"]),
+                Cell(_interval(row, "vertical", "low", "high"), marked=row["is_vertical"]),
+                row["token"] or "n/a",
+                number(row["token_share"], 2),
+                number(row["entropy"], 2),
+                number(row["value_ratio"], 2),
+            ]
+            + (
+                [
+                    number(row["ablated_vertical"], 2),
+                    _interval(row, "change", "change_low", "change_high"),
+                ]
+                if ablated
+                else []
+            )
+            for row in chosen
+        ],
+        brief=True,
+        marks="vertical in more than half of the sequences, at the low end of the interval",
+    )
+
+
+def _strongest(rows: list[dict[str, Any]], marked: Sequence[int]) -> Table:
+    finite = [row for row in rows if row["pairing"] == "read" and np.isfinite(row["r"])]
+    best: dict[tuple[int, str], dict[str, Any]] = {}
+    for row in finite:
+        key = row["dim"], row["selection"]
+        if key not in best or abs(row["r"]) > abs(best[key]["r"]):
+            best[key] = row
+    shown = sorted(best.values(), key=lambda row: (row["selection"], -abs(row["r"])))
+    wide = [row for row in shown if row["selection"] in ("text", "all")]
+    return Table(
+        title="Dimensions that go with attention",
+        caption="For each chosen dimension the head at which r of |h| with attention received is "
+        "largest, over the state that the layer reads: with interval over documents, the median "
+        "|r| of all dimensions at that head, and in which share of the others |r| is smaller.",
+        columns=["tokens", "dimension", "layer", "head", "r", "median |r|", "others below"]
+        + (["ablated r"] if wide and "ablated_r" in wide[0] else []),
+        rows=[
+            [
+                row["selection"],
+                Cell(str(row["dim"]), marked=row["dim"] in marked),
+                str(row["layer"]),
+                str(row["head"]),
+                _interval(row, "r", "r_low", "r_high"),
+                number(row["median_abs_r"], 2),
+                f"{row['share_below']:.0%}",
+            ]
+            + (
+                [_interval(row, "ablated_r", "ablated_r_low", "ablated_r_high")]
+                if "ablated_r" in row
+                else []
+            )
+            for row in wide[: 2 * _ROWS]
+        ],
+        marks="an outlier dimension",
+    )
+
+
+def _tokens(rows: list[dict[str, Any]]) -> Table:
+    layers: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        layers.setdefault(row["layer"], []).append(row)
+    return Table(
+        title="Most attended tokens",
+        caption="Share of all attention of a layer that each token receives, all heads together, "
+        "and in brackets its share of the tokens.",
+        columns=["layer", *(str(place + 1) for place in range(_TOKENS))],
+        rows=[
+            [
+                str(layer),
+                *(
+                    f"{row['token']} {row['share']:.0%} ({row['of_tokens']:.1%})"
+                    for row in those[:_TOKENS]
+                ),
+                *[""] * (_TOKENS - len(those[:_TOKENS])),
+            ]
+            for layer, those in layers.items()
+        ],
+    )

@@ -1,0 +1,93 @@
+"""Intervals by leaving out blocks in turn: for statistics of sums that are kept by block."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+#: With fewer blocks an interval would say little.
+MIN_BLOCKS = 5
+
+
+class LeftOut(NamedTuple):
+    """A statistic of all blocks, and of all but one.
+
+    Attributes:
+        value: [...].
+        without: [blocks, ...]: without each block; those of a block that holds nothing are the
+            value itself, and are not counted.
+        used: [blocks] bool.
+    """
+
+    value: Floats
+    without: Floats
+    used: NDArray[np.bool_]
+
+    def __sub__(self, other: LeftOut) -> LeftOut:
+        """The difference of two statistics of the same documents, block by block."""
+        return LeftOut(
+            self.value - other.value, self.without - other.without, self.used & other.used
+        )
+
+    def interval(self, *, correlation: bool = False, level: float = 0.95) -> tuple[Floats, Floats]:
+        """Low and high end by the delete-a-group jackknife, Student's t; NaN with few blocks.
+
+        Args:
+            correlation: Whether it is an r: then on Fisher's scale.
+            level: Of confidence.
+        """
+        from scipy.special import stdtrit
+
+        count = int(self.used.sum())
+        if count < MIN_BLOCKS:
+            nothing = np.full(self.value.shape, np.nan)
+            return nothing, nothing.copy()
+        bound = 1 - 1e-15
+        to = (lambda r: np.arctanh(np.clip(r, -bound, bound))) if correlation else np.asarray
+        without = to(self.without[self.used])
+        spread = ((without - without.mean(0)) ** 2).sum(0) * (count - 1) / count
+        reach = stdtrit(count - 1, (1 + level) / 2) * np.sqrt(spread)
+        centre = to(self.value)
+        back = np.tanh if correlation else np.asarray
+        return back(centre - reach), back(centre + reach)
+
+
+def ratio(numerator: Floats, denominator: Floats) -> LeftOut:
+    """Sums [blocks, ...] over sums that broadcast to them; NaN where there is nothing."""
+
+    def divide(top: Floats, bottom: Floats) -> Floats:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(bottom > 0, top / bottom, np.nan)
+
+    top, bottom = numerator.sum(0), denominator.sum(0)
+    used = np.asarray(denominator.reshape(len(denominator), -1).sum(1) > 0)
+    return LeftOut(divide(top, bottom), divide(top - numerator, bottom - denominator), used)
+
+
+def pearson(n: Floats, x: Floats, y: Floats, xx: Floats, yy: Floats, xy: Floats) -> LeftOut:
+    """Pearson's r [K, D] from sums by block, about one centre of all.
+
+    Args:
+        n: How many, [blocks].
+        x: Of one variable, [blocks, K, 1].
+        y: Of the other, [blocks, 1, D].
+        xx: Of the square of the one.
+        yy: Of the square of the other.
+        xy: Of their product, [blocks, K, D].
+    """
+
+    def r(n: Floats, x: Floats, y: Floats, xx: Floats, yy: Floats, xy: Floats) -> Floats:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            m2x, m2y = xx - x * x / n, yy - y * y / n
+            # What is left of a constant after rounding is no spread.
+            flat = (m2x <= 1e-14 * xx) | (m2y <= 1e-14 * yy)
+            return np.where(flat, np.nan, np.clip((xy - x * y / n) / np.sqrt(m2x * m2y), -1, 1))
+
+    sums = (n[:, None, None], x, y, xx, yy, xy)
+    totals = [part.sum(0) for part in sums]
+    without = [total - part for total, part in zip(totals, sums, strict=True)]
+    return LeftOut(r(*totals), r(*without), n > 0)

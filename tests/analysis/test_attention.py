@@ -1,0 +1,261 @@
+"""The step `attention`: a planted vertical head, and what eager attention says of everything."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from outdim.analysis.analyze import analyze
+from outdim.analysis.attention import AttentionOptions, AttentionStep
+from outdim.analysis.inputs import ForwardOptions, Inputs
+from outdim.corpus import open_corpus
+from outdim.errors import ArgumentError, DataError
+from tiny import LAYERS, tiny_model, tiny_tokenizer
+
+PLANTED, LAYER, HEAD = 7, 2, 1
+WIDTH = 8  # of a head
+CLS, SEP = 2, 3
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """60 documents of 5 to 75 tokens, with full stops."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    rng = np.random.default_rng(0)
+    lines = []
+    for length in rng.integers(5, 76, 60):
+        words = [f"w{w}" for w in np.minimum(rng.zipf(1.3, length), 90)]
+        words[-1] = "."
+        lines.append(" ".join(words))
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def model_of(family):
+    return tiny_model(family, max_position_embeddings=128)
+
+
+def tokenizer_of():
+    return tiny_tokenizer(model_max_length=128)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """A BERT whose [CLS] is large in one dimension, which one head of layer 2 looks for."""
+    model = model_of("bert")
+    embeddings = model.embeddings
+    embeddings.word_embeddings.weight.data[:, PLANTED] = 0
+    embeddings.word_embeddings.weight.data[CLS, PLANTED] = 10
+    for table in (embeddings.position_embeddings, embeddings.token_type_embeddings):
+        table.weight.data[:, PLANTED] = 0
+    attention = model.encoder.layer[LAYER - 1].attention.self
+    rows = slice(HEAD * WIDTH, (HEAD + 1) * WIDTH)
+    for part in (attention.query, attention.key):
+        part.weight.data[rows] = 0
+        part.bias.data[rows] = 0
+    attention.query.bias.data[HEAD * WIDTH] = 10
+    attention.key.weight.data[HEAD * WIDTH, PLANTED] = 1
+    return model
+
+
+@pytest.fixture(scope="module")
+def found(planted, source):
+    options = AttentionOptions(dims=[PLANTED, 1, 2, 3], ablate=[PLANTED])
+    return analyze(planted, tokenizer_of(), source, {"attention": options})["attention"]
+
+
+def test_the_planted_head_is_vertical_on_its_token_and_no_other_is(found):
+    rows = {(row["layer"], row["head"]): row for row in found.heads_table.to_pylist()}
+    assert [place for place, row in rows.items() if row["is_vertical"]] == [(LAYER, HEAD)]
+    row = rows[LAYER, HEAD]
+    assert (row["token"], row["token_share"]) == ("[CLS]", 1.0)
+    assert row["vertical"] == 1.0
+    assert row["to [CLS]"] > 0.9
+    assert row["to first position"] == pytest.approx(row["to [CLS]"])
+    assert row["entropy"] < 0.5
+    assert (row["dim"], row["r"] > 0.9) == (PLANTED, True)
+    assert rows[LAYER, 0]["to [CLS]"] < 0.4
+    assert "1 of 16 heads are vertical" in found.headline()[0]
+    assert "1 on [CLS]" in found.headline()[0]
+
+
+def test_the_planted_dimension_goes_with_attention_and_others_do_not(found):
+    table = found.r_table.to_pylist()
+    here = {
+        row["dim"]: row
+        for row in table
+        if (row["layer"], row["head"], row["pairing"], row["selection"])
+        == (LAYER, HEAD, "read", "all")
+    }
+    assert here[PLANTED]["r_low"] > 0.9
+    assert here[PLANTED]["share_below"] >= 30 / 32
+    assert abs(here[1]["r"]) < 0.9
+    assert here[PLANTED]["median_abs_r"] < 0.5
+
+
+def test_ablated_the_pattern_is_gone_and_by_how_much_has_an_interval(found):
+    rows = {(row["layer"], row["head"]): row for row in found.heads_table.to_pylist()}
+    row = rows[LAYER, HEAD]
+    assert row["ablated_vertical"] < 0.2
+    assert row["change_low"] > 0.7
+    stats = found.tables()["stats"].to_pandas()
+    share = stats[(stats["head"] == HEAD) & (stats.layer == LAYER) & (stats.covariate == "[CLS]")]
+    share = share[share.selection == "all"].set_index("statistic")
+    assert share.value["attention_share"] - share.value["attention_share_ablated"] == (
+        pytest.approx(share.value["attention_share_change"])
+    )
+    assert share.low["attention_share_change"] > 0.5
+    assert "0 of 16 heads are vertical" in found.headline()[-1]
+
+
+def pieces(source):
+    tokenizer = tokenizer_of()
+    return [tokenizer(line).input_ids for line in Path(source).read_text().splitlines()]
+
+
+def brute_force(model, source, causal):
+    """Everything from whole matrices of eager attention, one document at a time."""
+    model.set_attn_implementation("eager")
+    tokens, sequences = [], []
+    for ids in pieces(source):
+        with torch.inference_mode():
+            output = model(torch.tensor([ids]), output_attentions=True, output_hidden_states=True)
+        weights = torch.cat(output.attentions).double()  # [L, H, S, S]
+        hidden = torch.cat(output.hidden_states[:LAYERS]).double()  # what each layer reads
+        n = len(ids)
+        seen = torch.arange(n, 0, -1) if causal else torch.full((n,), n)
+        mean = weights.sum(-2) / seen
+        tokens.append((ids, mean, hidden))
+        usable = 2 * seen >= n
+        prefix = weights[:, :, :64].sum(-2) / (torch.arange(64, 64 - n, -1) if causal else 64)
+        sequences.append(
+            {
+                "n": n,
+                "ids": ids,
+                "sums": weights.sum(-2),
+                "entropy": -(weights * weights.clamp(min=1e-300).log()).sum((-1, -2)),
+                "vertical": torch.where(usable, mean, 0).amax(-1) > 0.3,
+                "sink": prefix[..., 0] > 0.3,
+            }
+        )
+    model.set_attn_implementation("sdpa")
+    return tokens, sequences
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_numbers_are_those_of_whole_matrices(family, source):
+    model = model_of(family)
+    model.config.use_cache = False
+    dims = [1, 5]
+    found = analyze(
+        model, tokenizer_of(), source, {"attention": AttentionOptions(dims=dims)},
+        forward=ForwardOptions(max_length=128),
+    )["attention"]  # fmt: skip
+    tokens, sequences = brute_force(model, source, family == "llama")
+    special = np.concatenate([np.isin(ids, [CLS, SEP]) for ids, _, _ in tokens])
+    mean = np.concatenate([m.numpy() for _, m, _ in tokens], -1)
+    hidden = np.concatenate([np.abs(h.numpy()) for _, _, h in tokens], 1)
+    for row in found.r_table.to_pylist():
+        if row["pairing"] == "read" and row["selection"] in ("text", "all"):
+            rows = ~special if row["selection"] == "text" else np.ones_like(special)
+            layer = row["layer"] - 1
+            want = np.corrcoef(mean[layer, row["head"]][rows], hidden[layer, rows, row["dim"]])
+            assert row["r"] == pytest.approx(want[0, 1], abs=1e-5)
+            assert row["n"] == rows.sum()
+    queries = sum(one["n"] for one in sequences)
+    long = [one for one in sequences if one["n"] >= 64]
+    stats = found.tables()["stats"].to_pandas()
+    stats = stats[stats.selection.isin(["", "all"])]
+    by = stats.set_index(["statistic", "covariate", "layer", "head"]).value
+    for layer in range(LAYERS):
+        for head in range(4):
+            at = layer + 1, head
+            entropy = sum(float(one["entropy"][layer, head]) for one in sequences) / queries
+            assert by["attention_entropy", "", *at] == pytest.approx(entropy, abs=1e-5)
+            vertical = np.mean([bool(one["vertical"][layer, head]) for one in sequences])
+            assert by["attention_vertical", "", *at] == vertical
+            sink = np.mean([bool(one["sink"][layer, head]) for one in long])
+            assert by["attention_sink", "position 1", *at] == sink
+            for name, member in (("[SEP]", [SEP]), ("first position", None)):
+                share = sum(
+                    float(one["sums"][layer, head, 0])
+                    if member is None
+                    else float(one["sums"][layer, head][np.isin(one["ids"], member)].sum())
+                    for one in sequences
+                )
+                assert by["attention_share", name, *at] == pytest.approx(share / queries, abs=1e-5)
+    top = next(row for row in found.tokens_table.to_pylist() if row["layer"] == 1)
+    ids = np.concatenate([one["ids"] for one in sequences])
+    received = np.concatenate([one["sums"][0].sum(0).numpy() for one in sequences])
+    totals = np.bincount(ids, received)
+    assert top["token_id"] == totals.argmax()
+    assert top["share"] == pytest.approx(totals.max() / queries / 4, abs=1e-5)
+
+
+def steps(model, source, count, **options):
+    """`count` steps alike, and the units of the text in small shards."""
+    corpus = open_corpus(source, unit_bytes=2000)
+    made = []
+    for _ in range(count):
+        inputs = Inputs.of(
+            {"source": [source]}, model=model, tokenizer=tokenizer_of(), corpus=corpus
+        )
+        inputs.resolve([ForwardOptions(max_length=128)])
+        recorded = AttentionStep.resolve(AttentionOptions(**options), inputs)
+        made.append(AttentionStep({**inputs.options, **recorded}, inputs))
+    return made, [unit.as_dict() for unit in corpus.units]
+
+
+def test_shards_merge_to_the_whole(planted, source):
+    (whole, first, second), units = steps(planted, source, 3, dims=[PLANTED, 1], ablate=[PLANTED])
+    assert len(units) > 3
+    for i, unit in enumerate(units):
+        whole.update(unit, lambda tokens: None)
+        (first if i < 2 else second).update(unit, lambda tokens: None)
+    first.merge(second.state_dict())
+    one, other = whole.result(), first.result()
+    for name, table in one.tables().items():
+        left, right = table.to_pandas(), other.tables()[name].to_pandas()
+        for column in left:
+            if left[column].dtype == float:
+                np.testing.assert_allclose(left[column], right[column], rtol=1e-9, atol=1e-9)
+            else:
+                assert left[column].equals(right[column])
+
+
+def test_a_batch_that_fails_leaves_nothing_behind(planted, source):
+    (step,), units = steps(planted, source, 1, dims=[PLANTED])
+    step.update(units[0], lambda tokens: None)
+    before = {name: tensor.clone() for name, tensor in step.state_dict().items()}
+    attend, calls = step.attend, []
+
+    def fail(attention):
+        calls.append(attention.layer)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("full")
+        attend(attention)
+
+    step.attend = fail
+    other = steps(planted, source, 1, dims=[PLANTED])[0][0]
+    other.update(units[0], lambda tokens: None)
+    other.update(units[1], lambda tokens: None)
+    step.update(units[1], lambda tokens: None)  # halved, and tried again
+    for name, tensor in step.state_dict().items():
+        torch.testing.assert_close(tensor, other.state_dict()[name], rtol=1e-7, atol=1e-9)
+    assert any(not torch.equal(before[name], t) for name, t in step.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "error", "text"),
+    [
+        ("bert", {"dims": [32]}, ArgumentError, "dims: expected dimensions 0 to 31, got [32]"),
+        ("bert", {"dims": []}, ArgumentError, "dims, ablate: expected at least one dimension"),
+        ("bert", {"dims": [1], "ablate": [40]}, ArgumentError, "ablate: expected dimensions 0"),
+        ("bert", {"dims": [1], "ablate": [4], "at": "readers"}, ArgumentError, "at: "),
+        ("deberta-v2", {"dims": [1]}, DataError, "does not go through transformers' registry"),
+    ],
+)
+def test_errors(family, options, error, text, source):
+    with pytest.raises(error) as caught:
+        steps(tiny_model(family, max_position_embeddings=128), source, 1, **options)
+    assert text in str(caught.value)

@@ -1,0 +1,69 @@
+"""Leaving out blocks: against textbook formulas, and how often the interval holds the truth."""
+
+import numpy as np
+import pytest
+from outdim.stats.jackknife import LeftOut, pearson, ratio
+from scipy import stats
+
+
+def sums_of(x, y, block, blocks):
+    """What `pearson` takes, about zero, of columns x [N, K] and y [N, D]."""
+    one_hot = np.eye(blocks)[block]
+    n = one_hot.sum(0)
+    by = lambda values: np.tensordot(one_hot, values, (0, 0))  # noqa: E731
+    return (
+        n, by(x)[..., None], by(y)[:, None], by(x * x)[..., None], by(y * y)[:, None],
+        by(x[..., None] * y[:, None]),
+    )  # fmt: skip
+
+
+def test_r_and_its_left_out_values():
+    rng = np.random.default_rng(0)
+    x, y, block = rng.normal(size=(200, 3)), rng.normal(size=(200, 2)), rng.integers(0, 6, 200)
+    found = pearson(*sums_of(x, y, block, 7))
+    assert found.used.tolist() == [True] * 6 + [False]
+    np.testing.assert_allclose(found.value, np.corrcoef(x.T, y.T)[:3, 3:], atol=1e-12)
+    for b in range(6):
+        rest = block != b
+        want = np.corrcoef(x[rest].T, y[rest].T)[:3, 3:]
+        np.testing.assert_allclose(found.without[b], want, atol=1e-12)
+
+
+def test_a_constant_has_no_r():
+    x, y = np.full((50, 1), 0.1), np.random.default_rng(0).normal(size=(50, 1))
+    assert np.isnan(pearson(*sums_of(x, y, np.arange(50) % 5, 5)).value)
+
+
+def test_the_interval_of_a_mean_is_that_of_the_block_means():
+    values = np.random.default_rng(1).normal(size=(8, 10))
+    found = ratio(values.sum(1), np.full(8, 10.0))
+    low, high = found.interval()
+    want = stats.t.interval(0.95, 7, values.mean(), stats.sem(values.mean(1)))
+    np.testing.assert_allclose([low, high], want, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_the_interval_of_r_holds_the_truth_as_often_as_it_says():
+    rng, inside, tries = np.random.default_rng(2), 0, 400
+    for _ in range(tries):
+        x = rng.normal(size=(600, 1))
+        y = 0.6 * x + 0.8 * rng.normal(size=(600, 1))
+        low, high = pearson(*sums_of(x, y, np.arange(600) % 20, 20)).interval(correlation=True)
+        inside += bool(low < 0.6 < high)
+    assert 0.92 < inside / tries < 0.98
+
+
+def test_few_blocks_give_no_interval():
+    found = ratio(np.array([1.0, 2.0, 0.0]), np.array([2.0, 2.0, 0.0]))
+    assert found.value == 0.75
+    assert all(np.isnan(end) for end in found.interval())
+
+
+def test_a_difference_is_paired():
+    rng = np.random.default_rng(3)
+    level = rng.normal(size=10) * 5
+    one, other = (ratio(level + shift, np.ones(10)) for shift in (1.0, 0.0))
+    change = one - other
+    assert isinstance(change, LeftOut)
+    low, high = change.interval()
+    assert (float(low), float(high)) == (pytest.approx(1.0), pytest.approx(1.0))
