@@ -18,6 +18,7 @@ _NAMES = (
     "rank_histogram",
     "segment_sums",
     "types",
+    "precision",
     "forward",
     "pipeline",
 )
