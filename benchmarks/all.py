@@ -19,6 +19,7 @@ _NAMES = (
     "segment_sums",
     "attention_received",
     "types",
+    "precision",
     "forward",
     "pipeline",
 )

@@ -1,9 +1,11 @@
-"""What the statistics of `correlate` cost beside a forward of BERT-base, on a CPU or a GPU.
+"""What the statistics of `correlate` cost beside a forward of BERT-base or MiniLM, on CPU or GPU.
 
 Everything that `correlate` takes at the embeddings and every block: four covariates, shape, three
-groups of tokens, resident states; fused and by hooks, beside the model alone, in turn. The host's
-time of the statistics is what `begin`, the sink and `commit` take without their kernels' work: on a
-GPU, where kernels run meanwhile, the whole of it.
+groups of tokens, resident states; fused and by hooks. On a CPU, where a forward of seconds varies
+by more than the statistics cost, they are timed inside of it: by hooks, what `begin`, the sink and
+`commit` take; fused, what our norms take with them, less torch's residual add and norm on such
+states just before. On a GPU, forwards with and without them in turn. And what the host alone does:
+the commit of a batch of 13 points, a point of one row.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,11 @@ from outdim.stats.point_moments import PointMoments
 from transformers import BertConfig, BertModel
 
 _SEQUENCE = 128
+_SHAPES = {
+    "BERT-base": {},
+    "MiniLM": {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12}
+    | {"intermediate_size": 1536},
+}
 _SMALL = {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2}
 
 
@@ -47,7 +55,9 @@ class Sink:
         edge = (position[0] == 0) | (position[0] == _SEQUENCE - 1)
         self.group = torch.where(edge, 2, 1).to(torch.uint8)
         self.taken: set[str] = set()
-        self.host_s = 0.0
+        self.host_s = 0.0  # of begin, the hooks and commit
+        self.fused_s = 0.0  # of our norms with their statistics
+        self._norm_began = 0.0
 
     def begin(self) -> None:
         """Look the covariates up."""
@@ -58,12 +68,14 @@ class Sink:
 
     def arguments(self, point: Any) -> Any:
         """Say what a norm is to take."""
+        self._norm_began = time.perf_counter()
         return self.moments.arguments(point.name)
 
     def absorb(self, point: Any, state: Any) -> None:
         """Keep what it took."""
         self.moments.absorb(point.name, state)
         self.taken.add(point.name)
+        self.fused_s += time.perf_counter() - self._norm_began
 
     def __call__(self, point: Any, hidden: torch.Tensor) -> None:
         """Take the moments where no norm did."""
@@ -85,7 +97,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--quick", action="store_true", help="a small model: to try this out")
     parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=4)
     chosen = parser.parse_args()
     check_device(chosen.device)
     rows: list[Row] = []
@@ -93,21 +105,121 @@ def main() -> None:
     counts = [cores] if chosen.device == "cuda" else sorted({1, cores})
     for threads, dtype in itertools.product(counts, (torch.float32, torch.bfloat16)):
         with num_threads(threads):
-            for row in overhead(chosen, dtype):
+            found = (
+                by_difference(chosen, dtype) if chosen.device == "cuda" else within(chosen, dtype)
+            )
+            for row in found:
                 rows.append(row)
                 print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+    rows.append(host_alone())
+    print(rows[-1])
     if chosen.json is not None:
         write(chosen.json, "forward", rows, common.describe(chosen.device))
 
 
-def overhead(chosen: argparse.Namespace, dtype: torch.dtype) -> Iterator[Row]:
-    """Times of one batch, in turn; ratios are of the minima."""
+def _model(chosen: argparse.Namespace, dtype: torch.dtype, shape: dict[str, int]) -> Any:
     torch.manual_seed(0)
-    config = BertConfig(**(_SMALL if chosen.quick else {}))
-    model = BertModel(config, add_pooling_layer=False).eval().to(chosen.device, dtype)
+    config = BertConfig(**(_SMALL if chosen.quick else shape))
+    return BertModel(config, add_pooling_layer=False).eval().to(chosen.device, dtype)
+
+
+def _ids(chosen: argparse.Namespace, vocabulary: int) -> torch.Tensor:
     shape = (max(1, chosen.tokens // _SEQUENCE), _SEQUENCE)
-    zipf = (np.random.default_rng(0).zipf(1.3, shape) - 1) % config.vocab_size
-    ids = torch.from_numpy(zipf).to(chosen.device)
+    zipf = (np.random.default_rng(0).zipf(1.3, shape) - 1) % vocabulary
+    return torch.from_numpy(zipf).to(chosen.device)
+
+
+def within(chosen: argparse.Namespace, dtype: torch.dtype) -> Iterator[Row]:
+    """Time of the statistics inside a forward, over that of its rest; the range over the rounds."""
+    for name, shape in _SHAPES.items():
+        model = _model(chosen, dtype, shape)
+        ids = _ids(chosen, model.config.vocab_size)
+        points = architecture(model).select(None)
+        found: dict[str, list[tuple[float, float]]] = {"fused": [], "hooks": []}
+        sinks = {way: Sink(points, ids) for way in found}
+        norm = _Norm(model, ids, dtype)
+        order = random.Random(0)
+        with torch.inference_mode():
+            for round_ in range(1 + chosen.rounds):  # the first warms up
+                for way in order.sample(list(found), len(found)):
+                    sink = sinks[way]
+                    sink.host_s = sink.fused_s = 0.0
+                    replaced = len(points) * _timed(norm) if way == "fused" else 0.0
+                    with observe(model, points, sink, fused=way == "fused"):
+                        whole = _timed(partial(_step, model, ids, sink))
+                    cost = sink.host_s + sink.fused_s - replaced
+                    if round_:
+                        found[way].append((cost, whole - cost))
+        _verify(*sinks.values())
+        for way, taken in found.items():
+            ratios = [cost / rest for cost, rest in taken]
+            yield {
+                "op": "forward",
+                "variant": way,
+                "model": name,
+                "device": "cpu",
+                "dtype": str(dtype).removeprefix("torch."),
+                "threads": torch.get_num_threads(),
+                "tokens": ids.numel(),
+                "points": len(points),
+                "D": model.config.hidden_size,
+                "rounds": len(taken),
+                "median_ms": 1e3 * float(np.median([rest for _, rest in taken])),
+                "min_ms": 1e3 * min(rest for _, rest in taken),
+                "overhead": float(np.median(ratios)),
+                "low": min(ratios),
+                "high": max(ratios),
+                "host_us_a_point": None,
+            }
+
+
+class _Norm:
+    """Torch's residual add and norm, which the fused way replaces."""
+
+    def __init__(self, model: Any, ids: torch.Tensor, dtype: torch.dtype) -> None:
+        shape = (*ids.shape, model.config.hidden_size)
+        self._x, self._residual = (torch.randn(shape).to(dtype) for _ in range(2))
+        self._norm = model.embeddings.LayerNorm
+
+    def __call__(self) -> None:
+        self._norm(self._x + self._residual)
+
+
+def host_alone() -> Row:
+    """Microseconds: the commit of a batch, and a point of one row, which is no work for a kernel."""
+    names = [f"block.{i}" for i in range(13)]
+    covariates = Covariates(
+        torch.zeros(3, 100, dtype=torch.float64),
+        ("count", "log1p_count", "mid_rank"),
+        ("position",),
+    )
+    moments = PointMoments(names, ("text", "special", "first"), covariates)
+    hidden = torch.randn(1, 8)
+    commits, adds = [], []
+    for _ in range(200):
+        moments.begin(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.uint8),
+                      torch.zeros(1, 1, dtype=torch.float64))  # fmt: skip
+        start = time.perf_counter()
+        for name in names:
+            moments.add(name, hidden)
+        middle = time.perf_counter()
+        moments.commit()
+        adds.append((middle - start) / len(names))
+        commits.append(time.perf_counter() - middle)
+    return {
+        "op": "commit",
+        "variant": "13 points, three groups",
+        "device": "cpu",
+        "commit_us": 1e6 * float(np.median(commits)),
+        "point_us": 1e6 * float(np.median(adds)),
+    }
+
+
+def by_difference(chosen: argparse.Namespace, dtype: torch.dtype) -> Iterator[Row]:
+    """Times of one batch, in turn; ratios are of the minima."""
+    model = _model(chosen, dtype, {})
+    config = model.config
+    ids = _ids(chosen, config.vocab_size)
     points = architecture(model).select(None)
     sinks = {name: Sink(points, ids) for name in ("fused", "hooks")}
     ways: dict[str, tuple[Any, Any]] = {"model alone": (nullcontext, None)}
@@ -136,6 +248,7 @@ def overhead(chosen: argparse.Namespace, dtype: torch.dtype) -> Iterator[Row]:
         yield {
             "op": "forward",
             "variant": name,
+            "model": "BERT-base",
             "device": chosen.device,
             "dtype": str(dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),

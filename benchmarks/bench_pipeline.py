@@ -80,7 +80,7 @@ def all_rows(quick: bool) -> Iterator[Row]:
     minilm = {name: load_model(MODEL_DIR, dtype=name) for name in ("float32", "bfloat16")}
     yield from start_up(minilm["float32"])
     # Long enough that what is done once (start_up) does not show.
-    yield from whole_runs(minilm, tokens=4_000 if quick else 120_000, rounds=1 if quick else 2)
+    yield from whole_runs(minilm, tokens=4_000 if quick else 120_000, rounds=1)
     yield from memory(tokens=5_000 if quick else 20_000)
 
 
@@ -91,14 +91,18 @@ def make_model() -> BertModel:
 
 
 @contextmanager
-def make_text(tokens: int) -> Iterator[Text]:
+def make_text(tokens: int, source: Path | None = None) -> Iterator[Text]:
     """About so many tokens in paragraphs of at least 70 characters, in random order.
 
+    They are the lines of `source`, or else the paragraphs of the documentation inside Python.
     Paragraphs of more than MAX_LENGTH tokens, which the published way would cut off, are left out:
     all ways see the same tokens.
     """
     tokenizer = outdim.load_tokenizer(str(MODEL_DIR))
-    parts = (part for document in python_documents() for part in document.split("\n\n"))
+    if source is None:
+        parts = [part for document in python_documents() for part in document.split("\n\n")]
+    else:
+        parts = source.read_text(encoding="utf-8").replace("<unk>", "[UNK]").splitlines()
     found = [" ".join(part.split()) for part in parts if len(part) > _MIN_CHARACTERS]
     random.Random(0).shuffle(found)
     texts: list[str] = []
@@ -167,7 +171,7 @@ def whole_runs(models: dict[str, Any], tokens: int, rounds: int) -> Iterator[Row
         for name, taken in times.items():
             found = results[name]
             if isinstance(found, Correlation):
-                error = _largest_change(results["outdim"], found)
+                error = largest_change(results["outdim"], found)
             else:
                 error = _difference(results["outdim"], found)
             tolerance = _TOLERANCE_BFLOAT16 if "bfloat16" in name else _TOLERANCE
@@ -188,7 +192,7 @@ def whole_runs(models: dict[str, Any], tokens: int, rounds: int) -> Iterator[Row
             }
 
 
-def _largest_change(ours: Correlation, other: Correlation) -> float:
+def largest_change(ours: Correlation, other: Correlation) -> float:
     """Over all points, dimensions and covariates, of h and |h|."""
     return max(
         float(np.nanmax(np.abs(ours.pearson(point, c, of=of) - other.pearson(point, c, of=of))))

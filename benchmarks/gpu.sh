@@ -9,9 +9,10 @@
 #   tests       tests/gpu                                                           100 s
 #   sanitizer   compute-sanitizer's memcheck over every kernel                       45 s
 #   forward     BERT-base in float32 and bfloat16, with and without statistics       60 s
+#   hand_over   whether statistics in registers beat the hand-over through L2        45 s
 #   moments     benchmarks, the case that `correlate` has first                     150 s
-#   layer_norm  benchmarks                                                          120 s
-#   racecheck   compute-sanitizer's racecheck and synccheck                         120 s
+#   layer_norm  benchmarks                                                          100 s
+#   racecheck   compute-sanitizer's racecheck and synccheck                         100 s
 #   rank_histogram                                                                   60 s
 #
 # The first three, which say whether the kernels are right, take less than four minutes; all of them
@@ -29,7 +30,7 @@ if [ "${1:-}" = --out ]; then
   results=$2
   shift 2
 fi
-known=(build tests sanitizer forward moments layer_norm racecheck rank_histogram)
+known=(build tests sanitizer forward hand_over moments layer_norm racecheck rank_histogram)
 parts=("${@:-${known[@]}}")
 build=build/gpu
 mkdir -p "$results" "$build"
@@ -76,12 +77,13 @@ sanitize() {
     --kernel-name kns=outdim "$python" tests/gpu/sanitized.py | tail -30
 }
 sanitizer() { sanitize memcheck 45; }
-racecheck() { sanitize racecheck 60 && sanitize synccheck 60; }
+racecheck() { sanitize racecheck 50 && sanitize synccheck 50; }
 
 measure() { timeout "$2" $python "benchmarks/bench_$1.py" --device cuda --json "$results/cuda_$1.json"; }
 forward() { measure forward 60; }
+hand_over() { measure hand_over 45; }
 moments() { measure moments 150; }
-layer_norm() { measure layer_norm 120; }
+layer_norm() { measure layer_norm 100; }
 rank_histogram() { measure rank_histogram 60; }
 
 failed=0

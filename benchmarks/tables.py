@@ -121,21 +121,41 @@ def _pipeline(rows: Sequence[Row]) -> Iterator[str]:
             "times outdim": lambda row: number(row["times_ours"]),
             "difference of r": lambda row: f"{row['difference_r']:.0e}",
         },
+        "precision": {
+            "forward of one batch": lambda row: row["variant"],
+            "dtype": lambda row: row["dtype"],
+            "threads": lambda row: str(row["threads"]),
+            "tokens": lambda row: str(row["tokens"]),
+            "ms": lambda row: f"{number(row['median_ms'])} ({number(row['min_ms'])})",
+            "times as fast as float32": lambda row: number(row["times_float32"]),
+            "largest change of r": lambda row: (
+                f"{row['difference_r']:.1g} over {row['text_tokens']} tokens"
+                if "difference_r" in row
+                else ""
+            ),
+        },
         "start_up": {
             "once a run, MiniLM": lambda row: row["variant"],
             "ms": lambda row: number(row["min_ms"]),
         },
         "forward": {
-            "one batch, BERT-base": lambda row: row["variant"],
+            "one batch": lambda row: row.get("model", "BERT-base"),
+            "statistics": lambda row: row["variant"],
             "device": lambda row: row["device"],
             "dtype": lambda row: row["dtype"],
             "threads": lambda row: str(row["threads"]),
             "tokens": lambda row: str(row["tokens"]),
             "ms": lambda row: f"{number(row['median_ms'])} ({number(row['min_ms'])})",
-            "overhead, of minima": lambda row: f"{row['overhead']:.1%}",
+            "overhead": lambda row: f"{row['overhead']:.2%}",
+            "range": lambda row: f"{row['low']:.2%} to {row['high']:.2%}" if "low" in row else "",
             "host, us a point": lambda row: (
                 number(row["host_us_a_point"]) if row["host_us_a_point"] else ""
             ),
+        },
+        "commit": {
+            "host alone": lambda row: row["variant"],
+            "commit of a batch, us": lambda row: number(row["commit_us"]),
+            "a point of one row, us": lambda row: number(row["point_us"]),
         },
         "peak_memory": {
             "small model": lambda row: row["variant"],

@@ -166,7 +166,10 @@ def fused_case(inputs: Inputs, threads: int) -> Case:
             "outdim exact", partial(ours, "exact"), _EXACT, role="ours", in_cache=parts("exact")
         ),
         *(
-            [variant("outdim fast", partial(ours, "fast"), _FAST, in_cache=parts("fast"))]
+            [
+                variant("outdim fast", partial(ours, "fast"), _FAST, in_cache=parts("fast")),
+                variant("outdim fast, two calls", partial(apart, "fast"), _FAST),
+            ]
             if x.is_cuda
             else []
         ),
