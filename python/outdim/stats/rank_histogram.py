@@ -310,7 +310,7 @@ class RankResult:
         NaN where there is no token or a NaN value.
 
         Raises:
-            ArgumentError: Q outside [0, 1].
+            ArgumentError: q outside [0, 1].
         """
         if not 0 <= q <= 1:
             raise ArgumentError(f"q: expected a number in [0, 1], got {q}")
