@@ -2,7 +2,7 @@
 
 python benchmarks/bombs.py [NAME ...]
 
-Writes the table of docs/runs.md. Needs Linux.
+The table of docs/counting.md. Needs Linux.
 """
 
 from __future__ import annotations

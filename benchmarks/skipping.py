@@ -2,7 +2,7 @@
 
 python benchmarks/skipping.py
 
-The table of docs/runs.md. What is read and done a megabyte is tested without a clock
+The table of docs/counting.md. What is read and done a megabyte is tested without a clock
 (tests/corpus/test_skipping.py).
 """
 

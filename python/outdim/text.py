@@ -11,8 +11,9 @@ _MINUS = "\u2212"
 def visible(text: str, keep: str = "") -> str:
     r"""Make characters that cannot be drawn visible, but for those to ``keep``.
 
-    >>> visible("a\x1b[2J\n", keep="\n")
-    'a\\x1b[2J\n'
+    Example:
+        >>> visible("a\x1b[2J\n", keep="\n")
+        'a\\x1b[2J\n'
     """
     return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
 
@@ -20,8 +21,9 @@ def visible(text: str, keep: str = "") -> str:
 def number(value: float | int | None, digits: int = 3) -> str:
     """Write a number for people: thousands grouped, a true minus, 'n/a' for nothing and for NaN.
 
-    >>> number(-0.8137, 2), number(1234567), number(float("nan"))
-    ('−0.81', '1,234,567', 'n/a')
+    Example:
+        >>> number(-0.8137, 2), number(1234567), number(float("nan"))
+        ('−0.81', '1,234,567', 'n/a')
     """
     if value is None or math.isnan(value):
         return "n/a"
@@ -37,8 +39,9 @@ def number(value: float | int | None, digits: int = 3) -> str:
 def counted(count: int, noun: str) -> str:
     """Write a count with its noun.
 
-    >>> counted(1, "layer"), counted(1024, "layer")
-    ('1 layer', '1,024 layers')
+    Example:
+        >>> counted(1, "layer"), counted(1024, "layer")
+        ('1 layer', '1,024 layers')
     """
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
@@ -46,8 +49,9 @@ def counted(count: int, noun: str) -> str:
 def listing(items: Sequence[object], limit: int = 12) -> str:
     """Write items as prose, the rest counted.
 
-    >>> listing([308, 381]), listing([1, 2, 3, 4], limit=2)
-    ('308 and 381', '1, 2 and 2 more')
+    Example:
+        >>> listing([308, 381]), listing([1, 2, 3, 4], limit=2)
+        ('308 and 381', '1, 2 and 2 more')
     """
     shown = [str(item) for item in items[:limit]]
     if len(items) > limit:

@@ -46,6 +46,7 @@ def test_peak_of_memory_of_the_command(bombs, tmp_path: Path, tiny_directory, na
     assert (found.documents, found.size) == (expected.documents, expected.size)
     assert found.skipped == expected.skipped
     assert found.peak_mib < PEAK_MIB
+    print(f"{name}: {found.peak_mib} MiB")
 
 
 # Reads as counting does, two blocks ahead.

@@ -55,6 +55,7 @@ class Detection(Result):
         dims: Outlier dimensions, ascending.
         rule: Name of the rule.
         k: Threshold in standard deviations.
+        min_fraction: Share of the layers that was asked for.
         min_layers: Number of layers in which a dimension had to be beyond the threshold.
         gamma, beta: Parameters [L, D], float64; ``beta`` is None for RMSNorm.
         gamma_z, beta_z: Their z-scores within the layer (unbiased standard deviation), [L, D].

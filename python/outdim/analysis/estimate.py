@@ -50,8 +50,9 @@ class Estimate:
     def words(self, digits: int = 2) -> str:
         """One value, and its interval where there is one.
 
-        >>> Estimate(np.float64(0.762), np.float64(0.62), np.float64(0.831)).words()
-        '0.76 [0.62, 0.83]'
+        Example:
+            >>> Estimate(np.float64(0.762), np.float64(0.62), np.float64(0.831)).words()
+            '0.76 [0.62, 0.83]'
         """
         text = number(float(self.value), digits)
         if self.low is None or self.high is None or not np.isfinite([self.low, self.high]).all():
@@ -61,8 +62,9 @@ class Estimate:
     def chance(self) -> str:
         """How one value compares with chance, in words; "" where nothing is known of that.
 
-        >>> Estimate(np.float64(0.47), p=np.float64(0.76)).chance()
-        'no more than chance gives (p = 0.760)'
+        Example:
+            >>> Estimate(np.float64(0.47), p=np.float64(0.76)).chance()
+            'no more than chance gives (p = 0.760)'
         """
         more = self.beyond_chance
         if more is None:
@@ -85,7 +87,8 @@ class Estimate:
 def p_in_words(p: float) -> str:
     """A p, as far as permutations can tell it.
 
-    >>> p_in_words(0.0004), p_in_words(0.046)
-    ('p < 0.001', 'p = 0.046')
+    Example:
+        >>> p_in_words(0.0004), p_in_words(0.046)
+        ('p < 0.001', 'p = 0.046')
     """
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

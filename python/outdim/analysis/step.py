@@ -316,8 +316,9 @@ class Observer(TextStep):
 def add_accounts(first: Mapping[str, Any], second: Mapping[str, Any]) -> Json:
     """Numbers add up, mappings entry by entry, and of lists the first places are kept.
 
-    >>> add_accounts({"rows": 1, "left": {"blank": 2}}, {"rows": 2, "left": {"short": 1}})
-    {'rows': 3, 'left': {'blank': 2, 'short': 1}}
+    Example:
+        >>> add_accounts({"rows": 1, "left": {"blank": 2}}, {"rows": 2, "left": {"short": 1}})
+        {'rows': 3, 'left': {'blank': 2, 'short': 1}}
     """
     total = dict(first)
     for key, value in second.items():

@@ -178,8 +178,9 @@ GAMMA, BETA, GAMMA_Z, BETA_Z = define(
 def describe(statistic: Statistic, covariate: str = "", selection: str = "") -> str:
     """What a value is of, in words.
 
-    >>> describe(PEARSON_ABS, "log1p_count", "text")
-    'r of |h| with log(1 + token count) (text tokens only)'
+    Example:
+        >>> describe(PEARSON_ABS, "log1p_count", "text")
+        'r of |h| with log(1 + token count) (text tokens only)'
     """
     words = statistic.label
     if covariate:
@@ -197,8 +198,9 @@ def selection_label(selection: str) -> str:
 def place(point: str, layer: int) -> str:
     """A point of the model, in a sentence.
 
-    >>> place("embeddings", 0), place("block.2", 3), place("block.2.norm", 3)
-    ('the embeddings', 'layer 3', 'block.2.norm')
+    Example:
+        >>> place("embeddings", 0), place("block.2", 3), place("block.2.norm", 3)
+        ('the embeddings', 'layer 3', 'block.2.norm')
     """
     if point == "embeddings":
         return "the embeddings"

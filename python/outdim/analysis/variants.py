@@ -78,15 +78,15 @@ class AblationOptions:
 
     Args:
         ablate: Dimensions, each word a variant; with commas those that go together (507 507,247).
-        at: state, parameters, denominator or readers, see outdim.ablate.
-        mode: zero, mean (of the text), resample or clip; none takes zero, or only scale if given.
+        at: State, parameters, denominator or readers, see outdim.ablate.
+        mode: Zero, mean (of the text), resample or clip; none takes zero, or only scale if given.
         scale: Factors by which the dimensions are multiplied: a dose curve.
         bound: To which clip clips.
-        only: gamma or beta alone, of the parameters.
+        only: Gamma or beta alone, of the parameters.
         layers: Where they are disabled, 0 for the embeddings; none takes all blocks.
         window: Take so many layers in a row at a time, from every layer on.
         controls: Beside every kind of variant, how many sets of as many other dimensions.
-        control_kind: random, random_positions, largest_gamma, largest_beta or magnitude_matched,
+        control_kind: Random, random_positions, largest_gamma, largest_beta or magnitude_matched,
             see outdim.controls.
         seed: Of all that is drawn: controls, masks, documents.
     """

@@ -35,10 +35,10 @@ def main(device: str = "cpu", json: str | None = None) -> None:
 
     Args:
         device: "cpu" or "cuda".
-        json: write the rows to this file as well.
+        json: Write the rows to this file as well.
 
     Raises:
-        ArgumentError, BackendError: another device, or none of that kind.
+        ArgumentError, BackendError: Another device, or none of that kind.
     """
     check_device(device)
     kept = keep_freed_memory()

@@ -120,8 +120,9 @@ def find(
 def spoken(name: str) -> str:
     """A command as it is given: the name of a group is a word of its own.
 
-    >>> spoken("evaluate-lm"), spoken("norm-share")
-    ('evaluate lm', 'norm-share')
+    Example:
+        >>> spoken("evaluate-lm"), spoken("norm-share")
+        ('evaluate lm', 'norm-share')
     """
     group, _, member = name.partition("-")
     return f"{group} {member}" if group in _GROUPS and member else name

@@ -27,8 +27,9 @@ def printable(text: str) -> str:
     Python holds such a byte as half of a surrogate pair. JSON keeps it, written as here; a terminal
     or a page in UTF-8 cannot.
 
-    >>> printable(os.fsdecode(b"caf\xe9.txt"))
-    'caf\\udce9.txt'
+    Example:
+        >>> printable(os.fsdecode(b"caf\xe9.txt"))
+        'caf\\udce9.txt'
     """
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -17,13 +17,14 @@ _SOURCE = "texts in memory"
 class GivenTexts(Corpus):
     """Documents that somebody has in memory: one unit, of no files.
 
-    >>> corpus = GivenTexts(["A document.", "", "Another."])
-    >>> list(corpus.read(corpus.units[0], Accounting()))
-    ['A document.', 'Another.']
-
     Raises:
         ArgumentError: Not every document is a string.
         DataError: There is none.
+
+    Example:
+        >>> corpus = GivenTexts(["A document.", "", "Another."])
+        >>> list(corpus.read(corpus.units[0], Accounting()))
+        ['A document.', 'Another.']
     """
 
     def __init__(self, texts: Iterable[str]) -> None:

@@ -37,10 +37,11 @@ def document_of(row: Mapping[str, Any], column: str) -> str | None:
     Raises:
         RowError: There is no such key, or something else than strings.
 
-    >>> document_of({"meta": {"text": "one"}}, "meta.text")
-    'one'
-    >>> document_of({"chat": [{"says": "Hello."}, {"says": "You!"}]}, "chat.says")
-    'Hello.\nYou!'
+    Example:
+        >>> document_of({"meta": {"text": "one"}}, "meta.text")
+        'one'
+        >>> document_of({"chat": [{"says": "Hello."}, {"says": "You!"}]}, "chat.says")
+        'Hello.\nYou!'
     """
     value = row.get(column)
     if value is None:

@@ -43,8 +43,9 @@ class Unit:
 def ranges(sizes: Iterable[int], unit_bytes: int) -> list[Span]:
     """Group consecutive items into [start, stop) ranges of at most ``unit_bytes``, one at least.
 
-    >>> ranges([3, 3, 3, 9, 1], unit_bytes=6)
-    [(0, 2, 6), (2, 3, 3), (3, 4, 9), (4, 5, 1)]
+    Example:
+        >>> ranges([3, 3, 3, 9, 1], unit_bytes=6)
+        [(0, 2, 6), (2, 3, 3), (3, 4, 9), (4, 5, 1)]
     """
     found: list[Span] = []
     start = stop = total = 0

@@ -144,22 +144,23 @@ def architecture(model: nn.Module) -> Architecture:
     the residual stream (pre-LN). Names play no part: `final_layer_norm` ends a block of BART, and
     reads the middle of one of OPT.
 
-    >>> from transformers import GPT2Config, GPT2Model
-    >>> config = GPT2Config(
-    ...     n_layer=2, n_embd=8, n_head=2, vocab_size=30, bos_token_id=0, eos_token_id=0
-    ... )
-    >>> found = architecture(GPT2Model(config))
-    >>> found.placement, found.points["block.0"].norm, found.points["block.1"].norm
-    ('pre', 'h.1.ln_1', 'ln_f')
-
     Args:
-        model: a transformers model with or without a head. Its modes, hooks and random numbers stay
+        model: A transformers model with or without a head. Its modes, hooks and random numbers stay
             as they are.
 
     Raises:
         ArgumentError: `model` is no transformers model, or one that is wrapped or compiled.
-        DataError: it is an encoder-decoder, it does not run on dummy inputs, or no modules with
+        DataError: It is an encoder-decoder, it does not run on dummy inputs, or no modules with
             these roles are found in it.
+
+    Example:
+        >>> from transformers import GPT2Config, GPT2Model
+        >>> config = GPT2Config(
+        ...     n_layer=2, n_embd=8, n_head=2, vocab_size=30, bos_token_id=0, eos_token_id=0
+        ... )
+        >>> found = architecture(GPT2Model(config))
+        >>> found.placement, found.points["block.0"].norm, found.points["block.1"].norm
+        ('pre', 'h.1.ln_1', 'ln_f')
     """
     check_model(model)
     check_weights(model)

@@ -43,23 +43,14 @@ def observe(
 ) -> Iterator[Observation]:
     """Hand the hidden states at `points` to `sink` while the model runs.
 
-    >>> import torch
-    >>> from transformers import BertConfig, BertModel
-    >>> config = BertConfig(num_hidden_layers=2, hidden_size=8, num_attention_heads=2)
-    >>> model = BertModel(config).eval()
-    >>> with torch.inference_mode(), observe(model, ["block.1"]) as seen:
-    ...     output = model(torch.tensor([[1, 2, 3]]))
-    >>> torch.equal(seen["block.1"], output.last_hidden_state)
-    True
-
     Args:
-        model: a transformers model, with or without a head; not compiled, not wrapped.
-        points: names (see `Point`), or points of `architecture(model)`, which save the small
+        model: A transformers model, with or without a head; not compiled, not wrapped.
+        points: Names (see `Point`), or points of `architecture(model)`, which save the small
             forward that finds them. None: the embeddings and every block.
-        sink: called as sink(point, hidden [B, S, D]) at once for each point of each forward, with
+        sink: Called as sink(point, hidden [B, S, D]) at once for each point of each forward, with
             the tensor of the model itself, neither copied nor detached. None: the observation keeps
             those of the last forward.
-        fused: take the statistics inside our LayerNorm, which replaces the model's at points that
+        fused: Take the statistics inside our LayerNorm, which replaces the model's at points that
             a norm gives (post-LN) or reads (pre-LN). `sink` is then a `FusedSink`, which also
             gets the moments of those points. Outputs of the model agree with the plain one's to
             rounding; with False, to the bit.
@@ -70,10 +61,20 @@ def observe(
         several threads take turns.
 
     Raises:
-        ArgumentError: an unknown point; `fused` with another sink, in training mode, or with
+        ArgumentError: An unknown point; `fused` with another sink, in training mode, or with
             gradients.
-        DataError: a point did not fire exactly once in a forward; layers ran, but no forward of the
+        DataError: A point did not fire exactly once in a forward; layers ran, but no forward of the
             model; without a sink, also when nothing ran.
+
+    Example:
+        >>> import torch
+        >>> from transformers import BertConfig, BertModel
+        >>> config = BertConfig(num_hidden_layers=2, hidden_size=8, num_attention_heads=2)
+        >>> model = BertModel(config).eval()
+        >>> with torch.inference_mode(), observe(model, ["block.1"]) as seen:
+        ...     output = model(torch.tensor([[1, 2, 3]]))
+        >>> torch.equal(seen["block.1"], output.last_hidden_state)
+        True
     """
     check_model(model)
     chosen = _choose(model, points)

@@ -27,12 +27,12 @@ class Watch:
     that raises, KeyboardInterrupt included, counts for nothing and leaves nothing behind.
 
     Args:
-        points: those that have to fire.
-        sink: gets the hidden states of those that are observed.
-        opening: called at the beginning of each forward with module, args and kwargs.
+        points: Those that have to fire.
+        sink: Gets the hidden states of those that are observed.
+        opening: Called at the beginning of each forward with module, args and kwargs.
 
     Attributes:
-        forwards: complete forwards so far.
+        forwards: Complete forwards so far.
     """
 
     def __init__(

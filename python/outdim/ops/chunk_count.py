@@ -112,20 +112,6 @@ class FreshChunks(NamedTuple):
 class ChunkCounter:
     """Counts chunks until ``memory_bytes`` are used; keeps each distinct chunk and its ids once.
 
-    >>> rule = ChunkRule(byte_class=tuple(int(b == 32) for b in range(256)), drop=0b10)
-    >>> counter = ChunkCounter(rule, threads=1, memory_bytes=1 << 20)
-    >>> text = np.frombuffer(b"a rose is a rose", np.uint8)
-    >>> counter.add(ChunkTexts(text, np.array([0]), np.array([16])))
-    True
-    >>> fresh = counter.fresh(["", "", "", ""], joint_class=1)
-    >>> distinct = [fresh.data[i:j] for i, j in zip(fresh.starts, fresh.starts[1:])]
-    >>> sorted(distinct)
-    [b'a', b'is', b'rose']
-    >>> counter.learn(np.array([len(chunk) for chunk in distinct], np.int32), np.arange(4))
-    >>> counts = np.zeros(5, np.int64)
-    >>> counter.fold(counts), counts.tolist()  # an id here is the length of a word
-    (5, [0, 2, 1, 0, 2])
-
     Args:
         rule: Where text is cut.
         threads: At least 1; they do not change a result.
@@ -133,6 +119,21 @@ class ChunkCounter:
 
     Raises:
         BackendError: The compiled module is not there.
+
+    Example:
+        >>> rule = ChunkRule(byte_class=tuple(int(b == 32) for b in range(256)), drop=0b10)
+        >>> counter = ChunkCounter(rule, threads=1, memory_bytes=1 << 20)
+        >>> text = np.frombuffer(b"a rose is a rose", np.uint8)
+        >>> counter.add(ChunkTexts(text, np.array([0]), np.array([16])))
+        True
+        >>> fresh = counter.fresh(["", "", "", ""], joint_class=1)
+        >>> distinct = [fresh.data[i:j] for i, j in zip(fresh.starts, fresh.starts[1:])]
+        >>> sorted(distinct)
+        [b'a', b'is', b'rose']
+        >>> counter.learn(np.array([len(chunk) for chunk in distinct], np.int32), np.arange(4))
+        >>> counts = np.zeros(5, np.int64)
+        >>> counter.fold(counts), counts.tolist()  # an id here is the length of a word
+        (5, [0, 2, 1, 0, 2])
     """
 
     def __init__(self, rule: ChunkRule, threads: int, memory_bytes: int) -> None:

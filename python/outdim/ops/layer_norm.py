@@ -21,20 +21,8 @@ class Edit:
     so that one batch can hold many. scale 0 gives shift whatever z is. Zeroing a dimension is
     scale 0 and shift 0, mean ablation is scale 0 and shift mean.
 
-    >>> import torch
-    >>> keep, zero = torch.ones(4), torch.tensor([1.0, 0.0, 1.0, 1.0])
-    >>> edit = Edit(torch.stack([keep, zero]), torch.zeros(2, 4),
-    ...             variant=torch.tensor([[0], [1]], dtype=torch.int32))
-    >>> y = layer_norm(torch.randn(2, 3, 4), edit=edit)  # the second sequence loses dimension 1
-    >>> bool((y[1, :, 1] == 0).all()), bool((y[0, :, 1] == 0).any())
-    (True, False)
-
     With `each`, every row of x is written with every variant, and read once: what lies below the
     first edit of a sweep runs once for all of them.
-
-    >>> layer_norm(torch.randn(3, 4), edit=Edit(torch.stack([keep, zero]), torch.zeros(2, 4),
-    ...                                         each=True)).shape
-    torch.Size([2, 3, 4])
 
     Args:
         scale: [M, D] float32.
@@ -42,13 +30,26 @@ class Edit:
         clip: [M, D] float32, bounds >= 0, or None.
         variant: int32, rows of the tables: one for each row of x, in a shape that broadcasts to
             that of x without D, or [N]. None: row 0 for all.
-        each: every row of x with every variant, y of the shape (M, ..., D); without `variant`.
+        each: Every row of x with every variant, y of the shape (M, ..., D); without `variant`.
 
     Raises:
-        ArgumentError: tables of different shapes or without a row, a negative bound, a variant
+        ArgumentError: Tables of different shapes or without a row, a negative bound, a variant
             outside [0, M). A variant that is changed afterwards is checked again in each call
             (a CUDA kernel, for which raising would mean to wait, makes the row NaN instead).
-        DtypeError: another dtype.
+        DtypeError: Another dtype.
+
+    Example:
+        >>> import torch
+        >>> keep, zero = torch.ones(4), torch.tensor([1.0, 0.0, 1.0, 1.0])
+        >>> edit = Edit(torch.stack([keep, zero]), torch.zeros(2, 4),
+        ...             variant=torch.tensor([[0], [1]], dtype=torch.int32))
+        >>> y = layer_norm(torch.randn(2, 3, 4), edit=edit)  # the second sequence loses dimension 1
+        >>> bool((y[1, :, 1] == 0).all()), bool((y[0, :, 1] == 0).any())
+        (True, False)
+
+        >>> layer_norm(torch.randn(3, 4), edit=Edit(torch.stack([keep, zero]), torch.zeros(2, 4),
+        ...                                         each=True)).shape
+        torch.Size([2, 3, 4])
     """
 
     scale: Any
@@ -115,26 +116,17 @@ def layer_norm(
 
     `dim_mask` zeroes gamma and beta at the dimensions where it is False.
 
-    >>> import numpy as np
-    >>> layer_norm(np.array([[1.0, 2.0, 3.0, 6.0]], dtype=np.float32), eps=0.0).round(3)
-    array([[-1.069, -0.535,  0.   ,  1.604]], dtype=float32)
-    >>> import torch
-    >>> y = layer_norm(torch.randn(2, 8), torch.ones(8), torch.ones(8),
-    ...                dim_mask=torch.arange(8) != 3)
-    >>> y[:, 3].tolist()
-    [0.0, 0.0]
-
     Args:
         x: (..., D) float32, float16, bfloat16 or float64. Rows may be strided.
         gamma: [D] weight, or None for ones; any of these dtypes.
         beta: [D] bias, or None for zeros; dtype of gamma.
-        eps: added to the variance.
+        eps: Added to the variance.
         rms: RMSNorm instead of LayerNorm.
-        residual: shape and dtype of x, added first.
-        return_sum: also return s; needs `residual`.
+        residual: Shape and dtype of x, added first.
+        return_sum: Also return s; needs `residual`.
         dim_mask: [D] bool.
         edit: Edit with tables of width D.
-        out: tensor or array like x that receives y, rows may be strided; not with gradients, nor
+        out: Tensor or array like x that receives y, rows may be strided; not with gradients, nor
             under torch.compile. It must not overlap itself or another argument.
         backend: "auto", "cpu", "cuda" or "reference". Float64 takes the reference, which is plain
             torch; arithmetic within a row is float32 for the other dtypes.
@@ -145,12 +137,22 @@ def layer_norm(
         Differentiable, any number of times, in x, residual, gamma and beta.
 
     Raises:
-        ArgumentError: a wrong shape or value.
-        DtypeError: a wrong dtype or device.
-        BackendError: the backend asked for is not there.
+        ArgumentError: A wrong shape or value.
+        DtypeError: A wrong dtype or device.
+        BackendError: The backend asked for is not there.
 
     Sources: Ba, Kiros and Hinton, "Layer Normalization" (2016); Zhang and Sennrich, "Root Mean
     Square Layer Normalization" (2019).
+
+    Example:
+        >>> import numpy as np
+        >>> layer_norm(np.array([[1.0, 2.0, 3.0, 6.0]], dtype=np.float32), eps=0.0).round(3)
+        array([[-1.069, -0.535,  0.   ,  1.604]], dtype=float32)
+        >>> import torch
+        >>> y = layer_norm(torch.randn(2, 8), torch.ones(8), torch.ones(8),
+        ...                dim_mask=torch.arange(8) != 3)
+        >>> y[:, 3].tolist()
+        [0.0, 0.0]
     """
     if return_sum and residual is None:
         raise ArgumentError("return_sum: needs `residual`; without one the sum is x itself")
@@ -198,37 +200,38 @@ def layer_norm_moments(
     covariate, one group and 4096 columns (3072 with a residual or an edit), in registers, in
     another order of float32 sums; r then agrees to about 1e-9, as "fast" does with "exact".
 
-    >>> import torch
-    >>> from outdim.ops import moments
-    >>> x, ids = torch.randn(5, 8), torch.tensor([0, 1, 1, 0, 1])
-    >>> counts = torch.tensor([[2.0, 3.0]], dtype=torch.float64)
-    >>> y, _, state = layer_norm_moments(x, statistics=StatisticsArgs(ids=ids, table=counts))
-    >>> alone = moments(y, ids=ids, table=counts)
-    >>> torch.equal(state.body, alone.body)
-    True
-
     Args:
-        x: as in `layer_norm`, like gamma, beta, eps, rms, residual, return_sum, dim_mask, edit
+        x: As in `layer_norm`, like gamma, beta, eps, rms, residual, return_sum, dim_mask, edit
             and backend.
-        gamma: see `layer_norm`.
-        beta: see `layer_norm`.
-        eps: see `layer_norm`.
+        gamma: See `layer_norm`.
+        beta: See `layer_norm`.
+        eps: See `layer_norm`.
         statistics: StatisticsArgs, the arguments of `moments`.
         of: "output" for the moments of y (the hidden state of post-LN models), "input" for those
             of s (the residual stream of pre-LN models).
-        rms: see `layer_norm`.
-        residual: see `layer_norm`.
-        return_sum: see `layer_norm`.
-        dim_mask: see `layer_norm`.
-        edit: see `layer_norm`.
-        backend: see `layer_norm`.
+        rms: See `layer_norm`.
+        residual: See `layer_norm`.
+        return_sum: See `layer_norm`.
+        dim_mask: See `layer_norm`.
+        edit: See `layer_norm`.
+        backend: See `layer_norm`.
 
     Returns:
         (y, s or None, MomentsState). Where a gradient is asked for, the two ops run one after
         the other; none flows through the state.
 
     Raises:
-        ArgumentError, DtypeError, BackendError: as `layer_norm` and `moments`.
+        ArgumentError, DtypeError, BackendError: As `layer_norm` and `moments`.
+
+    Example:
+        >>> import torch
+        >>> from outdim.ops import moments
+        >>> x, ids = torch.randn(5, 8), torch.tensor([0, 1, 1, 0, 1])
+        >>> counts = torch.tensor([[2.0, 3.0]], dtype=torch.float64)
+        >>> y, _, state = layer_norm_moments(x, statistics=StatisticsArgs(ids=ids, table=counts))
+        >>> alone = moments(y, ids=ids, table=counts)
+        >>> torch.equal(state.body, alone.body)
+        True
     """
     if of not in ("output", "input"):
         raise ArgumentError(f'of: expected "output" or "input", got {of!r}')

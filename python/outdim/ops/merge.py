@@ -12,9 +12,9 @@ def merge_states(a: State, b: State, shape: bool) -> State:
     """Merge the states of rows `a` with those of the rows `b` after them.
 
     Args:
-        a: head [1 + 2 K] and body [R, D], or of G groups, [G, 1 + 2 K] and [G, R, D].
-        b: likewise.
-        shape: whether the bodies have shape rows.
+        a: Head [1 + 2 K] and body [R, D], or of G groups, [G, 1 + 2 K] and [G, R, D].
+        b: Likewise.
+        shape: Whether the bodies have shape rows.
 
     Returns:
         head and body in memory of their own. A state of no rows leaves the bytes of the other.

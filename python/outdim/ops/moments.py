@@ -74,7 +74,7 @@ def resolve_accum(accum: Accumulate, device: torch.device | str) -> Literal["exa
     """Say what "auto" is on a device: "fast" on a GPU whose float64 runs at 1/32 or less.
 
     Raises:
-        ArgumentError: another word.
+        ArgumentError: Another word.
     """
     if accum not in ("auto", "exact", "fast"):
         raise ArgumentError(f'accum: expected "auto", "exact" or "fast", got {accum!r}')
@@ -112,16 +112,6 @@ def moments(
     they may be NaN. A dimension with a NaN or infinity in a counted row has NaN moments and says
     so in its nonfinite count; min and max are over the values that are not NaN.
 
-    >>> import torch
-    >>> hidden = torch.tensor([[1.0, -2.0], [3.0, 2.0], [torch.nan, 0.0]])
-    >>> counts = torch.tensor([[10.0, 20.0]], dtype=torch.float64)  # one covariate, V = 2
-    >>> state = moments(hidden, ids=torch.tensor([0, 1, 0]), table=counts,
-    ...                 group=torch.tensor([True, True, False]))
-    >>> state.head[0].tolist()  # n, mean and M2 of the counts
-    [2.0, 15.0, 50.0]
-    >>> state.body[0, :4].tolist()  # mean h, M2 h, mean |h|, M2 |h|
-    [[2.0, 0.0], [2.0, 8.0], [2.0, 2.0], [2.0, 0.0]]
-
     Args:
         hidden: (..., D) float32, float16, bfloat16 or float64; the leading dimensions are
             flattened to N rows. Rows may be strided; columns are made contiguous if they are not.
@@ -131,17 +121,17 @@ def moments(
         rows: [K2, N] float64, covariates given per row (any shape (K2, ...) with N entries each).
         group: N values, uint8 or bool, of any shape: 0 leaves the row out, g in 1..groups counts
             it in state g - 1. None counts every row in state 0.
-        groups: number of states G, 1 to 255.
-        tau: threshold of the count of |h| >= tau.
+        groups: Number of states G, 1 to 255.
+        tau: Threshold of the count of |h| >= tau.
         accum: "exact" keeps everything after the load in float64 (error of r <= 1e-12); "fast"
             sums a few rows in float32 before (about 1e-9), on a GPU: the CPU kernel, which gains
             nothing by it, and the reference are always exact. "auto" is "fast" on a GPU whose
             float64 runs at 1/32 of float32's rate or less, as on those made for games.
-        shape: whether to take M3, M4, min, max and the other shape rows.
-        before: the state of earlier rows. The result is then that of those rows and these: to the
+        shape: Whether to take M3, M4, min, max and the other shape rows.
+        before: The state of earlier rows. The result is then that of those rows and these: to the
             byte, what `merge_states(before, moments(hidden))` gives (CUDA: to rounding), without
             another pass. It stays as it is, so that two states serve a stream.
-        out: receives the result; tensors like it, apart from `before`.
+        out: Receives the result; tensors like it, apart from `before`.
         backend: "auto", "cpu", "cuda" or "reference". float64 takes the reference.
 
     Returns:
@@ -149,13 +139,24 @@ def moments(
         have the same bytes whatever the number of threads.
 
     Raises:
-        ArgumentError: a wrong shape or value, or a counted id outside [0, V). The CUDA kernel, for
+        ArgumentError: A wrong shape or value, or a counted id outside [0, V). The CUDA kernel, for
             which raising would mean to wait, makes the moments with the table NaN instead.
-        DtypeError: a wrong dtype or device.
-        BackendError: the backend asked for is not there.
+        DtypeError: A wrong dtype or device.
+        BackendError: The backend asked for is not there.
 
     Source: shifted sums about a value of the data and Chan's merge (Chan, Golub, LeVeque 1983),
     Pebay (2008) for M3, M4 and co-moments. No gradient flows through.
+
+    Example:
+        >>> import torch
+        >>> hidden = torch.tensor([[1.0, -2.0], [3.0, 2.0], [torch.nan, 0.0]])
+        >>> counts = torch.tensor([[10.0, 20.0]], dtype=torch.float64)  # one covariate, V = 2
+        >>> state = moments(hidden, ids=torch.tensor([0, 1, 0]), table=counts,
+        ...                 group=torch.tensor([True, True, False]))
+        >>> state.head[0].tolist()  # n, mean and M2 of the counts
+        [2.0, 15.0, 50.0]
+        >>> state.body[0, :4].tolist()  # mean h, M2 h, mean |h|, M2 |h|
+        [[2.0, 0.0], [2.0, 8.0], [2.0, 2.0], [2.0, 0.0]]
     """
     arguments = _flatten(hidden, ids, table, rows, group, groups, tau, accum, shape, before)
     if isinstance(hidden, np.ndarray):

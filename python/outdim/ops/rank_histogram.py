@@ -35,12 +35,6 @@ def rank_histogram_touch(
 ) -> Any:
     """Say which pages of 256 bins the rows of a batch need.
 
-    >>> import torch
-    >>> hidden = torch.tensor([[1.0, 2.0], [-1.0, 2.0]], dtype=torch.bfloat16)
-    >>> touched = rank_histogram_touch(hidden, torch.tensor([0]))
-    >>> touched.nonzero().tolist()  # dimension 0: high bytes 0x3f (of 1.0) and 0xbf (of -1.0)
-    [[0, 63], [0, 191]]
-
     Args:
         hidden: (..., D) float16 or bfloat16.
         dims: [S] int64, columns of hidden.
@@ -51,7 +45,14 @@ def rank_histogram_touch(
         [S, 256] uint8, 1 where a row has a value with that high byte.
 
     Raises:
-        ArgumentError, DtypeError, BackendError: as `moments`.
+        ArgumentError, DtypeError, BackendError: As `moments`.
+
+    Example:
+        >>> import torch
+        >>> hidden = torch.tensor([[1.0, 2.0], [-1.0, 2.0]], dtype=torch.bfloat16)
+        >>> touched = rank_histogram_touch(hidden, torch.tensor([0]))
+        >>> touched.nonzero().tolist()  # dimension 0: high bytes 0x3f (of 1.0) and 0xbf (of -1.0)
+        [[0, 63], [0, 191]]
     """
     hidden, dims, mask = (
         as_tensor(name, value)
@@ -89,7 +90,7 @@ def rank_histogram_add(
         backend: "auto", "cpu", "cuda" or "reference".
 
     Raises:
-        ArgumentError, DtypeError, BackendError: as `moments`.
+        ArgumentError, DtypeError, BackendError: As `moments`.
     """
     hidden, dims, ids, double_rank, mask = (
         as_tensor(name, value)

@@ -40,17 +40,18 @@ class Segments(NamedTuple):
 def segments(segment: Any, count: int) -> Segments:
     """Sort the rows of a batch by segment, once for all the tensors that have these rows.
 
-    >>> import torch
-    >>> order, starts = segments(torch.tensor([1, 0, -1, 1]), 2)
-    >>> order.tolist(), starts.tolist()
-    ([1, 0, 3, 2], [0, 1, 3])
-
     Args:
         segment: N values, int64, of any shape; what is outside [0, count) is of no segment.
-        count: number of segments S.
+        count: Number of segments S.
 
     Raises:
-        ArgumentError, DtypeError: another dtype, or a negative count.
+        ArgumentError, DtypeError: Another dtype, or a negative count.
+
+    Example:
+        >>> import torch
+        >>> order, starts = segments(torch.tensor([1, 0, -1, 1]), 2)
+        >>> order.tolist(), starts.tolist()
+        ([1, 0, 3, 2], [0, 1, 3])
     """
     segment = as_tensor("segment", segment)
     check_tensor("segment", segment, (torch.int64,), "N values", lambda t: True)
@@ -79,13 +80,6 @@ def segment_sums(
     is float64 after the load, where the square of a value of 32 bits or less is exact. A segment
     without rows in this batch is not touched.
 
-    >>> import torch
-    >>> sums = torch.zeros(2, 3, 1, dtype=torch.float64)
-    >>> hidden, segment = torch.tensor([[1.0], [-2.0], [5.0]]), torch.tensor([0, 0, 1])
-    >>> segment_sums(hidden, *segments(segment, 2), sums)
-    >>> sums.squeeze().tolist()
-    [[-1.0, 3.0, 5.0], [5.0, 5.0, 25.0]]
-
     On the CPU each sum is one chain of additions in the order of the rows: the same bytes for any
     number of threads and for any split of the rows into calls. On CUDA the same call gives the same
     bytes. NaN and infinity go their way into the sums of their segment and dimension.
@@ -103,9 +97,17 @@ def segment_sums(
         backend: "auto", "cpu", "cuda" or "reference".
 
     Raises:
-        ArgumentError, DtypeError, BackendError: as `moments`; on the CPU also an index outside of
+        ArgumentError, DtypeError, BackendError: As `moments`; on the CPU also an index outside of
             `hidden`, `order` or `sums`, and a row that is written twice. On CUDA, where to look
             would be to wait, what such an index names is left out.
+
+    Example:
+        >>> import torch
+        >>> sums = torch.zeros(2, 3, 1, dtype=torch.float64)
+        >>> hidden, segment = torch.tensor([[1.0], [-2.0], [5.0]]), torch.tensor([0, 0, 1])
+        >>> segment_sums(hidden, *segments(segment, 2), sums)
+        >>> sums.squeeze().tolist()
+        [[-1.0, 3.0, 5.0], [5.0, 5.0, 25.0]]
     """
     hidden, order, starts, read, write = (
         as_tensor(name, value)

@@ -9,8 +9,9 @@ from outdim.text import visible
 def token_text(token: str) -> str:
     r"""Make the blanks of a token, and characters that cannot be drawn, visible.
 
-    >>> token_text(" a\n") == "␣a\\n"
-    True
+    Example:
+        >>> token_text(" a\n") == "␣a\\n"
+        True
     """
     return visible(token).replace(" ", "␣") or "(empty)"
 
@@ -18,8 +19,9 @@ def token_text(token: str) -> str:
 def short_path(path: str) -> str:
     """Give the last two parts of a path: of a long local one they say what it is.
 
-    >>> short_path("/home/me/runs/bert"), short_path("org/model"), short_path("bert")
-    ('runs/bert', 'org/model', 'bert')
+    Example:
+        >>> short_path("/home/me/runs/bert"), short_path("org/model"), short_path("bert")
+        ('runs/bert', 'org/model', 'bert')
     """
     return "/".join(Path(path).parts[-2:])
 

@@ -42,9 +42,10 @@ class Request:
     def ordered(self) -> dict[str, bool]:
         """The steps with those they need and want, needed ones first; whether one is wanted only.
 
-        >>> from outdim.analysis.correlate import CorrelateOptions
-        >>> Request("demo", Path("run"), {"correlate": CorrelateOptions()}, []).ordered()
-        {'count': False, 'detect': True, 'correlate': False}
+        Example:
+            >>> from outdim.analysis.correlate import CorrelateOptions
+            >>> Request("demo", Path("run"), {"correlate": CorrelateOptions()}, []).ordered()
+            {'count': False, 'detect': True, 'correlate': False}
         """
         ordered: dict[str, bool] = {}
 

@@ -19,12 +19,6 @@ class Covariates:
 
     The standard names are "count", "log1p_count" and "mid_rank" (table) and "position" (rows).
 
-    >>> import numpy as np
-    >>> counts = np.array([7, 2, 0])
-    >>> covariates = Covariates(np.stack([counts, np.log1p(counts)]), ("count", "log1p_count"))
-    >>> covariates.all_names
-    ('count', 'log1p_count')
-
     Args:
         table: [K1, V] float64 tensor or array, finite; None for no table. It is copied: what the
             caller does to it later changes nothing here.
@@ -32,9 +26,16 @@ class Covariates:
         row_names: K2 names, e.g. ("position",).
 
     Raises:
-        ArgumentError: another number of names than of rows, a name that occurs twice, a value of
+        ArgumentError: Another number of names than of rows, a name that occurs twice, a value of
             the table that is not finite.
-        DtypeError: a table of another dtype.
+        DtypeError: A table of another dtype.
+
+    Example:
+        >>> import numpy as np
+        >>> counts = np.array([7, 2, 0])
+        >>> covariates = Covariates(np.stack([counts, np.log1p(counts)]), ("count", "log1p_count"))
+        >>> covariates.all_names
+        ('count', 'log1p_count')
     """
 
     table: Any = None

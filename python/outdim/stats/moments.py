@@ -34,26 +34,27 @@ class Moments(Turns):
     batches in the same order give the same bytes, and other splits agree to about 1e-15. Calls from
     several threads take turns.
 
-    >>> import torch
-    >>> counts = torch.tensor([[5.0, 1.0, 9.0]], dtype=torch.float64)
-    >>> moments = Moments(Covariates(counts, ("count",)))
-    >>> ids = torch.tensor([[0, 1], [2, 0]])
-    >>> hidden = torch.stack([-counts[0][ids], torch.zeros(2, 2)], -1).float()
-    >>> result = moments.update(hidden, ids, mask=torch.ones(2, 2, dtype=torch.bool)).compute()
-    >>> result.n, result.mean.tolist()
-    (4, [-5.0, 0.0])
-    >>> result.pearson("count").tolist(), result.pearson("count", of="abs").tolist()
-    ([-1.0, nan], [1.0, nan])
-    >>> result.reason("count").tolist()
-    ['', 'constant dimension']
-
     Args:
-        covariates: what to correlate with; None for moments alone.
-        tau: threshold of `fraction_over`.
+        covariates: What to correlate with; None for moments alone.
+        tau: Threshold of `fraction_over`.
         accum: "exact" (float64, error of r <= 1e-12), "fast" (about 1e-9, on a GPU) or "auto", see
             `outdim.ops.moments`.
-        shape: whether to keep skewness, kurtosis, min, max and the like.
+        shape: Whether to keep skewness, kurtosis, min, max and the like.
         backend: "auto", "cpu", "cuda" or "reference", see `outdim.ops.moments`.
+
+    Example:
+        >>> import torch
+        >>> counts = torch.tensor([[5.0, 1.0, 9.0]], dtype=torch.float64)
+        >>> moments = Moments(Covariates(counts, ("count",)))
+        >>> ids = torch.tensor([[0, 1], [2, 0]])
+        >>> hidden = torch.stack([-counts[0][ids], torch.zeros(2, 2)], -1).float()
+        >>> result = moments.update(hidden, ids, mask=torch.ones(2, 2, dtype=torch.bool)).compute()
+        >>> result.n, result.mean.tolist()
+        (4, [-5.0, 0.0])
+        >>> result.pearson("count").tolist(), result.pearson("count", of="abs").tolist()
+        ([-1.0, nan], [1.0, nan])
+        >>> result.reason("count").tolist()
+        ['', 'constant dimension']
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Moments(Turns):
             self
 
         Raises:
-            ArgumentError, DtypeError, BackendError: as `outdim.ops.moments`, or another D than
+            ArgumentError, DtypeError, BackendError: As `outdim.ops.moments`, or another D than
                 before.
         """
         hidden = as_tensor("hidden", hidden)
@@ -123,8 +124,8 @@ class Moments(Turns):
         """Merge one raw state, head [1 + 2 K] and body [R, D] float64, as of later rows.
 
         Raises:
-            ArgumentError: shapes that do not belong to these covariates, `shape` or D.
-            DtypeError: another dtype than float64.
+            ArgumentError: Shapes that do not belong to these covariates, `shape` or D.
+            DtypeError: Another dtype than float64.
         """
         head, body = as_tensor("head", head), as_tensor("body", body)
         k = len(self.covariates.all_names)
@@ -150,7 +151,7 @@ class Moments(Turns):
         """Merge the state of another accumulator, as of later rows; `other` stays as it is.
 
         Raises:
-            ArgumentError: other covariates (names or table), tau, shape or D.
+            ArgumentError: Other covariates (names or table), tau, shape or D.
         """
         if not torch.equal(self._digest, other._digest):
             raise ArgumentError(
@@ -201,7 +202,7 @@ class Moments(Turns):
         """Replace the state by one of `state_dict`.
 
         Raises:
-            DataError: a missing or unknown key, a state of other covariates, tau or shape, or a
+            DataError: A missing or unknown key, a state of other covariates, tau or shape, or a
                 damaged one; the accumulator then stays as it is.
         """
         expected = self.state_dict()
@@ -238,12 +239,12 @@ class Moments(Turns):
         """Read a state that `save` wrote.
 
         Args:
-            path: the file.
-            covariates: those of the state, needed to go on with `update`; the table itself is not
+            path: The file.
+            covariates: Those of the state, needed to go on with `update`; the table itself is not
                 in the file. Without them the state can be merged and computed.
 
         Raises:
-            DataError: not such a file, a version that is unknown, or other covariates.
+            DataError: Not such a file, a version that is unknown, or other covariates.
         """
         tensors, metadata = _read(path)
         given = covariates is not None

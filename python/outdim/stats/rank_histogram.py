@@ -32,14 +32,6 @@ class RankHistogram(Turns):
     The ranks of the frequencies are those within the stream, so its token counts are needed
     beforehand: a first pass over the ids.
 
-    >>> ids = torch.tensor([0, 1, 0, 2, 0, 1])
-    >>> hidden = torch.tensor([[3.0, 1.0, 3.0, -0.5, 3.0, 2.0]], dtype=torch.bfloat16).T
-    >>> histogram = RankHistogram([0], torch.bincount(ids)).update(hidden, ids)
-    >>> histogram.compute().spearman()  # the commoner the token, the larger h
-    tensor([0.9837], dtype=torch.float64)
-    >>> histogram.compute().median
-    tensor([2.5000], dtype=torch.float64)
-
     Args:
         dims: S dimensions, int64.
         counts: [V] int64, how often each token id occurs among the counted rows of the stream.
@@ -48,11 +40,20 @@ class RankHistogram(Turns):
         backend: "auto", "cpu", "cuda" or "reference".
 
     Raises:
-        ArgumentError: negative counts, no, repeated or negative dimensions.
-        DtypeError: another dtype.
+        ArgumentError: Negative counts, no, repeated or negative dimensions.
+        DtypeError: Another dtype.
 
     Sums are int64: exact for streams of up to 2e9 tokens, and for longer ones of n tokens as long
     as no value is shared by more than 4.6e18 / n of them.
+
+    Example:
+        >>> ids = torch.tensor([0, 1, 0, 2, 0, 1])
+        >>> hidden = torch.tensor([[3.0, 1.0, 3.0, -0.5, 3.0, 2.0]], dtype=torch.bfloat16).T
+        >>> histogram = RankHistogram([0], torch.bincount(ids)).update(hidden, ids)
+        >>> histogram.compute().spearman()  # the commoner the token, the larger h
+        tensor([0.9837], dtype=torch.float64)
+        >>> histogram.compute().median
+        tensor([2.5000], dtype=torch.float64)
     """
 
     def __init__(
@@ -108,8 +109,8 @@ class RankHistogram(Turns):
             self
 
         Raises:
-            ArgumentError: a wrong shape, an id outside [0, V).
-            DtypeError: a wrong dtype, or another than before.
+            ArgumentError: A wrong shape, an id outside [0, V).
+            DtypeError: A wrong dtype, or another than before.
         """
         hidden, ids, mask = (
             as_tensor(name, value)
@@ -142,7 +143,7 @@ class RankHistogram(Turns):
         """Add the counts of other rows of the same stream; any order gives the same result.
 
         Raises:
-            ArgumentError: other dims, counts or dtype.
+            ArgumentError: Other dims, counts or dtype.
         """
         for name in ("dims", "counts", "frequencies"):
             if not torch.equal(getattr(self, name).cpu(), getattr(other, name).cpu()):
@@ -171,7 +172,7 @@ class RankHistogram(Turns):
         """Return the exact statistics of the stream.
 
         Raises:
-            DataError: the tokens seen are not those that `counts` describes, so that the ranks of
+            DataError: The tokens seen are not those that `counts` describes, so that the ranks of
                 their frequencies are wrong.
         """
         seen, counts = self._seen.cpu(), self.counts
@@ -218,7 +219,7 @@ class RankHistogram(Turns):
         """Replace the state by one of `state_dict`.
 
         Raises:
-            DataError: a missing or unknown key, a state of other dims or counts, or a damaged one;
+            DataError: A missing or unknown key, a state of other dims or counts, or a damaged one;
                 the accumulator then stays as it is.
         """
         expected = self.state_dict()

@@ -22,17 +22,18 @@ def double_mid_ranks(counts: Int64, frequencies: Int64 | None = None) -> Int64:
     tied ones, their mean rank is below + (t + 1) / 2. Types that do not occur in the stream get the
     rank they would have, which no token asks for.
 
-    >>> double_mid_ranks(np.array([3, 1, 1, 0])).tolist()  # frequencies 1 1 3 3 3
-    [8, 3, 3, 1]
-    >>> double_mid_ranks(np.array([3, 1, 1, 0]), np.array([5, 5, 9, 0])).tolist()  # 5 5 5 5 9
-    [5, 5, 10, 1]
-
     Args:
         counts: How often each type occurs in the stream, [V].
         frequencies: What is ranked, [V]: those of another corpus, say. None: the counts themselves.
 
     Raises:
         ArgumentError: 2^62 tokens or more, whose doubled ranks int64 cannot hold.
+
+    Example:
+        >>> double_mid_ranks(np.array([3, 1, 1, 0])).tolist()  # frequencies 1 1 3 3 3
+        [8, 3, 3, 1]
+        >>> double_mid_ranks(np.array([3, 1, 1, 0]), np.array([5, 5, 9, 0])).tolist()  # 5 5 5 5 9
+        [5, 5, 10, 1]
     """
     if counts.sum(dtype=np.float64) >= 2.0**62:
         raise ArgumentError(

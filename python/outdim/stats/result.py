@@ -31,8 +31,8 @@ class MomentsResult:
         head: [1 + 2 K] n, covariate means, covariate M2 (see `outdim.ops.MomentsState`).
         body: [R, D] state of the dimensions.
         names: K names of covariates, those of the table first.
-        tau: threshold of `fraction_over`.
-        shape: whether skewness, kurtosis, min, max, absmax, fraction_over, unit_mean and
+        tau: Threshold of `fraction_over`.
+        shape: Whether skewness, kurtosis, min, max, absmax, fraction_over, unit_mean and
             nonfinite were accumulated; asking for one that was not is an ArgumentError.
     """
 
@@ -132,7 +132,7 @@ class MomentsResult:
         values of any size.
 
         Raises:
-            ArgumentError: an unknown covariate or another `of` than "h" and "abs".
+            ArgumentError: An unknown covariate or another `of` than "h" and "abs".
         """
         k = self._index(covariate)
         y_row, c_row = self._rows(k, of)

@@ -33,8 +33,9 @@ def table_bytes(buckets: int, points: int, dims: int) -> int:
 def fitting_buckets(points: int, dims: int, limit_bytes: int = DEFAULT_BYTES) -> int:
     """As many buckets as `DEFAULT_BUCKETS` or the memory allow, a multiple of 32, at least 32.
 
-    >>> fitting_buckets(13, 768), fitting_buckets(33, 4096)
-    (1024, 64)
+    Example:
+        >>> fitting_buckets(13, 768), fitting_buckets(33, 4096)
+        (1024, 64)
     """
     fitting = limit_bytes // table_bytes(1, points, dims) // _MIN_BUCKETS * _MIN_BUCKETS
     return min(DEFAULT_BUCKETS, max(_MIN_BUCKETS, fitting))
@@ -50,16 +51,17 @@ class TypeBuckets:
     and which ones does not depend on what the ids stand for. The same counts always give the same
     buckets.
 
-    >>> buckets = TypeBuckets.of_counts(np.array([9, 1, 0, 7, 1, 1]), 4)
-    >>> buckets.alone.tolist(), buckets.bucket.tolist()
-    ([0, 3], [0, 2, 3, 1, 3, 2])
-
     Attributes:
         bucket: Bucket of each id, int64 [V].
         alone: Ids with a bucket of their own, most frequent first, int64 [A]: bucket a is that of
             ``alone[a]``.
         stratum: Stratum of each bucket, int64 [T]: 0 for those of single types, then from 1 on, the
             most frequent types first.
+
+    Example:
+        >>> buckets = TypeBuckets.of_counts(np.array([9, 1, 0, 7, 1, 1]), 4)
+        >>> buckets.alone.tolist(), buckets.bucket.tolist()
+        ([0, 3], [0, 2, 3, 1, 3, 2])
     """
 
     bucket: NDArray[np.int64]

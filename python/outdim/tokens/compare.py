@@ -45,7 +45,7 @@ class Comparison:
     def log_ratio(self) -> NDArray[np.float64]:
         """log2 of (first share + e) / (second share + e), float64 [V]; 0 for special ids.
 
-        e is :attr:`one_occurrence`, so that an id absent from one of them still has a ratio. It is
+        e is `one_occurrence`, so that an id absent from one of them still has a ratio. It is
         added to shares and not to counts: counts that are proportional give 0, however much larger
         the one text is.
         """

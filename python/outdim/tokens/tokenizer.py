@@ -29,6 +29,9 @@ def load_tokenizer(name_or_path: str | os.PathLike[str]) -> Any:
     It must be a fast one. No code of its repository is run: a complete tokenizer.json beside such
     code is read as it is, and `check_tokenizer` says so.
 
+    Args:
+        name_or_path: Which one.
+
     Raises:
         DataError: There is none, or it has no fast (``tokenizers``) backend.
     """

@@ -59,8 +59,9 @@ class Source(Format, Protocol):
 def of_file(path: str) -> str:
     """Name of the format of a file by its ending (also behind .gz or .zst); "" where there is none.
 
-    >>> of_file("a/b.jsonl.gz")
-    'jsonl'
+    Example:
+        >>> of_file("a/b.jsonl.gz")
+        'jsonl'
     """
     return _BY_ENDING.get(os.path.splitext(without_packing(path))[1][1:].lower(), "")
 
