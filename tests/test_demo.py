@@ -26,7 +26,7 @@ def test_massive_activations_are_found_where_they_were_planted(tmp_path, corpus)
     assert (found.dim, found.point, found.value) == (MASSIVE, "block.1", 4000)
     assert 0.3 < found.typical < 3
     said = demo.massive_in_words([found])
-    assert f"stand in {MASSIVE}: dimension {MASSIVE} reaches 4,000.0 at block.1" in said
+    assert f"stand in {MASSIVE}: dimension {MASSIVE} reaches 4,000 at block.1" in said
     assert "No dimension" in demo.massive_in_words([])
 
 
