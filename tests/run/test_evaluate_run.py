@@ -46,6 +46,11 @@ def start(*arguments: object, launcher: tuple[str, ...] = ()) -> subprocess.Pope
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 
 
+def succeed(process: subprocess.Popen) -> None:
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, common) -> Path:
     """A run to which nothing happened, in one process."""
@@ -176,13 +181,13 @@ def test_an_encoder_is_no_language_model(corpus, tiny_directory, tmp_path, capsy
 class TestProcesses:
     def test_two_workers_give_the_same_bytes(self, alone, common, tmp_path):
         process = start(*common, "--workers", 2, "--output", tmp_path / "run")
-        assert process.wait(timeout=300) == 0, process.stderr.read()
+        succeed(process)
         assert results(tmp_path / "run") == results(alone)
 
     def test_torchrun_gives_the_same_bytes(self, alone, common, tmp_path):
         launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
         process = start(*common, "--output", tmp_path / "run", launcher=launcher)
-        assert process.wait(timeout=300) == 0, process.stderr.read()
+        succeed(process)
         assert results(tmp_path / "run") == results(alone)
 
     def test_killed_it_goes_on_and_ends_with_the_same_bytes(self, alone, common, tmp_path):
@@ -196,5 +201,5 @@ class TestProcesses:
         process.communicate()
         assert not (path / "evaluate_lm.parquet").exists()
         process = start(*common, "--workers", 1, "--output", path)
-        assert process.wait(timeout=300) == 0, process.stderr.read()
+        succeed(process)
         assert results(path) == results(alone)

@@ -250,11 +250,11 @@ class Evaluation(Result):
         times, gate = found.times[variant], found.gate[variant]
         if gate is not None:
             said += {
-                "passed": ", surely more than five times as much",
-                "failed": ", surely less than five times as much",
-                "undecided": "; whether that is five times as much is open",
+                "passed": ", surely more than five times the size of what they change",
+                "failed": ", surely less than five times the size of what they change",
+                "undecided": "; whether that is five times the size of what they change is open",
             }[gate]
-        return said + (f" ({number(float(times), 0)} times)." if np.isfinite(times) else ".")
+        return said + (f" ({number(float(times), 1)} times)." if np.isfinite(times) else ".")
 
     def words(self, metric: str, variant: int = 0, digits: int = 2) -> str:
         """A value with its interval."""

@@ -193,8 +193,8 @@ def variants(
 ) -> list[Variant]:
     """The intact model, what was asked for, and controls for each kind of it.
 
-    Ablations that differ in their dimensions alone share their controls, which have none of these
-    dimensions.
+    Ablations that differ in their dimensions alone share their controls. No control has a dimension
+    that is ablated in any variant.
 
     Raises:
         ArgumentError: The model has no such dimension or layer, or an argument is out of range.
@@ -214,8 +214,8 @@ def variants(
     found = [Variant("intact")]
     for alike, members in groups.items():
         found += [Variant("ablated", ablation, number_of[alike]) for ablation in members]
+    taken = {dim for ablation in asked for dim in ablation.all_dims}
     for alike, members in groups.items():
-        taken = {dim for ablation in members for dim in ablation.all_dims}
         others = _controls(inputs, members[0], taken, kind, controls, seed)
         found += [Variant("control", ablation, number_of[alike]) for ablation in others]
     return found

@@ -54,7 +54,7 @@ def auto_class(head: Head, config: Any) -> Any:
 
 
 def check_head(model: "PreTrainedModel", head: Head) -> None:
-    """Check that ``model`` has ``head``, and that a language model sees no later token.
+    """Check that ``model`` has ``head``, and sees later tokens or not, as the head needs it.
 
     transformers gives BERT a head for the next token on an encoder that sees it already.
 
@@ -71,6 +71,11 @@ def check_head(model: "PreTrainedModel", head: Head) -> None:
         raise ArgumentError(
             f"head: expected 'mlm' or 'classifier' for {type(model).__name__}, got 'lm': its "
             "tokens see those after them, so that it knows the next one without predicting it"
+        )
+    if head == "mlm" and not _sees_later_tokens(model):
+        raise ArgumentError(
+            f"head: expected 'lm' for {type(model).__name__}, got 'mlm': its tokens see only those "
+            "before them, and it was trained without masks"
         )
 
 

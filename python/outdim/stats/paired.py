@@ -46,9 +46,10 @@ class Comparison:
         beyond: The difference, less the mean difference of the controls; NaN for the intact model
             and the controls. Its interval is over documents and over controls.
         control: The mean difference of the controls of each variant, [V]; NaN where it has none.
-        times: The difference over the mean difference of the controls; NaN where these do no harm.
-        gate: Whether a variant does at least ``factor`` times the harm of the controls: undecided
-            where the interval of (harm - factor x harm of controls) holds 0; None without controls.
+        times: The harm over the mean size of what the controls change, [V].
+        gate: Whether a variant does at least ``factor`` times as much harm as the controls change
+            on average, for better or worse: undecided where the interval of (harm - factor x
+            change) holds 0; None without controls.
         p: Two-sided, of ``beyond`` (without controls of ``difference``) under no effect, [V]; NaN
             for the intact model and the controls.
         q: The same, adjusted for there being several variants (Benjamini and Hochberg 1995), [V].
@@ -110,6 +111,8 @@ def compare(
         controls: Which variants are controls: of all others, or by variant those of each.
         worse: 1 where a larger value is worse (a loss), -1 where a smaller one is (an accuracy).
         factor: Of the gate; Puccetti et al. 2022 ask for five times the harm of random dimensions.
+            Here it is five times the mean size of what these change: where some do good and some
+            harm, their mean is next to nothing, and any dimension would do five times as much.
         draws: How often the documents are drawn; p is at least 2 / (draws + 1).
         level: Probability to cover.
         seed: Of the draws; the same for every statistic of the same documents.
@@ -128,17 +131,18 @@ def compare(
     drawn = np.concatenate([statistic(w) for w in _weights(documents, draws, seed)])
     expanded = _Expanded(documents, level)
     harm, harms = observed - observed[0], drawn - drawn[:, :1]
-    control, control_drawn = np.full_like(harm, np.nan), np.full_like(harms, np.nan)
+    control, size = np.full_like(harm, np.nan), np.full_like(harm, np.nan)
+    control_drawn, size_drawn = np.full_like(harms, np.nan), np.full_like(harms, np.nan)
     tested = np.ones(len(harm), bool)
     tested[0] = False
     for variant, others in _controls_by_variant(controls, len(harm)).items():
         tested[others] = False
-        control[variant] = harm[others].mean()
+        control[variant], size[variant] = harm[others].mean(), np.abs(harm[others]).mean()
         shares = next(_weights(len(others), draws, seed + 1, at_once=draws)) / len(others)
         control_drawn[:, variant] = (harms[:, others] * shares).sum(1)
+        size_drawn[:, variant] = (np.abs(harms[:, others]) * shares).sum(1)
     beyond = expanded.interval(harm - control, harms - control_drawn)
-    excess = worse * harms - factor * np.maximum(worse * control_drawn, 0)
-    sure = expanded.interval(harm, excess)
+    sure = expanded.interval(harm, worse * harms - factor * size_drawn)
     p = expanded.p(harms - np.where(np.isnan(control), 0, control_drawn))
     p[~tested] = np.nan
     return Comparison(
@@ -146,7 +150,7 @@ def compare(
         expanded.interval(harm, harms),
         beyond,
         control,
-        np.divide(harm, control, out=np.full_like(harm, np.nan), where=worse * control > 0),
+        np.divide(worse * harm, size, out=np.full_like(harm, np.nan), where=size > 0),
         tuple(map(_gate, sure.low, sure.high)),
         p,
         adjusted(p),

@@ -96,7 +96,7 @@ def test_the_page_and_the_summary_have_it(tmp_path):
     assert "507 off (state): raises the loss by 2.0" in " ".join(page.split())
     assert len(list((run / "figures").glob("evaluate_mlm_*.svg"))) == 3
     said = summary(run)
-    assert "surely more than five times as much" in " ".join(said.split())
+    assert "surely more than five times the size" in " ".join(said.split())
 
 
 def test_without_ablations_there_is_the_loss_and_no_figure(tmp_path):

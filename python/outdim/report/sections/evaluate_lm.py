@@ -58,8 +58,8 @@ def _losses(rows: Sequence[Row]) -> Table:
         + (
             " Controls: the mean of the same for as many random dimensions, which is taken off in "
             "“beyond controls” (interval over documents and controls). Times: the harm as a "
-            "multiple of theirs; shaded where it is surely at least five times as much. q: p of "
-            "“beyond controls”, adjusted for the number of variants."
+            "multiple of the mean size of what the controls change; shaded where it is surely at "
+            "least five. q: p of “beyond controls”, adjusted for the number of variants."
             if beside
             else ""
         ),
@@ -175,11 +175,16 @@ def _lines(rows: Iterable[Row], place: Callable[[Row], Sequence[float]]) -> Any:
     if not any(len(points) > 1 for points in found.values()):
         return None
     return [
-        Curve(name, xs, *zip(*(points[x] for x in xs), strict=True), beside=grey)
+        _curve(name, points, beside=grey)
         for kind, grey in ((found, False), (beside, True))
         for name, points in kind.items()
-        for xs in [sorted(points)]
     ]
+
+
+def _curve(name: str, points: Mapping[float, tuple[float, float, float]], *, beside: bool) -> Curve:
+    x = sorted(points)
+    y, low, high = ([points[place][part] for place in x] for part in range(3))
+    return Curve(name, x, y, low, high, beside)
 
 
 def _ends(row: Row) -> tuple[float, float, float]:
