@@ -186,7 +186,7 @@ class _Norm:
 
 
 def host_alone() -> Row:
-    """Microseconds: the commit of a batch, and a point of one row, which is no work for a kernel."""
+    """Microseconds: the commit of a batch, and a point of one row: no work for a kernel."""
     names = [f"block.{i}" for i in range(13)]
     covariates = Covariates(
         torch.zeros(3, 100, dtype=torch.float64),

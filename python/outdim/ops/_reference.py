@@ -326,7 +326,7 @@ def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
     _check_index(write[touched], len(sums), "write is outside sums")
     _check_index(order[starts[0] : starts[-1]], len(hidden), "order is outside hidden")
     mine, others = write[touched], read[touched][read[touched] != write[touched]]
-    if len(mine.unique()) < len(mine):
+    if (mine.sort().values.diff() == 0).any():
         raise IndexError("write: expected each row of `sums` at most once")
     if torch.isin(mine, others).any():
         raise IndexError("write: expected no row that another segment reads")
