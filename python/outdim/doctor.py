@@ -35,9 +35,6 @@ _OPTIONAL = {
 }
 
 
-_WORTH_IT = 1.3  # of the whole model less remains: norms, softmax, statistics
-
-
 def examine() -> str:
     """A report for people: one line a fact, an arrow where something can be done."""
     lines = [f"outdim {__version__}, Python {platform.python_version()}, {platform.platform()}"]
@@ -68,16 +65,29 @@ def _cpu() -> Iterator[str]:
 
     yield f"instruction set {core.isa()} (this processor can run: {', '.join(core.isas())})"
     yield f"{torch.get_num_threads()} of {os.cpu_count()} cores, threads: {core.threading()}"
+    yield from _busy(torch.get_num_threads())
     yield from _precision("cpu")
+
+
+def _busy(threads: int) -> Iterator[str]:
+    """Other programs on the cores: torch's threads wait for the last of them, many times an op."""
+    cores = os.cpu_count() or 1
+    load = os.getloadavg()[0]
+    if threads > 1 and load + threads > cores + 0.5:
+        yield f"the load was {load:.1f} in the last minute: other programs use the cores too"
+        yield (
+            f"-> {threads} threads that share cores wait for each other, and a run can take ten "
+            f"times as long: fewer may be faster (OMP_NUM_THREADS=1)"
+        )
 
 
 def _precision(device: str) -> Iterator[str]:
     """What bfloat16 is worth to a model there: nearly all of a run is the model."""
-    from outdim.bench.precision import bfloat16_speedup
+    from outdim.bench.precision import WORTH_IT, bfloat16_speedup
 
     speedup = bfloat16_speedup(device)
     yield f"matrix products in bfloat16 are {speedup:.1f} times as fast as in float32"
-    if speedup >= _WORTH_IT:
+    if speedup >= WORTH_IT:
         yield "-> models run faster with --dtype bfloat16; docs/performance.md says what r loses"
 
 

@@ -41,14 +41,17 @@ class Progress:
         self.total_tokens = 0
         self._begin = time.monotonic()
         self._shards = [len(work) - len(shards), len(work)]
+        self._worker = worker
+        self._advice: str | None = None
 
     def tokens(self, count: int) -> None:
         """So many more tokens are done."""
         self.total_tokens += count
         rate = self.total_tokens / max(time.monotonic() - self._begin, 1e-9)
-        self._bar.set_postfix_str(
-            f"{rate:,.0f} tokens/s, shard {self._shards[0]}/{self._shards[1]}"
-        )
+        if self._advice is None and not self._bar.disable:  # at the first batch: the model is there
+            self._advice = self._worker.advice()
+        said = [f"{rate:,.0f} tokens/s", f"shard {self._shards[0]}/{self._shards[1]}"]
+        self._bar.set_postfix_str(", ".join(said + ([self._advice] if self._advice else [])))
 
     def shard(self, shard: int) -> None:
         """One more shard is committed."""

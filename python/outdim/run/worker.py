@@ -45,6 +45,20 @@ class Worker:
             self._stores[step] = StateStore(self.run, self.study[step])
         return self._stores[step]
 
+    def advice(self) -> str:
+        """What would make this run faster, as measured here; empty where nothing would.
+
+        A fraction of a second; in a process that has the model, once it is there.
+        """
+        from outdim.bench.precision import WORTH_IT, bfloat16_speedup
+
+        for inputs in (self._opened, *self._inputs.values()):
+            model = None if inputs is None else vars(inputs).get("model")
+            if model is not None and model.dtype == torch.float32:
+                speedup = bfloat16_speedup(inputs.device)
+                return f"--dtype bfloat16: up to {speedup:.1f}x" if speedup >= WORTH_IT else ""
+        return ""
+
     def compute(self, steps: Sequence[str], shard: int, progress: Progress) -> None:
         """Compute and commit one shard of every one of the steps that lacks it, in one go.
 
