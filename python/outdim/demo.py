@@ -99,7 +99,11 @@ def _massive(run: Path) -> list[str]:
     ]
     _study(run, str(model), reads, {"correlate": CorrelateOptions(types=0, rank=[])})
     found = massive_activations(run)
-    ablated = AblationOptions(ablate=[str(one.dim) for one in found[:_ABLATED]], controls=_CONTROLS)
+    outliers = sorted(
+        read_json(run / "detection.json")["dims"], key=lambda one: -one["max_abs_z_gamma"]
+    )
+    dims = list(dict.fromkeys([one.dim for one in found] + [one["dim"] for one in outliers]))
+    ablated = AblationOptions(ablate=[str(dim) for dim in dims[:_ABLATED]], controls=_CONTROLS)
     _study(run, str(model), [*reads, ablated], {"evaluate-lm": EvaluateOptions()})
     return [
         "2. Which dimensions carry massive activations, and what is lost without them? SmolLM2, a "
