@@ -243,7 +243,7 @@ class Evaluation(Result):
         controls = len(controls_of(self.variants)[variant])
         size = self.variants[variant].size
         said += (
-            f"; {controls} times {counted(size, 'other dimension')} change it by "
+            f"; {_others(controls, size)} change it by "
             f"{number(float(found.control[variant]), 3)} on average, which leaves "
             f"{_estimate(found.beyond, variant).words()}"
         )
@@ -280,6 +280,17 @@ class Evaluation(Result):
             names = listing([self.variants[i].label for i in amiss], 3)
             said.append(f"Some logits are not finite, so that there is no loss: {names}.")
         return [*said, *([self.note] if self.note else [])]
+
+
+def _others(controls: int, size: int) -> str:
+    """Controls in words.
+
+    >>> _others(10, 1), _others(10, 2)
+    ('10 other dimensions, each alone,', '10 sets of 2 other dimensions')
+    """
+    if size == 1:
+        return f"{counted(controls, 'other dimension')}, each alone,"
+    return f"{counted(controls, 'set')} of {size} other dimensions"
 
 
 def _estimate(interval: Interval, i: int) -> Estimate:
