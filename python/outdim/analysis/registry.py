@@ -48,6 +48,10 @@ _STEPS = {
         "How well a masked language model predicts, intact and ablated.",
         "outdim.analysis.evaluate:EvaluateMlm",
     ),
+    "evaluate-fill": (
+        "Let a model fill in or continue sentences, intact and ablated.",
+        "outdim.analysis.fill:Fill",
+    ),
     "attention": (
         "Relate hidden states to the attention that their tokens receive.",
         "outdim.analysis.attention:AttentionStep",
