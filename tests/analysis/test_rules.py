@@ -5,7 +5,8 @@ import pytest
 import torch
 from outdim.analysis.agreement import Criteria, by_chance, jaccard, layers_needed
 from outdim.analysis.criteria import kurtosis_of_tokens
-from outdim.analysis.rules import RULES, States, kurtosis_flat, kurtosis_he
+from outdim.analysis.rule_states import States, kurtosis_flat, kurtosis_he
+from outdim.analysis.rules import RULES
 from outdim.errors import ArgumentError
 from outdim.stats import Covariates, Extremes, Magnitudes, PointMoments
 

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from outdim.analysis.rules import RULES, Rule, States, Verdict, kurtosis_flat, kurtosis_he
+from outdim.analysis.rule_states import States, kurtosis_flat, kurtosis_he
+from outdim.analysis.rules import RULES, Rule, Verdict
 from outdim.analysis.step import Json, Result
 from outdim.analysis.table import SELECTIONS, TidyRows
 from outdim.errors import ArgumentError
 from outdim.stats import MomentsResult
-from outdim.text import counted, listing, number
 
 #: The tokens over which published rules are applied, and by which rules are compared.
 LEADING = "all"
@@ -25,7 +25,6 @@ LEADING = "all"
 PARAMETERS = "parameters"
 
 _PERMUTATIONS = 200
-_NAMED = 6
 _SCHEMA = pa.schema(
     [
         ("rule", pa.string()),
@@ -242,56 +241,15 @@ class Criteria(Result):
 
     def headline(self) -> list[str]:
         """The dimensions that most rules agree on, and whether the parameters say so too."""
-        votes = self.votes()
-        rules = counted(len(self.rules), "rule")
-        if not votes:
-            return [
-                f"None of {rules} on hidden states finds an outlier dimension that stays in its "
-                "place through the layers."
-            ]
-        said = ", ".join(f"{dim} (by {len(votes[dim])})" for dim in list(votes)[:_NAMED])
-        rest = len(votes) - _NAMED
-        sentences = [
-            f"Of {rules} on hidden states, the most agree on "
-            f"{'dimension' if len(votes) == 1 else 'dimensions'} {said}"
-            f"{f'; {rest:,} more are found by as many or fewer' if rest > 0 else ''}."
-        ]
-        if self.parameters:
-            by = [f"{dim} by {len(votes[dim])}" for dim in self.parameters if dim in votes]
-            by_none = [dim for dim in self.parameters if dim not in votes]
-            by += [f"{listing(by_none)} by none"] if by_none else []
-            sentences.append(f"The outliers by parameters are found as well: {', '.join(by)}.")
-        return sentences
+        from outdim.analysis.criteria_words import headline
+
+        return headline(self)
 
     def cautions(self) -> list[str]:
         """Rules that say more of a threshold than of a model, and quantiles that leave it open."""
-        found = self.of(LEADING)
-        said = list(dict.fromkeys(one.rule.note for one in found if one.rule.note and one.layers))
-        for one in found:
-            if one.dims and not one.telling:
-                said.append(
-                    f"What {one.rule.name} finds may be chance: {number(one.a_layer, 1)} "
-                    "dimensions a layer, where states of this size without outliers have "
-                    f"{number(one.chance_a_layer, 1)}; {len(one.dims)} in "
-                    f"{counted(one.layers_needed, 'layer')} or more, where {number(one.chance, 1)} "
-                    "would be if the places in each layer were shuffled. It is left out where "
-                    "rules are counted."
-                )
-        if undecided := sum(f.undecided for f in found):
-            said.append(
-                f"{counted(undecided, 'verdict')} of rules on medians and quantiles lie within the "
-                "width of a bin of the histogram (6 %) and may go either way; criteria.parquet "
-                "marks them."
-            )
-        bad = sum(
-            int(s.moments.nonfinite.sum()) for (_, name), s in self.states.items() if name == "all"
-        )
-        if bad:
-            said.append(
-                f"{counted(bad, 'value')} of the hidden states are NaN or infinite: the rules "
-                "leave such a dimension out where they need its moments."
-            )
-        return said
+        from outdim.analysis.criteria_words import cautions
+
+        return cautions(self)
 
 
 def jaccard(one: set[int], other: set[int]) -> float:

@@ -11,7 +11,8 @@ import torch
 from outdim.analysis.agreement import Criteria
 from outdim.analysis.analyze import analyze
 from outdim.analysis.inputs import ForwardOptions, Inputs
-from outdim.analysis.rules import RULES, States
+from outdim.analysis.rule_states import States
+from outdim.analysis.rules import RULES
 from outdim.analysis.step import Accumulator, Json, Observer
 from outdim.analysis.table import SELECTIONS
 from outdim.errors import ArgumentError, DataError, EmptyCorpusError

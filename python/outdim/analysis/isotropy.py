@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from outdim.analysis.step import Result
-from outdim.analysis.table import SELECTIONS, Statistic, TidyRows, define, place
+from outdim.analysis.table import Statistic, TidyRows, define, place
 from outdim.stats import MomentsResult
 from outdim.stats.covariance import Scatter
 from outdim.stats.unit_sums import Cosines
@@ -257,12 +257,3 @@ def _add_directions(rows: TidyRows, space: Space, at: Any) -> None:
         ):
             reason = "" if np.isfinite(value) else "nothing varies"
             rows.add(f"{name}{suffix}", value, n=space.scatter.n, reason=reason, **at)
-
-
-def selections(n_of: Mapping[str, int]) -> list[str]:
-    """Names of the selections that have tokens, given the number in each group."""
-    return [
-        name
-        for name, selection in SELECTIONS.items()
-        if any(n_of.get(group, 0) for group in selection.groups)
-    ]

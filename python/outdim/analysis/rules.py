@@ -9,18 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from outdim.analysis.table import Statistic, define
-from outdim.stats import MomentsResult
-from outdim.stats.magnitudes import Bounded, magnitude_quantile, share_over
+from outdim.analysis.rule_states import LUO, Floats, States, finite_mean, floats
 
-Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 #: LLM.int8(): the threshold, and the shares of layers and tokens (Dettmers et al. 2022).
@@ -52,74 +47,6 @@ class Verdict(NamedTuple):
 
 
 @dataclass(frozen=True)
-class States:
-    """What a pass keeps of the hidden states of one point, of one selection of tokens.
-
-    Attributes:
-        moments: Of every dimension.
-        magnitudes: Histogram of |h|, [D, B] (`outdim.stats.Magnitudes`).
-        extremes: How many tokens have their smallest, their largest value at a dimension, [D, 2].
-    """
-
-    moments: MomentsResult
-    magnitudes: Tensor
-    extremes: Tensor
-
-    @property
-    def n(self) -> int:
-        """Tokens."""
-        return self.moments.n
-
-    @property
-    def dims(self) -> int:
-        """D."""
-        return len(self.magnitudes)
-
-    @cached_property
-    def mean(self) -> Floats:
-        """Mean of each dimension."""
-        return _floats(self.moments.mean)
-
-    @cached_property
-    def variance(self) -> Floats:
-        """Variance of each dimension over the tokens."""
-        return _floats(self.moments.variance)
-
-    @cached_property
-    def mean_abs(self) -> Floats:
-        """Mean of |h| of each dimension."""
-        return _floats(self.moments.mean_abs)
-
-    @cached_property
-    def absmax(self) -> Floats:
-        """Largest |h| of each dimension."""
-        return _floats(self.moments.absmax)
-
-    @cached_property
-    def size(self) -> float:
-        """Root mean square of all values."""
-        return float(np.sqrt(_mean(self.variance + self.mean**2)))
-
-    @cached_property
-    def medians(self) -> Bounded:
-        """Median of |h| of each dimension, within bounds."""
-        return magnitude_quantile(self.magnitudes, 0.5)
-
-    def quantile(self, q: float) -> Bounded:
-        """Quantile of |h| over all tokens and dimensions, within bounds."""
-        return magnitude_quantile(self.magnitudes.sum(0), q)
-
-    def share_over(self, threshold: float) -> Floats:
-        """Share of the tokens with |h| beyond a threshold, of each dimension."""
-        return share_over(self.magnitudes, threshold)
-
-    @cached_property
-    def ends(self) -> Floats:
-        """Share of the tokens whose smallest, whose largest value is at a dimension, [D, 2]."""
-        return _floats(self.extremes) / max(self.n, 1)
-
-
-@dataclass(frozen=True)
 class Rule:
     """A published rule.
 
@@ -147,48 +74,8 @@ class Rule:
     note: str = ""
 
 
-def kurtosis_he(states: States) -> float:
-    """mean_j (mean_i x_ij^2)^2 / (mean_ij x_ij^2)^2: how unequal dimensions are; 1 if equal."""
-    squares = states.variance + states.mean**2
-    return _mean(squares**2) / (_mean(squares) ** 2 or np.nan)
-
-
-def kurtosis_flat(states: States) -> float:
-    """Kurtosis of all values of all tokens and dimensions together; 3 for a normal distribution."""
-    shift = states.mean - _mean(states.mean)
-    variance = states.variance
-    std = np.sqrt(variance)
-    # A constant dimension has no shape, and none is needed: its own moments are 0.
-    third = np.where(variance > 0, _floats(states.moments.skewness), 0.0) * variance * std
-    fourth = np.where(variance > 0, _floats(states.moments.kurtosis), 0.0) * variance**2
-    about = fourth + 4 * shift * third + 6 * shift**2 * variance + shift**4
-    return _mean(about) / (_mean(variance + shift**2) ** 2 or np.nan)
-
-
-_KURTOSIS = "Kurtosis and how it is defined"
-_ONE = {"of_dimensions": False, "topic": _KURTOSIS}
-_EXTREMUM = "Where tokens have their extreme value"
-_LUO = "Luo et al. 2021"
-define(
-    Statistic(
-        "median_abs", "median of |h|", low=0, topic="Median of |h|", source="from its histogram"
-    ),
-    Statistic("argmax_share", "share of tokens whose largest h it is", low=0, high=1, source=_LUO,
-              topic=_EXTREMUM),
-    Statistic("argmin_share", "share of tokens whose smallest h it is", low=0, high=1, source=_LUO,
-              topic=_EXTREMUM),
-    Statistic("kurtosis_he", "kurtosis of the sizes of dimensions (1 where equal)", low=1,
-              source="He et al. 2024: mean_j (mean_i x²)² / (mean x²)²", **_ONE),
-    Statistic("kurtosis_flat", "kurtosis of all values (3 for a normal distribution)", low=1,
-              source="Bondarenko et al. 2021: all tokens and dimensions together", **_ONE),
-    Statistic("kurtosis_token", "kurtosis within a token, less 3 (0 for a normal distribution)",
-              low=-2, source="OSP, Park et al. 2025: uncentred, of each token, then the mean",
-              **_ONE),
-)  # fmt: skip
-
-
 def _int8(states: States, least: float) -> Verdict:
-    over = _floats(states.moments.fraction_over)
+    over = floats(states.moments.fraction_over)
     flagged = (over > 0) if not least else over >= least
     return _exact(over, least, flagged, over)
 
@@ -202,22 +89,22 @@ def _massive(states: States) -> Verdict:
 
 
 def _massive_mean(states: States) -> Verdict:
-    at = _MASSIVE_RATIO * _mean(states.mean_abs)
+    at = _MASSIVE_RATIO * finite_mean(states.mean_abs)
     return _exact(states.absmax, at, states.absmax > at, states.share_over(at))
 
 
 def _six_sigma(states: States) -> Verdict:
-    mean = _mean(states.mean)
+    mean = finite_mean(states.mean)
     sigma = float(np.sqrt(max(states.size**2 - mean**2, 0.0)))
-    furthest = np.maximum(
-        _floats(states.moments.max) - mean, mean - _floats(states.moments.min)
-    ) / (sigma or np.nan)
+    furthest = np.maximum(floats(states.moments.max) - mean, mean - floats(states.moments.min)) / (
+        sigma or np.nan
+    )
     share = states.share_over(_SIGMAS * sigma + abs(mean))
     return _exact(furthest, _SIGMAS, furthest > _SIGMAS, share)
 
 
 def _variance(states: States) -> Verdict:
-    ratio = states.variance / (_mean(states.variance) or np.nan)
+    ratio = states.variance / (finite_mean(states.variance) or np.nan)
     return _exact(ratio, _VARIANCE_RATIO, ratio >= _VARIANCE_RATIO)
 
 
@@ -237,7 +124,7 @@ def _extremum(states: States) -> Verdict:
 def _mean_state(states: States, k: float) -> Verdict:
     means = states.mean[np.isfinite(states.mean)]
     spread = float(means.std(ddof=1)) if len(means) > 1 else 0.0
-    z = np.abs(states.mean - _mean(means)) / (spread or np.nan)
+    z = np.abs(states.mean - finite_mean(means)) / (spread or np.nan)
     return _exact(z, k, z > k)
 
 
@@ -367,7 +254,7 @@ RULES: dict[str, Rule] = {
             "holds the extreme value",
             "the smallest, or the largest, value of a token is at this dimension for half of the "
             "tokens or more",
-            f"{_LUO}; they name no threshold",
+            f"{LUO}; they name no threshold",
             _extremum,
             lambda s: 2 * _at_least(_OCCUPANCY * s.n, s.n, 1 / s.dims),
         ),
@@ -400,13 +287,3 @@ RULES: dict[str, Rule] = {
         ),
     )
 }
-
-
-def _mean(values: Floats) -> float:
-    """Mean of the finite values: a dimension that overflows does not hide the others."""
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else np.nan
-
-
-def _floats(tensor: Tensor) -> Floats:
-    return np.asarray(tensor, np.float64)

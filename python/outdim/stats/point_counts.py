@@ -80,10 +80,9 @@ class PointCounts(ABC):
         """
         for point, later in state.items():
             mine = self._counts.get(point)
-            dims = "D" if mine is None else mine.shape[1]
-            expected = (len(self.groups), dims, self.width)
-            found = (later.shape[0], "D" if mine is None else later.shape[1], later.shape[2])
-            if point not in self.points or later.dtype != torch.int64 or found != expected:
+            dims = later.shape[1:2] if mine is None else mine.shape[1:2]
+            expected = (len(self.groups), *dims, self.width)
+            if point not in self.points or later.dtype != torch.int64 or later.shape != expected:
                 raise DataError(
                     f"state: expected {expected} int64 at {', '.join(self.points)}, got "
                     f"{tuple(later.shape)} {later.dtype} at {point}"
