@@ -24,7 +24,7 @@ def units(hidden, group, block, batches=1):
     for part, of, at in zip(
         hidden.chunk(batches), group.chunk(batches), block.chunk(batches), strict=True
     ):
-        sums.begin_blocks(of, at)
+        sums.begin(of, of, at)
         sums.add("p", part[None])
         sums.commit()
     return sums
@@ -78,7 +78,8 @@ def test_the_interval_covers_what_is_true_of_the_source():
         hidden = torch.from_numpy((lean + rng.normal(size=(20, 10, 4))).reshape(-1, 4))
         sums = UnitSums(["p"], ["text"], 20, {})
         document = torch.arange(20).repeat_interleave(10)
-        sums.begin_blocks(torch.ones(200, dtype=torch.uint8), document)
+        group = torch.ones(200, dtype=torch.uint8)
+        sums.begin(group, group, document)
         sums.add("p", hidden)
         sums.commit()
         found.append(sums.cosines("p", ["text"], left_out=False))
@@ -113,7 +114,7 @@ def test_splits_merges_and_failed_forwards():
     whole = units(hidden, group, block)
     merged = units(hidden[:50], group[:50], block[:50])
     merged.merge(units(hidden[50:], group[50:], block[50:]).state_dict())
-    merged.begin_blocks(group, block)
+    merged.begin(group, group, block)
     merged.add("p", hidden)
     merged.discard()
     merged.commit()

@@ -288,7 +288,7 @@ def by_chance(
     found = 0
     for _ in range(_PERMUTATIONS):
         order = rng.permuted(places, axis=1)
-        moved = (np.take_along_axis(part, order, 1) for part in (flagged, shares))
+        moved = np.take_along_axis(flagged, order, 1), np.take_along_axis(shares, order, 1)
         found += int(_enough(rule, *moved, needed).sum())
     return found / _PERMUTATIONS
 

@@ -177,7 +177,8 @@ def kurtosis_of_tokens(hidden: torch.Tensor) -> torch.Tensor:
     squares = hidden.float().square()
     fourth = torch.linalg.vecdot(squares, squares).double() / hidden.shape[-1]
     second = squares.sum(-1).double() / hidden.shape[-1]
-    return (fourth / second.square() - 3)[:, None]
+    kurtosis: torch.Tensor = (fourth / second.square() - 3)[:, None]
+    return kurtosis
 
 
 def _outliers_by_parameters(inputs: Inputs) -> list[int] | None:

@@ -103,7 +103,7 @@ class MeasureGeometry(Observer):
         self._sampled = sampled.nonzero()[:, 0]
         self.parts["moments"].begin(ids, group, rows)
         self.parts["ratios"].begin(ids[self._sampled], group[self._sampled], rows[:, self._sampled])
-        self.parts["units"].begin_blocks(group, document.reshape(-1) % _BLOCKS)
+        self.parts["units"].begin(ids, group, document.reshape(-1) % _BLOCKS)
         self.parts["covariances"].begin(ids, group)
 
     def observe(self, point: Point, hidden: torch.Tensor, *, taken: bool) -> None:
@@ -131,7 +131,8 @@ class MeasureGeometry(Observer):
                 spaces[point, name] = Space(
                     moments,
                     self.parts["ratios"].moments(point, groups).compute(),
-                    *(units.cosines(point, groups, left_out=out) for out in (False, True)),
+                    units.cosines(point, groups, left_out=False),
+                    units.cosines(point, groups, left_out=True),
                     self.parts["covariances"].scatter(point, groups),
                     tuple(self.recorded["left_out"].get(point, ())),
                 )

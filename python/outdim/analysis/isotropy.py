@@ -221,18 +221,17 @@ def _add_cosines(rows: TidyRows, space: Space, at: Any) -> None:
             continue
         reason = "" if np.isfinite(found.value) else "nonfinite values"
         rows.add(name, found.value, low=found.low, high=found.high, n=found.n, reason=reason, **at)
-    if space.cosines is not None:
-        reason = np.where(np.isfinite(space.cosines.contribution), "", "nonfinite values")
-        found = space.cosines
-        rows.add("cosine_contribution", found.contribution, n=found.n, reason=reason, **at)
+    if (found := space.cosines) is not None:
+        reasons = np.where(np.isfinite(found.contribution), "", "nonfinite values")
+        rows.add("cosine_contribution", found.contribution, n=found.n, reason=reasons, **at)
 
 
 def _add_sizes(rows: TidyRows, space: Space, at: Any) -> None:
     variance = np.asarray(space.moments.variance, np.float64)
     share = variance / (np.nansum(variance) or np.nan)
     n = space.moments.n
-    reason = np.where(np.isfinite(share), "", "nonfinite or constant values")
-    rows.add("variance_share", share, n=n, reason=reason, **at)
+    reasons = np.where(np.isfinite(share), "", "nonfinite or constant values")
+    rows.add("variance_share", share, n=n, reason=reasons, **at)
     kept = np.setdiff1d(np.arange(len(space.squares)), space.left_out)
     for name, squares in (
         ("size_kurtosis", space.squares),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +106,7 @@ def kurtosis_flat(states: States) -> float:
 
 
 _KURTOSIS = "Kurtosis and how it is defined"
-_ONE = {"of_dimensions": False, "topic": _KURTOSIS}
+_ONE: Any = {"of_dimensions": False, "topic": _KURTOSIS}
 _EXTREMUM = "Where tokens have their extreme value"
 define(
     Statistic(

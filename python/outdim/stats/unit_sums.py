@@ -65,8 +65,9 @@ class UnitSums:
         self._kept = torch.zeros(0, dtype=torch.int64)
         self._member = torch.zeros(0, 0)
 
-    def begin_blocks(self, group: Tensor, block: Tensor) -> None:
-        """The next forward has N rows: group [N] uint8, and the block of each, [N] int64."""
+    def begin(self, ids: Tensor, group: Tensor, rows: Tensor) -> None:
+        """The next forward has N rows: group [N] uint8, rows [N] int64, the block of each."""
+        block = rows
         self._pending.clear()
         self._kept = (group > 0).nonzero()[:, 0]
         cell = (group.long() - 1)[self._kept] * self.blocks + block[self._kept]
