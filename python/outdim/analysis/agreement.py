@@ -53,7 +53,8 @@ class Found:
         a_layer: Dimensions flagged in a layer, in the mean.
         chance_a_layer: The same among normal states without outliers.
         chance: How many ``dims`` there would be if the dimensions of every layer were shuffled, so
-            that a rule flags as many, but at the same place by chance alone.
+            that a rule flags as many, but at the same place by chance alone. NaN where one layer is
+            enough, in which nothing has to recur.
         undecided: Pairs of layer and dimension that the bounds of a quantile leave open.
     """
 
@@ -69,8 +70,8 @@ class Found:
     @property
     def telling(self) -> bool:
         """Whether most of what it finds is not what it would find anyway."""
-        found = len(self.dims)
-        return self.chance_a_layer < self.a_layer / 2 and self.chance < found / 2
+        by_place = not self.chance >= len(self.dims) / 2
+        return bool(self.dims) and self.chance_a_layer < self.a_layer / 2 and by_place
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class Criteria(Result):
             needed,
             float(flagged.sum(1).mean()),
             float(np.mean(chances)) * flagged.shape[1],
-            by_chance(rule, flagged, shares, needed),
+            by_chance(rule, flagged, shares, needed) if needed > 1 else np.nan,
             int(sum(verdict.undecided.sum() for verdict in verdicts)),
         )
 
@@ -313,7 +314,7 @@ def _words(found: Found) -> Json:
         "layers_needed": found.layers_needed,
         "a_layer": found.a_layer,
         "chance_a_layer": found.chance_a_layer,
-        "chance": found.chance,
+        "chance": None if np.isnan(found.chance) else found.chance,
         "undecided": found.undecided,
     }
 

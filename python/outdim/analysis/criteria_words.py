@@ -48,10 +48,9 @@ def cautions(found: Criteria) -> list[str]:
             said.append(
                 f"What {one.rule.name} finds may be chance: {number(one.a_layer, 1)} "
                 "dimensions a layer, where states of this size without outliers have "
-                f"{number(one.chance_a_layer, 1)}; {len(one.dims)} in "
-                f"{counted(one.layers_needed, 'layer')} or more, where {number(one.chance, 1)} "
-                "would be if the places in each layer were shuffled. It is left out where "
-                "rules are counted."
+                f"{number(one.chance_a_layer, 1)}; {len(one.dims)} of the model, where there "
+                f"would be {number(one.chance, 1)} if the places in each layer were shuffled. It "
+                "is left out where rules are counted."
             )
     if undecided := sum(f.undecided for f in judged):
         said.append(
