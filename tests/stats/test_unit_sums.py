@@ -16,11 +16,11 @@ def rows(n=120, dims=9, seed=0, dtype=torch.float64):
     hidden = torch.randn(n, dims, generator=generator, dtype=torch.float64) + 0.3
     hidden[:, 2] += 40
     group = torch.randint(0, 3, (n,), generator=generator, dtype=torch.uint8)
-    return hidden.to(dtype), group, torch.arange(n) % 4
+    return hidden.to(dtype), group, torch.arange(n) % 6
 
 
 def units(hidden, group, block, batches=1):
-    sums = UnitSums(["p"], GROUPS, 4, {"p": OUT})
+    sums = UnitSums(["p"], GROUPS, 6, {"p": OUT})
     for part, of, at in zip(
         hidden.chunk(batches), group.chunk(batches), block.chunk(batches), strict=True
     ):
@@ -63,9 +63,9 @@ def test_the_interval_is_the_jackknife_over_blocks():
     hidden, group, block = rows(200)
     kept = group == 1
     found = units(hidden, group, block).cosines("p", ["text"], left_out=False)
-    without = [all_pairs(hidden[kept & (block != b)]).sum() for b in range(4)]
-    spread = np.sqrt(3 / 4 * np.sum((without - np.mean(without)) ** 2))
-    assert found.high - found.value == pytest.approx(3.182446 * spread, rel=1e-5)
+    without = [all_pairs(hidden[kept & (block != b)]).sum() for b in range(6)]
+    spread = np.sqrt(5 / 6 * np.sum((without - np.mean(without)) ** 2))
+    assert found.high - found.value == pytest.approx(2.570582 * spread, rel=1e-5)
     assert found.value - found.low == pytest.approx(found.high - found.value)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outdim.errors import DataError
+from outdim.stats.jackknife import LeftOut
 
 Floats = NDArray[np.float64]
 
@@ -21,7 +22,7 @@ class Cosines(NamedTuple):
     Attributes:
         n: Rows.
         value: The mean cosine over all n (n - 1) pairs.
-        low, high: 95 % interval by a jackknife over blocks of documents; NaN with fewer than two.
+        low, high: 95 % interval by a jackknife over blocks of documents; NaN with few of them.
         contribution: What each dimension adds to it, [D]; their sum is ``value``.
     """
 
@@ -120,17 +121,13 @@ class UnitSums:
             return None
         contribution = _cosine(total, n)
         value = float(contribution.sum())
-        used = counts > 0
-        rest = n - counts[used]
-        if used.sum() < 2 or (rest < 2).any():
-            return Cosines(n, value, np.nan, np.nan, contribution)
-        without = [
-            _cosine(total - block, left).sum() for block, left in zip(sums[used], rest, strict=True)
-        ]
-        k = len(without)
-        spread = np.sqrt((k - 1) / k * np.sum((np.array(without) - np.mean(without)) ** 2))
-        half = _student(k - 1) * float(spread)
-        return Cosines(n, value, value - half, value + half, contribution)
+        left = n - counts
+        used = (counts > 0) & (left > 1)
+        without = np.full(self.blocks, value)
+        for block in used.nonzero()[0]:
+            without[block] = _cosine(total - sums[block], left[block]).sum()
+        low, high = LeftOut(np.array(value), without, used).interval()
+        return Cosines(n, value, float(low), float(high), contribution)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Flat tensors on the CPU: ``<point>`` [2, G, K, 2, D] float64, ``counts`` [G, K] int64."""
@@ -170,9 +167,3 @@ def _cosine(sums: Floats, n: float) -> Floats:
     """What each dimension adds to the mean cosine of n rows with ``sums`` [2, D]."""
     contribution: Floats = (sums[0] ** 2 - sums[1]) / (n * (n - 1))
     return contribution
-
-
-def _student(freedom: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.975))
