@@ -207,7 +207,8 @@ class TestStudy:
         run("correlate", *options, "--types", 0, "--output", tmp_path / "correlate")
         of_one = len(forwards)
         forwards.clear()
-        run("analyze", *options, "--correlate.types", 0, "--output", tmp_path / "both")
+        both = ["--steps", "correlate", "norm-share", "--correlate.types", 0]
+        run("analyze", *options, *both, "--output", tmp_path / "both")
         assert len(forwards) == of_one > 20
         assert step_rows(tmp_path / "both", "norm-share") == step_rows(alone, "norm-share")
         of_both = step_rows(tmp_path / "both", "correlate")

@@ -196,6 +196,22 @@ def tiny_model(
     return model
 
 
+def plain_model(*, outliers: Sequence[int] = (), hidden_size: int = 128) -> Any:
+    """A BERT whose hidden states are those of its words, independent and normal, through norms.
+
+    Blocks and positions add next to nothing, so that tokens are as different as random vectors.
+    """
+    model = tiny_model("bert", hidden_size=hidden_size)
+    for name, parameter in model.named_parameters():
+        if _is_norm(name, parameter):
+            parameter.data = torch.full_like(parameter, float(name.endswith("weight")))
+        elif "word_embeddings" not in name:
+            parameter.data *= 0.01
+    for dim in outliers:
+        plant_outlier(model, dim)
+    return model
+
+
 def plant_outlier(model: nn.Module, dim: int) -> None:
     """Set gamma and beta of `dim` 30 standard deviations apart in every norm that is so wide."""
     for name, parameter in model.named_parameters():

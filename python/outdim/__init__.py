@@ -10,13 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from outdim.analysis.agreement import Criteria
     from outdim.analysis.analyze import analyze
     from outdim.analysis.correlate import correlate
     from outdim.analysis.correlation import Correlation
+    from outdim.analysis.criteria import criteria
     from outdim.analysis.detect import detect
     from outdim.analysis.detection import Detection
     from outdim.analysis.evaluate import evaluate
     from outdim.analysis.evaluation import Evaluation
+    from outdim.analysis.geometry import geometry
+    from outdim.analysis.isotropy import Geometry
     from outdim.corpus import open_corpus
     from outdim.counting import count_tokens
     from outdim.errors import OutdimError
@@ -34,12 +38,16 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Correlation": "analysis.correlation",
+    "Criteria": "analysis.agreement",
     "Detection": "analysis.detection",
     "Evaluation": "analysis.evaluation",
+    "Geometry": "analysis.isotropy",
     "analyze": "analysis.analyze",
     "correlate": "analysis.correlate",
+    "criteria": "analysis.criteria",
     "detect": "analysis.detect",
     "evaluate": "analysis.evaluate",
+    "geometry": "analysis.geometry",
     "TokenFrequencies": "tokens",
     "count_tokens": "counting",
     "load_tokenizer": "tokens",
@@ -62,8 +70,10 @@ __all__ = [
     "Ablation",
     "Correlation",
     "Covariates",
+    "Criteria",
     "Detection",
     "Evaluation",
+    "Geometry",
     "Moments",
     "OutdimError",
     "RankHistogram",
@@ -75,8 +85,10 @@ __all__ = [
     "controls",
     "correlate",
     "count_tokens",
+    "criteria",
     "detect",
     "evaluate",
+    "geometry",
     "load_model",
     "load_tokenizer",
     "observe",

@@ -32,6 +32,14 @@ _STEPS = {
         "Correlate hidden states with token frequency.",
         "outdim.analysis.correlate:Correlate",
     ),
+    "criteria": (
+        "Find outlier dimensions by hidden states, by every published rule.",
+        "outdim.analysis.criteria:FindByCriteria",
+    ),
+    "geometry": (
+        "Measure anisotropy, what dimensions add to it, and directions in use.",
+        "outdim.analysis.geometry:MeasureGeometry",
+    ),
     "evaluate-glue": (
         "Evaluate a classifier on a task of GLUE or a labelled file, fine-tuned first if asked.",
         "outdim.analysis.evaluate_glue:Glue",

@@ -1,7 +1,10 @@
 """Accumulators: update with batches, merge, compute; their states are plain tensors."""
 
 from outdim.stats.covariates import Covariates
+from outdim.stats.derived import Derived
+from outdim.stats.magnitudes import Magnitudes
 from outdim.stats.moments import Moments
+from outdim.stats.point_counts import Extremes
 from outdim.stats.point_moments import PointMoments
 from outdim.stats.point_ranks import PointRanks
 from outdim.stats.rank_histogram import RankHistogram, RankResult
@@ -13,6 +16,9 @@ from outdim.stats.type_units import TypeUnits
 
 __all__ = [
     "Covariates",
+    "Derived",
+    "Extremes",
+    "Magnitudes",
     "Moments",
     "MomentsResult",
     "PointMoments",

@@ -1,0 +1,190 @@
+"""Outlier dimensions by hidden states: all published rules in one pass, and how they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from outdim.analysis.agreement import Criteria
+from outdim.analysis.analyze import analyze
+from outdim.analysis.inputs import ForwardOptions, Inputs
+from outdim.analysis.rule_states import States
+from outdim.analysis.rules import RULES
+from outdim.analysis.step import Accumulator, Json, Observer
+from outdim.analysis.table import SELECTIONS
+from outdim.errors import ArgumentError, DataError, EmptyCorpusError
+from outdim.stats import Covariates, Derived, Extremes, Magnitudes, PointMoments
+from outdim.tokens import GROUPS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from outdim.corpus import Corpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriteriaOptions:
+    """Apply the published rules for outlier dimensions to hidden states, and compare them.
+
+    Args:
+        points: Where the model is observed, by name; none takes the embeddings and every block.
+        rules: Names of the rules; none takes all.
+        min_fraction: Share of the layers in which a dimension has to be flagged to be one of the
+            model, for rules that name none themselves.
+    """
+
+    points: list[str] | None = None
+    rules: list[str] | None = None
+    min_fraction: float = 0.5
+
+
+class FindByCriteria(Observer):
+    """Moments, histograms of |h| and places of the extremes at every point."""
+
+    name = "criteria"
+    Options = CriteriaOptions
+    wants = ("detect",)
+    presentation = ("rules", "min_fraction")
+
+    @classmethod
+    def resolve(cls, options: CriteriaOptions, inputs: Inputs) -> Json:
+        """Rules are checked; the outliers by parameters are found, for comparison."""
+        rules = list(RULES) if options.rules is None else list(dict.fromkeys(options.rules))
+        if not rules or not RULES.keys() >= set(rules):
+            raise ArgumentError(
+                f"rules: expected some of {', '.join(RULES)}, got {', '.join(rules) or 'none'}."
+            )
+        if not 0 < options.min_fraction <= 1:
+            raise ArgumentError(
+                f"min-fraction: expected a share of the layers in (0, 1], got "
+                f"{options.min_fraction}."
+            )
+        recorded = super().resolve(options, inputs)
+        return {**recorded, "rules": rules, "parameters": _outliers_by_parameters(inputs)}
+
+    def accumulators(self) -> Mapping[str, Accumulator]:
+        """Nothing is kept per token."""
+        position = Covariates(row_names=("position",))
+        device = self.inputs.device
+        moments = PointMoments(self.points, GROUPS, position, device=device)
+        tokens = PointMoments(self.points, GROUPS, position, device=device)
+        return {
+            "moments": moments,
+            "magnitudes": Magnitudes(self.points, GROUPS),
+            "extremes": Extremes(self.points, GROUPS),
+            "tokens": Derived(tokens, kurtosis_of_tokens),
+        }
+
+    def result(self) -> Criteria:
+        """The rules applied.
+
+        Raises:
+            EmptyCorpusError: There was no token in all of the text.
+        """
+        moments, tokens = self.parts["moments"], self.parts["tokens"].moments
+        states, within = {}, {}
+        for point in self.points:
+            for name, selection in SELECTIONS.items():
+                groups = selection.groups
+                found = moments.moments(point, groups).compute()
+                if not found.n:
+                    continue
+                counts = (self.parts[p].counts(point, groups) for p in ("magnitudes", "extremes"))
+                states[point, name] = States(found, *counts)
+                within[point, name] = tokens.moments(point, groups).compute()
+        if not states:
+            raise EmptyCorpusError(
+                f"source: {' '.join(self.inputs.options['source'])}: the corpus has no token."
+            )
+        parameters = self.recorded["parameters"]
+        return Criteria(
+            self.layers,
+            states,
+            within,
+            tuple(self.recorded["rules"]),
+            self.recorded["min_fraction"],
+            None if parameters is None else tuple(parameters),
+        )
+
+
+def criteria(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    source: str | Sequence[str] | Corpus,
+    *,
+    rules: Sequence[str] | None = None,
+    min_fraction: float = 0.5,
+    points: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    max_length: int | None = None,
+    token_budget: int = 4096,
+    autocast: Literal["bfloat16", "float16"] | None = None,
+) -> Criteria:
+    """Find outlier dimensions by their hidden states, by all published rules in one pass.
+
+    `outdim.detect` reads the parameters of norms and needs no text; this reads hidden states. The
+    rules, their sources, and what each finds among states without outliers: docs/criteria.md.
+
+    Args:
+        model: A Hugging Face model in eval mode.
+        tokenizer: Its tokenizer.
+        source: What `outdim.open_corpus` takes, or an open corpus.
+        rules: Names of rules (`outdim.analysis.rules.RULES`); None takes all.
+        min_fraction: Share of the layers in which a dimension has to be flagged to be one of the
+            model, for rules that name none themselves; (0, 1].
+        points: Names of points; None observes the embeddings and the output of every block.
+        exclude: Tokens left out of the statistics: ``"unk"``, or as the vocabulary writes them.
+        max_length: Tokens per sequence, special tokens included; longer documents are split. None
+            takes the model's own limit, at most 512.
+        token_budget: Tokens per batch, padding included.
+        autocast: Run the forward under `torch.autocast` with this type.
+
+    Returns:
+        Dimensions by rule, layer and selection of tokens.
+
+    Raises:
+        ArgumentError: An unknown rule, an argument out of range, a model in training mode.
+        DataError: The tokenizer does not belong to the model, or the corpus is empty.
+
+    Example:
+        >>> found = criteria(model, tokenizer, "wiki.txt")  # doctest: +SKIP
+        >>> found.dims("massive")  # doctest: +SKIP
+        (507,)
+        >>> names, jaccard = found.agreement()  # doctest: +SKIP
+    """
+    options = CriteriaOptions(
+        points=None if points is None else list(points),
+        rules=None if rules is None else list(rules),
+        min_fraction=min_fraction,
+    )
+    forward = ForwardOptions(
+        max_length=max_length, token_budget=token_budget, autocast=autocast, exclude=list(exclude)
+    )
+    found = analyze(model, tokenizer, source, {"criteria": options}, forward=forward)
+    result: Criteria = found["criteria"]
+    return result
+
+
+def kurtosis_of_tokens(hidden: torch.Tensor) -> torch.Tensor:
+    """Kurtosis of the D values of a token about zero, less 3: [N, D] -> [N, 1] float64.
+
+    Squares are taken in float32: a relative error of about 1e-6. NaN for a token of zeros, which
+    counts as not finite.
+    """
+    squares = hidden.float().square()
+    fourth = torch.linalg.vecdot(squares, squares).double() / hidden.shape[-1]
+    second = squares.sum(-1).double() / hidden.shape[-1]
+    kurtosis: torch.Tensor = (fourth / second.square() - 3)[:, None]
+    return kurtosis
+
+
+def _outliers_by_parameters(inputs: Inputs) -> list[int] | None:
+    from outdim.analysis.detect import detect
+
+    try:
+        return list(detect(inputs.model, permutations=0).dims)
+    except DataError:  # norms that say nothing
+        return None

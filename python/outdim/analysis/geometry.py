@@ -1,0 +1,242 @@
+"""Geometry of hidden states in one pass: anisotropy, its dimensions, and directions in use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from outdim.analysis.analyze import analyze
+from outdim.analysis.inputs import ForwardOptions, Inputs
+from outdim.analysis.isotropy import Geometry, Space
+from outdim.analysis.step import Accumulator, Json, Observer
+from outdim.analysis.table import SELECTIONS
+from outdim.errors import ArgumentError, EmptyCorpusError
+from outdim.stats import Covariates, PointMoments
+from outdim.stats.covariance import PointCovariances
+from outdim.stats.unit_sums import UnitSums
+from outdim.tokens import GROUPS, Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from outdim.corpus import Corpus
+    from outdim.models import Point
+
+_BLOCKS = 20  # of documents, for the jackknife
+_SAMPLED = 16  # one token of so many is sorted; a median of every token would cost more than a norm
+_PROBED_TOKENS = 2048
+_MAX_COVARIANCE_DIMS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometryOptions:
+    """Measure anisotropy, what dimensions add to it, and how many directions are in use.
+
+    Args:
+        points: Where the model is observed, by name; none takes the embeddings and every block.
+        covariance: Points at which the covariance is taken: 24 bytes times the square of the width
+            each, and as much again while a batch is under way; none takes the middle and the last
+            of the points, up to a width of 4,096.
+        top: How many dimensions are left out of the read-out: those that add most to the expected
+            cosine among the first 2,048 tokens, at each point its own.
+        leave_out: Dimensions that are left out at every point instead.
+    """
+
+    points: list[str] | None = None
+    covariance: list[str] | None = None
+    top: int = 3
+    leave_out: list[int] | None = None
+
+
+class MeasureGeometry(Observer):
+    """Unit vectors by block of documents, moments, ratios within tokens, and covariances."""
+
+    name = "geometry"
+    Options = GeometryOptions
+
+    @classmethod
+    def resolve(cls, options: GeometryOptions, inputs: Inputs) -> Json:
+        """The dimensions to leave out are chosen here, once."""
+        recorded = super().resolve(options, inputs)
+        size = inputs.architecture.hidden_size
+        points = recorded["points"]
+        if not 0 <= options.top < size:
+            raise ArgumentError(f"top: expected 0 to {size - 1} dimensions, got {options.top}.")
+        given = sorted(set(options.leave_out or ()))
+        if given and not 0 <= given[0] <= given[-1] < size:
+            raise ArgumentError(f"leave-out: expected dimensions 0 to {size - 1}, got {given}.")
+        if options.covariance is None:
+            few = dict.fromkeys([points[len(points) // 2], points[-1]])
+            recorded["covariance"] = list(few) if size <= _MAX_COVARIANCE_DIMS else []
+        if unknown := set(recorded["covariance"]) - set(points):
+            raise ArgumentError(
+                f"covariance: expected some of {', '.join(points)}, got {', '.join(unknown)}."
+            )
+        if options.leave_out is None:
+            found = strongest(recorded, inputs) if options.top else {}
+            recorded["left_out"] = {p: found[p][: options.top] if found else [] for p in points}
+        else:
+            recorded["left_out"] = dict.fromkeys(points, given)
+        recorded["given"] = options.leave_out is not None
+        return recorded
+
+    def accumulators(self) -> Mapping[str, Accumulator]:
+        """Moments and ratios of every point, unit vectors, covariances of some."""
+        position = Covariates(row_names=("position",))
+        device = self.inputs.device
+        return {
+            "moments": PointMoments(self.points, GROUPS, position, device=device),
+            "ratios": PointMoments(self.points, GROUPS, position, device=device),
+            "units": UnitSums(self.points, GROUPS, _BLOCKS, self.recorded["left_out"]),
+            "covariances": PointCovariances(self.recorded["covariance"], GROUPS),
+        }
+
+    def begin(self, batch: Batch) -> None:
+        """Documents go to blocks by their number, and one token of sixteen is sampled."""
+        ids, group = batch.input_ids.reshape(-1), batch.group.reshape(-1)
+        rows = batch.position.reshape(1, -1).double()
+        document = batch.documents[:, None].expand_as(batch.position)
+        sampled = ((batch.position + document) % _SAMPLED == 0).reshape(-1) & (group > 0)
+        self._sampled = sampled.nonzero()[:, 0]
+        self.parts["moments"].begin(ids, group, rows)
+        self.parts["ratios"].begin(ids[self._sampled], group[self._sampled], rows[:, self._sampled])
+        self.parts["units"].begin(ids, group, document.reshape(-1) % _BLOCKS)
+        self.parts["covariances"].begin(ids, group)
+
+    def observe(self, point: Point, hidden: torch.Tensor, *, taken: bool) -> None:
+        """Take ``hidden`` [B, S, D]."""
+        hidden = hidden.reshape(-1, hidden.shape[-1])
+        for name in ("moments", "units", "covariances"):
+            self.parts[name].add(point.name, hidden)
+        left_out = self.recorded["left_out"].get(point.name, ())
+        self.parts["ratios"].add(point.name, ratios(hidden[self._sampled], left_out))
+
+    def result(self) -> Geometry:
+        """The geometry.
+
+        Raises:
+            EmptyCorpusError: There was no token in all of the text.
+        """
+        spaces = {}
+        for point in self.points:
+            for name, selection in SELECTIONS.items():
+                groups = selection.groups
+                moments = self.parts["moments"].moments(point, groups).compute()
+                if not moments.n:
+                    continue
+                units = self.parts["units"]
+                spaces[point, name] = Space(
+                    moments,
+                    self.parts["ratios"].moments(point, groups).compute(),
+                    units.cosines(point, groups, left_out=False),
+                    units.cosines(point, groups, left_out=True),
+                    self.parts["covariances"].scatter(point, groups),
+                    tuple(self.recorded["left_out"].get(point, ())),
+                )
+        if not spaces:
+            raise EmptyCorpusError(
+                f"source: {' '.join(self.inputs.options['source'])}: the corpus has no token."
+            )
+        return Geometry(self.layers, spaces, self.recorded["given"])
+
+
+def geometry(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    source: str | Sequence[str] | Corpus,
+    *,
+    points: Sequence[str] | None = None,
+    covariance: Sequence[str] | None = None,
+    top: int = 3,
+    leave_out: Sequence[int] | None = None,
+    exclude: Sequence[str] = (),
+    max_length: int | None = None,
+    token_budget: int = 4096,
+    autocast: Literal["bfloat16", "float16"] | None = None,
+) -> Geometry:
+    """Measure the geometry of hidden states in one pass: docs/geometry.md has the formulas.
+
+    Args:
+        model: A Hugging Face model in eval mode.
+        tokenizer: Its tokenizer.
+        source: What `outdim.open_corpus` takes, or an open corpus.
+        points: Names of points; None observes the embeddings and the output of every block.
+        covariance: Points at which the covariance is taken, 24 D^2 bytes each; None takes the
+            middle and the last of the points, up to D = 4,096.
+        top: How many dimensions are left out of the read-out: those that add most to the expected
+            cosine among the first 2,048 tokens, at each point its own.
+        leave_out: Dimensions that are left out at every point instead.
+        exclude: Tokens left out of the statistics: ``"unk"``, or as the vocabulary writes them.
+        max_length: Tokens per sequence, special tokens included; longer documents are split. None
+            takes the model's own limit, at most 512.
+        token_budget: Tokens per batch, padding included.
+        autocast: Run the forward under `torch.autocast` with this type.
+
+    Returns:
+        Geometry by point and selection of tokens.
+
+    Raises:
+        ArgumentError: An argument is out of range, a model in training mode.
+        DataError: The tokenizer does not belong to the model, or the corpus is empty.
+
+    Example:
+        >>> found = geometry(model, tokenizer, "wiki.txt")  # doctest: +SKIP
+        >>> found.spaces["block.4", "text"].cosines.value  # doctest: +SKIP
+        0.26
+    """
+    options = GeometryOptions(
+        points=None if points is None else list(points),
+        covariance=None if covariance is None else list(covariance),
+        top=top,
+        leave_out=None if leave_out is None else list(leave_out),
+    )
+    forward = ForwardOptions(
+        max_length=max_length, token_budget=token_budget, autocast=autocast, exclude=list(exclude)
+    )
+    found = analyze(model, tokenizer, source, {"geometry": options}, forward=forward)
+    result: Geometry = found["geometry"]
+    return result
+
+
+def ratios(hidden: torch.Tensor, left_out: Sequence[int]) -> torch.Tensor:
+    """The `RATIOS` of rows [N, D], float64 [N, 4]: largest and top three over the median."""
+    kept = [dim for dim in range(hidden.shape[-1]) if dim not in set(left_out)]
+    found = []
+    for part in (hidden, hidden[:, kept]):
+        sizes = part.double().abs()
+        median = sizes.median(-1, keepdim=True).values
+        top = sizes.topk(min(3, sizes.shape[-1]), -1).values
+        found += [top[:, :1] / median, top.mean(-1, keepdim=True) / median]
+    return torch.cat(found, -1)
+
+
+class _Enough(Exception):  # noqa: N818 (it ends a probe, and is no error)
+    """The probe has read what it needs."""
+
+
+def strongest(recorded: Json, inputs: Inputs) -> dict[str, list[int]]:
+    """Dimensions by what they add to the expected cosine among the first words of the text."""
+    probe = MeasureGeometry({**recorded, "left_out": {}, "covariance": []}, inputs)
+    tokens = 0
+
+    def progress(more: int) -> None:
+        nonlocal tokens
+        tokens += more
+        if tokens >= _PROBED_TOKENS:
+            raise _Enough
+
+    try:
+        for unit in MeasureGeometry.work(recorded, inputs):
+            inputs.forward.run([probe], unit, progress)
+    except _Enough:
+        pass
+    found = {}
+    for point in probe.points:
+        units = probe.parts["units"]
+        cosines = units.cosines(point, ["text"], left_out=False)
+        order = [] if cosines is None else (-cosines.contribution).argsort(kind="stable").tolist()
+        found[point] = order
+    return found

