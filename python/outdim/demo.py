@@ -87,6 +87,7 @@ def _massive(run: Path) -> list[str]:
     from outdim.analysis.evaluate import EvaluateOptions
     from outdim.analysis.inputs import ForwardOptions, TextOptions
     from outdim.analysis.variants import AblationOptions
+    from outdim.files import read_json
     from outdim.machine import usable_cores
     from outdim.report import summary
 
