@@ -52,9 +52,10 @@ class Worker:
         """
         from outdim.bench.precision import WORTH_IT, bfloat16_speedup
 
-        for inputs in (self._opened, *self._inputs.values()):
-            model = inputs and vars(inputs).get("model")
-            if inputs and model is not None and model.dtype == torch.float32:
+        opened = [self._opened] if self._opened else []
+        for inputs in (*opened, *self._inputs.values()):
+            model = vars(inputs).get("model")
+            if model is not None and model.dtype == torch.float32:
                 speedup = bfloat16_speedup(inputs.device)
                 return f"--dtype bfloat16: up to {speedup:.1f}x" if speedup >= WORTH_IT else ""
         return ""
