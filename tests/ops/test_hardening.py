@@ -230,7 +230,7 @@ def _nested(layout):
     ids=["layer_norm", "moments", "segment_sums", "rank_histogram"],
 )
 def test_tensors_that_are_not_dense(call, make):
-    with pytest.raises(DtypeError, match="expected a dense tensor, got|got a nested tensor"):
+    with pytest.raises(DtypeError, match=r"expected a dense tensor, got|got a nested tensor"):
         call(make())
 
 
