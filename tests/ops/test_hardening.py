@@ -200,3 +200,40 @@ def test_moments_under_transforms():
 
     torch.func.grad(loss)(x[0])
     assert bodies[0].shape == (1, 11, 8)
+
+
+def _nested(layout):
+    return torch.nested.nested_tensor([rows(2), rows(3)], layout=layout)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of prototypes
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: rows().to_sparse(),
+        lambda: rows().to_sparse_csr(),
+        lambda: _nested(torch.strided),
+        lambda: _nested(torch.jagged),
+    ],
+    ids=["coo", "csr", "nested", "jagged"],
+)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: ops.layer_norm(x, torch.ones(8), torch.zeros(8)),
+        lambda x: ops.moments(x),
+        lambda x: ops.segment_sums(
+            x, *ops.segments(torch.zeros(6, dtype=torch.int64), 1), torch.zeros(1, 3, 8).double()
+        ),
+        lambda x: ops.rank_histogram_touch(x.bfloat16(), torch.tensor([0])),
+    ],
+    ids=["layer_norm", "moments", "segment_sums", "rank_histogram"],
+)
+def test_tensors_that_are_not_dense(call, make):
+    with pytest.raises(DtypeError, match=r"expected a dense tensor, got|got a nested tensor"):
+        call(make())
+
+
+def test_a_tensor_without_values():
+    with pytest.raises(DtypeError, match="hidden: expected values, got a tensor on meta"):
+        ops.moments(rows().to("meta"))

@@ -28,6 +28,8 @@ def describe(value: Any) -> str:
     """Say what came: shape, dtype and, off the CPU, device of a tensor; type of anything else."""
     if not isinstance(value, Tensor):
         return f"{type(value).__name__}"
+    if value.is_nested:
+        return "a nested tensor"
     where = "" if value.device.type == "cpu" else f" on {value.device}"
     return f"{tuple(value.shape)} {dtype_name(value.dtype)}{where}"
 
@@ -60,10 +62,21 @@ def check_hidden(name: str, value: Any) -> torch.Size:
         raise DtypeError(
             f"{name}: expected {FLOAT_NAMES}, got {describe(value)}; convert it with .float()"
         )
+    if value.layout is not torch.strided or value.is_nested:
+        raise not_dense(name, value)
     shape = value.shape
     if not shape or shape[-1] == 0:
         raise ArgumentError(f"{name}: expected (..., D) with D >= 1, got {describe(value)}")
     return shape
+
+
+def not_dense(name: str, value: Tensor) -> Exception:
+    """Build the error for a sparse or nested tensor."""
+    kind = "a nested tensor" if value.is_nested else f"one of layout {value.layout}"
+    return DtypeError(
+        f"{name}: expected a dense tensor, got {kind}; make it one (.to_dense(), or "
+        ".to_padded_tensor() with a mask)"
+    )
 
 
 def resolved(value: Tensor) -> Tensor:

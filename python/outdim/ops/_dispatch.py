@@ -11,7 +11,7 @@ from torch.compiler import is_compiling
 from outdim.errors import ArgumentError, BackendError, DtypeError
 from outdim.ops import _cpu, _reference
 from outdim.ops._binding import DTYPE_CODES, core, has_cuda, import_error
-from outdim.ops._check import dtype_name
+from outdim.ops._check import dtype_name, not_dense
 
 Backend = Literal["auto", "cpu", "cuda", "reference"]
 
@@ -35,9 +35,12 @@ def via_op(tensor: Any) -> bool:
     operators) and transforms. Other calls go to the kernel directly, which saves about half of the
     cost of a small call.
     """
+    special = type(tensor) not in _PLAIN and isinstance(tensor, torch.Tensor)
+    if special and tensor.is_nested:  # of which the dispatcher would say less
+        raise not_dense("x or hidden", tensor)
     return (
         is_compiling()
-        or (type(tensor) not in _PLAIN and isinstance(tensor, torch.Tensor))
+        or special
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._get_tracing_state() is not None

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from outdim.errors import ArgumentError
+from outdim.errors import ArgumentError, DtypeError
 from outdim.ops._calls import MomentsCall
 from outdim.ops._check import (
     as_rows,
@@ -336,6 +336,8 @@ def _launch(
 ) -> tuple[Tensor, Tensor]:
     """Validate, allocate, launch."""
     check_hidden("hidden", hidden)
+    if hidden.is_meta:
+        raise DtypeError("hidden: expected values, got a tensor on meta, which has none")
     view = as_rows(hidden)
     call = prepare(view, out, *statistics)
     try:
