@@ -53,35 +53,40 @@ struct RowInput {
   char* sum;
 };
 
-/// A group of s, as stored: x, or x + residual rounded to the storage type as the unfused addition
-/// would.
+/// A group of s = x or, rounded to the storage type as the unfused addition would, x + residual,
+/// which is then in `stored` as well.
 template <DType T, bool kResidual>
-OUTDIM_INLINE Stored<T> input_group(const RowInput& row, int64_t column) {
+OUTDIM_INLINE Group input_group(const RowInput& row, int64_t column, Stored<T>* stored) {
   const int64_t at = column * kItemSize<T>;
-  if constexpr (!kResidual) return load<Stored<T>>(row.x + at);
-  const Group x = load_group<T>(row.x + at), residual = load_group<T>(row.residual + at);
-  return rounded<T>({x.a + residual.a, x.b + residual.b});
+  const Group x = load_group<T>(row.x + at);
+  if (!kResidual) return x;
+  const Group residual = load_group<T>(row.residual + at);
+  *stored = rounded<T>({x.a + residual.a, x.b + residual.b});
+  return unpacked<T>(*stored);
 }
 template <DType T, bool kResidual>
-OUTDIM_INLINE Stored<T> input_group_part(const RowInput& row, int64_t column, int64_t count) {
+OUTDIM_INLINE Group input_group_part(const RowInput& row, int64_t column, int64_t count,
+                                     Stored<T>* stored) {
   const int64_t at = column * kItemSize<T>;
   const Group x = load_group_part<T>(row.x + at, count);
-  if constexpr (!kResidual) return rounded<T>(x);
+  if (!kResidual) return x;
   const Group residual = load_group_part<T>(row.residual + at, count);
-  return rounded<T>({x.a + residual.a, x.b + residual.b});
+  *stored = rounded<T>({x.a + residual.a, x.b + residual.b});
+  return unpacked<T>(*stored);
 }
 
 /// A guess of the mean; see above for how good it has to be.
 template <DType T, bool kResidual>
 OUTDIM_INLINE float sampled_mean(const RowInput& row, int64_t d) {
+  Stored<T> stored;
   if (d < kGroup) {
-    const Group g = unpacked<T>(input_group_part<T, kResidual>(row, 0, d));
+    const Group g = input_group_part<T, kResidual>(row, 0, d, &stored);
     return sum_across(g.a + g.b) / static_cast<float>(d);
   }
   VecF sum[2] = {};
   int64_t count = 0;
   for (int64_t column = 0; column + kGroup <= d; column += kSampled * kGroup) {
-    const Group g = unpacked<T>(input_group<T, kResidual>(row, column));
+    const Group g = input_group<T, kResidual>(row, column, &stored);
     sum[0] += g.a;
     sum[1] += g.b;
     count += kGroup;
@@ -110,9 +115,9 @@ OUTDIM_INLINE RowScale row_scale(const RowInput& row, int64_t d, float eps, bool
     squares[i][1] += b * b;
   };
   const auto add_group = [&](int64_t column, int i) {
-    const Stored<T> stored = input_group<T, kResidual>(row, column);
+    Stored<T> stored;
+    const Group g = input_group<T, kResidual>(row, column, &stored);
     if (kResidual) store_group<T>(row.sum + column * kItemSize<T>, stored);
-    const Group g = unpacked<T>(stored);
     add(g.a - m, g.b - m, i);
   };
   int64_t column = 0;
@@ -122,9 +127,9 @@ OUTDIM_INLINE RowScale row_scale(const RowInput& row, int64_t d, float eps, bool
   }
   for (; column + kGroup <= d; column += kGroup) add_group(column, 0);
   if (column < d) {
-    const Stored<T> stored = input_group_part<T, kResidual>(row, column, d - column);
+    Stored<T> stored;
+    const Group g = input_group_part<T, kResidual>(row, column, d - column, &stored);
     if (kResidual) store_group_part<T>(row.sum + column * kItemSize<T>, stored, d - column);
-    const Group g = unpacked<T>(stored);
     add((VecF)((VecU)(g.a - m) & (VecU)tail_mask.a), (VecF)((VecU)(g.b - m) & (VecU)tail_mask.b),
         0);
   }

@@ -35,7 +35,8 @@ constexpr int kBaseCovariates = kManyRegisters ? 4 : 1;
 constexpr int kExtraCovariates = kManyRegisters ? 4 : 2;
 // Vectors of columns walked side by side.
 constexpr int walked(int covariates, bool shape) {
-  return kManyRegisters && !shape ? (covariates <= 1 ? 4 : 2) : 1;
+  if (!kManyRegisters) return 2;
+  return shape ? 1 : covariates <= 1 ? 4 : 2;
 }
 
 /// What a walk of a tile is given: where its group of columns starts, the rows' weights in sums of

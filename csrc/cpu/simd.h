@@ -239,7 +239,12 @@ OUTDIM_INLINE Stored<T> rounded(Group g) {
 /// The values of a group as they were stored.
 template <DType T>
 OUTDIM_INLINE Group unpacked(Stored<T> stored) {
-  return load_group<T>(&stored);
+  if constexpr (T == DType::kFloat32)
+    return {(VecF)stored.words[0], (VecF)stored.words[1]};
+  else if constexpr (T == DType::kBFloat16)
+    return {(VecF)(stored.words[0] << 16), (VecF)(stored.words[0] & 0xffff0000u)};
+  else
+    return load_group<T>(&stored);
 }
 
 template <DType T>
