@@ -307,7 +307,7 @@ def test_smollm2_on_wikitext(shared_data, tmp_path, smollm2):
     before, after = (sum(side.vertical[1].ravel()) for side in (found.intact, found.ablated))
     assert before > 180
     assert after < before / 2
-    stats = found.tables()["stats"].to_pandas().set_index(["statistic", "covariate"])
+    stats = found.tables()["stats"].to_pandas().set_index(["statistic", "covariate"]).sort_index()
     sink = stats.value["attention_sink", "position 1"].mean()
     assert sink > 0.6
     assert stats.value["attention_sink_ablated", "position 1"].mean() < sink - 0.3
