@@ -47,9 +47,9 @@ def test_a_planted_dimension_makes_the_space_anisotropic(source):
         assert space.left_out == (PLANTED,)
         assert space.cosines.contribution.argmax() == PLANTED
         assert space.cosines.contribution[PLANTED] > 0.05
-        # Words repeat: what is left are pairs of the same word.
-        assert space.cosines_left_out.value == pytest.approx(other.cosines.value, abs=0.03)
+        # Not all of it is the dimension's own: a norm takes its share of the mean from the others.
         assert space.cosines.value > other.cosines.value + 0.05
+        assert space.cosines.value > space.cosines_left_out.value + 0.05
     assert f"dimension {PLANTED} gives" in found.headline()[0]
 
 
