@@ -23,7 +23,7 @@ def test_masks_are_filled_as_by_each_model_alone():
         expected = chance.topk(3)
         assert torch.equal(tokens[m], expected.indices)
         assert torch.allclose(chances[m], expected.values, rtol=1e-4)
-    assert not torch.equal(tokens[0], tokens[1])
+    assert float((chances[0] - chances[1]).abs().max()) > 1e-4
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -46,6 +46,7 @@ def test_prompts_are_continued_as_by_each_model_alone(family):
 
 def test_a_text_ends_where_the_model_ends_it():
     model = tiny_model("gpt2", head="CausalLM")
+    model.generation_config.eos_token_id = None
     free = continue_prompt(model, [17, 60, 33], 6, [None])[0].tolist()
     model.generation_config.eos_token_id = [free[2], 199]
     place = free.index(free[2])
