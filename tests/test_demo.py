@@ -53,7 +53,7 @@ def test_it_says_what_it_leaves_out(tmp_path, monkeypatch, lacking):
 def test_its_text_is_short_documents_from_everywhere():
     found = demo._short_documents()
     assert len(found) == len(set(found)) == 32
-    assert all(100 < len(text) <= 200 and "\n" not in text for text in found)
+    assert all(60 < len(text) <= 150 and "\n" not in text for text in found)
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ _MIN_CHARS = 1200  # the longest documents, so that two cores need about a minut
 # Kovaleva et al. 2021 ask for half of the layers, and for a third of them in BERT-large.
 _MIN_FRACTION = 1 / 3
 # A language model of 135 million parameters reads some 300 tokens a second on two cores, for every
-# variant: 32 short documents, of about 40 tokens each, are enough for intervals.
-_DOCUMENTS, _CHARS = 32, (130, 200)
+# variant: 32 short documents, of about 30 tokens each, are enough for intervals.
+_DOCUMENTS, _CHARS = 32, (100, 150)
 _WINDOW = 256
 _CONTROLS = 5
 _ABLATED = 3  # the massive ones, then the outliers by parameters, those with the largest gamma
