@@ -26,8 +26,6 @@ def main() -> None:
     command = ["correlate", text, "--model", model, "--output", str(folder / "run")]
     command += ["--shard-bytes", "1024", "--max-length", "24", "--token-budget", "256"]
     command += ["--workers", "1", "--device", "cpu", "--detect.permutations", "10"]
-    # Small states, so that what is full last is full in the report.
-    command += ["--types", "0", "--rank"]
     whole = attempt(folder, command, 1 << 30)
     assert whole["code"] == 0, whole
     expected = whole["files"]
