@@ -45,6 +45,7 @@ READERS = {
     "llama": (["layers.{}.input_layernorm", "layers.{}.post_attention_layernorm"], "norm"),
     "modernbert": (["layers.{}.attn_norm", "layers.{}.mlp_norm"], "final_norm"),
     "gemma2": (["layers.{}.input_layernorm", "layers.{}.pre_feedforward_layernorm"], "norm"),
+    "gpt_oss": (["layers.{}.input_layernorm", "layers.{}.post_attention_layernorm"], "norm"),
     "olmo": (["layers.{}.input_layernorm", "layers.{}.post_attention_layernorm"], "norm"),
     "mistral": (["layers.{}.input_layernorm", "layers.{}.post_attention_layernorm"], "norm"),
     "qwen2": (["layers.{}.input_layernorm", "layers.{}.post_attention_layernorm"], "norm"),

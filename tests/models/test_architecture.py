@@ -100,7 +100,7 @@ EXPECTED = {
     ),
     "olmo2": ("branch", "layers.{i}", None, "norm", None),
     **dict.fromkeys(
-        ("llama", "mistral", "qwen2", "gemma2", "olmo"),
+        ("llama", "mistral", "qwen2", "gemma2", "olmo", "gpt_oss"),
         (
             "pre",
             "layers.{i}",

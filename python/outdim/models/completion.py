@@ -103,10 +103,8 @@ def _greedy(model: Any, rows: Tensor, tokens: int, end: list[int]) -> Tensor:
         eos_token_id=end or None,
         pad_token_id=end[0] if end else 0,
     )
-    before, model.generation_config = (
-        model.generation_config,
-        config,
-    )  # which else fills in the rest
+    before = model.generation_config  # it would fill in the rest
+    model.generation_config = config
     try:
         generated: Tensor = model.generate(
             rows, attention_mask=torch.ones_like(rows), generation_config=config
