@@ -314,6 +314,10 @@ class TestTexts:
         for source in (path, str(path), open_corpus(path)):
             np.testing.assert_array_equal(evaluate(llama, tokenizer, source).sums, given.sums)
 
+    def test_a_document_may_be_longer_than_a_name_of_a_file(self, llama, tokenizer):
+        given = ["w1 w2 " * 200]
+        assert evaluate(llama, tokenizer, given, controls=0).read["documents"] == 1
+
     def test_documents_without_anything_to_predict_are_counted(self, masked_bert, tokenizer, texts):
         found = evaluate(masked_bert, tokenizer, [*texts, "w1", "  "], task="mlm", mask_share=0.05)
         assert found.read["documents"] == len(texts) + 1

@@ -6,6 +6,7 @@ predicts without its outlier dimensions, against as many random ones.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 
 Task = Literal["lm", "mlm"]
 Masking = Literal["random", "within_word_l2r"]
-
-_LONGEST_PATH = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,12 +340,10 @@ def _corpus(texts: str | Path | Sequence[str] | Corpus) -> Corpus:
     if isinstance(texts, str | Path):
         return open_corpus(texts)
     given = list(texts)
-    if given and all(isinstance(t, Path) or (isinstance(t, str) and _is_file(t)) for t in given):
+    if given and all(
+        isinstance(t, Path) or (isinstance(t, str) and os.path.isfile(t)) for t in given
+    ):
         raise ArgumentError(
             "texts: expected documents, got names of files; pass outdim.open_corpus(files)."
         )
     return GivenTexts(given)
-
-
-def _is_file(text: str) -> bool:
-    return len(text) < _LONGEST_PATH and "\n" not in text and Path(text).is_file()
