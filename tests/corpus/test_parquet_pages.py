@@ -84,3 +84,23 @@ def test_damage_ends_them_and_nothing_else(tmp_path: Path) -> None:
     assert 0 < len(cut) < len(whole)
     assert list(pages(io.BytesIO(b"\xff" * 10_000), chunk)) == []
     assert list(pages(io.BytesIO(b"\x1c" * 10_000), chunk)) == []  # structs in structs, for ever
+
+
+def test_fields_that_no_header_has_are_skipped_as_readers_skip_them():
+    inside = b"\x15\x06\x15\x00\x00"  # three values, plainly encoded
+    header = b"\x15\x00\x15\x80\x01\x15\x08" + b"\x2c" + inside
+    strange = {
+        "list": b"\x19\x35\x02\x04\x06",  # of three numbers
+        "long list": b"\x19\xf3\x10" + b"\x07" * 16,
+        "truths": b"\x1a\x21\x01\x02",
+        "map": b"\x1b\x01\x58\x02\x01a",  # of a number to a text
+        "no map": b"\x1b\x00",
+        "wide number": b"\x16" + b"\xff" * 9 + b"\x01",
+    }
+
+    class Chunk:
+        data_page_offset, has_dictionary_page, num_values = 0, False, 6
+
+    for name, field in strange.items():
+        page = header + field + b"\x00" + b"body"
+        assert list(pages(io.BytesIO(page * 2), Chunk)) == [Page(64, 3, 0, False)] * 2, name

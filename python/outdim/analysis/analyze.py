@@ -53,6 +53,8 @@ def analyze(
     from outdim.corpus import Corpus, open_corpus
     from outdim.tokens import check_frequencies
 
+    if not steps:
+        raise ArgumentError("steps: expected at least one, got none.")
     corpus = source if isinstance(source, Corpus) else open_corpus(source)
     inputs = Inputs.of({"source": [corpus.source]}, model=model, tokenizer=tokenizer, corpus=corpus)
     inputs.resolve([forward or ForwardOptions()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +73,14 @@ class Pass:
         progress: Progress,
     ) -> None:
         inputs, account = self._inputs, Accounting()
+        # Steps tell blocks of documents apart by their number: with few documents a unit, those of
+        # every unit would begin with the same blocks if all counted from 0.
+        pieces = (
+            replace(piece, document=unit["index"] + piece.document)
+            for piece in self._reading.pieces(unit, account)
+        )
         in_batches = batches(
-            self._reading.pieces(unit, account),
+            pieces,
             inputs.options["token_budget"],
             **self._reading.padding,
         )

@@ -43,6 +43,7 @@ class Recorrelate:
     def run(self, given: Mapping[type, Any]) -> Path:
         """Write tables and report."""
         from outdim import manifest
+        from outdim.analysis.correlate import COUNTS_FILE
         from outdim.analysis.inputs import Resources
         from outdim.run.derived import derived, given_counts
         from outdim.run.results import account_of, write_results
@@ -52,7 +53,8 @@ class Recorrelate:
         output: Path = given[OutputOptions].output
         about = manifest.read(options.run)
         worker = Worker(options.run, Resources())
-        own = worker.frequencies_path()
+        attached = worker.attached(["correlate"], COUNTS_FILE)
+        own = attached or manifest.result_path(options.run, COUNTS_FILE)
         counts = own if options.counts is None else given_counts(options.counts)
         result = _recorrelation(worker, own, counts)
         names = {"run": str(options.run), "counts": str(counts)}

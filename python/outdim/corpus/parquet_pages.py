@@ -92,9 +92,25 @@ def _value(file: BinaryIO, kind: int) -> Any:
         return file.seek(8, 1)
     if kind == 8:  # bytes
         return file.seek(_unsigned(file), 1)
+    if kind in (9, 10):  # lists and sets: no header has any, but readers would skip them
+        head = _byte(file)
+        for _ in range(head >> 4 if head >> 4 < 15 else _unsigned(file)):
+            _element(file, head & 15)
+        return None
+    if kind == 11:  # maps, likewise
+        if size := _unsigned(file):
+            kinds = _byte(file)
+            for _ in range(size):
+                _element(file, kinds >> 4)
+                _element(file, kinds & 15)
+        return None
     if kind == 12:
         return _struct(file)
-    raise KeyError(kind)  # lists and maps: no header has any
+    raise KeyError(kind)
+
+
+def _element(file: BinaryIO, kind: int) -> None:
+    _value(file, 3 if kind in (1, 2) else kind)  # a truth value has a byte of its own here
 
 
 def _signed(file: BinaryIO) -> int:
@@ -110,7 +126,7 @@ def _unsigned(file: BinaryIO) -> int:
         shift += 7
         if byte < 128:
             return number
-        if shift > 28:  # no number in a header has more than 32 bits
+        if shift > 63:
             raise EOFError
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from outdim import manifest
 from outdim.analysis.inputs import Inputs, Resources
 from outdim.analysis.registry import step_class
 from outdim.analysis.step import Progress, State, Step
@@ -96,11 +95,6 @@ class Worker:
             self._results[step] = merger.step(self.store(step).root(merger)).result()
         return self._results[step]
 
-    def frequencies_path(self) -> Path:
-        """The token frequencies that states are related to: those given, else the text's own."""
-        attached = self._attached(["correlate"], "counts.parquet")
-        return attached or manifest.result_path(self.run, "counts.parquet")
-
     def _inputs_of(self, steps: tuple[str, ...]) -> Inputs:
         """Inputs of steps that are computed together; what is open already is not opened again."""
         if steps not in self._inputs:
@@ -116,16 +110,16 @@ class Worker:
             options,
             resources=self.resources,
             result=self.result,
-            attached=partial(self._attached, steps),
+            attached=partial(self.attached, steps),
         )
         return inputs if self._opened is None else inputs.sharing(self._opened)
 
     def _merging_inputs(self, entry: Entry) -> Inputs:
-        attached = partial(self._attached, [entry.step])
+        attached = partial(self.attached, [entry.step])
         inputs = Inputs(entry.options, result=self.result, attached=attached)
         return inputs if self._opened is None else inputs.sharing(self._opened, model=False)
 
-    def _attached(self, steps: Sequence[str], name: str) -> Path | None:
+    def attached(self, steps: Sequence[str], name: str) -> Path | None:
         """A file that one of the steps was given; None where none was.
 
         Raises:
