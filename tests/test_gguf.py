@@ -127,6 +127,27 @@ def test_a_conversion_that_fails_leaves_nothing(file, cache, monkeypatch):
     assert not list(cache.iterdir())
 
 
+def test_what_another_process_has_put_there_meanwhile_stays(file, cache, monkeypatch):
+    convert, first = gguf._convert, []
+
+    def slowly(path, directory):
+        found = convert(path, directory)
+        if not first:  # before this one is done, another begins and ends
+            first.append(True)
+            gguf._kept.cache_clear()
+            load_model(file)
+            first.append({path: path.stat().st_ino for path in done(cache).iterdir()})
+        return found
+
+    def done(cache):
+        (found,) = (path for path in cache.iterdir() if not path.name.startswith("."))
+        return found
+
+    monkeypatch.setattr(gguf, "_convert", slowly)
+    load_model(file)
+    assert {path: path.stat().st_ino for path in entry(cache).iterdir()} == first[1]
+
+
 @pytest.mark.slow
 def test_processes_that_convert_at_once(file, cache):
     code = f"import outdim; outdim.load_model({str(file)!r})"

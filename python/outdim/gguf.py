@@ -135,10 +135,12 @@ def _fill(target: Path, path: Path, identity: dict[str, Any]) -> None:
             with written.open("rb") as file:
                 os.fsync(file.fileno())
         write_json(staged / _ABOUT, {**identity, "tensors": tensors, "written": _written(staged)})
+        if _is_whole(target, identity):  # another process was first, and may be reading it
+            return
         with suppress(FileNotFoundError):  # what is broken or foreign makes room
             target.rename(staged / "before")
             shutil.rmtree(staged / "before", ignore_errors=True)
-        with suppress(OSError):  # another process has put the same there
+        with suppress(OSError):  # another process has put the same there just now
             staged.rename(target)
         if not _is_whole(target, identity):
             raise BackendError(f"{target} cannot be written: remove it, and try again.")
