@@ -98,3 +98,8 @@ def test_errors(arguments, message):
 def test_values_of_no_group():
     with pytest.raises(ArgumentError, match="values of at least one group of tokens"):
         GroupValues(special_ids=(1, 2))
+
+
+def test_values_of_special_tokens_need_their_ids():
+    with pytest.raises(ArgumentError, match="special_ids: expected the ids .*, got none"):
+        GroupValues(text=1.0, special=0.0)

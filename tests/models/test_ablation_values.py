@@ -89,6 +89,17 @@ def test_means_by_group_are_given_by_name():
     one = with_means(Ablation(DIMS), means, special_ids=SPECIAL)
     assert one.value == GroupValues(((1.0, 1.0),), ((9.0, 9.0),), None, SPECIAL)
     assert one.layers == (1,)
+    means["special"] = means["first"]
+    with pytest.raises(ArgumentError, match="special_ids: expected the ids of the special tokens"):
+        with_means(Ablation(DIMS), means)
+
+
+def test_means_of_points_within_a_layer_are_left_out():
+    points = ("embeddings", "block.1", "block.0.attention", "block.0", "block.0.norm")
+    means = {point: torch.full((HIDDEN,), float(number)) for number, point in enumerate(points)}
+    one = with_means(Ablation(DIMS), means)
+    assert one.layers == (1, 2)
+    assert one.value == ((3.0, 3.0), (1.0, 1.0))
 
 
 @pytest.mark.parametrize("family", ["bert", "albert", "gpt2", "opt", "xlnet", "vit"])

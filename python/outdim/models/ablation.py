@@ -31,7 +31,10 @@ class GroupValues:
 
     Attributes:
         text, first, special: As `Ablation.value`; None leaves the tokens of that group as they are.
-        special_ids: Ids of the special tokens.
+        special_ids: Ids of the special tokens; values of theirs need them.
+
+    Raises:
+        ArgumentError: No values at all, or values of special tokens without their ids.
     """
 
     text: Numbers | None = None
@@ -44,6 +47,11 @@ class GroupValues:
             object.__setattr__(self, one.name, _plain(getattr(self, one.name)))
         if all(value is None for value in self.by_group.values()):
             raise ArgumentError("value: expected values of at least one group of tokens, got none")
+        if self.special is not None and not self.special_ids:
+            raise ArgumentError(
+                "special_ids: expected the ids of the special tokens, whose values are given, got "
+                "none"
+            )
 
     @property
     def by_group(self) -> dict[str, Numbers | None]:

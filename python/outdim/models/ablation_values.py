@@ -51,7 +51,8 @@ def with_means(
     some = next(iter(by_group.values()), means)
     layers = ablation.layers
     if layers is None:
-        layers = tuple(sorted(_layer(name) for name in some if name.startswith("block.")))
+        found = (_layer(name) for name in some)
+        layers = tuple(sorted(layer for layer in found if layer))  # blocks; 0 is the embeddings
     values = {
         group: _rows(ablation, layers, {name: _mean(of) for name, of in one.items()})
         for group, one in (by_group or {"": means}).items()
@@ -197,17 +198,17 @@ def _mean(of: Any) -> NDArray[np.float64]:
     return np.asarray(given, dtype=np.float64)
 
 
-def _layer(point: str) -> int:
-    return 0 if point == "embeddings" else int(point.removeprefix("block.")) + 1
+def _layer(point: str) -> int | None:
+    """The layer whose state a point is; None of points within one, such as "block.3.norm"."""
+    if point == "embeddings":
+        return 0
+    kind, _, number = point.partition(".")
+    return int(number) + 1 if kind == "block" and number.isdecimal() else None
 
 
 def _rows(ablation: Ablation, layers: Sequence[int], means: Mapping[str, Any]) -> Any:
     """Means [layers, dims]."""
-    by_layer = {
-        _layer(name): mean
-        for name, mean in means.items()
-        if name == "embeddings" or name.removeprefix("block.").isdigit()
-    }
+    by_layer = {_layer(name): mean for name, mean in means.items()}
     if missing := [layer for layer in layers if layer not in by_layer]:
         raise ArgumentError(f"means: expected those of layer {missing[0]}, got {', '.join(means)}")
     return [by_layer[layer][list(ablation.one_set)].tolist() for layer in layers]
