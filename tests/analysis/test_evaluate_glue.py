@@ -13,6 +13,7 @@ from outdim.errors import ArgumentError, DataError, ResumeError
 from outdim.stats.scores import score
 from run_helpers import Options, give, replaced
 from tiny import tiny_model, tiny_tokenizer
+from transformers import FNetConfig, FNetForSequenceClassification
 
 CARRIER = 3  # the dimension of the hidden states that carries the label
 POSITIVE, NEGATIVE = "w20", "w21"
@@ -241,6 +242,28 @@ def test_predictions_do_not_depend_on_batches(folder):
     model.config.pad_token_id = None
     with pytest.raises(DataError, match="padding token"):
         logits(model, tokenizer, texts)
+
+
+@pytest.mark.parametrize(
+    ("family", "side"),
+    [("xlnet", "left"), ("gpt2", "left"), ("gpt2", "right"), ("llama", "left"), ("fnet", "right")],
+)
+def test_predictions_do_not_depend_on_padding(family, side):
+    if family == "fnet":
+        torch.manual_seed(0)
+        small = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 32}
+        model = FNetForSequenceClassification(FNetConfig(vocab_size=200, **small)).eval()
+    else:
+        model = tiny_model(family, head="SequenceClassification", num_labels=2)
+    tokenizer = tiny_tokenizer()
+    tokenizer.padding_side = side
+    tokenizer.model_input_names = ["input_ids"] + ["attention_mask"] * (family != "fnet")
+    model.config.pad_token_id = tokenizer.pad_token_id
+    texts = [text for text, _ in sentences()][:20]
+    together = logits(model, tokenizer, texts)
+    alone = torch.cat([logits(model, tokenizer, [text]) for text in texts])
+    assert alone.std(0).min() > 1e-3  # the model tells them apart
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
 
 class TestSts:

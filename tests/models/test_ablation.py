@@ -101,5 +101,5 @@ def test_values_of_no_group():
 
 
 def test_values_of_special_tokens_need_their_ids():
-    with pytest.raises(ArgumentError, match="special_ids: expected the ids .*, got none"):
+    with pytest.raises(ArgumentError, match=r"special_ids: expected the ids .*, got none"):
         GroupValues(text=1.0, special=0.0)

@@ -43,6 +43,13 @@ def test_padding_reaches_models_that_mix_without_a_mask(build, dtype):
     assert padding_reaches_text(build().to(dtype))
 
 
+def test_padding_at_the_left_moves_the_positions_of_some():
+    assert padding_reaches_text(tiny_model("gpt2"), side="left")
+    for family in ("llama", "xlnet", "opt"):  # relative positions, or those that the mask gives
+        assert not padding_reaches_text(tiny_model(family), side="left"), family
+    assert padding_reaches_text(tiny_model("bert"), side="left")
+
+
 def test_an_outlier_dimension_does_not_hide_what_padding_does():
     model = convbert()
     model.encoder.layer[-1].output.LayerNorm.weight.data[3] = 1e6

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from outdim.errors import DataError
+from outdim.models import padding_reaches_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,7 +33,9 @@ def logits(
 ) -> Tensor:
     """Outputs of a sequence classifier for N texts (or pairs of texts): float32 [N, C], on the CPU.
 
-    Texts of like length share a batch, which is padded to its longest.
+    Texts of like length share a batch, which is padded to its longest, at the tokenizer's side:
+    XLNet reads its label off the last position. Where padding would change what the model says of a
+    text (`outdim.models.padding_reaches_text`), only texts of one length share a batch.
 
     Raises:
         DataError: The model takes batches only with a padding token, and has none.
@@ -97,9 +100,12 @@ def _batches(
     )
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
     order = np.argsort(-lengths, kind="stable")
-    for first in range(0, len(order), batch_size):
-        rows = order[first : first + batch_size]
-        own = {name: [values[row] for row in rows] for name, values in encoded.items()}
-        batch = tokenizer.pad(own, padding_side="right", return_tensors="pt").to(model.device)
-        yield torch.from_numpy(rows), batch
-        progress(int(lengths[rows].sum()))
+    alone = padding_reaches_text(model.base_model, side=tokenizer.padding_side)
+    changes = np.flatnonzero(np.diff(lengths[order])) + 1
+    for alike in np.split(order, changes) if alone else [order]:
+        for first in range(0, len(alike), batch_size):
+            rows = alike[first : first + batch_size]
+            own = {name: [values[row] for row in rows] for name, values in encoded.items()}
+            batch = tokenizer.pad(own, return_tensors="pt").to(model.device)
+            yield torch.from_numpy(rows), batch
+            progress(int(lengths[rows].sum()))

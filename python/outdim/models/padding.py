@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -48,34 +48,39 @@ def probe_padding(model: PreTrainedModel, architecture: Architecture, length: in
     return Padding(padding_reaches_text(model, multiple), multiple)
 
 
-def padding_reaches_text(model: PreTrainedModel, multiple: int = 1) -> bool:
-    """Whether masked padding at the right changes the hidden states of the text before it.
+def padding_reaches_text(
+    model: PreTrainedModel, multiple: int = 1, side: Literal["left", "right"] = "right"
+) -> bool:
+    """Whether masked padding at one side of a text changes its hidden states.
 
     A text is run with padding of two kinds of ids, and without padding. FNet and the convolutions
-    of ConvBERT have no mask; causal models never see what is behind a token.
+    of ConvBERT have no mask; causal models never see what is behind a token. Padding at the left
+    moves the text to later positions, which GPT-2 numbers from the padding on.
     """
     forward = Forward(model)
     ids = dummy_inputs(model)["input_ids"].reshape(1, -1)
     width = -(-(_TEXT + _PADDING) // multiple) * multiple
     text, other = ids[:, :_TEXT], ids[:, _TEXT : _TEXT + 1]
+    start = width - _TEXT if side == "left" else 0
     mask = torch.zeros(1, width, dtype=torch.int64, device=ids.device)
-    mask[:, :_TEXT] = 1
+    mask[:, start : start + _TEXT] = 1
     found = []
     with torch.no_grad(), alone(model):
         for padding in (torch.zeros_like(other), other):
-            row = torch.cat([text, padding.expand(1, width - _TEXT)], 1)
-            found.append(_states(forward(row, mask)))
-        bare = _states(forward(text, torch.ones_like(text)))
+            row = padding.repeat(1, width)
+            row[:, start : start + _TEXT] = text
+            found.append(_states(forward(row, mask), start))
+        bare = _states(forward(text, torch.ones_like(text)), 0)
     dtype = found[0].dtype
     return _differ(found[0], found[1], _SAME_SHAPE[dtype]) or (
         bare.shape[1] == _TEXT and _differ(found[0], bare, _OTHER_SHAPE[dtype])
     )
 
 
-def _states(output: object) -> Tensor:
+def _states(output: object, start: int) -> Tensor:
     hidden = first_hidden(output)
     assert hidden is not None
-    return hidden[:, :_TEXT].detach()
+    return hidden[:, start : start + _TEXT].detach()
 
 
 def _differ(left: Tensor, right: Tensor, tolerance: float) -> bool:
