@@ -9,7 +9,7 @@ import torch
 from outdim import cli, manifest
 from outdim.analysis.predict import logits, similarities
 from outdim.corpus.labelled import Columns, read_labelled
-from outdim.errors import ArgumentError, DataError, ResumeError
+from outdim.errors import ArgumentError, BackendError, DataError, ResumeError
 from outdim.stats.scores import score
 from run_helpers import Options, give, replaced
 from tiny import tiny_model, tiny_tokenizer
@@ -203,6 +203,7 @@ def test_outputs_without_names_are_taken_in_order_and_a_better_order_is_named(op
         ({"data": ["/nowhere.tsv"]}, DataError, "there is no file /nowhere.tsv"),
         ({"text": ["a", "b", "c"], "label": "l"}, ArgumentError, "text: expected one or two"),
         ({"finetune": True}, ArgumentError, "train: name the training files"),
+        ({"finetune": True, "device": "cuda:99"}, BackendError, "device: cuda:99: torch sees"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said_and_leaves_nothing(options, folder, changes, kind, said):
@@ -335,6 +336,31 @@ def test_the_command_line(options, capsys):
     found = capsys.readouterr()
     assert found.out == f"{options.output}\n"
     assert f"{CARRIER} off (state)" in found.err
+
+
+@pytest.mark.slow
+def test_a_step_of_fine_tuning_has_as_many_rows_on_many_gpus(folder, tmp_path, monkeypatch):
+    from outdim.analysis import finetune as module
+    from outdim.analysis.tasks import TASKS
+
+    tiny_model("bert").save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    columns = (Columns(("sentence",), headerless=("sentence", "label")),)
+    rows = read_labelled([folder / "dev.tsv"], columns, TASKS["sst2"].labels)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    options = module.FinetuneOptions(train_batch_size=8)
+    trainer, _ = module._trainer(
+        str(tmp_path / "base"), TASKS["sst2"], rows, rows, options, tmp_path, 64, "auto", id
+    )
+    assert trainer.args.n_gpu == 1
+    assert trainer.args.train_batch_size == 8
+
+
+def test_fine_tuning_names_the_gpu_that_it_can_use(tmp_path):
+    from outdim.analysis import finetune as module
+
+    with pytest.raises(ArgumentError, match=r"the first GPU, got 'cuda:1'; let CUDA_VISIBLE"):
+        module.finetune("m", None, None, None, module.FinetuneOptions(), tmp_path, device="cuda:1")
 
 
 @pytest.mark.slow

@@ -79,11 +79,17 @@ def finetune(
         What is written beside it: base model, data, options, metrics by epoch.
 
     Raises:
+        ArgumentError: An option out of range, or a GPU that is not the first.
         BackendError: accelerate is not installed.
         DataError: The model cannot be loaded, or lacks weights other than those of its head.
         ResumeError: There is another model in ``directory``.
     """
     options.check()
+    if device.startswith("cuda:") and device != "cuda:0":
+        raise ArgumentError(
+            f"device: fine-tuning runs on the CPU or on the first GPU, got {device!r}; let "
+            "CUDA_VISIBLE_DEVICES name that GPU alone, and give cuda."
+        )
     asked = {
         "base": name,
         "task": task.name,
@@ -176,6 +182,9 @@ def _trainer(
         dataloader_pin_memory=False,
         use_cpu=device == "cpu",
     )
+    # With several GPUs the Trainer would take so many rows a step for each of them, which is
+    # another training. There is no option; it sets this itself where a model is in parts.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     trainer = Trainer(
         model=model,
         args=arguments,

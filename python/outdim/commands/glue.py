@@ -46,6 +46,7 @@ def _finetuned(given: Mapping[type, Any]) -> ModelOptions:
     output: Path = given[OutputOptions].output
     glue.check()
     options.check()
+    given[SpreadOptions].check()
     if Share.of(given[SpreadOptions]).count > 1:
         raise ArgumentError("finetune: one process trains; share the evaluation alone, afterwards.")
     if given[TokenizerOptions].tokenizer is not None:
