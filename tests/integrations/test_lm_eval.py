@@ -171,6 +171,21 @@ def test_a_masked_model_scores_the_continuation_alone(folder):
             model.loglikelihood([request(*nothing)], disable_tqdm=True)
 
 
+def test_a_masked_model_may_be_given_as_an_object(folder):
+    requests = [request("", "w1 w2 w3"), request("w1", " w2 w3")]
+    path = str(folder / "masked")
+    expected = AblatedLM(path, device="cpu", dims=3).loglikelihood(requests, disable_tqdm=True)
+    model = AblatedLM(tiny_model("bert", head="MaskedLM"), tokenizer=path, dims=3)
+    assert model.loglikelihood(requests, disable_tqdm=True) == expected
+    with pytest.raises(ArgumentError, match="model: expected a masked language model"):
+        AblatedLM(tiny_model("bert"), tokenizer=path)
+
+
+def test_mixed_precision_is_not_ignored_in_silence(folder):
+    with pytest.raises(ArgumentError, match="mixed_precision_dtype: not for masked"):
+        AblatedLM(str(folder / "masked"), device="cpu", mixed_precision_dtype="bfloat16")
+
+
 def test_a_masked_model_without_a_head_is_refused(folder, tmp_path):
     tiny_model("bert").save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)

@@ -24,6 +24,7 @@ from outdim.errors import ArgumentError, BackendError, DataError
 from outdim.models import Ablation, Predictor, apply_ablation, architecture, load_model
 from outdim.models.ablation import At, Mode, Only
 from outdim.models.ablation_sites import sites
+from outdim.models.heads import check_head
 
 try:
     from lm_eval.api.registry import register_model
@@ -47,7 +48,8 @@ class AblatedLM(HFLM):  # type: ignore[misc]
     Causal and encoder-decoder models are scored as ``hf`` does. A masked language model gives the
     pseudo-log-likelihood of the continuation (`outdim.analysis.pseudo_likelihood`), which is what
     minimal pairs (BLiMP) need; it cannot generate. A continuation without a context loses the blank
-    that the harness puts before it.
+    that the harness puts before it. How many masked copies share a forward does not depend on
+    ``batch_size``.
 
     Args:
         pretrained: Hugging Face id or directory, or a model of transformers.
@@ -58,7 +60,8 @@ class AblatedLM(HFLM):  # type: ignore[misc]
         kwargs: Those of HFLM.
 
     Raises:
-        ArgumentError: An ablation that no model could do, or a part of one without ``dims``.
+        ArgumentError: An ablation that no model could do, a part of one without ``dims``, or what
+            has no meaning for a masked language model.
     """
 
     def __init__(
@@ -76,6 +79,14 @@ class AblatedLM(HFLM):  # type: ignore[misc]
             raise ArgumentError("dims: an ablation needs them, as dims=507+247; got none.")
         self.masked = False  # until the configuration is known
         super().__init__(pretrained, **kwargs)
+        if self.masked:
+            if self.mixed_precision_dtype is not None:
+                raise ArgumentError(
+                    "mixed_precision_dtype: not for masked language models, which are scored in "
+                    f"the type of their weights; give dtype, got {self.mixed_precision_dtype}."
+                )
+            check_head(self.model, "mlm")
+            self._predictor = Predictor(self.model)
         self.ablation = None
         if dims is not None:
             chosen = None if layers is None else _numbers("layers", layers)
@@ -111,7 +122,6 @@ class AblatedLM(HFLM):  # type: ignore[misc]
             )
         dtype = None if dtype == "auto" else dtype
         self._model = load_model(pretrained, dtype, self.device, head="mlm")
-        self._predictor = Predictor(self._model)
 
     def _model_call(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         with self._ablated():
