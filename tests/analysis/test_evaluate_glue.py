@@ -7,9 +7,13 @@ import pandas as pd
 import pytest
 import torch
 from outdim import cli, manifest
+from outdim.analysis.labelled_result import LabelledResult
 from outdim.analysis.predict import logits, similarities
+from outdim.analysis.tasks import TASKS
+from outdim.analysis.variants import Variant
 from outdim.corpus.labelled import Columns, read_labelled
 from outdim.errors import ArgumentError, BackendError, DataError, ResumeError
+from outdim.models import Ablation
 from outdim.stats.scores import score
 from run_helpers import Options, give, replaced
 from tiny import tiny_model, tiny_tokenizer
@@ -203,6 +207,8 @@ def test_outputs_without_names_are_taken_in_order_and_a_better_order_is_named(op
         ({"data": ["/nowhere.tsv"]}, DataError, "there is no file /nowhere.tsv"),
         ({"text": ["a", "b", "c"], "label": "l"}, ArgumentError, "text: expected one or two"),
         ({"finetune": True}, ArgumentError, "train: name the training files"),
+        ({"epochs": 2}, ArgumentError, "epochs: goes with --finetune"),
+        ({"train": ["a.tsv"]}, ArgumentError, "train: goes with --finetune"),
         ({"finetune": True, "device": "cuda:99"}, BackendError, "device: cuda:99: torch sees"),
     ],
 )  # fmt: skip
@@ -265,6 +271,49 @@ def test_predictions_do_not_depend_on_padding(family, side):
     alone = torch.cat([logits(model, tokenizer, [text]) for text in texts])
     assert alone.std(0).min() > 1e-3  # the model tells them apart
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+class TestReasons:
+    """A number that is not there says why."""
+
+    def rows(self, *, truth=(1.0, 2.0, 3.0, 4.0), control=(2.0, 2.0, 2.0, 3.0), clusters=4):
+        variants = [
+            Variant("intact"),
+            Variant("ablated", Ablation([1])),
+            Variant("control", Ablation([2])),
+        ]
+        outputs = [np.array(one, np.float32)[:, None] for one in (range(4), (2, 0, 1, 3), control)]
+        result = LabelledResult(
+            step="evaluate-sts", task=TASKS["sts"], variants=variants, outputs=outputs,
+            truth=np.array(truth), clusters=np.arange(4) % clusters, seed=0,
+        )  # fmt: skip
+        return [row for row in result.rows if row["metric"] == "pearson"]
+
+    def test_of_four_items_some_draws_have_but_one(self):
+        intact, ablated, control = self.rows()
+        assert intact["value"] == pytest.approx(1)
+        for row in (intact, ablated, control):
+            assert row["low"] is None
+            assert row["reason"] == "undefined in some draws"
+
+    def test_where_only_the_controls_are_undefined(self, monkeypatch):
+        def rows(weights):  # all that is drawn holds two items, but one that controls need
+            return np.stack([np.ones(len(weights)), 0.5 + weights[:, 0] / 9,
+                             np.where(weights[:, 3] == 0, np.nan, 0.9)], 1)  # fmt: skip
+
+        monkeypatch.setattr(LabelledResult, "_statistic", lambda self, metric: rows)
+        intact, ablated, control = self.rows()
+        assert (intact["low"], intact["reason"]) == (1.0, "")
+        assert ablated["difference_low"] is not None
+        assert ablated["beyond_low"] is None
+        assert ablated["reason"] == "controls undefined in some draws"
+        assert control["reason"] == "undefined in some draws"
+
+    def test_of_one_text_and_of_constant_scores(self):
+        assert {row["reason"] for row in self.rows(clusters=1)} == {"no interval of one first text"}
+        constant = "the predictions or the scores are constant"
+        assert {row["reason"] for row in self.rows(truth=(1.0,) * 4)} == {constant}
+        assert self.rows(control=(1.0,) * 4)[2]["reason"] == constant
 
 
 class TestSts:
@@ -341,7 +390,6 @@ def test_the_command_line(options, capsys):
 @pytest.mark.slow
 def test_a_step_of_fine_tuning_has_as_many_rows_on_many_gpus(folder, tmp_path, monkeypatch):
     from outdim.analysis import finetune as module
-    from outdim.analysis.tasks import TASKS
 
     tiny_model("bert").save_pretrained(tmp_path / "base")
     tiny_tokenizer().save_pretrained(tmp_path / "base")
@@ -369,7 +417,6 @@ def test_fine_tuning_learns_the_planted_word_and_goes_on_where_it_was_interrupte
 ):
     """64 rows; the label is a word, which a tiny model learns in a few epochs."""
     from outdim.analysis import finetune as module
-    from outdim.analysis.tasks import TASKS
 
     tiny_model("bert").save_pretrained(tmp_path / "base")
     tiny_tokenizer().save_pretrained(tmp_path / "base")

@@ -16,7 +16,7 @@ from outdim.analysis.step import Result
 from outdim.analysis.table import EVALUATION
 from outdim.analysis.tasks import Task
 from outdim.analysis.variants import Variant, controls_of
-from outdim.stats.paired import Interval, Statistic, compare
+from outdim.stats.paired import Comparison, Interval, Statistic, compare
 from outdim.stats.scores import LABELS, weighted
 from outdim.text import counted, number
 
@@ -27,6 +27,9 @@ Floats = NDArray[np.float64]
 SCHEMA = pa.schema([pa.field("items", pa.int64()) if f.name == "tokens" else f for f in EVALUATION])
 
 _CONSTANT = "the predictions or the scores are constant"
+_ONE_TEXT = "no interval of one first text"
+_SOME_DRAWS = "undefined in some draws"
+_SOME_DRAWS_OF_CONTROLS = "controls undefined in some draws"
 _FEW, _NAMED = 100, 3
 _MANY_CELLS = 1 << 22
 
@@ -108,8 +111,23 @@ class LabelledResult(Result):
                 "gate": found.gate[k],
                 "p": _or_null(found.p[k]),
                 "q": _or_null(found.q[k]),
-                "reason": "" if np.isfinite(self.values[k][metric]) else _CONSTANT,
+                "reason": self._reason(metric, found, k),
             }
+
+    def _reason(self, metric: str, found: Comparison, k: int) -> str:
+        """Why a number of a row is null; "" where each that can be there is.
+
+        A few items drawn again and again may have but one score, where the metric is undefined.
+        """
+        if not np.isfinite(self.values[k][metric]):
+            return _CONSTANT
+        if len(self._sizes) < 2:
+            return _ONE_TEXT
+        if np.isnan([found.value.low[k], found.difference.low[k]]).any():
+            return _SOME_DRAWS
+        if k in controls_of(self.variants) and np.isnan(found.beyond.low[k]):
+            return _SOME_DRAWS_OF_CONTROLS
+        return ""
 
     @cached_property
     def _sizes(self) -> NDArray[np.int64]:

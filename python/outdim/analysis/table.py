@@ -64,7 +64,7 @@ EVALUATION = pa.schema(
         ("gate", pa.string()),  # five times the harm of the controls: passed, failed, undecided
         ("p", pa.float64()),  # of beyond, without controls of difference
         ("q", pa.float64()),  # p adjusted for the number of variants
-        ("reason", pa.string()),  # why the value is NaN, else empty
+        ("reason", pa.string()),  # why the value or an interval is not there, else empty
     ]
 )
 
