@@ -49,6 +49,12 @@ class FinetuneOptions:
     weight_decay: float = 0.01
     train_seed: int = 42
 
+    def changed(self) -> list[str]:
+        """Names of the options of the training that are not as they are by default."""
+        default = FinetuneOptions(finetune=self.finetune)
+        own = dataclasses.asdict(self)
+        return [name for name, value in dataclasses.asdict(default).items() if own[name] != value]
+
     def check(self) -> None:
         """Raise ArgumentError for a value out of range."""
         for name in ("train_rows", "epochs", "train_batch_size"):

@@ -29,8 +29,13 @@ class EvaluateGlue:
 
     def run(self, given: Mapping[type, Any]) -> Path | None:
         """Fine-tune if asked, evaluate, and write the report."""
-        if given[FinetuneOptions].finetune:
+        training: FinetuneOptions = given[FinetuneOptions]
+        if training.finetune:
             given = {**given, ModelOptions: _finetuned(given)}
+        elif changed := training.changed():
+            raise ArgumentError(
+                f"{changed[0]}: goes with --finetune, without which nothing trains."
+            )
         return self._step.run(given)
 
 
