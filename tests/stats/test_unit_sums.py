@@ -100,6 +100,28 @@ def test_rows_of_zeros_and_padding():
     assert found.value == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_row_that_is_not_finite_hides_its_own_group_only(bad):
+    hidden, group, block = rows(200)
+    expected = units(hidden, group, block, batches=4).cosines("p", ["text"], left_out=False)
+    hidden[(group == 2).nonzero()[7], 3] = bad
+    sums = units(hidden, group, block, batches=4)
+    found = sums.cosines("p", ["text"], left_out=False)
+    np.testing.assert_array_equal(found.contribution, expected.contribution)
+    assert (found.low, found.high) == (expected.low, expected.high)
+    for groups in (["special"], ["text", "special"]):
+        for left_out in (False, True):
+            assert np.isnan(sums.cosines("p", groups, left_out=left_out).value)
+
+
+def test_what_is_not_finite_may_be_left_out():
+    hidden, group, block = rows()
+    expected = units(hidden, group, block).cosines("p", ["text"], left_out=True)
+    hidden[(group == 1).nonzero()[3], OUT[0]] = torch.nan
+    found = units(hidden, group, block).cosines("p", ["text"], left_out=True)
+    assert found.value == pytest.approx(expected.value, rel=1e-12)
+
+
 def test_nothing_and_single_blocks_have_no_interval():
     sums = UnitSums(["p"], GROUPS, 4, {})
     assert sums.cosines("p", ["text"], left_out=False) is None

@@ -41,7 +41,8 @@ class UnitSums:
     same with some dimensions left out of every row, norms taken anew.
 
     Within a batch norms and sums are float32 products of matrices (float64 for float64 states), a
-    relative error of about 1e-6; batches are added in float64. Rows of norm 0 count as zeros.
+    relative error of about 1e-6; batches are added in float64. Rows of norm 0 count as zeros. A row
+    that is not finite makes the sums of its own group and block NaN, and no others.
 
     Args:
         points: Names of the points.
@@ -90,10 +91,14 @@ class UnitSums:
 
     def _by_cell(self, rows: Tensor, squared_norm: Tensor) -> Tensor:
         """Sums of u and of u^2, [G, K, 2, D] float64: products with the weights of the rows."""
-        inverse = torch.where(squared_norm > 0, squared_norm, torch.inf).rsqrt()
+        finite = squared_norm.isfinite()
+        rows = torch.where(finite[:, None], rows, 0)  # else 0 * NaN, in the sums of every cell
+        inverse = torch.where(finite & (squared_norm > 0), squared_norm, torch.inf).rsqrt()
         member = self._member.to(rows.dtype)
         sums = [(member * inverse) @ rows, (member * inverse.square()) @ rows.square()]
-        return torch.stack(sums, 1).double().view(len(self.groups), self.blocks, 2, -1)
+        nonfinite = (member @ (~finite).to(rows.dtype) > 0)[:, None, None]
+        found = torch.where(nonfinite, torch.nan, torch.stack(sums, 1))
+        return found.double().view(len(self.groups), self.blocks, 2, -1)
 
     def commit(self) -> None:
         """The forward is complete: what it gave counts."""
