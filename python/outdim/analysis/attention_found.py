@@ -57,6 +57,11 @@ _define(
 #: A head is vertical where this share of the sequences is, at the low end of its interval.
 MOST = 0.5
 _TOKENS = 20
+_REASONS = {
+    "sink": f"no sequence of {PREFIX} tokens",
+    "vertical": "no sequence in which half of the queries see one key",
+    "value_ratio": "no sequence in which half of the queries see one key, or no finite value",
+}
 _QUERIES = {name: SELECTIONS[name].groups for name in ("text", "all")}
 
 
@@ -85,21 +90,21 @@ class AttentionSide:
         """A field of the sums of heads."""
         return np.asarray(self.sums.sums[name].numpy())
 
-    def of_heads(self) -> Iterator[tuple[str, str, str, int, LeftOut]]:
+    def of_heads(self) -> Iterator[tuple[str, str, str, Floats, LeftOut]]:
         """Statistics of heads [L, H]: name, covariate, selection of queries, n, estimate."""
         sequences, queries = self.array("sequences"), self.array("queries")
-        several, long = (sequences[:, i, None, None] for i in range(2))
-        count = int(sequences[:, 0].sum())
-        yield "vertical", "", "", count, ratio(self.array("vertical"), several)
-        yield "value_ratio", "", "", count, ratio(self.array("value_ratio"), several)
+        usable, valued = np.moveaxis(self.array("usable"), -1, 0)
+        yield "vertical", "", "", usable.sum(0), self.vertical[0]
+        yield "value_ratio", "", "", valued.sum(0), ratio(self.array("value_ratio"), valued)
+        long = sequences[:, 1, None, None]
         for k in range(SINKS):
             found = ratio(self.array("sinks")[..., k], long)
-            yield "sink", f"position {k + 1}", "", int(sequences[:, 1].sum()), found
+            yield "sink", f"position {k + 1}", "", long.sum(0), found
         for selection, groups in _QUERIES.items():
             index = [GROUPS.index(group) for group in groups]
             n = queries[:, index].sum(1)
             entropy = self.array("entropy")[:, index].sum(1)
-            yield "entropy", "", selection, int(n.sum()), ratio(entropy, n[:, None, None])
+            yield "entropy", "", selection, n.sum(0), ratio(entropy, n[:, None, None])
 
     def shares(self, selection: str, place: int) -> LeftOut:
         """Share of the attention of the queries of a selection that goes to a place: [L, H]."""
@@ -110,7 +115,7 @@ class AttentionSide:
     @cached_property
     def vertical(self) -> tuple[LeftOut, NDArray[np.bool_]]:
         """Share of sequences [L, H] in which a head is vertical, and whether it mostly is."""
-        found = ratio(self.array("vertical"), self.array("sequences")[:, :1, None])
+        found = ratio(self.array("vertical"), self.array("usable")[..., 0])
         low, _ = found.interval(share=True)
         return found, np.where(np.isnan(low), found.value, low) > MOST
 
@@ -194,32 +199,36 @@ class AttentionFound(Result):
         return [("", self.intact), *ablated]
 
     def _add_heads(self, rows: TidyRows) -> None:
-        def estimates(side: AttentionSide) -> Iterator[tuple[str, str, str, int, LeftOut]]:
+        def estimates(side: AttentionSide) -> Iterator[tuple[str, str, str, Floats, LeftOut]]:
             yield from side.of_heads()
             for selection, groups in _QUERIES.items():
                 index = [GROUPS.index(group) for group in groups]
-                n = int(side.array("queries")[:, index].sum())
+                n = side.array("queries")[:, index].sum()
                 for place, name in enumerate(self.places.names):
                     yield "share", name, selection, n, side.shares(selection, place)
 
         found = [list(estimates(side)) for _, side in self._sides()]
         for row, (name, covariate, selection, n, intact) in enumerate(found[0]):
-            at: Any = {"covariate": covariate, "selection": selection, "n": n}
+            at: Any = {"covariate": covariate, "selection": selection}
+            reason = _REASONS.get(name, "no queries")
             for (suffix, _), of_side in zip(self._sides(), found, strict=True):
-                self._add(rows, f"attention_{name}{suffix}", of_side[row][-1], at)
+                self._add(rows, f"attention_{name}{suffix}", *of_side[row][-2:], reason, at)
             if self.ablated is not None:
-                self._add(rows, f"attention_{name}_change", intact - found[1][row][-1], at)
+                change = intact - found[1][row][-1]
+                self._add(rows, f"attention_{name}_change", n, change, reason, at)
 
-    def _add(self, rows: TidyRows, statistic: str, found: LeftOut, at: Any) -> None:
+    def _add(
+        self, rows: TidyRows, statistic: str, n: Floats, found: LeftOut, reason: str, at: Any
+    ) -> None:
         low, high = found.interval(share=STATISTICS[statistic].high == 1)
-        reason = f"no sequence of {PREFIX} tokens" if "sink" in statistic else "no queries"
+        n = np.broadcast_to(n, found.value.shape)
         for index, (layer, heads) in enumerate(self.intact.heads.items()):
             for head in range(heads):
                 value = found.value[index, head]
                 rows.add(
                     statistic, value, point=f"block.{layer - 1}", layer=layer, head=head, dims=0,
                     low=low[index, head], high=high[index, head],
-                    reason=reason if np.isnan(value) else "", **at,
+                    n=int(n[index, head]), reason=reason if np.isnan(value) else "", **at,
                 )  # fmt: skip
 
     @cached_property

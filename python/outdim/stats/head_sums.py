@@ -29,10 +29,13 @@ class HeadSums:
         sequences: [blocks, 2]: those of two tokens or more; those of PREFIX tokens or more.
         sinks: [blocks, L, H, SINKS] of the latter, those in which position k receives more than
             EPSILON from the first PREFIX queries, on average over those that can see it.
-        vertical: [blocks, L, H] of the former, those in which one key receives more than EPSILON,
-            on average over the queries that can see it, at least half of all.
-        value_ratio: [blocks, L, H] of all, the norm of the value at the most attended such key over
-            the mean norm.
+        usable: [blocks, L, H, 2] of the former, those in which some key is seen by at least half of
+            the queries (no key of a long sequence is, in a layer with a sliding window), and those
+            of them whose values have a ratio.
+        vertical: [blocks, L, H] of the usable, those in which one such key receives more than
+            EPSILON, on average over the queries that can see it.
+        value_ratio: [blocks, L, H] of the usable, the norm of the value at the most attended such
+            key over the mean norm.
         tokens: attention by (token id) and layer, all heads together, and how often it occurs.
         tops: by (layer, head, token id), in how many sequences that key is the vertical one.
     """
@@ -48,6 +51,7 @@ class HeadSums:
             "entropy": torch.zeros(size, dtype=torch.float64),
             "sequences": torch.zeros(blocks, 2, dtype=torch.float64),
             "sinks": torch.zeros(blocks, *size[2:], SINKS, dtype=torch.float64),
+            "usable": torch.zeros(blocks, *size[2:], 2, dtype=torch.float64),
             "vertical": torch.zeros(blocks, *size[2:], dtype=torch.float64),
             "value_ratio": torch.zeros(blocks, *size[2:], dtype=torch.float64),
         }
@@ -121,14 +125,18 @@ class HeadSums:
         usable = (seen > 0) & (2 * seen >= queries) & (self._group > 0)[:, None]
         mean = torch.where(usable, sums / seen, -1)
         most, at = mean.max(-1)  # [B, H]
-        hit = (most > EPSILON) & self._several[:, None]
+        any_usable = usable.any(-1) & self._several[:, None]  # [B, 1 or H]
+        hit = (most > EPSILON) & any_usable
         self._keep("vertical", (index,), hit.double())
         norms = torch.linalg.vector_norm(value.detach(), dim=-1, dtype=torch.float32).double()
         norms = norms.repeat_interleave(at.shape[1] // norms.shape[1], 1)
         kept = (self._group > 0)[:, None].expand_as(norms)
         average = torch.where(kept, norms, 0).sum(-1) / queries[..., 0].clamp(min=1)
         ratio = norms.gather(-1, at[..., None])[..., 0] / average
-        self._keep("value_ratio", (index,), torch.where(self._several[:, None], ratio, 0))
+        known = any_usable & ratio.isfinite()
+        self._keep("value_ratio", (index,), torch.where(known, ratio, 0))
+        kept_of = torch.stack([any_usable.expand_as(known), known], -1)
+        self._keep("usable", (index,), kept_of.double())
         token = self._ids.gather(1, at)
         head = torch.arange(at.shape[1], device=at.device)
         keys = torch.stack([torch.full_like(token, index), head.expand_as(token), token], -1)
@@ -146,7 +154,7 @@ class HeadSums:
         for name, index, total in self._pending:
             target = self.sums[name]
             if index:
-                axis = 1 if name in ("sinks", "vertical", "value_ratio") else 2
+                axis = 1 if name in ("sinks", "usable", "vertical", "value_ratio") else 2
                 target = target.select(axis, index[0])
                 heads = total.shape[axis]
                 target = target.narrow(axis, 0, heads)

@@ -68,7 +68,8 @@ def _interval(row: dict[str, Any], value: str, low: str, high: str) -> str:
 
 def _heads(rows: list[dict[str, Any]]) -> Table:
     ablated = bool(rows) and "ablated_vertical" in rows[0]
-    chosen = sorted(rows, key=lambda row: -row["vertical"])[:_HEADS]
+    known = [row for row in rows if np.isfinite(row["vertical"])]
+    chosen = sorted(known, key=lambda row: -row["vertical"])[:_HEADS]
     return Table(
         title="Most vertical heads",
         caption="In which share of the sequences one key receives more than 0.3 of the attention "
