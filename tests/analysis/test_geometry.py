@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from outdim.analysis.geometry import ratios
-from outdim.analysis.isotropy import effective_rank, isoscore, participation_ratio
+from outdim.analysis.isotropy import Space, effective_rank, isoscore, participation_ratio
 from outdim.errors import ArgumentError
 from outdim.models import Forward, load_model, observe
+from outdim.stats.covariance import Scatter
 from outdim.tokens import load_tokenizer
 from run_helpers import Options, give
 from tiny import plain_model, tiny_model, tiny_tokenizer
@@ -97,6 +98,30 @@ def test_closed_forms():
     assert np.isnan(isoscore(np.zeros(4)))
     assert np.isnan(effective_rank(np.zeros(4)))
     assert np.isnan(participation_ratio(np.zeros(4)))
+
+
+def test_values_that_are_not_finite_are_said(source):
+    model = tiny_model("bert")
+    model.embeddings.word_embeddings.weight.data[tiny_tokenizer()("w1").input_ids[1]] = torch.nan
+    found = outdim.geometry(model, tiny_tokenizer(), source)
+    values = found.tables()["stats"].to_pandas()
+    values = values[(values.point == "block.3") & (values.selection == "text") & (values.dim == 0)]
+    for name in ("cosine", "isoscore", "effective_rank_left_out", "participation_ratio"):
+        (row,) = values[values.statistic == name].to_dict("records")
+        assert np.isnan(row["value"])
+        assert row["reason"] == "nonfinite values"
+    assert "some values are not finite" in found.headline()[0]
+    assert "NaN or infinite: cosines" in found.cautions()[0]
+
+
+def test_a_dimension_that_is_not_finite_may_be_left_out():
+    hidden = torch.randn(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    kept = np.cov(hidden[:, :5].T, bias=True)
+    hidden[7, 5] = torch.inf
+    whole, rest = Space(None, None, None, None, Scatter.of(hidden), (5,)).variances
+    assert np.isnan(whole).all()
+    np.testing.assert_allclose(rest, np.linalg.eigvalsh(kept), rtol=1e-12)
+    assert np.isnan([f(whole) for f in (isoscore, effective_rank, participation_ratio)]).all()
 
 
 def test_ratios_within_a_token():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from outdim.analysis.agreement import LEADING
+from outdim.analysis.cautions import nonfinite_values
 from outdim.text import counted, listing, number
 
 if TYPE_CHECKING:
@@ -58,12 +59,6 @@ def cautions(found: Criteria) -> list[str]:
             "width of a bin of the histogram (6 %) and may go either way; criteria.parquet "
             "marks them."
         )
-    bad = sum(
-        int(s.moments.nonfinite.sum()) for (_, name), s in found.states.items() if name == "all"
-    )
-    if bad:
-        said.append(
-            f"{counted(bad, 'value')} of the hidden states are NaN or infinite: the rules "
-            "leave such a dimension out where they need its moments."
-        )
-    return said
+    moments = [s.moments for (_, name), s in found.states.items() if name == "all"]
+    effect = "the rules leave such a dimension out where they need its moments"
+    return said + nonfinite_values(moments, effect)

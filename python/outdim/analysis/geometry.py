@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 
 from outdim.analysis.analyze import analyze
@@ -233,10 +234,12 @@ def strongest(recorded: Json, inputs: Inputs) -> dict[str, list[int]]:
             inputs.forward.run([probe], unit, progress)
     except _Enough:
         pass
-    found = {}
+    found: dict[str, list[int]] = {}
     for point in probe.points:
         units = probe.parts["units"]
         cosines = units.cosines(point, ["text"], left_out=False)
-        order = [] if cosines is None else (-cosines.contribution).argsort(kind="stable").tolist()
-        found[point] = order
+        if cosines is None or not np.isfinite(cosines.value):
+            found[point] = []
+        else:
+            found[point] = (-cosines.contribution).argsort(kind="stable").tolist()
     return found

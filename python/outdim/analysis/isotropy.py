@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from outdim.analysis.cautions import nonfinite_values
 from outdim.analysis.step import Result
 from outdim.analysis.table import Statistic, TidyRows, define, place
 from outdim.stats import MomentsResult
@@ -84,15 +85,15 @@ class Space:
 
     @cached_property
     def variances(self) -> tuple[Floats, Floats]:
-        """Variances along the principal axes, of all dimensions and without those left out."""
+        """Variances along the principal axes, of all dimensions and without those left out.
+
+        NaN where there are values that are not finite.
+        """
         if self.scatter is None:
             return np.zeros(0), np.zeros(0)
         matrix = self.scatter.covariance.numpy()
         kept = np.setdiff1d(np.arange(len(matrix)), self.left_out)
-        whole, rest = (
-            np.linalg.eigvalsh(part).clip(min=0) for part in (matrix, matrix[np.ix_(kept, kept)])
-        )
-        return whole, rest
+        return _variances(matrix), _variances(matrix[np.ix_(kept, kept)])
 
     @cached_property
     def squares(self) -> Floats:
@@ -131,16 +132,16 @@ class Geometry(Result):
     def headline(self) -> list[str]:
         """The layer whose tokens point most alike, and the dimension that makes them."""
         known = {
-            point: space
+            point: space.cosines
             for (point, selection), space in self.spaces.items()
             if selection == LEADING and space.cosines is not None
         }
-        if not known:
-            return ["There are too few words for the angle between two."]
-        point = max(known, key=lambda p: _cosine(known[p]))
-        space = known[point]
-        assert space.cosines is not None
-        found = space.cosines
+        finite = {point: found for point, found in known.items() if np.isfinite(found.value)}
+        if not finite:
+            why = "some values are not finite" if known else "there are too few words"
+            return [f"The angle between two words is not known: {why}."]
+        point = max(finite, key=lambda p: finite[p].value)
+        space, found = self.spaces[point, LEADING], finite[point]
         said = f"Two tokens have an expected cosine of {number(found.value, 2)}"
         if np.isfinite(found.low):
             said += f" [{number(found.low, 2)}, {number(found.high, 2)}]"
@@ -157,18 +158,29 @@ class Geometry(Result):
         return [f"{said}."]
 
     def cautions(self) -> list[str]:
-        """Fewer tokens than dimensions."""
+        """Values that are not finite, and fewer tokens than dimensions."""
+        moments = [s.moments for (_, name), s in self.spaces.items() if name == "all"]
+        said = nonfinite_values(
+            moments, "cosines, variances and ratios of the tokens that have them are not known"
+        )
         few = [
             point
             for (point, selection), space in self.spaces.items()
             if selection == LEADING and space.scatter and space.scatter.n < len(space.scatter.mean)
         ]
-        if not few:
-            return []
-        return [
-            f"There are fewer tokens than dimensions at {listing(few)}: IsoScore, effective rank "
-            "and participation ratio are biased low."
-        ]
+        if few:
+            said.append(
+                f"There are fewer tokens than dimensions at {listing(few)}: IsoScore, effective "
+                "rank and participation ratio are biased low."
+            )
+        return said
+
+
+def _variances(covariance: Floats) -> Floats:
+    if not np.isfinite(covariance).all():
+        return np.full(len(covariance), np.nan)
+    variances: Floats = np.linalg.eigvalsh(covariance).clip(min=0)
+    return variances
 
 
 def isoscore(variances: Floats) -> float:
@@ -192,7 +204,7 @@ def effective_rank(variances: Floats) -> float:
     2.0
     """
     total = variances.sum()
-    if not total:
+    if not total > 0:
         return np.nan
     shares = variances[variances > 0] / total
     return float(np.exp(-np.sum(shares * np.log(shares))))
@@ -206,11 +218,6 @@ def participation_ratio(variances: Floats) -> float:
     """
     squares = float(np.sum(variances**2))
     return float(variances.sum()) ** 2 / squares if squares else np.nan
-
-
-def _cosine(space: Space) -> float:
-    value = space.cosines.value if space.cosines else np.nan
-    return value if np.isfinite(value) else -2.0
 
 
 def _add_cosines(rows: TidyRows, space: Space, at: Any) -> None:
@@ -254,5 +261,6 @@ def _add_directions(rows: TidyRows, space: Space, at: Any) -> None:
             ("effective_rank", effective_rank(variances)),
             ("participation_ratio", participation_ratio(variances)),
         ):
-            reason = "" if np.isfinite(value) else "nothing varies"
+            known = "nothing varies" if np.isfinite(variances).all() else "nonfinite values"
+            reason = "" if np.isfinite(value) else known
             rows.add(f"{name}{suffix}", value, n=space.scatter.n, reason=reason, **at)
