@@ -134,6 +134,12 @@ def test_negated_views_are_read_as_what_they_are():
     got = ops.moments(negated(x), ids=ids, table=negated(table), rows=negated(by_row))
     assert torch.equal(got.body, want.body)
     assert torch.equal(got.head, want.head)
+    query, bias = x.view(1, 1, *x.shape), rows(6, 6, seed=3)
+    want = ops.attention_received(query, query * 2, bias=bias, sinks=x[0, :1])
+    got = ops.attention_received(
+        negated(query), negated(query * 2), bias=negated(bias), sinks=negated(x[0, :1])
+    )
+    assert torch.equal(got.sums, want.sums)
 
 
 @pytest.mark.parametrize("trace", [torch.jit.trace, lambda f, x: make_fx(f)(x)])

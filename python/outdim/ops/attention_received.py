@@ -178,10 +178,11 @@ def _prepare(
     work = torch.float64 if query.dtype == torch.float64 else torch.float32
     if bias is not None:
         check_tensor("bias", bias, FLOATS, f"what broadcasts to {shape}", _fits(shape))
-        bias = _rows(bias.to(work).reshape((1,) * (4 - bias.dim()) + bias.shape), shape)
+        bias = resolved(bias.to(work))
+        bias = _rows(bias.reshape((1,) * (4 - bias.dim()) + bias.shape), shape)
     if sinks is not None:
         check_tensor("sinks", sinks, FLOATS, f"({heads},)", lambda t: t.shape == (heads,))
-        sinks = sinks.to(work).contiguous()
+        sinks = resolved(sinks.to(work)).contiguous()
     if group is not None:
         wanted = (batch, queries)
         check_tensor("group", group, (torch.uint8,), f"{wanted}", lambda t: t.shape == wanted)
