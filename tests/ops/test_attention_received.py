@@ -167,6 +167,18 @@ def test_large_scores_do_not_overflow(backend):
     assert float(found.sums.sum()) == pytest.approx(40, rel=1e-6)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("factor", [1, 10, 100])
+def test_the_error_of_a_share_grows_with_the_scores(backend, factor):
+    query, key = inputs(1, 2, 2, 100, 64)
+    query *= factor
+    largest = float((query.double() @ key.double().mT / 8).abs().max())
+    for row in query.unbind(2)[::10]:
+        found = ops.attention_received(row[:, :, None], key, backend=backend).sums
+        share, _, _ = oracle(row[:, :, None], key)
+        torch.testing.assert_close(found, share, rtol=1e-6 * largest, atol=1e-12)
+
+
 @needs_core
 @pytest.mark.parametrize("dtype", DTYPES[:3])
 def test_threads_do_not_show_in_the_bytes_and_instruction_sets_hardly(dtype):
