@@ -110,6 +110,14 @@ def test_ablated_the_pattern_is_gone_and_by_how_much_has_an_interval(found):
     assert "0 of 16 heads are vertical" in found.headline()[-1]
 
 
+def test_too_few_documents_for_intervals_are_said(found, planted, source, tmp_path):
+    (tmp_path / "few.txt").write_text("\n".join(Path(source).read_text().splitlines()[:4]))
+    options = {"attention": AttentionOptions(dims=[PLANTED])}
+    few = analyze(planted, tokenizer_of(), str(tmp_path / "few.txt"), options)["attention"]
+    assert [said[:29] for said in few.cautions()] == ["Documents fill 4 blocks only,"]
+    assert found.cautions() == []
+
+
 def pieces(source):
     tokenizer = tokenizer_of()
     return [tokenizer(line).input_ids for line in Path(source).read_text().splitlines()]

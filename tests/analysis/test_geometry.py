@@ -114,6 +114,18 @@ def test_values_that_are_not_finite_are_said(source):
     assert "NaN or infinite: cosines" in found.cautions()[0]
 
 
+def test_too_few_documents_for_intervals_are_said(source, tmp_path):
+    lines = Path(source).read_text().splitlines()
+    said = {}
+    for count in (4, 5):
+        (tmp_path / "few.txt").write_text("\n".join(lines[:count]))
+        found = outdim.geometry(tiny_model("bert"), tiny_tokenizer(), str(tmp_path / "few.txt"))
+        cosines = found.spaces["block.3", "text"].cosines
+        assert (cosines.blocks, np.isnan(cosines.low)) == (count, count < 5)
+        said[count] = "Documents fill 4 blocks only, too few for intervals" in str(found.cautions())
+    assert said == {4: True, 5: False}
+
+
 def test_a_dimension_that_is_not_finite_may_be_left_out():
     hidden = torch.randn(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     kept = np.cov(hidden[:, :5].T, bias=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from outdim.analysis.cautions import few_blocks
 from outdim.analysis.places import Places
 from outdim.analysis.step import Json, Result
 from outdim.analysis.table import SELECTIONS, STATISTICS, Statistic, TidyRows, define
@@ -381,12 +382,8 @@ class AttentionFound(Result):
         return max(rows, key=lambda row: abs(row["r"]), default=None)
 
     def cautions(self) -> list[str]:
-        """Intervals that are missing, and what an r with special tokens rests on."""
-        said = []
-        blocks = int((self.intact.array("sequences")[:, 0] > 0).sum())
-        if not np.isfinite(self.intact.vertical[0].interval()[0]).any():
-            said.append(f"Documents fill {blocks} blocks only, too few for intervals.")
-        return said
+        """Intervals that are missing."""
+        return few_blocks(int((self.intact.array("sequences")[:, 0] > 0).sum()))
 
 
 def _columns(name: str, found: LeftOut, *, correlation: bool = True) -> dict[str, Floats]:

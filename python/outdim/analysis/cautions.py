@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from outdim.stats import MomentsResult
+from outdim.stats.jackknife import MIN_BLOCKS
 from outdim.text import counted
 
 
@@ -14,3 +15,13 @@ def nonfinite_values(moments: Iterable[MomentsResult], effect: str) -> list[str]
     if not bad:
         return []
     return [f"{counted(bad, 'value')} of the hidden states are NaN or infinite: {effect}."]
+
+
+def few_blocks(blocks: int) -> list[str]:
+    """That documents fill too few of the blocks that a jackknife leaves out for an interval."""
+    if blocks >= MIN_BLOCKS:
+        return []
+    return [
+        f"Documents fill {counted(blocks, 'block')} only, too few for intervals: "
+        f"{MIN_BLOCKS} are needed."
+    ]

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from outdim.analysis.cautions import nonfinite_values
+from outdim.analysis.cautions import few_blocks, nonfinite_values
 from outdim.analysis.step import Result
 from outdim.analysis.table import Statistic, TidyRows, define, place
 from outdim.stats import MomentsResult
@@ -108,13 +108,13 @@ class Geometry(Result):
     Attributes:
         layers: Layer of each point.
         spaces: What is known; selections without a token are not there.
-        chosen: Whether the dimensions left out were given; else they are those that add most to the
+        given: Whether the dimensions left out were given; else they are those that add most to the
             expected cosine among the first tokens of the text.
     """
 
     layers: Mapping[str, int]
     spaces: Mapping[tuple[str, str], Space]
-    chosen: bool
+    given: bool
 
     def tables(self) -> dict[str, pa.Table | Mapping[str, Any]]:
         """Tidy rows, and ``geometry.json``: the dimensions left out by point."""
@@ -127,7 +127,7 @@ class Geometry(Result):
         left_out = {
             point: list(self.spaces[point, selection].left_out) for point, selection in self.spaces
         }
-        return {"stats": rows.table(), "geometry": {"left_out": left_out, "given": self.chosen}}
+        return {"stats": rows.table(), "geometry": {"left_out": left_out, "given": self.given}}
 
     def headline(self) -> list[str]:
         """The layer whose tokens point most alike, and the dimension that makes them."""
@@ -158,11 +158,17 @@ class Geometry(Result):
         return [f"{said}."]
 
     def cautions(self) -> list[str]:
-        """Values that are not finite, and fewer tokens than dimensions."""
+        """Values that are not finite, intervals that are missing, fewer tokens than dimensions."""
         moments = [s.moments for (_, name), s in self.spaces.items() if name == "all"]
         said = nonfinite_values(
             moments, "cosines, variances and ratios of the tokens that have them are not known"
         )
+        blocks = [
+            space.cosines.blocks
+            for (_, selection), space in self.spaces.items()
+            if selection == LEADING and space.cosines is not None
+        ]
+        said += few_blocks(min(blocks)) if blocks else []
         few = [
             point
             for (point, selection), space in self.spaces.items()

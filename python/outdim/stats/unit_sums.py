@@ -24,6 +24,7 @@ class Cosines(NamedTuple):
         value: The mean cosine over all n (n - 1) pairs.
         low, high: 95 % interval by a jackknife over blocks of documents; NaN with few of them.
         contribution: What each dimension adds to it, [D]; their sum is ``value``.
+        blocks: How many blocks hold rows.
     """
 
     n: int
@@ -31,6 +32,7 @@ class Cosines(NamedTuple):
     low: float
     high: float
     contribution: Floats
+    blocks: int
 
 
 class UnitSums:
@@ -132,7 +134,7 @@ class UnitSums:
         for block in used.nonzero()[0]:
             without[block] = _cosine(total - sums[block], left[block]).sum()
         low, high = LeftOut(np.array(value), without, used).interval()
-        return Cosines(n, value, float(low), float(high), contribution)
+        return Cosines(n, value, float(low), float(high), contribution, int((counts > 0).sum()))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Flat tensors on the CPU: ``<point>`` [2, G, K, 2, D] float64, ``counts`` [G, K] int64."""
