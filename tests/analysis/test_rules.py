@@ -167,6 +167,26 @@ def test_a_dimension_that_overflows_does_not_hide_the_others():
     assert RULES["variance"].judge(states(hidden)).flagged[PLANTED]
 
 
+def test_shares_are_said_only_where_the_histogram_tells_them():
+    hidden = normal() + 1  # the mean of the layer is 1, its 6 σ reach from -5 to 7
+    hidden[:40, 0], hidden[:40, 1] = 9.0, -6.0
+    far = RULES["six_sigma"].judge(states(hidden))
+    assert far.flagged[[0, 1]].all()
+    assert far.share[0] == 40 / N
+    assert np.isnan(far.share[1])  # |h| of 6 is below 7
+    even = hidden - hidden.mean()
+    even[:40, 1] = -9.0
+    assert RULES["six_sigma"].judge(states(even)).share[[0, 1]] == pytest.approx([40 / N] * 2)
+    hidden[3, 2] = torch.nan
+    hidden[:8, 3] = 1e5
+    found = states(hidden)
+    assert np.isnan(found.share_over(6.0)[2])
+    assert found.share_over(6.0)[3] >= 8 / N
+    beyond = found.share_over(90_000.0)
+    assert np.isnan(beyond[3])
+    assert beyond[0] == 0
+
+
 def model(layers, rules=tuple(RULES), min_fraction=0.5, parameters=(PLANTED,)):
     points = [f"block.{i}" for i in range(len(layers))]
     at = {(point, "all"): states(hidden) for point, hidden in zip(points, layers, strict=True)}

@@ -36,7 +36,7 @@ _SCHEMA = pa.schema(
         ("undecided", pa.bool_()),
         ("value", pa.float64()),
         ("threshold", pa.float64()),
-        ("share", pa.float64()),  # of the tokens that are beyond it; null where none are counted
+        ("share", pa.float64()),  # of the tokens that are beyond it; null where not known
     ]
 )
 

@@ -78,8 +78,12 @@ class States:
         return magnitude_quantile(self.magnitudes.sum(0), q)
 
     def share_over(self, threshold: float) -> Floats:
-        """Share of the tokens with |h| beyond a threshold, of each dimension."""
-        return share_over(self.magnitudes, threshold)
+        """Share of the tokens with |h| beyond a threshold, of each dimension.
+
+        NaN where it cannot be said: for values that are not finite, or beyond the histogram.
+        """
+        share = share_over(self.magnitudes, threshold)
+        return np.where(floats(self.moments.nonfinite) > 0, np.nan, share)
 
     @cached_property
     def ends(self) -> Floats:

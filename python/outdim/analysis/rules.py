@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outdim.analysis.rule_states import LUO, Floats, States, finite_mean, floats
+from outdim.stats.magnitudes import RELATIVE_ERROR
 
 Bools = NDArray[np.bool_]
 
@@ -36,7 +37,8 @@ class Verdict(NamedTuple):
         threshold: What it is compared with.
         flagged: Which dimensions are beyond it.
         undecided: Those for which value and threshold are not known well enough to tell.
-        share: Share of the tokens that are beyond it, [D]; NaN for a rule that counts no tokens.
+        share: Share of the tokens that are beyond it, [D]; NaN for a rule that counts no tokens,
+            and where what is kept does not say.
     """
 
     value: Floats
@@ -96,10 +98,13 @@ def _massive_mean(states: States) -> Verdict:
 def _six_sigma(states: States) -> Verdict:
     mean = finite_mean(states.mean)
     sigma = float(np.sqrt(max(states.size**2 - mean**2, 0.0)))
-    furthest = np.maximum(floats(states.moments.max) - mean, mean - floats(states.moments.min)) / (
-        sigma or np.nan
-    )
-    share = states.share_over(_SIGMAS * sigma + abs(mean))
+    above, below = floats(states.moments.max) - mean, mean - floats(states.moments.min)
+    furthest = np.maximum(above, below) / (sigma or np.nan)
+    # The histogram is of |h|: it misses those just beyond on the side of 0 that the mean is not on.
+    reach = _SIGMAS * sigma
+    missed = (below if mean > 0 else above) > reach
+    telling = ~missed | (2 * abs(mean) <= RELATIVE_ERROR * reach)
+    share = np.where(telling, states.share_over(reach + abs(mean)), np.nan)
     return _exact(furthest, _SIGMAS, furthest > _SIGMAS, share)
 
 

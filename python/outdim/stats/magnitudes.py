@@ -93,13 +93,15 @@ def magnitude_quantile(counts: Tensor, q: float) -> Bounded:
 def share_over(counts: Tensor, threshold: float) -> NDArray[np.float64]:
     """Share of the values with |h| beyond ``threshold``, from counts [..., B].
 
-    Values in the bin that holds the threshold count as spread evenly over it.
+    Values in the bin that holds the threshold count as spread evenly over it. The last bin has no
+    end: with values in it, NaN for a threshold within it. It also holds what is not finite, which
+    counts as beyond.
     """
     edges = bin_edges()
     width = np.diff(edges)
     part = np.clip((edges[1:] - threshold) / np.where(np.isinf(width), 1.0, width), 0.0, 1.0)
-    if np.isfinite(threshold):
-        part[-1] = 1.0 if threshold <= edges[-2] else 0.0
     counted = counts.numpy()
+    if np.isfinite(threshold):
+        part[-1] = threshold <= edges[-2]
     share: NDArray[np.float64] = (counted * part).sum(-1) / np.maximum(counted.sum(-1), 1)
-    return share
+    return np.where((threshold > edges[-2]) & (counted[..., -1] > 0), np.nan, share)
