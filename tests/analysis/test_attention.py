@@ -118,6 +118,32 @@ def test_too_few_documents_for_intervals_are_said(found, planted, source, tmp_pa
     assert found.cautions() == []
 
 
+def test_without_an_r_there_is_no_share_below(source):
+    model = model_of("bert")
+    norm = model.embeddings.LayerNorm
+    norm.weight.data[5] = norm.bias.data[5] = 0  # constant where layer 1 reads
+    attention = model.encoder.layer[LAYERS - 1].attention.self
+    attention.query.weight.data[HEAD * WIDTH : (HEAD + 1) * WIDTH] = torch.nan
+    options = {"attention": AttentionOptions(dims=[1, 5])}
+    found = analyze(model, tokenizer_of(), source, options)["attention"]
+    rows = [row for row in found.r_table.to_pylist() if row["pairing"] == "read"]
+    unknown = {
+        (row["layer"], row["head"], row["dim"]) for row in rows if np.isnan(row["share_below"])
+    }
+    heads = {(1, head, 5) for head in range(4)}
+    assert unknown == heads | {(LAYERS, HEAD, dim) for dim in (1, 5)}
+    assert all(np.isnan(row["r"]) == np.isnan(row["share_below"]) for row in rows)
+    assert {(r["layer"], r["head"]) for r in rows if np.isnan(r["median_abs_r"])} == {
+        (LAYERS, HEAD)
+    }
+
+
+def test_the_headline_leads_with_text(found):
+    text, everything = found.headline()[1:3]
+    assert "(text tokens only) dimension" in text
+    assert f"(all, with special tokens) dimension {PLANTED} goes with attention most" in everything
+
+
 def pieces(source):
     tokenizer = tokenizer_of()
     return [tokenizer(line).input_ids for line in Path(source).read_text().splitlines()]

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from outdim.analysis.cautions import few_blocks
 from outdim.analysis.places import Places
 from outdim.analysis.step import Json, Result
-from outdim.analysis.table import SELECTIONS, STATISTICS, Statistic, TidyRows, define
+from outdim.analysis.table import (
+    SELECTIONS,
+    STATISTICS,
+    Statistic,
+    TidyRows,
+    define,
+    selection_label,
+)
 from outdim.ops.layout import BodyRow, comoment_row, covariates_of
 from outdim.stats import PointMoments
 from outdim.stats.head_sums import EPSILON, PREFIX, SINKS, HeadSums
@@ -249,7 +256,9 @@ class AttentionFound(Result):
         head, dim = np.indices(shape)
         with np.errstate(all="ignore"):
             kept = np.where(np.isfinite(usual), usual, np.nan)
-            median = np.nanmedian(kept, 1) if np.isfinite(kept).any() else kept[:, 0]
+            some = np.isfinite(kept).any(1)
+            median = np.full(len(kept), np.nan)
+            median[some] = np.nanmedian(kept[some], 1)
             below = self._share_below(kept, np.abs(intact.value))
         columns: dict[str, Any] = {
             "layer": np.full(shape, layer, np.int16),
@@ -275,7 +284,7 @@ class AttentionFound(Result):
         for column, dim in enumerate(self.dims):
             others = np.delete(usual, dim, axis=1)
             found.append((others < size[:, column, None]).sum(1) / np.isfinite(others).sum(1))
-        return np.stack(found, 1)
+        return np.where(np.isfinite(size), np.stack(found, 1), np.nan)
 
     @cached_property
     def heads_table(self) -> pa.Table:
@@ -361,23 +370,25 @@ class AttentionFound(Result):
             f"more than {EPSILON} of the attention in more than half of the sequences"
             f"{f' ({on})' if on else ''}."
         ]
-        if best := self._strongest():
-            said.append(
-                f"Dimension {best['dim']} goes with attention most at layer {best['layer']}, head "
-                f"{best['head']}: r of |h| with attention received is {_words(best, 'r')} over "
-                f"{best['n']:,} tokens, the state that the layer reads; the median |r| of all "
-                f"dimensions is {number(best['median_abs_r'], 2)} there."
-            )
+        for selection in _QUERIES:
+            if best := self._strongest(selection):
+                said.append(
+                    f"Over {best['n']:,} tokens ({selection_label(selection)}) dimension "
+                    f"{best['dim']} goes with attention most, at layer {best['layer']}, head "
+                    f"{best['head']}: r of |h|, of the state that the layer reads, with attention "
+                    f"received is {_words(best, 'r')}; the median |r| of all dimensions is "
+                    f"{number(best['median_abs_r'], 2)} there."
+                )
         if self.ablated is not None:
             left = int(self.ablated.vertical[1].sum())
             said.append(f"With {self.ablation}, {left} of {len(heads)} heads are vertical.")
         return said
 
-    def _strongest(self) -> Json | None:
+    def _strongest(self, selection: str) -> Json | None:
         rows = [
             row
             for row in self.r_table.to_pylist()
-            if row["pairing"] == "read" and row["selection"] == "all" and np.isfinite(row["r"])
+            if row["pairing"] == "read" and row["selection"] == selection and np.isfinite(row["r"])
         ]
         return max(rows, key=lambda row: abs(row["r"]), default=None)
 
