@@ -288,6 +288,7 @@ def test_a_batch_that_fails_leaves_nothing_behind(planted, source):
         ("bert", {"dims": []}, ArgumentError, "dims, ablate: expected at least one dimension"),
         ("bert", {"dims": [1], "ablate": [40]}, ArgumentError, "ablate: expected dimensions 0"),
         ("bert", {"dims": [1], "ablate": [4], "at": "readers"}, ArgumentError, "at: "),
+        ("bert", {"dims": [1], "at": "parameters"}, ArgumentError, "at: says where dimensions"),
         ("deberta-v2", {"dims": [1]}, DataError, "does not go through transformers' registry"),
     ],
 )

@@ -91,6 +91,11 @@ class AttentionStep(Observer):
             raise ArgumentError(
                 f"sentences: expected {MOST_SENTENCES} at most, got {len(options.sentences or ())}."
             )
+        if options.ablate is None and options.at != AttentionOptions.at:
+            raise ArgumentError(
+                f"at: says where dimensions are disabled, got {options.at!r} and none to disable; "
+                "name them by `ablate`."
+            )
         if options.ablate:
             sites(arch, Ablation(tuple(options.ablate), at=options.at))
         return {
