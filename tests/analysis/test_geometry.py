@@ -114,6 +114,18 @@ def test_values_that_are_not_finite_are_said(source):
     assert "NaN or infinite: cosines" in found.cautions()[0]
 
 
+def test_where_no_token_was_sampled_ratios_are_not_known(tmp_path):
+    (tmp_path / "short.txt").write_text("w1 w2\n")
+    model = tiny_model("llama")
+    found = outdim.geometry(
+        model, tiny_tokenizer(), str(tmp_path / "short.txt"), exclude=["[CLS]"], top=0
+    )
+    rows = [r for r in found.tables()["stats"].to_pylist() if r["statistic"] == "max_median"]
+    assert {r["reason"] for r in rows if r["selection"] == "text"} == {
+        "no token was sampled, or nonfinite values"
+    }
+
+
 def test_too_few_documents_for_intervals_are_said(source, tmp_path):
     lines = Path(source).read_text().splitlines()
     said = {}
@@ -138,11 +150,12 @@ def test_a_dimension_that_is_not_finite_may_be_left_out():
 
 def test_ratios_within_a_token():
     hidden = torch.tensor([[1.0, -8.0, 2.0, 2.0, 3.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
-    found = ratios(hidden, [1])
+    found = ratios(hidden, torch.tensor([0, 2, 3, 4]))
     sizes = [8 / 2, (8 + 3 + 2) / 3 / 2]
     assert found[0, :2].tolist() == pytest.approx(sizes)
     assert found[1].tolist() == pytest.approx([1.0] * 4)
-    assert found[0, 2].item() == pytest.approx(3 / 2)
+    assert found[0, 2].item() == pytest.approx(3 / 2)  # of 1, 2, 2, 3
+    assert ratios(torch.tensor([[1.0, 2.0, 4.0, 8.0]]), torch.arange(4))[0, 0] == 8 / 2  # not 8 / 3
 
 
 def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
@@ -172,6 +185,7 @@ def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
     [
         ({"top": 32}, "top: expected 0 to 31"),
         ({"leave_out": [40]}, "leave-out: expected dimensions 0 to 31"),
+        ({"leave_out": list(range(32))}, "leave-out: expected some of 32 dimensions, got all"),
         ({"covariance": ["block.9"]}, "covariance: expected some of embeddings"),
     ],
 )

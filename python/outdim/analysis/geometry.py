@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -69,6 +70,8 @@ class MeasureGeometry(Observer):
         given = sorted(set(options.leave_out or ()))
         if given and not 0 <= given[0] <= given[-1] < size:
             raise ArgumentError(f"leave-out: expected dimensions 0 to {size - 1}, got {given}.")
+        if len(given) == size:
+            raise ArgumentError(f"leave-out: expected some of {size} dimensions, got all of them.")
         if options.covariance is None:
             few = dict.fromkeys([points[len(points) // 2], points[-1]])
             recorded["covariance"] = list(few) if size <= _MAX_COVARIANCE_DIMS else []
@@ -95,6 +98,16 @@ class MeasureGeometry(Observer):
             "covariances": PointCovariances(self.recorded["covariance"], GROUPS),
         }
 
+    @cached_property
+    def _kept(self) -> dict[str, torch.Tensor]:
+        """The dimensions that are not left out, by point."""
+        size, left_out = self.inputs.architecture.hidden_size, self.recorded["left_out"]
+        every = torch.arange(size, device=self.inputs.device)
+        return {
+            point: every[~torch.isin(every, every[left_out.get(point, [])])]
+            for point in self.points
+        }
+
     def begin(self, batch: Batch) -> None:
         """Documents go to blocks by their number, and one token of sixteen is sampled."""
         ids, group = batch.input_ids.reshape(-1), batch.group.reshape(-1)
@@ -112,8 +125,7 @@ class MeasureGeometry(Observer):
         hidden = hidden.reshape(-1, hidden.shape[-1])
         for name in ("moments", "units", "covariances"):
             self.parts[name].add(point.name, hidden)
-        left_out = self.recorded["left_out"].get(point.name, ())
-        self.parts["ratios"].add(point.name, ratios(hidden[self._sampled], left_out))
+        self.parts["ratios"].add(point.name, ratios(hidden[self._sampled], self._kept[point.name]))
 
     def result(self) -> Geometry:
         """The geometry.
@@ -202,9 +214,13 @@ def geometry(
     return result
 
 
-def ratios(hidden: torch.Tensor, left_out: Sequence[int]) -> torch.Tensor:
-    """The `RATIOS` of rows [N, D], float64 [N, 4]: largest and top three over the median."""
-    kept = [dim for dim in range(hidden.shape[-1]) if dim not in set(left_out)]
+def ratios(hidden: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """The `RATIOS` of rows [N, D], float64 [N, 4]: largest and top three over the lower median.
+
+    Args:
+        hidden: The rows.
+        kept: int64, the dimensions that are not left out.
+    """
     found = []
     for part in (hidden, hidden[:, kept]):
         sizes = part.double().abs()

@@ -253,7 +253,7 @@ def _add_sizes(rows: TidyRows, space: Space, at: Any) -> None:
         finite = squares[np.isfinite(squares)]
         value = np.mean(finite**2) / np.mean(finite) ** 2 if finite.any() else np.nan
         rows.add(name, value, n=n, reason="" if finite.any() else "no finite values", **at)
-    for name, value in zip(RATIOS, space.ratios.mean.tolist(), strict=False):
+    for name, value in zip(RATIOS, space.ratios.mean.tolist(), strict=True):
         reason = "" if np.isfinite(value) else "no token was sampled, or nonfinite values"
         rows.add(name, value, n=space.ratios.n, reason=reason, **at)
 
