@@ -81,7 +81,7 @@ def test_numbers_are_those_of_all_states(source):
             assert values[name + suffix] == pytest.approx(function(spectrum), rel=1e-3)
         squares = part.square().mean(0).numpy()
         expected = np.mean(squares**2) / np.mean(squares) ** 2
-        assert values[f"size_kurtosis{suffix}"] == pytest.approx(expected, rel=1e-4)
+        assert values[f"kurtosis_he{suffix}"] == pytest.approx(expected, rel=1e-4)
 
 
 def keep(h):

@@ -186,7 +186,7 @@ class Criteria(Result):
                 rows.add(name, states.ends[:, side], **at)
             token = self.tokens[point, selection]
             for name, value in (
-                ("kurtosis_he", kurtosis_he(states)),
+                ("kurtosis_he", kurtosis_he(states.squares)),
                 ("kurtosis_flat", kurtosis_flat(states)),
                 ("kurtosis_token", float(token.mean)),
             ):

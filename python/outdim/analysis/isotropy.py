@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from outdim.analysis.cautions import few_blocks, nonfinite_values
+from outdim.analysis.rule_states import KURTOSIS, kurtosis_he
 from outdim.analysis.step import Result
 from outdim.analysis.table import Statistic, TidyRows, define, place
 from outdim.stats import MomentsResult
@@ -52,12 +53,8 @@ define(
               topic="What dimensions add to the expected cosine", source=_TIMKEY),
     Statistic("variance_share", "share of the variance", low=0, high=1,
               topic="Share of the variance"),
-    Statistic("size_kurtosis_left_out", f"kurtosis of the sizes of dimensions{_WITHOUT}", low=1,
-              of_dimensions=False, topic="Kurtosis of the sizes of dimensions",
-              source="He et al. 2024"),
-    Statistic("size_kurtosis", "kurtosis of the sizes of dimensions (1 where equal)", low=1,
-              of_dimensions=False, topic="Kurtosis of the sizes of dimensions",
-              source="He et al. 2024"),
+    Statistic("kurtosis_he_left_out", f"kurtosis of the sizes of dimensions{_WITHOUT}", low=1,
+              of_dimensions=False, topic=KURTOSIS, source="He et al. 2024"),
 )  # fmt: skip
 
 #: Ratios of a sampled token, in the order in which `outdim.analysis.geometry.ratios` gives them.
@@ -247,12 +244,13 @@ def _add_sizes(rows: TidyRows, space: Space, at: Any) -> None:
     rows.add("variance_share", share, n=n, reason=reasons, **at)
     kept = np.setdiff1d(np.arange(len(space.squares)), space.left_out)
     for name, squares in (
-        ("size_kurtosis", space.squares),
-        ("size_kurtosis_left_out", space.squares[kept]),
+        ("kurtosis_he", space.squares),
+        ("kurtosis_he_left_out", space.squares[kept]),
     ):
-        finite = squares[np.isfinite(squares)]
-        value = np.mean(finite**2) / np.mean(finite) ** 2 if finite.any() else np.nan
-        rows.add(name, value, n=n, reason="" if finite.any() else "no finite values", **at)
+        value = kurtosis_he(squares)
+        rows.add(
+            name, value, n=n, reason="" if np.isfinite(value) else "no finite size over 0", **at
+        )
     for name, value in zip(RATIOS, space.ratios.mean.tolist(), strict=True):
         reason = "" if np.isfinite(value) else "no token was sampled, or nonfinite values"
         rows.add(name, value, n=space.ratios.n, reason=reason, **at)

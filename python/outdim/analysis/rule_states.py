@@ -64,9 +64,14 @@ class States:
         return floats(self.moments.absmax)
 
     @cached_property
+    def squares(self) -> Floats:
+        """Mean of h^2 of each dimension."""
+        return self.variance + self.mean**2
+
+    @cached_property
     def size(self) -> float:
         """Root mean square of all values."""
-        return float(np.sqrt(finite_mean(self.variance + self.mean**2)))
+        return float(np.sqrt(finite_mean(self.squares)))
 
     @cached_property
     def medians(self) -> Bounded:
@@ -91,9 +96,12 @@ class States:
         return floats(self.extremes) / max(self.n, 1)
 
 
-def kurtosis_he(states: States) -> float:
-    """mean_j (mean_i x_ij^2)^2 / (mean_ij x_ij^2)^2: how unequal dimensions are; 1 if equal."""
-    squares = states.variance + states.mean**2
+def kurtosis_he(squares: Floats) -> float:
+    """mean_j (mean_i x_ij^2)^2 / (mean_ij x_ij^2)^2: how unequal dimensions are; 1 if equal.
+
+    Args:
+        squares: mean_i x_ij^2 of every dimension j.
+    """
     return finite_mean(squares**2) / (finite_mean(squares) ** 2 or np.nan)
 
 
@@ -109,8 +117,9 @@ def kurtosis_flat(states: States) -> float:
     return finite_mean(about) / (finite_mean(variance + shift**2) ** 2 or np.nan)
 
 
-_KURTOSIS = "Kurtosis and how it is defined"
-_ONE: Any = {"of_dimensions": False, "topic": _KURTOSIS}
+#: The topic of all of them.
+KURTOSIS = "Kurtosis and how it is defined"
+_ONE: Any = {"of_dimensions": False, "topic": KURTOSIS}
 _EXTREMUM = "Where tokens have their extreme value"
 define(
     Statistic(
