@@ -345,12 +345,36 @@ class TestTexts:
         ({"texts": [b"w1 w2"]}, ArgumentError, "texts: expected strings, got bytes"),
         ({"texts": [__file__]}, ArgumentError, "texts: expected documents, got names of files"),
         ({"draws": 1}, ArgumentError, "draws: expected at least 2"),
+        ({"seed": -1}, ArgumentError, "seed: expected 0 or more, got -1"),
+        (
+            {"ablations": [Ablation([3], mode="scale", value=[0.5])]},
+            ArgumentError,
+            r"controls: none can stand beside 3 times factors \(state\): .*; pass controls=0",
+        ),
+        (
+            {"ablations": [Ablation([[3], [4]], [1, 2])]},
+            ArgumentError,
+            "controls: none .* others in each layer; pass controls=0",
+        ),
         ({"max_length": 2}, ArgumentError, "max_length"),
     ],
 )
 def test_bad_arguments_are_named(llama, tokenizer, texts, arguments, error, said):
     with pytest.raises(error, match=said):
         evaluate(llama, tokenizer, **{"texts": texts, **arguments})
+
+
+def test_without_controls_dimensions_may_have_values_of_their_own(llama, tokenizer, texts):
+    asked = [Ablation([3], mode="scale", value=[0.5]), Ablation([[3], [4]], [1, 2])]
+    found = evaluate(llama, tokenizer, texts[:4], ablations=asked, controls=0)
+    assert [variant.ablation for variant in found.variants[1:]] == asked
+    assert (found.comparison("kl").value.value[1:] > 0).all()
+
+
+def test_an_unknown_masking_is_named(masked_bert, tokenizer, texts):
+    said = "masking: expected random or within_word_l2r, got 'foo'"
+    with pytest.raises(ArgumentError, match=said):
+        evaluate(masked_bert, tokenizer, texts, task="mlm", masking="foo")
 
 
 def test_models_that_cannot_predict_are_refused(tokenizer, texts, masked_bert):

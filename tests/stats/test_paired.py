@@ -212,6 +212,7 @@ def test_many_variants_are_adjusted_for():
         ({"controls": [0]}, r"controls: expected numbers of variants, 1 to 11, got \[0\]"),
         ({"controls": [12]}, "controls: expected"),
         ({"documents": 0}, "documents: expected at least 1, got 0"),
+        ({"seed": -1}, "seed: expected 0 or more, got -1"),
     ],
 )
 def test_bad_arguments_are_named(change, said):

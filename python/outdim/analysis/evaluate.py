@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -214,6 +214,10 @@ class EvaluateMlm(Evaluate):
     def resolve(cls, options: EvaluateOptions, inputs: Inputs) -> Json:
         """The tokenizer has a mask."""
         recorded = super().resolve(options, inputs)
+        if recorded["masking"] not in get_args(Masking):
+            raise ArgumentError(
+                f"masking: expected {' or '.join(get_args(Masking))}, got {recorded['masking']!r}."
+            )
         if not 0 < recorded["mask_share"] <= 1:
             raise ArgumentError(
                 f"mask-share: expected more than 0 and at most 1, got {recorded['mask_share']}."
@@ -277,7 +281,8 @@ def evaluate(
             (`outdim.open_corpus`).
         task: ``"lm"``: every token from those before it. ``"mlm"``: masked tokens.
         ablations: What is disabled, a variant each: `outdim.Ablation`, or dimensions.
-        controls: Random sets of as many other dimensions, for each kind of ablation.
+        controls: Random sets of as many other dimensions, for each kind of ablation; 0 where
+            dimensions have values of their own or are others in each layer.
         control_kind: See `outdim.controls`.
         masking: ``"random"``: 15 % of the tokens as BERT was trained. ``"within_word_l2r"``: each
             token once, with the later ones of its word (Kauf and Ivanova 2023).
@@ -295,7 +300,7 @@ def evaluate(
 
     Raises:
         ArgumentError: The model has no head for the task, or is in training mode; dimensions or
-            layers that it does not have.
+            layers that it does not have; controls of an ablation that can have none.
         DataError: The tokenizer does not belong to the model or has no mask; nothing to predict.
 
     Example:

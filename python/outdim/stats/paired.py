@@ -51,7 +51,8 @@ class Comparison:
             documents are few, ``times`` is rather too small.
         gate: Whether a variant does at least ``factor`` times as much harm as the controls change
             on average, for better or worse. "passed": the interval of (harm - factor x change) is
-            above 0. "failed": it is below 0 even with the mean size of noise taken off the change. Else "undecided"; None without controls.
+            above 0. "failed": it is below 0 even with the mean size of noise taken off
+            the change. Else "undecided"; None without controls.
         p: Two-sided, of ``beyond`` (without controls of ``difference``) under no effect, [V]; NaN
             for the intact model and the controls.
         q: The same, adjusted for there being several variants (Benjamini and Hochberg 1995), [V].
@@ -122,8 +123,8 @@ def compare(
         seed: Of the draws; the same for every statistic of the same documents.
 
     Raises:
-        ArgumentError: Fewer than two draws, a level outside of (0, 1), no documents, or controls
-            that are no variants.
+        ArgumentError: Fewer than two draws, a level outside of (0, 1), no documents, a negative
+            seed, or controls that are no variants.
     """
     if draws < 2:
         raise ArgumentError(f"draws: expected at least 2, got {draws}")
@@ -131,6 +132,8 @@ def compare(
         raise ArgumentError(f"level: expected 0 < level < 1, got {level}")
     if documents < 1:
         raise ArgumentError(f"documents: expected at least 1, got {documents}")
+    if seed < 0:
+        raise ArgumentError(f"seed: expected 0 or more, got {seed}")
     observed = statistic(np.ones((1, documents)))[0]
     drawn = np.concatenate([statistic(w) for w in _weights(documents, draws, seed)])
     expanded = _Expanded(documents, level)
