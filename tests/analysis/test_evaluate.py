@@ -294,6 +294,17 @@ class TestTable:
         assert "The intervals rest on 9 documents" in few.cautions()[0]
         assert few.cautions()[1].startswith("2 controls say little")
 
+    def test_a_logit_of_minus_infinity_is_counted_where_the_loss_is_finite(self, tokenizer):
+        model = tiny_model("gpt2", head="CausalLM", tie_word_embeddings=False)
+        model.lm_head = torch.nn.Linear(32, model.config.vocab_size)
+        with torch.no_grad():
+            model.lm_head.bias[tokenizer.convert_tokens_to_ids("w40")] = -torch.inf
+        found = evaluate(model, tokenizer, ["w1 w2 w3", "w4 w5"])
+        assert math.isfinite(found.loss)
+        assert math.isnan(found.value("entropy"))
+        rows = found.tables()["evaluate_lm"].to_pylist()
+        assert {row["reason"] for row in rows} == {"5 tokens with logits that are not finite"}
+
     def test_logits_that_are_not_finite_are_counted_and_said(self, tokenizer, texts):
         model = tiny_model("llama", head="CausalLM")
         factor = Ablation([5], mode="scale", value=1e38)

@@ -84,6 +84,13 @@ def test_errors(masked, causal, tokenizer):
             fill(model, tokenizer, text)
     with pytest.raises(ArgumentError, match="tokens: expected at least 1, got 0"):
         fill(causal, tokenizer, "w0", tokens=0)
+    for one, text in ((masked, TEXT), (causal, "w0")):
+        one.train()
+        try:
+            with pytest.raises(ArgumentError, match="model: expected eval mode, got training"):
+                fill(one, tokenizer, text)
+        finally:
+            one.eval()
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])

@@ -278,7 +278,7 @@ class Evaluation(Result):
         amiss = [i for i in range(len(self.variants)) if self._reason(i)]
         if amiss:
             names = listing([self.variants[i].label for i in amiss], 3)
-            said.append(f"Some logits are not finite, so that there is no loss: {names}.")
+            said.append(f"Some logits are not finite, so that metrics have no value: {names}.")
         return [*said, *([self.note] if self.note else [])]
 
 

@@ -192,8 +192,8 @@ def fill(
         seed: Of the controls.
 
     Raises:
-        ArgumentError: The model has no such head or dimensions; a text without masks for a masked
-            language model, or with masks for another.
+        ArgumentError: The model has no such head or dimensions, or is in training mode; a text
+            without masks for a masked language model, or with masks for another.
 
     Example:
         >>> print(fill(model, tokenizer, "The capital of France is", ablations=[507]).markdown())

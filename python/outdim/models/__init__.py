@@ -3,7 +3,12 @@
 from outdim.models.ablate import Edited, ablate, ablate_each, apply_ablation
 from outdim.models.ablation import Ablation, GroupValues
 from outdim.models.ablation_values import with_estimated_means, with_means, with_samples
-from outdim.models.architecture import Architecture, NormParameters, architecture
+from outdim.models.architecture import (
+    Architecture,
+    NormParameters,
+    architecture,
+    check_eval_mode,
+)
 from outdim.models.attention import Attention, attention_heads, observe_attention
 from outdim.models.controls import controls, keep_only
 from outdim.models.forward import Forward
@@ -35,6 +40,7 @@ __all__ = [
     "apply_ablation",
     "architecture",
     "attention_heads",
+    "check_eval_mode",
     "check_head",
     "controls",
     "describe",
