@@ -294,6 +294,31 @@ class TestTable:
         assert "The intervals rest on 9 documents" in few.cautions()[0]
         assert few.cautions()[1].startswith("2 controls say little")
 
+    @pytest.mark.parametrize(
+        ("dims", "how", "said"),
+        [
+            ([5], {"controls": 1}, "; 1 other dimension changes it by "),
+            ([5], {"controls": 2}, "; 2 other dimensions, each alone, change it by "),
+            ([5, 6], {"controls": 1}, "; 1 set of 2 other dimensions changes it by "),
+            (
+                [5],
+                {"controls": 2, "control_kind": "random_positions"},
+                "; 2 sets of other dimensions, others in each layer, change it by ",
+            ),
+            (
+                [5],
+                {"control_kind": "largest_gamma"},
+                "; 1 set of other dimensions, others in each layer, changes it by ",
+            ),
+        ],
+    )
+    def test_controls_are_said_by_kind_and_number(self, llama, tokenizer, texts, dims, how, said):
+        found = evaluate(llama, tokenizer, texts[:3], ablations=[dims], **how)
+        assert said in found.headline()[1]
+        one = how.get("controls", 1) == 1
+        assert found.cautions()[1].startswith("1 control says" if one else "2 controls say")
+        assert ("on average" in found.headline()[1]) is not one
+
     def test_a_logit_of_minus_infinity_is_counted_where_the_loss_is_finite(self, tokenizer):
         model = tiny_model("gpt2", head="CausalLM", tie_word_embeddings=False)
         model.lm_head = torch.nn.Linear(32, model.config.vocab_size)

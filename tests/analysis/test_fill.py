@@ -52,8 +52,15 @@ def test_masks(masked, tokenizer):
     chances = [[t["probability"] for t in one["tokens"]] for one in (intact, ablated)]
     assert chances[0] != pytest.approx(chances[1], rel=1e-3)
     assert found.headline()[0].startswith(f"7, 19 off (parameters): {same} of 2 masks filled as by")
-    assert "2 of other dimensions, on average:" in found.headline()[0]
+    assert "2 sets of 2 other dimensions, on average:" in found.headline()[0]
     assert found.markdown().count("\n| ") == 6
+
+
+def test_a_table_has_as_many_cells_whatever_is_written(masked, tokenizer):
+    named = Ablation([7], name="a|b")
+    found = fill(masked, tokenizer, "w0 [MASK]", ablations=[named], controls=0)
+    assert "| a\\|b off (state) |" in found.markdown()
+    assert "of 1 mask filled" in found.headline()[0]
 
 
 def test_continuations(causal, tokenizer):
