@@ -407,6 +407,12 @@ def test_without_controls_dimensions_may_have_values_of_their_own(llama, tokeniz
     assert (found.comparison("kl").value.value[1:] > 0).all()
 
 
+def test_a_share_of_masks_without_effect_is_refused(masked_bert, tokenizer, texts):
+    given = {"task": "mlm", "masking": "within_word_l2r", "mask_share": 0.5}
+    with pytest.raises(ArgumentError, match="mask-share: it goes with random masking alone"):
+        evaluate(masked_bert, tokenizer, texts, **given)
+
+
 def test_an_unknown_masking_is_named(masked_bert, tokenizer, texts):
     said = "masking: expected random or within_word_l2r, got 'foo'"
     with pytest.raises(ArgumentError, match=said):

@@ -91,6 +91,10 @@ def test_errors(masked, causal, tokenizer):
             fill(model, tokenizer, text)
     with pytest.raises(ArgumentError, match="tokens: expected at least 1, got 0"):
         fill(causal, tokenizer, "w0", tokens=0)
+    with pytest.raises(ArgumentError, match="tokens: this model fills masks"):
+        fill(masked, tokenizer, TEXT, tokens=3)
+    with pytest.raises(ArgumentError, match="top: this model continues a prompt"):
+        fill(causal, tokenizer, "w0", top=3)
     for one, text in ((masked, TEXT), (causal, "w0")):
         one.train()
         try:
@@ -107,10 +111,13 @@ def test_as_a_run(tmp_path, family, tokenizer, capsys):
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     texts = [TEXT, "w7 [MASK]"] if family == "bert" else ["w0 w1", "w7"]
+    many = {"top": 5} if family == "bert" else {"tokens": 5}
+    ((option, value),) = many.items()
     assert main(["evaluate", "fill", *texts, "--model", str(tmp_path / "model"), "--ablate", "3,4",
-                 "--controls", "3", "--tokens", "5", "--output", str(run)]) == 0  # fmt: skip
+                 "--controls", "3", f"--{option}", str(value), "--threads", "2",
+                 "--output", str(run)]) == 0  # fmt: skip
     document = json.loads((run / "evaluate_fill.json").read_text())
-    again = fill(model, tokenizer, texts, ablations=[[3, 4]], controls=3, tokens=5)
+    again = fill(model, tokenizer, texts, ablations=[[3, 4]], controls=3, **many)
     kept = again.tables()["evaluate_fill"]
     assert document["variants"] == json.loads(json.dumps(kept["variants"]))
     for one, other in zip(document["completions"], kept["completions"], strict=True):

@@ -153,6 +153,8 @@ class AblationOptions:
                 "mode: resample needs --at parameters or readers; of the state it takes samples, "
                 "which outdim.models.with_samples draws in Python."
             )
+        if self.bound is not None and "clip" not in modes:
+            raise ArgumentError("bound: it goes with --mode clip alone.")
         doses = [("scale", factor) for factor in self.scale or ()]
         values = {"clip": self.bound, "mean": _OF_TEXT if at == "state" else None}
         return [*((mode, values.get(mode)) for mode in modes), *doses]
