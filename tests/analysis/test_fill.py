@@ -79,6 +79,12 @@ def test_continuations(causal, tokenizer):
     assert "2 texts are an illustration" in found.cautions()[0]
 
 
+def test_an_encoder_configured_as_a_decoder_continues_prompts(tokenizer):
+    model = tiny_model("bert", head="CausalLM", is_decoder=True)
+    found = fill(model, tokenizer, "w0 w1", ablations=[3], controls=0, tokens=2)
+    assert found.head == "lm"
+
+
 def test_errors(masked, causal, tokenizer):
     for model, text, message in (
         (masked, "w0 w1", r"expected a mask \(\[MASK\] or <mask>\) in 'w0 w1'"),

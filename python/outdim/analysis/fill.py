@@ -44,9 +44,9 @@ class FittingHead(WithHead):
 
 def head_of(inputs: Inputs) -> Head:
     """The head with which the model of ``inputs`` completes a text."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+    from outdim.models import natural_head
 
-    return "mlm" if type(inputs.model.config) in MODEL_FOR_MASKED_LM_MAPPING else "lm"
+    return natural_head(inputs.model.config)
 
 
 @dataclass(frozen=True, kw_only=True)

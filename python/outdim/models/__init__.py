@@ -13,7 +13,7 @@ from outdim.models.attention import Attention, attention_heads, observe_attentio
 from outdim.models.controls import controls, keep_only
 from outdim.models.forward import Forward
 from outdim.models.fused import FusedSink
-from outdim.models.heads import Head, check_head, share_weights
+from outdim.models.heads import Head, check_head, natural_head, share_weights
 from outdim.models.length import sequence_length
 from outdim.models.load import describe, load_model, model_sha256
 from outdim.models.observe import Observation, observe
@@ -47,6 +47,7 @@ __all__ = [
     "keep_only",
     "load_model",
     "model_sha256",
+    "natural_head",
     "observe",
     "observe_attention",
     "padding_reaches_text",
