@@ -294,6 +294,42 @@ class TestTable:
         assert "The intervals rest on 9 documents" in few.cautions()[0]
         assert few.cautions()[1].startswith("2 controls say little")
 
+    @pytest.mark.parametrize(
+        ("dims", "how", "said"),
+        [
+            ([5], {"controls": 1}, "; 1 other dimension changes it by "),
+            ([5], {"controls": 2}, "; 2 other dimensions, each alone, change it by "),
+            ([5, 6], {"controls": 1}, "; 1 set of 2 other dimensions changes it by "),
+            (
+                [5],
+                {"controls": 2, "control_kind": "random_positions"},
+                "; 2 sets of other dimensions, others in each layer, change it by ",
+            ),
+            (
+                [5],
+                {"control_kind": "largest_gamma"},
+                "; 1 set of other dimensions, others in each layer, changes it by ",
+            ),
+        ],
+    )
+    def test_controls_are_said_by_kind_and_number(self, llama, tokenizer, texts, dims, how, said):
+        found = evaluate(llama, tokenizer, texts[:3], ablations=[dims], **how)
+        assert said in found.headline()[1]
+        one = how.get("controls", 1) == 1
+        assert found.cautions()[1].startswith("1 control says" if one else "2 controls say")
+        assert ("on average" in found.headline()[1]) is not one
+
+    def test_a_logit_of_minus_infinity_is_counted_where_the_loss_is_finite(self, tokenizer):
+        model = tiny_model("gpt2", head="CausalLM", tie_word_embeddings=False)
+        model.lm_head = torch.nn.Linear(32, model.config.vocab_size)
+        with torch.no_grad():
+            model.lm_head.bias[tokenizer.convert_tokens_to_ids("w40")] = -torch.inf
+        found = evaluate(model, tokenizer, ["w1 w2 w3", "w4 w5"])
+        assert math.isfinite(found.loss)
+        assert math.isnan(found.value("entropy"))
+        rows = found.tables()["evaluate_lm"].to_pylist()
+        assert {row["reason"] for row in rows} == {"5 tokens with logits that are not finite"}
+
     def test_logits_that_are_not_finite_are_counted_and_said(self, tokenizer, texts):
         model = tiny_model("llama", head="CausalLM")
         factor = Ablation([5], mode="scale", value=1e38)
@@ -345,12 +381,42 @@ class TestTexts:
         ({"texts": [b"w1 w2"]}, ArgumentError, "texts: expected strings, got bytes"),
         ({"texts": [__file__]}, ArgumentError, "texts: expected documents, got names of files"),
         ({"draws": 1}, ArgumentError, "draws: expected at least 2"),
+        ({"seed": -1}, ArgumentError, "seed: expected 0 or more, got -1"),
+        (
+            {"ablations": [Ablation([3], mode="scale", value=[0.5])]},
+            ArgumentError,
+            r"controls: none can stand beside 3 times factors \(state\): .*; pass controls=0",
+        ),
+        (
+            {"ablations": [Ablation([[3], [4]], [1, 2])]},
+            ArgumentError,
+            "controls: none .* others in each layer; pass controls=0",
+        ),
         ({"max_length": 2}, ArgumentError, "max_length"),
     ],
 )
 def test_bad_arguments_are_named(llama, tokenizer, texts, arguments, error, said):
     with pytest.raises(error, match=said):
         evaluate(llama, tokenizer, **{"texts": texts, **arguments})
+
+
+def test_without_controls_dimensions_may_have_values_of_their_own(llama, tokenizer, texts):
+    asked = [Ablation([3], mode="scale", value=[0.5]), Ablation([[3], [4]], [1, 2])]
+    found = evaluate(llama, tokenizer, texts[:4], ablations=asked, controls=0)
+    assert [variant.ablation for variant in found.variants[1:]] == asked
+    assert (found.comparison("kl").value.value[1:] > 0).all()
+
+
+def test_a_share_of_masks_without_effect_is_refused(masked_bert, tokenizer, texts):
+    given = {"task": "mlm", "masking": "within_word_l2r", "mask_share": 0.5}
+    with pytest.raises(ArgumentError, match="mask-share: it goes with random masking alone"):
+        evaluate(masked_bert, tokenizer, texts, **given)
+
+
+def test_an_unknown_masking_is_named(masked_bert, tokenizer, texts):
+    said = "masking: expected random or within_word_l2r, got 'foo'"
+    with pytest.raises(ArgumentError, match=said):
+        evaluate(masked_bert, tokenizer, texts, task="mlm", masking="foo")
 
 
 def test_models_that_cannot_predict_are_refused(tokenizer, texts, masked_bert):

@@ -52,8 +52,15 @@ def test_masks(masked, tokenizer):
     chances = [[t["probability"] for t in one["tokens"]] for one in (intact, ablated)]
     assert chances[0] != pytest.approx(chances[1], rel=1e-3)
     assert found.headline()[0].startswith(f"7, 19 off (parameters): {same} of 2 masks filled as by")
-    assert "2 of other dimensions, on average:" in found.headline()[0]
+    assert "2 sets of 2 other dimensions, on average:" in found.headline()[0]
     assert found.markdown().count("\n| ") == 6
+
+
+def test_a_table_has_as_many_cells_whatever_is_written(masked, tokenizer):
+    named = Ablation([7], name="a|b")
+    found = fill(masked, tokenizer, "w0 [MASK]", ablations=[named], controls=0)
+    assert "| a\\|b off (state) |" in found.markdown()
+    assert "of 1 mask filled" in found.headline()[0]
 
 
 def test_continuations(causal, tokenizer):
@@ -72,6 +79,12 @@ def test_continuations(causal, tokenizer):
     assert "2 texts are an illustration" in found.cautions()[0]
 
 
+def test_an_encoder_configured_as_a_decoder_continues_prompts(tokenizer):
+    model = tiny_model("bert", head="CausalLM", is_decoder=True)
+    found = fill(model, tokenizer, "w0 w1", ablations=[3], controls=0, tokens=2)
+    assert found.head == "lm"
+
+
 def test_errors(masked, causal, tokenizer):
     for model, text, message in (
         (masked, "w0 w1", r"expected a mask \(\[MASK\] or <mask>\) in 'w0 w1'"),
@@ -84,6 +97,17 @@ def test_errors(masked, causal, tokenizer):
             fill(model, tokenizer, text)
     with pytest.raises(ArgumentError, match="tokens: expected at least 1, got 0"):
         fill(causal, tokenizer, "w0", tokens=0)
+    with pytest.raises(ArgumentError, match="tokens: this model fills masks"):
+        fill(masked, tokenizer, TEXT, tokens=3)
+    with pytest.raises(ArgumentError, match="top: this model continues a prompt"):
+        fill(causal, tokenizer, "w0", top=3)
+    for one, text in ((masked, TEXT), (causal, "w0")):
+        one.train()
+        try:
+            with pytest.raises(ArgumentError, match="model: expected eval mode, got training"):
+                fill(one, tokenizer, text)
+        finally:
+            one.eval()
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
@@ -93,10 +117,13 @@ def test_as_a_run(tmp_path, family, tokenizer, capsys):
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     texts = [TEXT, "w7 [MASK]"] if family == "bert" else ["w0 w1", "w7"]
+    many = {"top": 5} if family == "bert" else {"tokens": 5}
+    ((option, value),) = many.items()
     assert main(["evaluate", "fill", *texts, "--model", str(tmp_path / "model"), "--ablate", "3,4",
-                 "--controls", "3", "--tokens", "5", "--output", str(run)]) == 0  # fmt: skip
+                 "--controls", "3", f"--{option}", str(value), "--threads", "2",
+                 "--output", str(run)]) == 0  # fmt: skip
     document = json.loads((run / "evaluate_fill.json").read_text())
-    again = fill(model, tokenizer, texts, ablations=[[3, 4]], controls=3, tokens=5)
+    again = fill(model, tokenizer, texts, ablations=[[3, 4]], controls=3, **many)
     kept = again.tables()["evaluate_fill"]
     assert document["variants"] == json.loads(json.dumps(kept["variants"]))
     for one, other in zip(document["completions"], kept["completions"], strict=True):

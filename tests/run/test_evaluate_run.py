@@ -156,6 +156,14 @@ def test_masked_models_are_evaluated(corpus, tmp_path):
         (["--window", "3"], 2, "window: expected 1 to 2 layers in a row, got 3"),
         (["--draws", "1"], 2, "draws: expected at least 2"),
         (["--layers", "9"], 2, "layers: expected"),
+        (["--bound", "2"], 2, "bound: it goes with --mode clip alone"),
+        (["--seed", "-1"], 2, "seed: expected 0 or more, got -1"),
+        (["--mode", "resample"], 2, "mode: resample needs --at parameters or readers"),
+        (
+            ["--mode", "mean", "--control-kind", "random_positions"],
+            2,
+            "control-kind: expected random or magnitude_matched for --mode mean",
+        ),
     ],
 )
 def test_bad_options_end_with_2_and_leave_nothing(common, tmp_path, capsys, changes, code, said):

@@ -104,6 +104,22 @@ def test_controls_that_do_good_and_harm_make_no_effect_larger():
     assert helpful.gate[1] == "failed"
 
 
+@pytest.mark.parametrize("shared", [0.0, 1.0])
+@pytest.mark.parametrize("controls", [1, 10, 40])
+def test_of_controls_that_do_nothing_no_effect_is_surely_less_than_five_times(controls, shared):
+    """What they change is noise; any effect is more than five times nothing, or none."""
+    gates = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        effects = np.array([0, 0.02, *[0.0] * controls])
+        losses = effects[:, None] + rng.normal(0, 0.1, (controls + 2, 30))
+        losses[0] += shared * rng.normal(0, 0.1, 30)  # noise that every difference has
+        statistic = ratio(losses, np.ones(30))
+        gates.append(compare(statistic, 30, controls=range(2, controls + 2), draws=300).gate[1])
+    # Where the interval of the effect itself is below 0: one or two of a hundred.
+    assert gates.count("failed") <= 1
+
+
 def test_every_variant_may_have_controls_of_its_own():
     statistic = planted(50, 0.5, 0)
     both = compare(statistic, 50, controls={1: [2, 3, 4], 5: [6, 7, 8]})
@@ -196,6 +212,7 @@ def test_many_variants_are_adjusted_for():
         ({"controls": [0]}, r"controls: expected numbers of variants, 1 to 11, got \[0\]"),
         ({"controls": [12]}, "controls: expected"),
         ({"documents": 0}, "documents: expected at least 1, got 0"),
+        ({"seed": -1}, "seed: expected 0 or more, got -1"),
     ],
 )
 def test_bad_arguments_are_named(change, said):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 Task = Literal["lm", "mlm"]
 Masking = Literal["random", "within_word_l2r"]
 
+_MASK_SHARE = 0.15  # as BERT was trained (Devlin et al. 2019)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
@@ -69,14 +71,15 @@ class EvaluateMaskedOptions(EvaluateOptions):
         masking: random masks a share of the tokens as BERT was trained; within_word_l2r masks every
             token once, with the later ones of its word (pseudo-perplexity; Kauf and Ivanova 2023):
             a forward for each token.
-        mask_share: How many of the tokens are to be predicted, with random masking.
+        mask_share: How many of the tokens are to be predicted, with random masking; none takes
+            0.15.
         counts: Frequencies to which the predicted tokens are related: a run that counted, its
             counts.parquet, or published counts as JSON; none takes the text's own.
         draws: How often the documents are drawn for the intervals.
     """
 
     masking: Masking = "random"
-    mask_share: float = 0.15
+    mask_share: float | None = None
 
 
 class Evaluate(TextStep):
@@ -214,6 +217,14 @@ class EvaluateMlm(Evaluate):
     def resolve(cls, options: EvaluateOptions, inputs: Inputs) -> Json:
         """The tokenizer has a mask."""
         recorded = super().resolve(options, inputs)
+        if recorded["masking"] not in get_args(Masking):
+            raise ArgumentError(
+                f"masking: expected {' or '.join(get_args(Masking))}, got {recorded['masking']!r}."
+            )
+        if recorded["masking"] != "random" and recorded["mask_share"] is not None:
+            raise ArgumentError("mask-share: it goes with random masking alone; leave it out.")
+        if recorded["mask_share"] is None:
+            recorded["mask_share"] = _MASK_SHARE
         if not 0 < recorded["mask_share"] <= 1:
             raise ArgumentError(
                 f"mask-share: expected more than 0 and at most 1, got {recorded['mask_share']}."
@@ -253,7 +264,7 @@ def evaluate(
     controls: int = 10,
     control_kind: Kind = "random",
     masking: Masking = "random",
-    mask_share: float = 0.15,
+    mask_share: float | None = None,
     frequencies: TokenFrequencies | None = None,
     max_length: int | None = None,
     token_budget: int = 4096,
@@ -277,11 +288,12 @@ def evaluate(
             (`outdim.open_corpus`).
         task: ``"lm"``: every token from those before it. ``"mlm"``: masked tokens.
         ablations: What is disabled, a variant each: `outdim.Ablation`, or dimensions.
-        controls: Random sets of as many other dimensions, for each kind of ablation.
+        controls: Random sets of as many other dimensions, for each kind of ablation; 0 where
+            dimensions have values of their own or are others in each layer.
         control_kind: See `outdim.controls`.
         masking: ``"random"``: 15 % of the tokens as BERT was trained. ``"within_word_l2r"``: each
             token once, with the later ones of its word (Kauf and Ivanova 2023).
-        mask_share: How many of the tokens are predicted, with random masking.
+        mask_share: How many of the tokens are predicted, with random masking; None takes 0.15.
         frequencies: To which predicted tokens are related; None counts the texts.
         max_length: Tokens per sequence; longer documents are split, and the first token of a part
             is not predicted. None takes the model's own limit, at most 512.
@@ -295,7 +307,7 @@ def evaluate(
 
     Raises:
         ArgumentError: The model has no head for the task, or is in training mode; dimensions or
-            layers that it does not have.
+            layers that it does not have; controls of an ablation that can have none.
         DataError: The tokenizer does not belong to the model or has no mask; nothing to predict.
 
     Example:

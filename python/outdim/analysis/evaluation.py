@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from outdim.analysis.compared import GATES, compared_row, others
 from outdim.analysis.estimate import Estimate
 from outdim.analysis.step import Result
 from outdim.analysis.table import EVALUATION
@@ -159,29 +160,12 @@ class Evaluation(Result):
     def _rows(self, metric: Metric) -> Iterator[dict[str, Any]]:
         found = self.comparison(metric.name)
         for i, variant in enumerate(self.variants):
-            ablation = variant.ablation
-            dose = ablation.value if ablation is not None and ablation.mode == "scale" else None
             yield {
                 "task": self.task,
                 "metric": metric.name,
-                "variant": variant.label,
-                "role": variant.role,
-                "group": variant.group,
-                "dims": None if ablation is None else list(ablation.all_dims),
-                "layers": ablation and ablation.layers and list(ablation.layers),
-                "at": ablation and ablation.at,
-                "mode": ablation and ablation.mode,
-                "dose": dose if isinstance(dose, int | float) else None,
-                **_ends("", found.value, i),
+                **compared_row(variant, found, i, gated=bool(metric.worse)),
                 "documents": len(self.tokens),
                 "tokens": int(self.tokens.sum()),
-                **(_ends("difference", found.difference, i) if i else {}),
-                **_ends("beyond", found.beyond, i),
-                "control": _or_null(found.control[i]),
-                "times": _or_null(found.times[i]) if metric.worse else None,
-                "gate": found.gate[i] if metric.worse else None,
-                "p": _or_null(found.p[i]),
-                "q": _or_null(found.q[i]),
                 "reason": self._reason(i),
             }
 
@@ -210,10 +194,11 @@ class Evaluation(Result):
         said += [self._harm(i) for i in self.ranking[:_NAMED]]
         if len(self.ranking) > _NAMED:
             rest = self.comparison(LEADING).difference.value[self.ranking[_NAMED:]]
-            said.append(
-                f"{counted(len(rest), 'other variant')} change the loss by {number(rest.min(), 2)} "
-                f"to {number(rest.max(), 2)}."
-            )
+            changes = number(rest.min(), 2)
+            if len(rest) > 1:
+                changes += f" to {number(rest.max(), 2)}"
+            verb = "change" if len(rest) > 1 else "changes"
+            said.append(f"{counted(len(rest), 'other variant')} {verb} the loss by {changes}.")
         return said
 
     def _intact(self) -> str:
@@ -240,20 +225,16 @@ class Evaluation(Result):
         said += f", to {number(float(found.value.value[variant]), 2)}"
         if np.isnan(found.control[variant]):
             return f"{said}."
-        controls = len(controls_of(self.variants)[variant])
-        size = self.variants[variant].size
-        said += (
-            f"; {_others(controls, size)} change it by "
-            f"{number(float(found.control[variant]), 3)} on average, which leaves "
-            f"{_estimate(found.beyond, variant).words()}"
+        controls = [self.variants[i] for i in controls_of(self.variants)[variant]]
+        change = number(float(found.control[variant]), 3)
+        mean = (
+            f"change it by {change} on average" if len(controls) > 1 else f"changes it by {change}"
         )
-        times, gate = found.times[variant], found.gate[variant]
-        if gate is not None:
-            said += {
-                "passed": ", surely more than five times the size of what they change",
-                "failed": ", surely less than five times the size of what they change",
-                "undecided": "; whether that is five times the size of what they change is open",
-            }[gate]
+        said += (
+            f"; {others(controls)} {mean}, which leaves "
+            f"{_estimate(found.beyond, variant).words()}{GATES[found.gate[variant]]}"
+        )
+        times = found.times[variant]
         return said + (f" ({number(float(times), 1)} times)." if np.isfinite(times) else ".")
 
     def words(self, metric: str, variant: int = 0, digits: int = 2) -> str:
@@ -274,37 +255,16 @@ class Evaluation(Result):
         if self._number("ablated") and few is None:
             said.append("There are no controls: what random dimensions would do is not known.")
         elif few is not None and few < _FEW_CONTROLS:
-            said.append(f"{counted(few, 'control')} say little of what other dimensions would do.")
+            say = "says" if few == 1 else "say"
+            said.append(
+                f"{counted(few, 'control')} {say} little of what other dimensions would do."
+            )
         amiss = [i for i in range(len(self.variants)) if self._reason(i)]
         if amiss:
             names = listing([self.variants[i].label for i in amiss], 3)
-            said.append(f"Some logits are not finite, so that there is no loss: {names}.")
+            said.append(f"Some logits are not finite, so that metrics have no value: {names}.")
         return [*said, *([self.note] if self.note else [])]
-
-
-def _others(controls: int, size: int) -> str:
-    """Controls in words.
-
-    >>> _others(10, 1), _others(10, 2)
-    ('10 other dimensions, each alone,', '10 sets of 2 other dimensions')
-    """
-    if size == 1:
-        return f"{counted(controls, 'other dimension')}, each alone,"
-    return f"{counted(controls, 'set')} of {size} other dimensions"
 
 
 def _estimate(interval: Interval, i: int) -> Estimate:
     return Estimate(interval.value[i], interval.low[i], interval.high[i])
-
-
-def _ends(name: str, interval: Interval, i: int) -> dict[str, float | None]:
-    before = f"{name}_" if name else ""
-    return {
-        name or "value": _or_null(interval.value[i]) if name else float(interval.value[i]),
-        f"{before}low": _or_null(interval.low[i]),
-        f"{before}high": _or_null(interval.high[i]),
-    }
-
-
-def _or_null(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from outdim.models import Ablation, Architecture, Head
 
 _MASKS = re.compile(r"\[MASK\]|<mask>")
+_TOKENS, _TOP = 40, 5
+_ALONE = {
+    "tokens": "this model fills masks, and continues no prompt",
+    "top": "this model continues a prompt, and fills no masks",
+}
 
 
 class FittingHead(WithHead):
@@ -39,9 +44,9 @@ class FittingHead(WithHead):
 
 def head_of(inputs: Inputs) -> Head:
     """The head with which the model of ``inputs`` completes a text."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+    from outdim.models import natural_head
 
-    return "mlm" if type(inputs.model.config) in MODEL_FOR_MASKED_LM_MAPPING else "lm"
+    return natural_head(inputs.model.config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +57,15 @@ class FillOptions:
         text: Sentences, each a word of the command line: with masks ([MASK], <mask> or the
             tokenizer's own) for a masked language model, else prompts that a language model
             continues.
-        tokens: How many tokens a prompt is continued by, always the likeliest.
-        top: How many tokens are kept for each mask.
+        tokens: How many tokens a prompt is continued by, always the likeliest; none takes 40.
+        top: How many tokens are kept for each mask; none takes 5.
+        threads: Threads of a process.
     """
 
     text: list[str] = field(default_factory=list, metadata={"positional": "SENTENCE"})
-    tokens: int = 40
-    top: int = 5
+    tokens: int | None = None
+    top: int | None = None
+    threads: int = 1
 
 
 class Fill(Step):
@@ -76,12 +83,20 @@ class Fill(Step):
     @classmethod
     def resolve(cls, options: FillOptions, inputs: Inputs) -> Json:
         """Texts have masks for a masked language model, and none for another; all fit the model."""
-        for name in ("tokens", "top"):
-            if (given := getattr(options, name)) < 1:
+        head = head_of(inputs)
+        for name, its_head in (("tokens", "lm"), ("top", "mlm")):
+            if (given := getattr(options, name)) is None:
+                continue
+            if given < 1:
                 raise ArgumentError(f"{name}: expected at least 1, got {given}.")
+            if head != its_head:
+                raise ArgumentError(f"{name}: {_ALONE[name]}; leave it out.")
+        if options.threads < 1:
+            raise ArgumentError(f"threads: expected at least 1, got {options.threads}.")
         if not options.text:
             raise ArgumentError("text: name the sentences, each in quotes.")
-        recorded = {**super().resolve(options, inputs), "head": head_of(inputs)}
+        numbers = {"tokens": options.tokens or _TOKENS, "top": options.top or _TOP}
+        recorded = {**super().resolve(options, inputs), **numbers, "head": head}
         for text in options.text:
             _encode(text, recorded, inputs)
         return recorded
@@ -172,10 +187,10 @@ def fill(
     texts: str | Sequence[str],
     *,
     ablations: Sequence[Ablation | int | Sequence[int]] = (),
-    controls: int = 1,
+    controls: int = 10,
     control_kind: Kind = "random",
-    tokens: int = 40,
-    top: int = 5,
+    tokens: int | None = None,
+    top: int | None = None,
     seed: int = 0,
 ) -> Filling:
     """Let a model fill in or continue texts, intact, ablated and with other dimensions off.
@@ -187,13 +202,14 @@ def fill(
         ablations: What is disabled, a variant each: `outdim.Ablation`, or dimensions.
         controls: Sets of as many other dimensions, for each kind of ablation.
         control_kind: See `outdim.controls`.
-        tokens: By how many tokens a prompt is continued.
-        top: How many tokens are kept for each mask.
+        tokens: By how many tokens a prompt is continued; None takes 40.
+        top: How many tokens are kept for each mask; None takes 5.
         seed: Of the controls.
 
     Raises:
-        ArgumentError: The model has no such head or dimensions; a text without masks for a masked
-            language model, or with masks for another.
+        ArgumentError: The model has no such head or dimensions, or is in training mode; a text
+            without masks for a masked language model, or with masks for another; tokens for the
+            one or top for the other, without effect.
 
     Example:
         >>> print(fill(model, tokenizer, "The capital of France is", ablations=[507]).markdown())

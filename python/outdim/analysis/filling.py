@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from outdim.analysis.compared import others
 from outdim.analysis.step import Json, Result
 from outdim.analysis.variants import Variant
-from outdim.text import listing, number
+from outdim.text import counted, listing, number
 
 if TYPE_CHECKING:
     import torch
@@ -128,7 +129,9 @@ class Filling(Result):
     def _against(self, controls: Sequence[int]) -> str:
         if not controls:
             return ""
-        return f"; {len(controls)} of other dimensions, on average: {self._kept(controls)}"
+        beside = others([self.variants[n] for n in controls]).removesuffix(",")
+        mean = ", on average" if len(controls) > 1 else ""
+        return f"; {beside}{mean}: {self._kept(controls)}"
 
     def _kept(self, variants: Sequence[int]) -> str:
         """In words, the mean over variants."""
@@ -136,7 +139,7 @@ class Filling(Result):
         same = sum(one["same"] for one in of) / len(variants)
         if self.head == "mlm":
             masks = sum(len(one["tokens"]) for one in of) // len(variants)
-            return f"{_short(same)} of {masks} masks filled as by the intact model"
+            return f"{_short(same)} of {counted(masks, 'mask')} filled as by the intact model"
         same /= len(self.texts)
         written = float(np.mean([one["length"] for one in of]))
         repeat = np.mean([one["longest_repeat"] for one in of])
@@ -161,7 +164,8 @@ class Filling(Result):
             for one in self.completions:
                 if one["text"] == place:
                     label = self.variants[one["variant"]].label
-                    lines.append(f"| {label} | {_escaped(one['completed'])} | {measures(one)} |")
+                    cells = map(_escaped, (label, one["completed"], measures(one)))
+                    lines.append(f"| {' | '.join(cells)} |")
             lines.append("")
         return "\n".join(lines)
 

@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from outdim.analysis.compared import GATES, compared_row
 from outdim.analysis.step import Result
 from outdim.analysis.table import EVALUATION
 from outdim.analysis.tasks import Task
 from outdim.analysis.variants import Variant, controls_of
-from outdim.stats.paired import Comparison, Interval, Statistic, compare
+from outdim.stats.paired import Comparison, Statistic, compare
 from outdim.stats.scores import LABELS, weighted
 from outdim.text import counted, number
 
@@ -87,30 +88,13 @@ class LabelledResult(Result):
             seed=self.seed,
         )
         for k, variant in enumerate(self.variants):
-            ablation = variant.ablation
-            dose = ablation.value if ablation is not None and ablation.mode == "scale" else None
             yield {
                 "task": self.task.name,
                 "metric": metric,
-                "variant": variant.label,
-                "role": variant.role,
-                "group": variant.group,
-                "dims": None if ablation is None else list(ablation.all_dims),
-                "layers": None if ablation is None else ablation.layers,
-                "at": ablation and ablation.at,
-                "mode": ablation and ablation.mode,
-                "dose": dose if isinstance(dose, int | float) else None,
-                **_ends("value", "", found.value, k),
+                **compared_row(variant, found, k),
                 "value": self.values[k][metric],
                 "documents": len(self._sizes),
                 "items": len(self.truth),
-                **(_ends("difference", "difference_", found.difference, k) if k else {}),
-                **_ends("beyond", "beyond_", found.beyond, k),
-                "control": _or_null(found.control[k]),
-                "times": _or_null(found.times[k]),
-                "gate": found.gate[k],
-                "p": _or_null(found.p[k]),
-                "q": _or_null(found.q[k]),
                 "reason": self._reason(metric, found, k),
             }
 
@@ -215,15 +199,6 @@ class LabelledResult(Result):
         )
 
 
-def _ends(name: str, stem: str, interval: Interval, k: int) -> dict[str, float | None]:
-    ends = {name: interval.value, f"{stem}low": interval.low, f"{stem}high": interval.high}
-    return {key: _or_null(values[k]) for key, values in ends.items()}
-
-
-def _or_null(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
 def _with_interval(row: Mapping[str, Any], name: str, stem: str) -> str:
     return f"{number(row[name])} [{number(row[f'{stem}low'])}, {number(row[f'{stem}high'])}]"
 
@@ -235,12 +210,4 @@ def _sentence(row: Mapping[str, Any]) -> str:
         return f"{said}."
     beyond = _with_interval(row, "beyond", "beyond_")
     said += f"; as many other dimensions {number(row['control'])}, which leaves {beyond}"
-    return f"{said}{_GATE[row['gate']]}."
-
-
-_GATE = {
-    None: "",
-    "passed": ", surely more than five times as much harm",
-    "failed": ", surely less than five times as much harm",
-    "undecided": "; whether that is five times as much harm is open",
-}
+    return f"{said}{GATES[row['gate']]}."

@@ -15,13 +15,13 @@ from outdim.analysis.inputs import Inputs
 from outdim.analysis.reading import Reading
 from outdim.analysis.step import Observer, Progress, add_accounts
 from outdim.corpus import Accounting
-from outdim.errors import ArgumentError
 from outdim.models import (
     Ablation,
     Attention,
     Forward,
     Point,
     apply_ablation,
+    check_eval_mode,
     observe,
     observe_attention,
 )
@@ -44,11 +44,7 @@ class Pass:
     def __init__(self, inputs: Inputs) -> None:
         self._inputs = inputs
         model = inputs.model
-        if model.training:
-            raise ArgumentError(
-                "model: expected eval mode, got training mode, in which dropout changes the hidden "
-                "states; call model.eval()."
-            )
+        check_eval_mode(model)
         self._forward = Forward(model)
         self._reading = Reading(inputs)
         self._fitting = Fitting()

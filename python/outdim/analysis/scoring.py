@@ -16,8 +16,7 @@ from outdim.analysis.heads import WithHead
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.reading import Reading
 from outdim.analysis.variants import Variant
-from outdim.errors import ArgumentError
-from outdim.models import Ablation, Predictor, apply_ablation, architecture
+from outdim.models import Ablation, Predictor, apply_ablation, architecture, check_eval_mode
 from outdim.models.losses import Scores, scores
 from outdim.tokens import Piece
 from outdim.tokens.targets import TargetBatch
@@ -47,11 +46,7 @@ class Runner:
 
     def __init__(self, inputs: Inputs, head: type[WithHead], variants: Sequence[Variant]) -> None:
         self._model = inputs.model_with(head.head)
-        if self._model.training:
-            raise ArgumentError(
-                "model: expected eval mode, got training mode, in which dropout changes what is "
-                "predicted; call model.eval()."
-            )
+        check_eval_mode(self._model)
         self._predictor = predictor_of(inputs, head)
         self._architecture = architecture(self._model)
         self._ablations = [variant.ablation for variant in variants[1:]]
@@ -176,6 +171,8 @@ class Tally:
     def _values(self, targets: Tensor, own: Scores, intact: Scores) -> Tensor:
         """[R, K]; on the CPU, where sums have one order."""
         predicted, true = own.predicted.cpu(), targets.cpu()
+        # A logit of -inf that is not the true token's leaves the loss finite alone.
+        finite = own.loss.isfinite() & own.entropy.isfinite() & own.kl.isfinite()
         return torch.stack(
             [
                 own.loss.cpu(),
@@ -185,7 +182,7 @@ class Tally:
                 (predicted == intact.predicted.cpu()).double(),
                 own.top.cpu(),
                 self._log_counts[predicted] - self._log_counts[true],
-                (~own.loss.isfinite()).double().cpu(),
+                (~finite).double().cpu(),
             ],
             1,
         )

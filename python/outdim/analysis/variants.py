@@ -79,7 +79,8 @@ class AblationOptions:
     Args:
         ablate: Dimensions, each word a variant; with commas those that go together (507 507,247).
         at: State, parameters, denominator or readers, see outdim.ablate.
-        mode: Zero, mean (of the text), resample or clip; none takes zero, or only scale if given.
+        mode: Zero, mean (of the text), resample (of parameters and readers) or clip; none takes
+            zero, or only scale if given.
         scale: Factors by which the dimensions are multiplied: a dose curve.
         bound: To which clip clips.
         only: Gamma or beta alone, of the parameters.
@@ -116,6 +117,11 @@ class AblationOptions:
             inputs, asked, controls=self.controls, kind=self.control_kind, seed=self.seed
         )
         if any(_is_mean_of_text(variant) for variant in found):
+            if any(variant.ablation and variant.ablation.by_layer for variant in found):
+                raise ArgumentError(
+                    "control-kind: expected random or magnitude_matched for --mode mean, got "
+                    f"{self.control_kind}, which takes other dimensions in each layer."
+                )
             means, special = text_means(inputs), sorted(special_ids(inputs.tokenizer))
             found = [_with_means(variant, means, special) for variant in found]
         return {**dataclasses.asdict(self), "variants": [variant.as_dict() for variant in found]}
@@ -142,6 +148,13 @@ class AblationOptions:
         modes = self.mode if self.mode is not None else [] if self.scale else ["zero"]
         if "scale" in modes:
             raise ArgumentError("mode: scale needs factors: give them by --scale 0 0.5.")
+        if "resample" in modes and at == "state":
+            raise ArgumentError(
+                "mode: resample needs --at parameters or readers; of the state it takes samples, "
+                "which outdim.models.with_samples draws in Python."
+            )
+        if self.bound is not None and "clip" not in modes:
+            raise ArgumentError("bound: it goes with --mode clip alone.")
         doses = [("scale", factor) for factor in self.scale or ()]
         values = {"clip": self.bound, "mean": _OF_TEXT if at == "state" else None}
         return [*((mode, values.get(mode)) for mode in modes), *doses]
@@ -205,6 +218,10 @@ def variants(
         raise ArgumentError(f"controls: expected 0 or more, got {controls}.")
     if kind not in get_args(Kind):
         raise ArgumentError(f"control-kind: expected one of {', '.join(get_args(Kind))}.")
+    if seed < 0:
+        raise ArgumentError(f"seed: expected 0 or more, got {seed}.")
+    if controls:
+        _check_others_can_stand_beside(asked)
     groups: dict[Any, list[Ablation]] = {}
     for ablation in asked:
         sites(inputs.architecture, ablation)  # says what the model does not have
@@ -219,6 +236,16 @@ def variants(
         others = _controls(inputs, members[0], taken, kind, controls, seed)
         found += [Variant("control", ablation, number_of[alike]) for ablation in others]
     return found
+
+
+def _check_others_can_stand_beside(asked: Sequence[Ablation]) -> None:
+    for ablation in asked:
+        if ablation.by_layer or not isinstance(ablation.value, int | float | None):
+            what = "others in each layer" if ablation.by_layer else "values of their own"
+            raise ArgumentError(
+                f"controls: none can stand beside {ablation.label}: its dimensions have {what}; "
+                "pass controls=0."
+            )
 
 
 def _controls(

@@ -95,9 +95,8 @@ def _meaningless(found: Architecture, ablation: Ablation, layers: Sequence[int],
             f"at: in {where} a norm gives the output of each layer, and 'readers' has no meaning; "
             "at='parameters' edits gamma and beta of that norm" + _OTHERS
         )
-    return f"at: no norm takes or gives {which} in {where}, so {ablation.at!r} has no meaning" + (
-        _OTHERS
-    )
+    text = f"at: no norm takes or gives {which} in {where}, so {ablation.at!r} has no meaning"
+    return text + _OTHERS
 
 
 _PLACEMENT = {

@@ -212,6 +212,15 @@ def check_model(model: nn.Module) -> None:
         )
 
 
+def check_eval_mode(model: nn.Module) -> None:
+    """Raise ArgumentError where dropout would change what `model` gives."""
+    if model.training:
+        raise ArgumentError(
+            "model: expected eval mode, got training mode, in which dropout changes hidden states "
+            "and predictions; call model.eval()"
+        )
+
+
 def _base_model(model: Any) -> tuple[nn.Module, str]:
     """Return the text model without its head, and its path with a dot at the end."""
     base = text_model(model)

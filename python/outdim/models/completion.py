@@ -12,7 +12,7 @@ from outdim.errors import ArgumentError
 from outdim.hub import quiet_unless_terminal
 from outdim.models.ablate import ablate_each
 from outdim.models.ablation import Ablation
-from outdim.models.architecture import Architecture
+from outdim.models.architecture import Architecture, check_eval_mode
 from outdim.models.forward import Forward
 
 if TYPE_CHECKING:
@@ -45,7 +45,11 @@ def fill_masks(
 
     Returns:
         Ids [M, masks, top] int64, the likeliest first, and their probabilities, float64.
+
+    Raises:
+        ArgumentError: the model is in training mode.
     """
+    check_eval_mode(model)
     places = [place for place, one in enumerate(ids) if one == mask_id]
     forward = Forward(model)
     tokens, chances = [], []
@@ -78,7 +82,11 @@ def continue_prompt(
 
     Returns:
         Ids [M, tokens] int64; `ENDED` from the token on that ends the text.
+
+    Raises:
+        ArgumentError: the model is in training mode, or there is no prompt.
     """
+    check_eval_mode(model)
     if not len(ids):
         raise ArgumentError("ids: expected a prompt of at least one token, got none")
     end = _end_ids(model)

@@ -53,6 +53,19 @@ def auto_class(head: Head, config: Any) -> Any:
     return getattr(transformers, _AUTO[head])
 
 
+def natural_head(config: Any) -> Head:
+    """The head with which a model of this configuration completes a text.
+
+    A family with a head for masked tokens may be configured as a decoder, which sees none after.
+
+    >>> from transformers import BertConfig
+    >>> natural_head(BertConfig()), natural_head(BertConfig(is_decoder=True))
+    ('mlm', 'lm')
+    """
+    causal = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
+    return "mlm" if type(config) in _mapping("mlm") and not causal else "lm"
+
+
 def check_head(model: "PreTrainedModel", head: Head) -> None:
     """Check that ``model`` has ``head``, and sees later tokens or not, as the head needs it.
 

@@ -16,7 +16,7 @@ than the rounding of the logits themselves. Of all logits only one part is in me
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -48,6 +48,9 @@ class Scores:
     predicted: Tensor
 
 
+_FIELDS = tuple(field.name for field in fields(Scores))
+
+
 def scores(
     logits: Logits,
     states: Sequence[Tensor],
@@ -77,9 +80,6 @@ def scores(
         Scores(*(torch.cat([getattr(block[v], n) for block in blocks]) for n in _FIELDS))
         for v in range(len(states))
     ]
-
-
-_FIELDS = ("loss", "entropy", "kl", "top", "predicted")
 
 
 def _block(

@@ -102,8 +102,9 @@ class Predictor:
         output = self._output
         if type(output) is not nn.Linear:
             kind = type(output).__name__
-            return None, f"The output layer of {name} is no plain linear layer ({kind}): its " + (
-                "logits are computed whole."
+            return None, (
+                f"The output layer of {name} is no plain linear layer ({kind}): its logits are "
+                "computed whole."
             )
         with torch.no_grad(), alone(model), unchanged(model), _passing(output) as passed:
             self._forward(ids, torch.ones_like(ids))

@@ -46,10 +46,13 @@ class Comparison:
         beyond: The difference, less the mean difference of the controls; NaN for the intact model
             and the controls. Its interval is over documents and over controls.
         control: The mean difference of the controls of each variant, [V]; NaN where it has none.
-        times: The harm over the mean size of what the controls change, [V].
+        times: The harm over the mean size of what the controls change, [V]. A size has no sign, so
+            that of a control without any effect is the noise of its estimate, not 0: where
+            documents are few, ``times`` is rather too small.
         gate: Whether a variant does at least ``factor`` times as much harm as the controls change
-            on average, for better or worse: undecided where the interval of (harm - factor x
-            change) holds 0; None without controls.
+            on average, for better or worse. "passed": the interval of (harm - factor x change) is
+            above 0. "failed": it is below 0 even with the mean size of noise taken off
+            the change. Else "undecided"; None without controls.
         p: Two-sided, of ``beyond`` (without controls of ``difference``) under no effect, [V]; NaN
             for the intact model and the controls.
         q: The same, adjusted for there being several variants (Benjamini and Hochberg 1995), [V].
@@ -113,13 +116,15 @@ def compare(
         factor: Of the gate; Puccetti et al. 2022 ask for five times the harm of random dimensions.
             Here it is five times the mean size of what these change: where some do good and some
             harm, their mean is next to nothing, and any dimension would do five times as much.
+            Sizes hold the noise of few documents, so "passed" asks for a little more than this
+            factor, and "failed" takes the noise off.
         draws: How often the documents are drawn; p is at least 2 / (draws + 1).
         level: Probability to cover.
         seed: Of the draws; the same for every statistic of the same documents.
 
     Raises:
-        ArgumentError: Fewer than two draws, a level outside of (0, 1), no documents, or controls
-            that are no variants.
+        ArgumentError: Fewer than two draws, a level outside of (0, 1), no documents, a negative
+            seed, or controls that are no variants.
     """
     if draws < 2:
         raise ArgumentError(f"draws: expected at least 2, got {draws}")
@@ -127,12 +132,15 @@ def compare(
         raise ArgumentError(f"level: expected 0 < level < 1, got {level}")
     if documents < 1:
         raise ArgumentError(f"documents: expected at least 1, got {documents}")
+    if seed < 0:
+        raise ArgumentError(f"seed: expected 0 or more, got {seed}")
     observed = statistic(np.ones((1, documents)))[0]
     drawn = np.concatenate([statistic(w) for w in _weights(documents, draws, seed)])
     expanded = _Expanded(documents, level)
     harm, harms = observed - observed[0], drawn - drawn[:, :1]
     control, size = np.full_like(harm, np.nan), np.full_like(harm, np.nan)
     control_drawn, size_drawn = np.full_like(harms, np.nan), np.full_like(harms, np.nan)
+    sure_size = np.full_like(harms, np.nan)
     tested = np.ones(len(harm), bool)
     tested[0] = False
     for variant, others in _controls_by_variant(controls, len(harm)).items():
@@ -141,8 +149,10 @@ def compare(
         shares = next(_weights(len(others), draws, seed + 1, at_once=draws)) / len(others)
         control_drawn[:, variant] = (harms[:, others] * shares).sum(1)
         size_drawn[:, variant] = (np.abs(harms[:, others]) * shares).sum(1)
+        sure_size[:, variant] = np.maximum(0, size_drawn[:, variant] - _noise(harms[:, others]))
     beyond = expanded.interval(harm - control, harms - control_drawn)
-    sure = expanded.interval(harm, worse * harms - factor * size_drawn)
+    low = expanded.interval(harm, worse * harms - factor * size_drawn).low
+    high = expanded.interval(harm, worse * harms - factor * sure_size).high
     p = expanded.p(harms - np.where(np.isnan(control), 0, control_drawn))
     p[~tested] = np.nan
     return Comparison(
@@ -151,7 +161,7 @@ def compare(
         beyond,
         control,
         np.divide(worse * harm, size, out=np.full_like(harm, np.nan), where=size > 0),
-        tuple(map(_gate, sure.low, sure.high)),
+        tuple(map(_gate, low, high)),
         p,
         adjusted(p),
     )
@@ -193,6 +203,15 @@ def _gate(low: float, high: float) -> Gate | None:
     if low > 0:
         return "passed"
     return "failed" if high < 0 else "undecided"
+
+
+def _noise(harms: Array) -> float:
+    """The mean size that controls without any effect would have in a draw, of their draws [R, C].
+
+    A draw holds the noise of the documents that were read and, on top, that of drawing them; two
+    draws less each other hold as much, and no effect.
+    """
+    return float(np.abs(harms - np.roll(harms, 1, axis=0)).mean())
 
 
 def _weights(
