@@ -214,8 +214,9 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// Two blocks a multiprocessor: left to itself ptxas aims at three, and spills a register.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     attention_columns(const AttentionReceivedArgs args, const float2* statistics) {
   __shared__ Tiles tiles;
   double* sums = dynamic_shared<double>();  // [groups, kTile]
