@@ -155,9 +155,12 @@ def _arrow(path: Path) -> None:
         stream.write_batch(pa.record_batch([texts], ["text"]))
 
 
+_WORDS = "the of and in to was he is as for on with that it his by at from her she "
+_TIMES = 50_000_000 // len(_WORDS)
+
+
 def _line(path: Path) -> None:
-    words = "the of and in to was he is as for on with that it his by at from her she "
-    path.write_text(words * (50_000_000 // len(words)) + "end\n")
+    path.write_text(_WORDS * _TIMES + "end\n")
 
 
 _MEGABYTE = "x " * 500_000
@@ -191,7 +194,9 @@ BOMBS = {
     "chats.parquet": Bomb(_chats(2, 1000), 1000, 1000 * 2_000_001, options=_CONTENT),
     "one chat.parquet": Bomb(_chats(300, 1), skipped={"too long": 1}, options=_CONTENT),
     "dictionary.arrow": Bomb(_arrow, 1500, 1_500_000_000),
-    "encoded.txt": Bomb(_line, 1, 49_999_971, options=("--method", "encode")),
+    "encoded.txt": Bomb(
+        _line, 1, len(_WORDS) * _TIMES + len("end"), options=("--method", "encode")
+    ),
 }
 
 
