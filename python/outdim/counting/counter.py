@@ -228,7 +228,8 @@ class _Counted:
         if not rows:
             return
         size = len(self.counts)
-        self.counts += np.bincount(np.concatenate(rows), minlength=size)
+        ids = rows[0] if len(rows) == 1 else np.concatenate(rows)  # one may be very long
+        self.counts += np.bincount(ids, minlength=size)
         if self.documents is not None:
             distinct = np.concatenate([np.unique(row) for row in rows])
             self.documents += np.bincount(distinct, minlength=size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -136,11 +137,14 @@ class Encoder:
                 yield from self._encode([text])
 
     def _encode_long(self, text: str) -> Ids | Unencodable:
+        ids = array("q")  # it grows in place: parts and their concatenation would stand twice
         try:
-            parts = [encode_batch(self.inner, group) for group in _groups(self._parts(text))]
+            for group in _groups(self._parts(text)):
+                for part in encode_batch(self.inner, group):
+                    ids.frombytes(part.tobytes())
         except EncodingError as error:
             return Unencodable(text, str(error))
-        return np.concatenate([ids for group in parts for ids in group])
+        return np.frombuffer(ids, np.int64)
 
     def _parts(self, text: str) -> Iterator[str]:
         """Cut a text into parts whose ids, one after the other, are its own."""
