@@ -14,6 +14,7 @@ from torch import Tensor
 
 from outdim.errors import ArgumentError
 from outdim.ops.segment_sums import SUM_ROWS
+from outdim.stats.splitmix import splitmix64
 
 #: Rows of a table where memory allows: at 512 the most frequent types alone, the rest in 32 strata.
 DEFAULT_BUCKETS = 1024
@@ -91,7 +92,7 @@ class TypeBuckets:
         stratum = [0] * alone
         for number, ids in enumerate(_strata(order[alone:], counts, buckets - alone), 1):
             size = min(len(ids), _share(buckets - alone))
-            bucket[ids[np.argsort(_hash(ids), kind="stable")]] = (
+            bucket[ids[np.argsort(splitmix64(ids.astype(np.uint64)), kind="stable")]] = (
                 len(stratum) + np.arange(len(ids)) % size
             )
             stratum += [number] * size
@@ -121,11 +122,3 @@ def _strata(ids: NDArray[np.int64], counts: NDArray[Any], buckets: int) -> list[
     width = (logs[0] - logs[-1]) / number
     place = np.minimum((logs[0] - logs) // width, number - 1) if width > 0 else np.zeros(len(ids))
     return np.split(ids, np.flatnonzero(np.diff(place)) + 1)
-
-
-def _hash(ids: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64 (Steele, Lea and Flood 2014), of each id."""
-    h = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return h ^ (h >> np.uint64(31))

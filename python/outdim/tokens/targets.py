@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from outdim.stats.splitmix import GAMMA, splitmix64
 from outdim.tokens.batches import Batch, batch_of, side_by_side
 from outdim.tokens.pieces import GROUPS, Piece
 
 _PREDICTED = [1 + GROUPS.index(group) for group in ("text", "first")]
-_GAMMA, _MIX = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # splitmix64
 _STREAMS = 3  # numbers that a position draws
 _MASKED, _EXCHANGED = 0.8, 0.1  # of the chosen tokens (Devlin et al. 2019)
 
@@ -86,13 +86,8 @@ def each_masked(piece: Piece, words: Sequence[int | None], mask_id: int) -> Iter
 
 def _uniform(key: int, stream: int, position: NDArray[np.int64]) -> NDArray[np.float64]:
     """Numbers in [0, 1): outputs ``_STREAMS * position + stream`` of splitmix64 from ``key`` on."""
-    with np.errstate(over="ignore"):  # modulo 2^64
-        x = np.uint64(key) + (position * _STREAMS + stream + 1).astype(np.uint64) * np.uint64(
-            _GAMMA
-        )
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX[0])
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX[1])
-    return np.asarray(((x ^ (x >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53)
+    state = np.uint64(key) + (position * _STREAMS + stream).astype(np.uint64) * GAMMA
+    return np.asarray((splitmix64(state) >> np.uint64(11)) * 2.0**-53)
 
 
 @dataclass(frozen=True)
