@@ -9,7 +9,8 @@ import sys
 import pytest
 import torch
 from outdim import gguf, load_model, load_tokenizer
-from outdim.analysis.inputs import Inputs, ModelOptions
+from outdim.analysis.input_options import ModelOptions
+from outdim.analysis.inputs import Inputs
 from outdim.cli import main
 from outdim.errors import BackendError, DataError
 from outdim.models import architecture, model_sha256

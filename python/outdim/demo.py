@@ -58,7 +58,7 @@ def _frequency(run: Path) -> list[str]:
 
     from outdim.analysis.correlate import CorrelateOptions
     from outdim.analysis.detect import DetectOptions
-    from outdim.analysis.inputs import ForwardOptions, TextOptions
+    from outdim.analysis.input_options import ForwardOptions, TextOptions
     from outdim.report import summary
 
     steps = {"detect": DetectOptions(min_fraction=_MIN_FRACTION), "correlate": CorrelateOptions()}
@@ -85,7 +85,7 @@ def _massive(run: Path) -> list[str]:
         ]
     from outdim.analysis.correlate import CorrelateOptions
     from outdim.analysis.evaluate import EvaluateOptions
-    from outdim.analysis.inputs import ForwardOptions, TextOptions
+    from outdim.analysis.input_options import ForwardOptions, TextOptions
     from outdim.analysis.variants import AblationOptions
     from outdim.files import read_json
     from outdim.machine import usable_cores
@@ -116,7 +116,7 @@ def _massive(run: Path) -> list[str]:
 
 def _study(run: Path, model: str, reads: Sequence[object], steps: Mapping[str, object]) -> None:
     """Add steps to the study of a model."""
-    from outdim.analysis.inputs import ModelOptions, TokenizerOptions
+    from outdim.analysis.input_options import ModelOptions, TokenizerOptions
     from outdim.report import write_report
     from outdim.run.execute import execute
     from outdim.run.request import Request

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from outdim.analysis.inputs import ForwardOptions, Inputs
+from outdim.analysis.input_options import ForwardOptions
+from outdim.analysis.inputs import Inputs
 from outdim.analysis.registry import step_class
 from outdim.analysis.step import Step
 from outdim.errors import ArgumentError

@@ -10,7 +10,8 @@ import torch
 
 from outdim.analysis.agreement import Criteria
 from outdim.analysis.analyze import analyze
-from outdim.analysis.inputs import ForwardOptions, Inputs
+from outdim.analysis.input_options import ForwardOptions
+from outdim.analysis.inputs import Inputs
 from outdim.analysis.rule_states import States
 from outdim.analysis.rules import RULES
 from outdim.analysis.step import Accumulator, Json, Observer

@@ -18,7 +18,8 @@ from outdim.analysis.detection import (
     check_rule,
     detect_parameters,
 )
-from outdim.analysis.inputs import Inputs, ModelOptions
+from outdim.analysis.input_options import ModelOptions
+from outdim.analysis.inputs import Inputs
 from outdim.analysis.step import Json, Progress, Step
 from outdim.errors import DataError
 

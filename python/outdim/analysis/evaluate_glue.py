@@ -12,7 +12,8 @@ import torch
 
 from outdim.analysis.finetune import training_of
 from outdim.analysis.heads import Classifier
-from outdim.analysis.inputs import InputOptions, Inputs, ModelOptions, TokenizerOptions
+from outdim.analysis.input_options import InputOptions, ModelOptions, TokenizerOptions
+from outdim.analysis.inputs import Inputs
 from outdim.analysis.labelled_result import LabelledResult
 from outdim.analysis.step import Json, Progress, Step
 from outdim.analysis.tasks import HUB, OTHER, TASKS, Task

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from outdim.analysis.analyze import analyze
-from outdim.analysis.inputs import ForwardOptions, Inputs
+from outdim.analysis.input_options import ForwardOptions
+from outdim.analysis.inputs import Inputs
 from outdim.analysis.isotropy import Geometry, Space
 from outdim.analysis.step import Accumulator, Json, Observer
 from outdim.analysis.table import SELECTIONS

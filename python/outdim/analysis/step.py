@@ -13,15 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
-from outdim.analysis.inputs import (
+from outdim.analysis.input_options import (
     ForwardOptions,
     InputOptions,
-    Inputs,
     ModelOptions,
     TextOptions,
     TokenizerOptions,
     option_names,
 )
+from outdim.analysis.inputs import Inputs
 from outdim.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Step(ABC):
         name: Of the step, the command and the states.
         Options: Frozen dataclass of its own options; command line, YAML, plan and help come from
             its fields and docstring.
-        reads: The dataclasses of options of what it reads (`outdim.analysis.inputs`).
+        reads: The dataclasses of options of what it reads (`outdim.analysis.input_options`).
         needs: Steps whose merged result it reads.
         wants: Steps that run beside it where they can.
         presentation: Options that change what is made of the states, but not the states.

@@ -9,7 +9,7 @@ from typing import Any
 
 from outdim.analysis.evaluate_glue import Glue, GlueOptions
 from outdim.analysis.finetune import FinetuneOptions, finetune
-from outdim.analysis.inputs import ModelOptions, TokenizerOptions
+from outdim.analysis.input_options import ModelOptions, TokenizerOptions
 from outdim.analysis.variants import AblationOptions
 from outdim.commands.step import OutputOptions, StepCommand
 from outdim.errors import ArgumentError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from outdim.analysis.inputs import GROUPS
+from outdim.analysis.input_options import GROUPS
 from outdim.analysis.registry import step_class, steps, usable
 from outdim.analysis.step import Observer, Step
 from outdim.commands import spoken

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from outdim.analysis.inputs import SHARED, option_names
+from outdim.analysis.input_options import SHARED, option_names
 from outdim.errors import DataError, ResumeError
 from outdim.files import canonical_json, create, digest, json_bytes, read_json
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from outdim.analysis.inputs import Inputs, TextOptions, option_names
+from outdim.analysis.input_options import TextOptions, option_names
+from outdim.analysis.inputs import Inputs
 from outdim.analysis.registry import step_class
 from outdim.analysis.step import Json, Step
 from outdim.errors import DataError
@@ -27,7 +28,7 @@ class Request:
         command: Its name.
         output: Run directory: new, empty, or a study of the same model and text.
         steps: Options by step.
-        reads: Options of what the steps read, one object a kind (`outdim.analysis.inputs`).
+        reads: Options of what the steps read, one object a kind (`outdim.analysis.input_options`).
         spread: Who does the work.
         others: Options of steps that are run only because they are needed or wanted.
     """
