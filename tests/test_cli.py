@@ -184,6 +184,11 @@ class TestGroup:
         assert error.startswith("usage: outdim")
         assert said in error
 
+    def test_the_help_that_is_advised_is_there(self, capsys):
+        with pytest.raises(SystemExit):
+            cli.main(["evaluate", "count", "--nonsense"])
+        assert "run: outdim evaluate count --help" in capsys.readouterr().err
+
     def test_errors_name_the_member(self, tmp_path, capsys):
         out = tmp_path / "out"
         assert cli.main(["evaluate", "count", "/no.txt", "--tokenizer", "t", "--output", str(out)])

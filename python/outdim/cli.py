@@ -152,7 +152,7 @@ def _add_commands(
     command: Command | None,
 ) -> None:
     """Add the commands of a group; ``above`` are the words before them, ``chosen`` those after."""
-    subcommands = parser.add_subcommands(required=True, metavar="COMMAND")
+    subcommands = parser.add_subcommands(required=True, metavar="COMMAND", prog=" ".join(above))
     for name, listed in known.items():
         words, here = [*above, name], chosen[:1] == [name]
         options = command.options() if command and here and isinstance(listed, Listed) else {}
