@@ -1,9 +1,12 @@
 """What every test may use."""
 
+import importlib
 import os
 import random
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -19,6 +22,7 @@ from tiny import tiny_model, tiny_tokenizer
 from tokenizer_zoo import build
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +31,18 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the shared test data is not beside the project")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="module")
+def programs() -> Iterator[Callable[[str], ModuleType]]:
+    """Import the programs of benchmarks/ by name."""
+    before = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == BENCHMARKS:
+            del sys.modules[name]
 
 
 @pytest.fixture

@@ -10,6 +10,20 @@ from outdim.commands import commands, find
 Options = SimpleNamespace  # a flat set: each goes to the dataclass that has a field of its name
 
 
+def small(model: str | Path, output: str | Path, **more) -> Options:
+    """Of a run of a tiny model over the fixture ``corpus``: four shards, in this process."""
+    return Options(
+        model=str(model),
+        output=Path(output),
+        max_length=24,
+        token_budget=256,
+        shard_bytes=1024,
+        workers=1,
+        device="cpu",
+        **more,
+    )
+
+
 def give(command: str, source: str | Path | Sequence[str], options: Options) -> Path | None:
     """What ``outdim <command> <source>`` with these options does."""
     _, listed = find(commands(), command.split())

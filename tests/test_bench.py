@@ -3,9 +3,7 @@
 import argparse
 import importlib
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +15,6 @@ from outdim.bench.moments import fused_case, moments_case
 from outdim.bench.table import table
 from outdim.bench.timing import Case, Variant, measure
 from outdim.errors import ArgumentError, BackendError
-
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 FIELDS = {
     "op", "dtype", "N", "D", "device", "threads", "variant", "role", "bound", "median_ms",
@@ -34,17 +30,6 @@ def small_roofline(monkeypatch):
     monkeypatch.setattr(roofline, "_CPU_BYTES", 2**20)
     yield
     roofline._arrays.cache_clear()
-
-
-@pytest.fixture
-def programs(monkeypatch):
-    """Import the programs of benchmarks/ by name."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == BENCHMARKS:
-            del sys.modules[name]
 
 
 def without_compiled(case: Case) -> Case:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from outdim.analysis.analyze import analyze
 from outdim.analysis.attention import AttentionOptions, AttentionStep
-from outdim.analysis.inputs import ForwardOptions, Inputs
+from outdim.analysis.input_options import ForwardOptions
+from outdim.analysis.inputs import Inputs
 from outdim.corpus import open_corpus
 from outdim.errors import ArgumentError, DataError
 from outdim.models import load_model

@@ -11,7 +11,7 @@ from outdim.analysis.rules import RULES
 from outdim.errors import ArgumentError, EmptyCorpusError
 from outdim.models import load_model
 from outdim.tokens import load_tokenizer
-from run_helpers import Options, give
+from run_helpers import give, small
 from tiny import HIDDEN, LAYERS, plain_model, tiny_model, tiny_tokenizer
 
 PLANTED = 5
@@ -78,11 +78,7 @@ def test_selections_are_judged_apart(source):
 
 
 def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
-    options = Options(
-        model=str(tiny_directory), output=tmp_path / "run", max_length=24, token_budget=256,
-        shard_bytes=1024, workers=1, device="cpu", permutations=10,
-    )  # fmt: skip
-    run = give("criteria", corpus, options)
+    run = give("criteria", corpus, small(tiny_directory, tmp_path / "run", permutations=10))
     model, tokenizer = load_model(str(tiny_directory)), load_tokenizer(str(tiny_directory))
     found = outdim.criteria(model, tokenizer, str(corpus), max_length=24, token_budget=256)
     document = json.loads((run / "agreement.json").read_text())

@@ -14,7 +14,7 @@ from outdim.errors import ArgumentError
 from outdim.models import Forward, load_model, observe
 from outdim.stats.covariance import Scatter
 from outdim.tokens import load_tokenizer
-from run_helpers import Options, give
+from run_helpers import give, small
 from tiny import plain_model, tiny_model, tiny_tokenizer
 
 PLANTED = 5
@@ -159,11 +159,7 @@ def test_ratios_within_a_token():
 
 
 def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
-    options = Options(
-        model=str(tiny_directory), output=tmp_path / "run", max_length=24, token_budget=256,
-        shard_bytes=1024, workers=1, device="cpu", top=2,
-    )  # fmt: skip
-    run = give("geometry", corpus, options)
+    run = give("geometry", corpus, small(tiny_directory, tmp_path / "run", top=2))
     model, tokenizer = load_model(str(tiny_directory)), load_tokenizer(str(tiny_directory))
     found = outdim.geometry(model, tokenizer, str(corpus), max_length=24, token_budget=256, top=2)
     left_out = json.loads((run / "geometry.json").read_text())["left_out"]

@@ -1,6 +1,5 @@
 """Small files that hold very much: what counting them takes stays under a gigabyte."""
 
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +15,8 @@ PEAK_MIB = 1000
 
 
 @pytest.fixture(scope="module")
-def bombs():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-        yield importlib.import_module("bombs")
-    del sys.modules["bombs"]
+def bombs(programs):
+    return programs("bombs")
 
 
 NAMES = [

@@ -1,6 +1,5 @@
 """Leaving broken lines out costs as much for the thousandth megabyte as for the first: no clock."""
 
-import importlib
 import io
 import sys
 from pathlib import Path
@@ -11,11 +10,8 @@ from outdim.corpus import lines
 
 
 @pytest.fixture(scope="module")
-def skipping():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-        yield importlib.import_module("skipping")
-    del sys.modules["skipping"]
+def skipping(programs):
+    return programs("skipping")
 
 
 class Counted(io.FileIO):

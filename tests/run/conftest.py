@@ -1,10 +1,8 @@
 """Options of runs over a tiny model and corpus."""
 
-from pathlib import Path
-
 import pytest
 from outdim.commands import recorrelate, step
-from run_helpers import Options, give, replaced, results
+from run_helpers import Options, give, replaced, results, small
 
 
 @pytest.fixture(autouse=True)
@@ -17,16 +15,7 @@ def no_report(request, monkeypatch):
 
 @pytest.fixture(scope="session")
 def base_options(tiny_directory) -> Options:
-    return Options(
-        model=str(tiny_directory),
-        output=Path("replaced by every test"),
-        max_length=24,
-        token_budget=256,
-        shard_bytes=1024,
-        workers=1,
-        permutations=10,
-        device="cpu",
-    )
+    return small(tiny_directory, "replaced by every test", permutations=10)
 
 
 @pytest.fixture

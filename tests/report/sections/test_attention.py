@@ -8,25 +8,20 @@ import pytest
 from outdim.commands import step
 from outdim.report.sections import section_of
 from outdim.report.study import read_study
-from run_helpers import Options, give
+from run_helpers import give, small
 
 DIM = 3
 
 
 @pytest.fixture(scope="module")
 def run(tiny_directory, corpus, tmp_path_factory):
-    options = Options(
-        model=str(tiny_directory),
-        output=tmp_path_factory.mktemp("attention") / "run",
+    options = small(
+        tiny_directory,
+        tmp_path_factory.mktemp("attention") / "run",
         dims=[DIM, 1],
         ablate=[DIM],
         sentences=["w1 w2 w3 .", "w4 w5"],
-        max_length=24,
-        token_budget=256,
-        shard_bytes=1024,
-        workers=1,
         permutations=10,
-        device="cpu",
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step, "report", lambda run: None)
