@@ -35,10 +35,10 @@ _GU, _SHARES = "Gu et al., ICLR 2025", "Where heads look"
 _ONE_A_HEAD: dict[str, Any] = {"of_dimensions": False}
 
 
-def _define(name: str, label: str, topic: str, **about: Any) -> tuple[Statistic, ...]:
+def _define(name: str, label: str, topic: str, **about: Any) -> None:
     """A statistic of heads: intact, ablated, and how much smaller it is ablated."""
     low = about.pop("low", 0)
-    return define(
+    define(
         Statistic(name, label, low=low, topic=topic, **about, **_ONE_A_HEAD),
         Statistic(f"{name}_ablated", f"{label}, ablated", low=low, topic=topic, **about,
                   **_ONE_A_HEAD),
@@ -47,7 +47,7 @@ def _define(name: str, label: str, topic: str, **about: Any) -> tuple[Statistic,
     )  # fmt: skip
 
 
-VERTICAL = _define(
+_define(
     "attention_vertical", f"share of sequences in which one key receives more than {EPSILON}",
     "Vertical heads", high=1,
 )  # fmt: skip

@@ -13,7 +13,8 @@ import torch
 
 from outdim.analysis.analyze import analyze
 from outdim.analysis.correlation import RANK_SELECTION, Correlation
-from outdim.analysis.inputs import ForwardOptions, Inputs
+from outdim.analysis.input_options import ForwardOptions
+from outdim.analysis.inputs import Inputs
 from outdim.analysis.step import Accumulator, Json, Observer
 from outdim.analysis.worth import Worth
 from outdim.errors import ArgumentError, DataError, EmptyCorpusError
@@ -99,9 +100,7 @@ class Correlate(Observer):
     @classmethod
     def attach(cls, options: CorrelateOptions, inputs: Inputs) -> dict[str, bytes]:
         """The counts that were given."""
-        if options.counts is None:
-            return {}
-        return {COUNTS_FILE: parquet_bytes(given_counts(options.counts, inputs).table())}
+        return attached_counts(options.counts, inputs)
 
     @classmethod
     def requires(cls, recorded: Mapping[str, Any]) -> tuple[str, ...]:
@@ -297,6 +296,13 @@ def given_counts(path: Path, inputs: Inputs) -> TokenFrequencies:
         "given counts", lambda: TokenFrequencies.load(path, inputs.tokenizer)
     )
     return counts
+
+
+def attached_counts(path: Path | None, inputs: Inputs) -> dict[str, bytes]:
+    """What the study keeps of the counts of ``--counts``; nothing where none were given."""
+    if path is None:
+        return {}
+    return {COUNTS_FILE: parquet_bytes(given_counts(path, inputs).table())}
 
 
 def _buckets(asked: int | None, points: int, dims: int) -> int:

@@ -16,22 +16,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 import numpy as np
 import torch
 
-from outdim.analysis.correlate import COUNTS_FILE, given_counts
+from outdim.analysis.correlate import attached_counts, given_counts
 from outdim.analysis.evaluation import Evaluation
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel, WithHead
-from outdim.analysis.inputs import (
+from outdim.analysis.input_options import (
     ForwardOptions,
-    Inputs,
     ModelOptions,
     TextOptions,
     TokenizerOptions,
 )
+from outdim.analysis.inputs import Inputs
 from outdim.analysis.scoring import Documents, Runner, Tally, predictor_of
 from outdim.analysis.step import Json, Progress, TextStep, add_accounts
 from outdim.analysis.variants import AblationOptions, Kind, Variant, variants
 from outdim.corpus import Accounting
 from outdim.errors import ArgumentError, DataError
-from outdim.tables import parquet_bytes
 from outdim.tokens import Piece, check_frequencies
 from outdim.tokens.targets import Item, each_masked, masked, next_tokens, target_batches
 from outdim.tokens.tokenizer import special_ids
@@ -106,9 +105,7 @@ class Evaluate(TextStep):
     @classmethod
     def attach(cls, options: EvaluateOptions, inputs: Inputs) -> dict[str, bytes]:
         """The counts that were given."""
-        if options.counts is None:
-            return {}
-        return {COUNTS_FILE: parquet_bytes(given_counts(options.counts, inputs).table())}
+        return attached_counts(options.counts, inputs)
 
     @classmethod
     def requires(cls, recorded: Mapping[str, Any]) -> tuple[str, ...]:
@@ -326,7 +323,7 @@ def evaluate(
     if frequencies is not None:
         check_frequencies(frequencies, tokenizer)
         inputs.frequencies = frequencies
-    asked = [a if isinstance(a, Ablation) else Ablation(a) for a in ablations]  # type: ignore[arg-type]
+    asked = [Ablation.of(one) for one in ablations]
     found = variants(inputs, asked, controls=controls, kind=control_kind, seed=seed)
     step, options = _step(task, draws=draws, masking=masking, mask_share=mask_share)
     plain = {"variants": [variant.as_dict() for variant in found], "seed": seed}

@@ -15,7 +15,8 @@ import torch
 
 from outdim.analysis.filling import Filling
 from outdim.analysis.heads import WithHead
-from outdim.analysis.inputs import Inputs, ModelOptions, TokenizerOptions
+from outdim.analysis.input_options import ModelOptions, TokenizerOptions
+from outdim.analysis.inputs import Inputs
 from outdim.analysis.step import Json, Progress, Step
 from outdim.analysis.variants import AblationOptions, Kind, Variant, variants
 from outdim.errors import ArgumentError
@@ -218,7 +219,7 @@ def fill(
     from outdim.models import Ablation
 
     inputs = Inputs.of(model=model, tokenizer=tokenizer)
-    asked = [a if isinstance(a, Ablation) else Ablation(a) for a in ablations]  # type: ignore[arg-type]
+    asked = [Ablation.of(one) for one in ablations]
     found = variants(inputs, asked, controls=controls, kind=control_kind, seed=seed)
     given = [texts] if isinstance(texts, str) else list(texts)
     options = FillOptions(text=given, tokens=tokens, top=top)

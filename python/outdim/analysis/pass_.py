@@ -82,7 +82,8 @@ class Pass:
         )
         sink = _Sink(steps, inputs.architecture.points)
         padded = 0
-        for first in in_batches:  # an ablation that no forward sees is an error
+        first = next(in_batches, None)
+        if first is not None:  # an ablation that no forward sees is an error
             with self._observed(sink, ablation):
                 for batch in chain([first], in_batches):
                     inputs.resources.check_stop()

@@ -24,7 +24,7 @@ from outdim.errors import ArgumentError, BackendError, DataError
 from outdim.models import Ablation, Predictor, apply_ablation, architecture, load_model
 from outdim.models.ablation import At, Mode, Only
 from outdim.models.ablation_sites import sites
-from outdim.models.heads import check_head
+from outdim.models.heads import check_head, natural_head
 
 try:
     from lm_eval.api.registry import register_model
@@ -96,7 +96,7 @@ class AblatedLM(HFLM):  # type: ignore[misc]
 
     def _get_backend(self, config: Any, backend: str = "default", **kwargs: Any) -> None:
         super()._get_backend(config, backend, **kwargs)
-        if backend == "default" and _is_masked(config):
+        if backend == "default" and natural_head(config) == "mlm":
             import transformers
 
             self.masked = True
@@ -191,14 +191,6 @@ class AblatedLM(HFLM):  # type: ignore[misc]
                 f"of them of the continuation, in {text[:60]!r}."
             )
         return Scored(encoded["input_ids"], words, targets)
-
-
-def _is_masked(config: Any) -> bool:
-    """Whether a model of this configuration predicts masked tokens, and sees those after them."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
-
-    causal = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
-    return not causal and type(config) in MODEL_FOR_MASKED_LM_MAPPING
 
 
 def _numbers(name: str, given: int | str | Sequence[int]) -> tuple[int, ...]:

@@ -118,6 +118,11 @@ class Ablation:
             )
         self._check_value()
 
+    @classmethod
+    def of(cls, given: Ablation | int | Sequence[int]) -> Ablation:
+        """An ablation as it is; dimensions as one of the state that sets them to zero."""
+        return given if isinstance(given, Ablation) else cls(given)  # type: ignore[arg-type]
+
     @property
     def by_layer(self) -> bool:
         """Whether every layer has dimensions of its own."""

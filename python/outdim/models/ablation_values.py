@@ -16,9 +16,7 @@ from outdim.models.ablation import Ablation, GroupValues
 from outdim.models.ablation_sites import layers_of, sites
 from outdim.models.architecture import Architecture, architecture
 from outdim.models.observe import observe
-from outdim.models.sequence_tokens import SequenceTokens, mix
-
-_GROUPS = ("text", "special", "first")
+from outdim.models.sequence_tokens import GROUPS, SequenceTokens, mix
 
 
 def with_means(
@@ -47,7 +45,7 @@ def with_means(
         ((6.0,), (8.0,))
     """
     _check_state(ablation)
-    by_group = {name: means[name] for name in _GROUPS if name in means}
+    by_group = {name: means[name] for name in GROUPS if name in means}
     some = next(iter(by_group.values()), means)
     layers = ablation.layers
     if layers is None:
@@ -158,7 +156,7 @@ def _states(
             tokens = SequenceTokens.of_call(model, (), inputs)
             group = tokens.mask.long() if special_ids is None else tokens.group(special_ids)
             h = torch.stack([seen[point.name][..., dims] for point in points]).double().cpu()
-            for number, name in enumerate(("",) if special_ids is None else _GROUPS, 1):
+            for number, name in enumerate(("",) if special_ids is None else GROUPS, 1):
                 chosen = (group == number).cpu()
                 if chosen.any():
                     yield name, h[:, chosen]

@@ -70,7 +70,7 @@ def controls(
             the parameter.
     """
     found = architecture(model) if found is None else found
-    given = ablation if isinstance(ablation, Ablation) else Ablation(ablation)  # type: ignore[arg-type]
+    given = Ablation.of(ablation)
     _check(given, kind)
     sites(found, given)
     drawn = kind not in ("largest_gamma", "largest_beta")
@@ -111,7 +111,7 @@ def keep_only(
         (0, 1, 2, 4, 6, 7)
     """
     found = architecture(model) if found is None else found
-    given = ablation if isinstance(ablation, Ablation) else Ablation(ablation)  # type: ignore[arg-type]
+    given = Ablation.of(ablation)
     _check(given, "random")
     sites(found, given)
     others = [dim for dim in range(found.hidden_size) if dim not in given.one_set]

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from outdim.errors import DataError
 from outdim.models.ablation import Ablation, GroupValues, Mode
-from outdim.models.sequence_tokens import SequenceTokens
-
-_GROUPS = ("text", "special", "first")
+from outdim.models.sequence_tokens import GROUPS, SequenceTokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +75,7 @@ class Edit:
         assert tokens is not None
         assert isinstance(self.ablation.value, GroupValues)
         group = tokens.group(self.ablation.value.special_ids)
-        for number, name in enumerate(_GROUPS, 1):
+        for number, name in enumerate(GROUPS, 1):
             if name in self.values:
                 _check_tokens(h, group)
                 h = torch.where((group == number)[..., None], self._replacement(h, name, tokens), h)

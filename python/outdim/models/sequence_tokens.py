@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from outdim.errors import DataError
 
-_TEXT, _SPECIAL, _FIRST = 1, 2, 3  # as outdim.tokens.GROUPS
+#: As `outdim.tokens.GROUPS`: a token of group g is of ``GROUPS[g - 1]``, padding of group 0.
+GROUPS = ("text", "special", "first")
+_TEXT, _SPECIAL, _FIRST = 1, 2, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +82,7 @@ class SequenceTokens:
 
 
 def mix(z: Tensor) -> Tensor:
-    """The finaliser of splitmix64 (Steele, Lea and Flood 2014), with shifts of unsigned numbers."""
+    """As `outdim.stats.splitmix` mixes, on int64 of any device, with shifts of unsigned numbers."""
     z = (z ^ _shift(z, 30)) * -0x40A7B892E31B1A47
     z = (z ^ _shift(z, 27)) * -0x6B2FB644ECCEEE15
     return z ^ _shift(z, 31)

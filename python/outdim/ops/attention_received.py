@@ -254,24 +254,9 @@ def _contiguous_last(value: Tensor) -> Tensor:
     return value if value.stride(-1) == 1 or value.shape[-1] < 2 else value.contiguous()
 
 
-def _received(
-    query: Tensor,
-    key: Tensor,
-    mask: Tensor | None,
-    sinks: Tensor | None,
-    bias: Tensor | None,
-    group: Tensor | None,
-    scale: float | None,
-    causal: bool,
-    window: int | None,
-    softcap: float | None,
-    groups: int,
-    entropy: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    call = _prepare(
-        query, key, mask, sinks, bias, group, scale, causal, window, softcap, groups, entropy
-    )
+def _received(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *wanted, backend = arguments
+    call = _prepare(*wanted)
     try:
         kernels(choose(backend, call.query)).attention_received(call)
     except IndexError as error:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from outdim.analysis.estimate import Estimate
 from outdim.report.figures.attention_map import attention_map
 from outdim.report.figures.base import Figure
 from outdim.report.section import Cell, Section, Table
@@ -59,11 +60,7 @@ def _maps(
 
 
 def _interval(row: dict[str, Any], value: str, low: str, high: str) -> str:
-    if not np.isfinite(row[value]):
-        return "n/a"
-    text = number(row[value], 2)
-    ends = [number(row[end], 2) for end in (low, high) if np.isfinite(row[end])]
-    return f"{text} [{', '.join(ends)}]" if len(ends) == 2 else text
+    return Estimate(row[value], row[low], row[high]).words()
 
 
 def _heads(rows: list[dict[str, Any]]) -> Table:
