@@ -158,9 +158,10 @@ def massive_activations(run: Path) -> list[Massive]:
     over the dimensions of the mean of |h| over all tokens of the point.
     """
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    table = pq.read_table(run / "stats.parquet")
+    from outdim.tables import read_parquet
+
+    table = read_parquet(run / "stats.parquet")
     blocks = table.filter(
         (pc.field("selection") == "all") & (pc.match_substring_regex(pc.field("point"), "^block"))
     )

@@ -50,10 +50,13 @@ def read_parquet(path: Path) -> pa.Table:
         DataError: It cannot be read.
     """
     try:
-        with path.open("rb") as file:  # Arrow takes no name that is not text
-            return pq.read_table(file)
+        # Arrow takes no name that is not text, so it gets a file of Python's, and only this thread
+        # may read that: one of Arrow's own that lets go of it while Python ends aborts the process
+        # ("terminate called without an active exception").
+        with path.open("rb") as file, pq.ParquetFile(file, pre_buffer=False) as parquet:
+            return parquet.read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: it is no readable parquet file ({error}).") from error
+        raise DataError(f"{path}: not a readable parquet file ({error}).") from error
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -15,6 +15,7 @@ from outdim.files import read_json
 from outdim.report.statistics import StepStatistics, read_statistics
 from outdim.run import plan
 from outdim.run.results import STATS
+from outdim.tables import read_parquet
 from outdim.tokens import TokenFrequencies
 
 COUNTS = "counts.parquet"
@@ -83,7 +84,7 @@ class Study:
         """
         if name not in self.manifest["results"]:
             return None
-        return pq.read_table(manifest.result_path(self.path, name))
+        return read_parquet(manifest.result_path(self.path, name))
 
     def files(self) -> list[ResultFile]:
         """Every file of results."""

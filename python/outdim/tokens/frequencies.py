@@ -221,14 +221,9 @@ class TokenFrequencies:
             DataError: There is no such file, or it is of another kind, or a column is not as it
                 was written: int64 counts of 0 or more, none missing.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        from outdim.tables import read_parquet
 
-        try:
-            with Path(path).open("rb") as file:  # Arrow takes no name that is not text
-                table = pq.read_table(file)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path}: not a readable parquet file ({error})") from error
+        table = read_parquet(Path(path))
         for name, kind in _COLUMNS.items():
             _check_column(table, name, kind, path)
         if not np.array_equal(table["id"].to_numpy(), np.arange(len(table))):
