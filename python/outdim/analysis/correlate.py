@@ -60,6 +60,7 @@ class CorrelateOptions:
         types: Buckets of token types whose sums are kept for all dimensions: from them come the
             intervals and what chance gives. Memory: 24 bytes a bucket, point and dimension, twice
             over while a batch is under way. None takes 1,024, fewer for wide models; 0 takes none.
+        fused: Take moments inside our LayerNorm (may differ from torch's in the last bits).
     """
 
     counts: Path | None = None
@@ -68,6 +69,7 @@ class CorrelateOptions:
     rank: list[int] | None = None
     per_token: list[int] | None = None
     types: int | None = None
+    fused: bool = True
 
 
 class Correlate(Observer):
@@ -116,9 +118,9 @@ class Correlate(Observer):
         return covariates
 
     @property
-    def fused(self) -> PointMoments:
-        """The moments."""
-        return self.moments
+    def fused(self) -> PointMoments | None:
+        """The moments, where they may be."""
+        return self.moments if self.recorded["fused"] else None
 
     @cached_property
     def moments(self) -> PointMoments:
@@ -255,13 +257,10 @@ def correlate(
         rank=list(rank),
         per_token=list(per_token),
         types=types,
+        fused=fused,
     )
     forward = ForwardOptions(
-        max_length=max_length,
-        token_budget=token_budget,
-        autocast=autocast,
-        fused=fused,
-        exclude=list(exclude),
+        max_length=max_length, token_budget=token_budget, autocast=autocast, exclude=list(exclude)
     )
     found = analyze(
         model, tokenizer, source, {"correlate": options}, frequencies=frequencies, forward=forward

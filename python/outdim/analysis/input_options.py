@@ -152,7 +152,6 @@ class ForwardOptions:
             512.
         token_budget: Tokens per batch, padding included.
         autocast: Run the forward under torch.autocast with this type.
-        fused: Take moments inside our LayerNorm (may differ from torch's in the last bits).
         exclude: Tokens that are left out of the statistics: unk, or tokens as the vocabulary
             writes them.
         threads: Threads of a process. Matrix products split their sums by it, so it is part of the
@@ -162,7 +161,6 @@ class ForwardOptions:
     max_length: int | None = None
     token_budget: int = 4096
     autocast: Literal["bfloat16", "float16"] | None = None
-    fused: bool = True
     exclude: list[str] = field(default_factory=list)
     threads: int = 1
 
