@@ -232,3 +232,35 @@ def test_intervals_cover_the_planted_truth(documents, least):
             covered[i] += interval.low[1] <= truth <= interval.high[1]
     assert (covered / runs > least).all()
     assert (covered / runs < 0.99).all()
+
+
+def test_one_effect_among_hundreds_is_found_and_no_other():
+    """200 variants of no effect, one of a clear one: q cannot be small, the family's p is."""
+    rng = np.random.default_rng(0)
+    losses = 3 + rng.normal(0, 1, 80) + rng.normal(0, 0.3, (202, 80))
+    losses[7] += 0.3
+    found = compare(ratio(losses, np.ones(80)), 80, draws=500)
+    assert found.family[7] == pytest.approx(1 / 501)
+    assert (np.delete(found.family, [0, 7]) > 0.05).all()
+    assert found.q[7] > 0.05
+    assert np.isnan(found.family[0])
+
+
+def test_the_family_of_controls_and_of_nothing():
+    losses = np.random.default_rng(0).normal(3, 1, (4, 50))
+    losses[2] = losses[0]
+    found = compare(ratio(losses, np.ones(50)), 50, controls=[3], draws=200)
+    assert np.isnan(found.family[[0, 3]]).all()
+    none = compare(ratio(losses[[0, 2]], np.ones(50)), 50, draws=200)
+    assert none.family[1] == 1.0
+    assert np.isnan(compare(ratio(losses[:, :1], np.ones(1)), 1).family).all()
+
+
+def test_by_chance_the_family_errs_as_often_as_it_says():
+    """P(Binomial(80, .05) > 9) = .012."""
+    false = 0
+    for seed in range(80):
+        losses = np.random.default_rng(seed).normal(3, 1, (21, 40))
+        found = compare(ratio(losses, np.ones(40)), 40, draws=300, seed=seed)
+        false += bool(np.nanmin(found.family) < 0.05)
+    assert false <= 9

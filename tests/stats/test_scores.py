@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outdim.stats.scores import LABELS, score, weighted
+from outdim.stats.scores import LABELS, score, weighted, weighted_each
 from scipy import stats
 from sklearn import metrics
 
@@ -57,3 +57,35 @@ def test_what_is_constant(metric, predicted, truth, expected):
     ones = np.ones((1, len(truth)))
     np.testing.assert_equal(score(metric, predicted, truth), expected)
     np.testing.assert_equal(weighted(metric, predicted, truth, ones), [expected])
+
+
+@pytest.mark.parametrize("metric", LABELS)
+def test_each_of_several_variants(metric):
+    predicted, truth = zip(*(planted(metric, seed) for seed in range(4)), strict=True)
+    weights = np.random.default_rng(0).multinomial(40, np.full(40, 1 / 40), size=5).astype(float)
+    found = weighted_each(metric, np.stack(predicted), truth[0], weights)
+    for v, one in enumerate(predicted):
+        np.testing.assert_allclose(
+            found[:, v], weighted(metric, one, truth[0], weights), atol=1e-12
+        )
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+def test_many_draws_are_taken_in_parts(metric):
+    """More than fit the cache at a time, and means far from 0."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=3000)
+    predicted = 1e6 + truth + rng.normal(size=3000)
+    weights = rng.multinomial(3000, np.full(3000, 1 / 3000), size=200).astype(float)
+    found = weighted(metric, predicted, truth, weights)
+    for row in (0, 86, 87, 199):
+        times = weights[row].astype(int)
+        expected = score(metric, np.repeat(predicted, times), np.repeat(truth, times))
+        assert found[row] == pytest.approx(expected, abs=1e-9)
+
+
+def test_what_becomes_constant_in_a_draw_has_no_correlation():
+    x, y = np.array([0.1, 0.1, 5.0]), np.array([1.0, 2.0, 3.0])
+    for metric in ("pearson", "spearman"):
+        found = weighted(metric, x, y, np.array([[2.0, 1.0, 0.0], [1.0, 1.0, 1.0]]))
+        assert np.isnan(found).tolist() == [True, False]

@@ -57,24 +57,38 @@ def similarities(
     max_length: int = 256,
     progress: Progress = lambda tokens: None,
 ) -> Tensor:
-    """Cosine of the pooled last hidden states of two texts, for N of them: float32 [N].
+    """Cosine of two texts' vectors, for N of them: float32 [N]; see `text_vectors`."""
+    how = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
+    vectors = text_vectors(model, tokenizer, [*texts, *pairs], **how)
+    return functional.cosine_similarity(*vectors.split(len(texts)))
+
+
+@torch.inference_mode()
+def text_vectors(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    batch_size: int = 256,
+    max_length: int = 256,
+    progress: Progress = lambda tokens: None,
+) -> Tensor:
+    """The pooled last hidden states of N texts: float32 [N, D], on the CPU.
 
     Pooled is the mean over all tokens but padding, special ones among them, as
     sentence-transformers does for MiniLM. A text that stands more than once is read once.
     """
-    every = list(dict.fromkeys([*texts, *pairs]))
+    every = list(dict.fromkeys(texts))
     place = {text: number for number, text in enumerate(every)}
-    pooled: Tensor | None = None
+    pooled = torch.empty(0, 0)
     for rows, batch in _batches(model, tokenizer, every, None, batch_size, max_length, progress):
         hidden = model(**batch).last_hidden_state.float()
         mask = batch["attention_mask"].bool().unsqueeze(-1)
         mean = hidden.masked_fill(~mask, 0).sum(1) / mask.sum(1)
-        if pooled is None:
+        if not len(pooled):
             pooled = torch.empty(len(every), mean.shape[1])
         pooled[rows] = mean.cpu()
-    assert pooled is not None
-    left, right = (pooled[[place[text] for text in side]] for side in (texts, pairs))
-    return functional.cosine_similarity(left, right)
+    return pooled[[place[text] for text in texts]]
 
 
 def _batches(

@@ -39,6 +39,7 @@ class Predictor:
 
     Attributes:
         vocab_size: V, the number of logits.
+        output: The output layer, where the logits are those of it, else None.
         note: Why the logits are taken whole; "" where they are not.
 
     Raises:
@@ -58,7 +59,7 @@ class Predictor:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._forward = Forward(model)
-        self._output = model.get_output_embeddings()
+        self._layer = model.get_output_embeddings()
         ids = dummy_inputs(model)["input_ids"]
         with torch.no_grad(), alone(model), unchanged(model):
             whole = getattr(self._forward(ids, torch.ones_like(ids)), "logits", None)
@@ -69,12 +70,13 @@ class Predictor:
             )
         self.vocab_size: int = whole.shape[-1]
         self._finish, self.note = self._split(model, ids, whole)
+        self.output: nn.Linear | None = None if self._finish is None else self._layer
 
     def states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """What `logits` takes, [B, S, D]: the states before the output layer, else the logits."""
-        if self._finish is None:
+        if self.output is None:
             return torch.as_tensor(self._forward(input_ids, attention_mask).logits)
-        with _passing(self._output) as passed:
+        with _passing(self.output) as passed:
             self._forward(input_ids, attention_mask)
         (states,) = passed
         return states
@@ -84,14 +86,18 @@ class Predictor:
 
         As in the model, the product is taken in the type of the model.
         """
-        if self._finish is None:
-            found = states[:, columns]
-        else:
-            bias = self._output.bias
-            part = linear(
-                states, self._output.weight[columns], None if bias is None else bias[columns]
-            )
-            found = self._finish(part)
+        if self.output is None:
+            return self.finish(states[:, columns])
+        bias = self.output.bias
+        part = linear(states, self.output.weight[columns], None if bias is None else bias[columns])
+        return self.finish(part)
+
+    def finish(self, outputs: Tensor) -> Tensor:
+        """The logits of what the output layer gives [R, C]: a scale, a soft cap; float32 at least.
+
+        Of each entry alone.
+        """
+        found = outputs if self._finish is None else self._finish(outputs)
         return found if found.dtype == torch.float64 else found.float()
 
     def _split(
@@ -99,7 +105,7 @@ class Predictor:
     ) -> tuple[Callable[[Tensor], Tensor] | None, str]:
         """What the model does to the output of its output layer; None, and why, if not that."""
         name = type(model).__name__
-        output = self._output
+        output = self._layer
         if type(output) is not nn.Linear:
             kind = type(output).__name__
             return None, (

@@ -56,6 +56,9 @@ class Comparison:
         p: Two-sided, of ``beyond`` (without controls of ``difference``) under no effect, [V]; NaN
             for the intact model and the controls.
         q: The same, adjusted for there being several variants (Benjamini and Hochberg 1995), [V].
+        family: p of the same, that any of the variants would show as much under no effect, [V]
+            (max-T; Westfall and Young 1993). Among hundreds of variants q cannot be small, since no
+            p is below 2 / (draws + 1); this can.
     """
 
     value: Interval
@@ -66,6 +69,7 @@ class Comparison:
     gate: tuple[Gate | None, ...]
     p: Array
     q: Array
+    family: Array
 
 
 def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Statistic:
@@ -153,7 +157,8 @@ def compare(
     beyond = expanded.interval(harm - control, harms - control_drawn)
     low = expanded.interval(harm, worse * harms - factor * size_drawn).low
     high = expanded.interval(harm, worse * harms - factor * sure_size).high
-    p = expanded.p(harms - np.where(np.isnan(control), 0, control_drawn))
+    effects = harms - np.where(np.isnan(control), 0, control_drawn)
+    p = expanded.p(effects)
     p[~tested] = np.nan
     return Comparison(
         expanded.interval(observed, drawn),
@@ -164,6 +169,7 @@ def compare(
         tuple(map(_gate, low, high)),
         p,
         adjusted(p),
+        expanded.family(harm - np.where(np.isnan(control), 0, control), effects, tested),
     )
 
 
@@ -260,3 +266,28 @@ class _Expanded:
         share = np.minimum((1 + fewer) / (len(drawn) + 1), 0.5)
         p = 2 * student.cdf(norm.ppf(share) / self._scale, self._df)
         return np.where(np.isnan(drawn).any(0), np.nan, p)
+
+    def family(self, value: Array, drawn: Array, tested: NDArray[np.bool_]) -> Array:
+        """The p of each tested value [V] beside the largest deviation of all of them.
+
+        Each is measured in its own standard deviations.
+        """
+        from scipy.stats import norm
+        from scipy.stats import t as student
+
+        found = np.full(len(value), np.nan)
+        tested = tested & ~np.isnan(drawn).any(0)
+        if not self._df or not tested.any():
+            return found
+        value, drawn = value[tested], drawn[:, tested]
+        spread = drawn.std(0)
+        moves = spread > 0
+        wider = self._scale * student.ppf((1 + self._level) / 2, self._df)
+        wider /= norm.ppf((1 + self._level) / 2)
+        apart = np.abs(drawn - value)[:, moves] * (wider / spread[moves])
+        largest = np.sort(apart.max(1, initial=0))
+        own = np.where(value == 0, 0, np.inf)
+        own[moves] = np.abs(value[moves]) / spread[moves]
+        as_large = len(largest) - np.searchsorted(largest, own)
+        found[tested] = (1 + as_large) / (len(largest) + 1)
+        return found

@@ -56,7 +56,20 @@ def weighted(metric: str, predicted: NDArray[Any], truth: NDArray[Any], weights:
 
     Integers count how often an item stands; the sum of a row must not be 0.
     """
-    return _WEIGHTED[metric](predicted, truth, weights)
+    return weighted_each(metric, predicted[None], truth, weights)[:, 0]
+
+
+def weighted_each(
+    metric: str, predicted: NDArray[Any], truth: NDArray[Any], weights: Floats
+) -> Floats:
+    """`weighted` of each of V variants, ``predicted`` [V, N]: float64 [B, V].
+
+    What the correlations need of the truth is computed once: about 0.03 s a variant for 1,500 items
+    and 2,000 draws.
+    """
+    if metric in _OF_SCORES:
+        return {"pearson": _pearson, "spearman": _spearman}[metric](predicted, truth, weights)
+    return np.stack([_OF_LABELS[metric](one, truth, weights) for one in predicted], axis=1)
 
 
 def _accuracy(predicted: NDArray[Any], truth: NDArray[Any], weights: Floats) -> Floats:
@@ -81,33 +94,77 @@ def _mcc(predicted: NDArray[Any], truth: NDArray[Any], weights: Floats) -> Float
     return _over(top, np.sqrt(scale), 0.0)
 
 
-def _pearson(x: Floats, y: Floats, weights: Floats) -> Floats:
-    return _correlation(
-        np.broadcast_to(x, weights.shape), np.broadcast_to(y, weights.shape), weights
-    )
+def _pearson(x: NDArray[Any], y: NDArray[Any], weights: Floats) -> Floats:
+    """Pearson's r [B, V] of the rows of x [V, N], from sums about the plain means."""
+    n = weights.sum(1, keepdims=True)
+    x, y = x - x.mean(1, keepdims=True), (y - y.mean())[None]
+    (sx, xx), (sy, yy) = ((weights @ v.T, weights @ (v * v).T) for v in (x, y))
+    squares = [total - first * first / n for first, total in ((sx, xx), (sy, yy))]
+    # What is left of a constant after rounding is no spread.
+    for square, total in zip(squares, (xx, yy), strict=True):
+        square[square <= 1e-14 * total] = 0
+    return _over(weights @ (x * y).T - sx * sy / n, np.sqrt(squares[0] * squares[1]), np.nan)
 
 
-def _spearman(x: Floats, y: Floats, weights: Floats) -> Floats:
-    return _correlation(_ranks(x, weights), _ranks(y, weights), weights)
+def _spearman(x: NDArray[Any], y: NDArray[Any], weights: Floats) -> Floats:
+    """Spearman's rho [B, V] of the rows of x [V, N]."""
+    found = np.empty((len(weights), len(x)))
+    orders, of_truth = [_Order(one) for one in x], _Order(y)
+    step = max(1, _CELLS // len(y))
+    for start in range(0, len(weights), step):
+        rows = slice(start, start + step)
+        mass = np.ascontiguousarray(weights[rows].T)
+        weighed = mass * of_truth.ranks(mass)
+        yy = of_truth.square(mass)
+        for v, order in enumerate(orders):
+            by_value = order.groups(mass)
+            ranks = _middles(by_value)
+            xy = (ranks * order.groups(weighed)).sum(0)
+            xx = (by_value * ranks * ranks).sum(0)
+            found[rows, v] = _over(xy, np.sqrt(xx * yy), np.nan)
+    return found
 
 
-def _ranks(values: Floats, weights: Floats) -> Floats:
-    """Mid-ranks [B, N] of items that stand as often as their weights [B, N]."""
-    order = np.argsort(values, kind="stable")
-    _, starts, which = np.unique(values[order], return_index=True, return_inverse=True)
-    mass = np.add.reduceat(weights[:, order], starts, axis=1)
-    middle = np.cumsum(mass, axis=1) - mass / 2
-    ranks = np.empty_like(weights)
-    ranks[:, order] = middle[:, which]
+class _Order:
+    """Values [N] in order, equal ones as one group."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self._order = np.argsort(values, kind="stable")
+        _, self._starts, self._which = np.unique(
+            values[self._order], return_index=True, return_inverse=True
+        )
+
+    def groups(self, rows: Floats) -> Floats:
+        """Sums by group [G, B] of rows [N, B]."""
+        ordered = rows[self._order]
+        if len(self._starts) == len(self._order):
+            return ordered
+        found: Floats = np.add.reduceat(ordered, self._starts, axis=0)
+        return found
+
+    def ranks(self, mass: Floats) -> Floats:
+        """Mid-ranks [N, B], less their mean, of items that stand as often as ``mass`` [N, B]."""
+        found = np.empty_like(mass)
+        found[self._order] = _middles(self.groups(mass))[self._which]
+        return found
+
+    def square(self, mass: Floats) -> Floats:
+        """The sum of their squares [B]."""
+        by_value = self.groups(mass)
+        found: Floats = (by_value * _middles(by_value) ** 2).sum(0)
+        return found
+
+
+def _middles(mass: Floats) -> Floats:
+    """The middle rank of each of G groups in order [G, B], less the mean rank.
+
+    Half numbers, so that what is constant has exactly 0.
+    """
+    ranks = np.cumsum(mass, axis=0)
+    whole = ranks[-1].copy()
+    ranks -= mass / 2
+    ranks -= whole / 2
     return ranks
-
-
-def _correlation(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """Pearson's r of rows [B, N], NaN where one of them is constant."""
-    share = weights / weights.sum(1, keepdims=True)
-    x, y = (v - (share * v).sum(1, keepdims=True) for v in (x, y))
-    xx, yy, xy = ((share * a * b).sum(1) for a, b in ((x, x), (y, y), (x, y)))
-    return _over(xy, np.sqrt(xx * yy), np.nan)
 
 
 def _over(top: Floats, bottom: Floats, otherwise: float) -> Floats:
@@ -116,11 +173,10 @@ def _over(top: Floats, bottom: Floats, otherwise: float) -> Floats:
     return found
 
 
-_WEIGHTED: dict[str, Callable[[NDArray[Any], NDArray[Any], Floats], Floats]] = {
+_OF_LABELS: dict[str, Callable[[NDArray[Any], NDArray[Any], Floats], Floats]] = {
     "acc": _accuracy,
     "f1": _f1,
     "mcc": _mcc,
-    "pearson": _pearson,
-    "spearman": _spearman,
 }
 _OF_SCORES = ("pearson", "spearman")
+_CELLS = 1 << 18  # items times draws at a time: 2 MB, which stays in the cache
