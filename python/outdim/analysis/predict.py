@@ -58,9 +58,15 @@ def similarities(
     progress: Progress = lambda tokens: None,
 ) -> Tensor:
     """Cosine of two texts' vectors, for N of them: float32 [N]; see `text_vectors`."""
-    how = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
-    vectors = text_vectors(model, tokenizer, [*texts, *pairs], **how)
-    return functional.cosine_similarity(*vectors.split(len(texts)))
+    vectors = text_vectors(
+        model,
+        tokenizer,
+        [*texts, *pairs],
+        batch_size=batch_size,
+        max_length=max_length,
+        progress=progress,
+    )
+    return functional.cosine_similarity(vectors[: len(texts)], vectors[len(texts) :])
 
 
 @torch.inference_mode()

@@ -28,7 +28,8 @@ def loss_sum(
         vocab_size: V.
         cells: Logits at a time; a row at least.
     """
-    total: Tensor = _LossSum.apply(states, logits, targets, vocab_size, cells)
+    apply: Any = _LossSum.apply
+    total: Tensor = apply(states, logits, targets, vocab_size, cells)
     return total
 
 
@@ -52,6 +53,6 @@ class _LossSum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * outer.to(gradient.dtype), None, None, None, None

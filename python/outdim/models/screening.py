@@ -56,6 +56,23 @@ class Screening:
     targets: int
     tokens: int
 
+    @classmethod
+    def of(cls, layers: Sequence[int], state: Mapping[str, Tensor]) -> Self:
+        """What a state of `Screener` says, without the model.
+
+        Args:
+            layers: Those of the screener.
+            state: `Screener.state_dict`, or several of them added up.
+
+        Raises:
+            DataError: Nothing was added.
+        """
+        loss, targets, tokens = state["totals"].tolist()
+        if not tokens:
+            raise DataError("screening: no batch with a token to predict was added")
+        scores = dict(zip(SCORES, state["sums"].clone().numpy(), strict=True))
+        return cls(tuple(layers), scores, loss, int(targets), int(tokens))
+
     def overall(self, name: str) -> NDArray[np.float64]:
         """For edits of all these layers at once: the sum of a score over them, [D]."""
         found: NDArray[np.float64] = self.scores[name].sum(0)
@@ -163,8 +180,8 @@ class Screener:
                 )
             if not bool(value.isfinite()):
                 raise DataError(
-                    f"loss: expected a finite number, got {float(value.detach())}: nothing can be said of "
-                    "this batch; a model in float16 may need float32"
+                    f"loss: expected a finite number, got {float(value.detach())}: nothing can be "
+                    "said of this batch; a model in float16 may need float32"
                 )
             value.backward()  # type: ignore[no-untyped-call]
         tokens = int(attention_mask.bool().sum())
@@ -182,16 +199,8 @@ class Screener:
         return self
 
     def result(self) -> Screening:
-        """The scores of all that was added.
-
-        Raises:
-            DataError: That is nothing.
-        """
-        loss, targets, tokens = self._totals.tolist()
-        if not tokens:
-            raise DataError("screening: no batch with a token to predict was added")
-        scores = dict(zip(SCORES, self._sums.clone().numpy(), strict=True))
-        return Screening(self.layers, scores, loss, int(targets), int(tokens))
+        """The scores of all that was added; see `Screening.of`."""
+        return Screening.of(self.layers, self.state_dict())
 
 
 class _Batch:

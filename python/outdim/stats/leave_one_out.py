@@ -275,7 +275,8 @@ def _others(terms: Floats) -> Floats:
 def _cosine(product: Floats, left: Floats, right: Floats) -> Floats:
     # Roots before the product: squares of large and of small vectors would leave float64.
     length = np.sqrt(left) * np.sqrt(right)
-    return np.divide(product, length, out=np.zeros_like(product), where=length > 0)
+    found: Floats = np.divide(product, length, out=np.zeros_like(product), where=length > 0)
+    return found
 
 
 def _places(
