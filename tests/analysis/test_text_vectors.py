@@ -22,7 +22,6 @@ def test_a_text_is_the_mean_of_its_own_tokens():
         for text, vector in zip(TEXTS, found, strict=True):
             alone = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0)
             torch.testing.assert_close(vector, alone, rtol=1e-4, atol=1e-5)
-    assert text_vectors(model, tokenizer, []).shape[0] == 0
 
 
 def test_similarities_are_their_cosines():
@@ -53,9 +52,9 @@ def graded_pairs(sentences: list[str], count: int) -> tuple[list[str], list[str]
     left, right, scores = [], [], []
     for first, second in zip(sentences[:count], sentences[count:], strict=False):
         words, others = first.split(), second.split()
-        kept = int(rng.integers(0, len(words) + 1))
+        kept = int(rng.integers(0, len(words)))
         left.append(first)
-        right.append(" ".join([*words[:kept], *others[kept : len(words)]]) or "nothing")
+        right.append(" ".join([*words[:kept], *others[kept : len(words)]]))
         scores.append(5 * kept / len(words))
     return left, right, np.array(scores)
 

@@ -114,6 +114,16 @@ def test_of_many_dimensions_without_effect_hardly_one_helps():
     assert false <= 6
 
 
+def test_pairs_of_equal_texts_are_ties():
+    """Their cosine is 1 in theory, and 1 - 1e-16 in float64 for some of them."""
+    rng = np.random.default_rng(0)
+    left = rng.normal(size=(60, 9))
+    right = np.where(np.arange(60)[:, None] < 50, left, rng.normal(size=(60, 9)))
+    found = leave_one_out(left, right, np.arange(60.0), draws=10)
+    cosines = np.where(np.arange(60) < 50, 1, cosine(left, right))
+    assert found.intact == pytest.approx(score("spearman", cosines, np.arange(60.0)), abs=1e-12)
+
+
 def test_clusters_are_drawn_whole():
     left, right, truth = planted(100)
     alone = leave_one_out(left, right, truth, draws=300)
