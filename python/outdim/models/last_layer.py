@@ -132,6 +132,7 @@ class LastLayer:
     def _part(self, tokens: _Tokens, outputs: _Outputs, edits: Tensor) -> Tensor:
         """Log sum exp [R, M] over a part of the vocabulary, of edits [M, C]."""
         finish, end = self._predictor.finish, outputs.end
+        moved = bool(end.any())
         z = torch.addmm(outputs.start, tokens.source, outputs.weight.T)
         change = tokens.factor.abs() * edits.abs().amax(1)
         size = tokens.ratio * (z.abs().amax(1, keepdim=True) + change) + end.abs().amax()
@@ -150,7 +151,9 @@ class LastLayer:
             base, factor, ratio, edit, added, most = narrow
             logits = torch.addcmul(base, factor[:, k, None], edit[k])
             if self._rescales:
-                logits.mul_(ratio[:, k, None]).add_(added)
+                logits.mul_(ratio[:, k, None])
+            if moved:
+                logits.add_(added)
             found[:, k] = finish(logits).sub_(most[:, k, None]).exp_().sum(1).log()
             found[:, k] += most[:, k]
         return found
