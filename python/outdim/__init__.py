@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from outdim.analysis.evaluation import Evaluation
     from outdim.analysis.geometry import geometry
     from outdim.analysis.isotropy import Geometry
+    from outdim.analysis.sweep import sweep
     from outdim.corpus import open_corpus
     from outdim.counting import count_tokens
     from outdim.errors import OutdimError
@@ -48,6 +49,7 @@ _HOME = {
     "detect": "analysis.detect",
     "evaluate": "analysis.evaluate",
     "geometry": "analysis.geometry",
+    "sweep": "analysis.sweep",
     "TokenFrequencies": "tokens",
     "count_tokens": "counting",
     "load_tokenizer": "tokens",
@@ -93,6 +95,7 @@ __all__ = [
     "load_tokenizer",
     "observe",
     "open_corpus",
+    "sweep",
     "write_report",
 ]
 

@@ -57,3 +57,17 @@ def listing(items: Sequence[object], limit: int = 12) -> str:
     if len(items) > limit:
         return f"{', '.join(shown)} and {len(items) - limit:,} more"
     return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))
+
+
+def layers_in_words(layers: Sequence[int]) -> str:
+    """Write layers as prose.
+
+    Example:
+        >>> layers_in_words([3]), layers_in_words([4, 5, 6]), layers_in_words([4, 6])
+        ('layer 3', 'layers 4 to 6', 'layers 4, 6')
+    """
+    if len(layers) == 1:
+        return f"layer {layers[0]}"
+    if list(layers) == list(range(layers[0], layers[-1] + 1)):
+        return f"layers {layers[0]} to {layers[-1]}"
+    return f"layers {', '.join(map(str, layers))}"

@@ -59,6 +59,21 @@ def test_scores_are_those_of_plain_arithmetic_whatever_the_parts(rows, columns):
         assert torch.equal(one.predicted, expected["predicted"])
 
 
+@pytest.mark.parametrize("columns", [1, 10, 101])
+def test_brief_scores_are_the_same_up_to_float32(columns):
+    logits, targets = some_logits()
+    found = scores(parts, logits, targets, 101, columns=columns, brief=True)
+    for one, expected in zip(found, plain(logits, targets), strict=True):
+        torch.testing.assert_close(one.loss, expected["loss"], atol=1e-6, rtol=0)
+        torch.testing.assert_close(one.kl, expected["kl"], atol=2e-6, rtol=0)
+        assert torch.equal(one.predicted, expected["predicted"])
+        assert one.brief
+        assert one.entropy.isnan().all()
+        assert one.top.isnan().all()
+    assert (found[0].kl == 0).all()
+    assert not scores(parts, logits, targets, 101)[0].brief
+
+
 def test_extreme_logits_neither_overflow_nor_cancel():
     logits, targets = some_logits(scale=1.0)
     shifted = [one * 300 + 5000 for one in logits]  # exp(5000) is not finite

@@ -6,19 +6,17 @@ predicts without its outlier dimensions, against as many random ones.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import numpy as np
 import torch
 
 from outdim.analysis.correlate import attached_counts, given_counts
 from outdim.analysis.evaluation import Evaluation
-from outdim.analysis.heads import LanguageModel, MaskedLanguageModel, WithHead
+from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
 from outdim.analysis.input_options import (
     ForwardOptions,
     ModelOptions,
@@ -26,14 +24,21 @@ from outdim.analysis.input_options import (
     TokenizerOptions,
 )
 from outdim.analysis.inputs import Inputs
-from outdim.analysis.scoring import Documents, Runner, Tally, predictor_of
-from outdim.analysis.step import Json, Progress, TextStep, add_accounts
+from outdim.analysis.predicting import (
+    MaskedTokens,
+    Masking,
+    MaskingOptions,
+    NextTokens,
+    Predicting,
+    Task,
+    corpus_of,
+)
+from outdim.analysis.scoring import Runner, Tally, predictor_of
+from outdim.analysis.step import Json, Progress, add_accounts
 from outdim.analysis.variants import AblationOptions, Kind, Variant, variants
 from outdim.corpus import Accounting
 from outdim.errors import ArgumentError, DataError
-from outdim.tokens import Piece, check_frequencies
-from outdim.tokens.targets import Item, each_masked, masked, next_tokens, target_batches
-from outdim.tokens.tokenizer import special_ids
+from outdim.tokens import check_frequencies
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -41,11 +46,6 @@ if TYPE_CHECKING:
     from outdim.corpus import Corpus
     from outdim.models import Ablation
     from outdim.tokens import TokenFrequencies
-
-Task = Literal["lm", "mlm"]
-Masking = Literal["random", "within_word_l2r"]
-
-_MASK_SHARE = 0.15  # as BERT was trained (Devlin et al. 2019)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateMaskedOptions(EvaluateOptions):
+class EvaluateMaskedOptions(MaskingOptions, EvaluateOptions):
     """What a masked language model predicts.
 
     Args:
@@ -77,21 +77,25 @@ class EvaluateMaskedOptions(EvaluateOptions):
         draws: How often the documents are drawn for the intervals.
     """
 
-    masking: Masking = "random"
-    mask_share: float | None = None
+
+_READS: tuple[type[Any], ...] = (
+    TextOptions,
+    TokenizerOptions,
+    ModelOptions,
+    ForwardOptions,
+    AblationOptions,
+)
 
 
-class Evaluate(TextStep):
+class Evaluate(Predicting):
     """Sums over the predicted tokens of every document, for every variant of the model."""
 
-    Options = EvaluateOptions
-    needs = ("count",)
+    Options: ClassVar[type] = EvaluateOptions
+    needs: ClassVar[tuple[str, ...]] = ("count",)
     presentation = ("draws",)
-    task: ClassVar[Task]
-    head: ClassVar[type[WithHead]]
 
     @classmethod
-    def resolve(cls, options: EvaluateOptions, inputs: Inputs) -> Json:
+    def resolve(cls, options: Any, inputs: Inputs) -> Json:
         """The model predicts what is asked for."""
         if options.draws < 2:
             raise ArgumentError(f"draws: expected at least 2, got {options.draws}.")
@@ -110,45 +114,45 @@ class Evaluate(TextStep):
     @classmethod
     def requires(cls, recorded: Mapping[str, Any]) -> tuple[str, ...]:
         """The text's own counts, where no others were given."""
-        return () if recorded["given_counts"] else cls.needs
+        return () if recorded["given_counts"] else Evaluate.needs
 
     def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:
         super().__init__(recorded, inputs)
-        self.variants = [Variant.from_dict(plain) for plain in recorded["variants"]]
         self._documents: list[Mapping[str, torch.Tensor]] = []
 
-    def items(self, piece: Piece, documents: Documents) -> Iterable[Item]:
-        """A piece with what is to be predicted in it."""
-        raise NotImplementedError
+    @cached_property
+    def variants(self) -> list[Variant]:
+        """The intact model first."""
+        return [Variant.from_dict(plain) for plain in self.recorded["variants"]]
 
     def update(self, unit: Mapping[str, Any], progress: Progress) -> Self:
         """Take one unit of text."""
-        inputs = self.inputs
-        runner: Runner = inputs.keep("runner", lambda: Runner(inputs, self.head, self.variants))
-        account, documents = Accounting(), self._reader()
-        tally = Tally(len(self.variants), runner.log_counts)
-        pieces = documents.noting(runner.reading.pieces(unit, account, documents.watch))
-        items = (item for piece in pieces for item in self.items(piece, documents))
-        for batch in target_batches(
-            items, inputs.options["token_budget"], **runner.reading.padding
-        ):
-            inputs.resources.check_stop()
-            runner.run(batch, tally)
-            progress(batch.batch.tokens)
-        found = tally.of_documents(documents)
-        self.account = add_accounts(
-            self.account,
-            {
-                "documents": len(documents.tokens),
-                "without": len(documents.tokens) - len(found["tokens"]),
-                "excluded": dict(account.skipped),
-                "places": account.places,
-            },
-        )
+        ablations = [v.ablation for v in self.variants if v.ablation is not None]
+        found, read = self.scored(unit, ablations, progress)
+        self.account = add_accounts(self.account, read)
         return self.merge(found)
 
-    def _reader(self) -> Documents:
-        return Documents(self.inputs, self.recorded["seed"], words=False)
+    def scored(
+        self, unit: Mapping[str, Any], ablations: Sequence[Ablation], progress: Progress
+    ) -> tuple[dict[str, torch.Tensor], Json]:
+        """Sums over a unit of text of the intact model and of ablated ones, and its account."""
+        runner, account, documents = self.runner(), Accounting(), self.documents()
+        tally = Tally(1 + len(ablations), runner.log_counts)
+        for batch in self.batches(runner.reading, unit, account, documents):
+            runner.run(batch, ablations, tally)
+            progress(batch.batch.tokens)
+        found = tally.of_documents(documents)
+        return found, {
+            "documents": len(documents.tokens),
+            "without": len(documents.tokens) - len(found["tokens"]),
+            "excluded": dict(account.skipped),
+            "places": account.places,
+        }
+
+    def runner(self) -> Runner:
+        """What runs the model; what it learns of the memory serves every shard."""
+        found: Runner = self.inputs.keep("runner", lambda: Runner(self.inputs, self.head))
+        return found
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """By document in the order read: sums [N, M, K] float64, tokens [N], bytes [N]."""
@@ -188,67 +192,19 @@ class Evaluate(TextStep):
         )
 
 
-class EvaluateLm(Evaluate):
+class EvaluateLm(Evaluate, NextTokens):
     """A causal language model."""
 
     name = "evaluate-lm"
-    task = "lm"
-    head = LanguageModel
-    reads = (TextOptions, TokenizerOptions, ModelOptions, ForwardOptions, AblationOptions, head)
-
-    def items(self, piece: Piece, documents: Documents) -> Iterable[Item]:
-        """Every token but the first of a piece."""
-        return [next_tokens(piece)]
+    reads = (*_READS, LanguageModel)
 
 
-class EvaluateMlm(Evaluate):
+class EvaluateMlm(Evaluate, MaskedTokens):
     """A masked language model."""
 
     name = "evaluate-mlm"
     Options = EvaluateMaskedOptions
-    task = "mlm"
-    head = MaskedLanguageModel
-    reads = (TextOptions, TokenizerOptions, ModelOptions, ForwardOptions, AblationOptions, head)
-
-    @classmethod
-    def resolve(cls, options: EvaluateOptions, inputs: Inputs) -> Json:
-        """The tokenizer has a mask."""
-        recorded = super().resolve(options, inputs)
-        if recorded["masking"] not in get_args(Masking):
-            raise ArgumentError(
-                f"masking: expected {' or '.join(get_args(Masking))}, got {recorded['masking']!r}."
-            )
-        if recorded["masking"] != "random" and recorded["mask_share"] is not None:
-            raise ArgumentError("mask-share: it goes with random masking alone; leave it out.")
-        if recorded["mask_share"] is None:
-            recorded["mask_share"] = _MASK_SHARE
-        if not 0 < recorded["mask_share"] <= 1:
-            raise ArgumentError(
-                f"mask-share: expected more than 0 and at most 1, got {recorded['mask_share']}."
-            )
-        if inputs.tokenizer.mask_token_id is None:
-            raise DataError(
-                "tokenizer: expected one with a mask token, as masked language models have; for a "
-                "causal model there is `outdim evaluate lm`."
-            )
-        return recorded
-
-    def _reader(self) -> Documents:
-        words = self.recorded["masking"] == "within_word_l2r"
-        return Documents(self.inputs, self.recorded["seed"], words=words)
-
-    @cached_property
-    def _replacements(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        special = special_ids(self.inputs.tokenizer)
-        return np.setdiff1d(np.arange(self.inputs.architecture.vocab_size), list(special))
-
-    def items(self, piece: Piece, documents: Documents) -> Iterable[Item]:
-        """Random tokens, or each token once."""
-        mask = self.inputs.tokenizer.mask_token_id
-        if self.recorded["masking"] == "random":
-            key, share = documents.keys[piece.document], self.recorded["mask_share"]
-            return [masked(piece, key, share, mask, self._replacements)]
-        return each_masked(piece, documents.words_of(piece), mask)
+    reads = (*_READS, MaskedLanguageModel)
 
 
 def evaluate(
@@ -315,7 +271,7 @@ def evaluate(
     """
     from outdim.models import Ablation
 
-    corpus = _corpus(texts)
+    corpus = corpus_of(texts)
     inputs = Inputs.of({"source": [corpus.source]}, model=model, tokenizer=tokenizer, corpus=corpus)
     inputs.resolve(
         [ForwardOptions(max_length=max_length, token_budget=token_budget, autocast=autocast)]
@@ -339,20 +295,3 @@ def _step(task: Task, **options: Any) -> tuple[type[Evaluate], EvaluateOptions]:
     if task == "mlm":
         return EvaluateMlm, EvaluateMaskedOptions(**options)
     raise ArgumentError(f"task: expected 'lm' or 'mlm', got {task!r}.")
-
-
-def _corpus(texts: str | Path | Sequence[str] | Corpus) -> Corpus:
-    from outdim.corpus import Corpus, GivenTexts, open_corpus
-
-    if isinstance(texts, Corpus):
-        return texts
-    if isinstance(texts, str | Path):
-        return open_corpus(texts)
-    given = list(texts)
-    if given and all(
-        isinstance(t, Path) or (isinstance(t, str) and os.path.isfile(t)) for t in given
-    ):
-        raise ArgumentError(
-            "texts: expected documents, got names of files; pass outdim.open_corpus(files)."
-        )
-    return GivenTexts(given)

@@ -129,6 +129,43 @@ def read_items(task: Task, data: Sequence[str], split: str = "") -> LabelledText
     return read_labelled(files, task.columns, task.labels)
 
 
+def resolve_items(options: StsOptions, inputs: Inputs, seed: int) -> Json:
+    """What a plan records of a labelled task: its options, how many items, and their hash.
+
+    Raises:
+        ArgumentError: See `task_of`; one column where two are compared.
+        DataError: See `read_labelled`; a tokenizer of another model.
+    """
+    from outdim.models import sequence_length
+    from outdim.tokens import check_tokenizer
+
+    options.check()
+    task = task_of(options)
+    items = read_items(task, options.data).take(options.rows, seed)
+    if task.cosine and items.pairs is None:
+        raise ArgumentError("text: expected two columns, whose texts are compared.")
+    vocab_size, config = inputs.architecture.vocab_size, inputs.model.config
+    inputs.cautions += check_tokenizer(inputs.tokenizer, vocab_size, config)
+    limit = sequence_length(inputs.model, None)
+    return {
+        **dataclasses.asdict(options),
+        "items": {"rows": len(items), "sha256": items.sha256},
+        "max_length": sequence_length(inputs.model, min(options.max_length, limit)),
+    }
+
+
+def recorded_items(task: Task, recorded: Mapping[str, Any]) -> LabelledTexts:
+    """The items that a plan recorded.
+
+    Raises:
+        DataError: They are others now.
+    """
+    items = read_items(task, recorded["data"]).take(recorded["rows"], recorded["seed"])
+    if items.sha256 != recorded["items"]["sha256"]:
+        raise DataError("data: the files were changed since the run was planned.")
+    return items
+
+
 class Sts(Step):
     """Scores every item with every variant; the state holds the outputs of each.
 
@@ -151,22 +188,7 @@ class Sts(Step):
     @classmethod
     def resolve(cls, options: StsOptions, inputs: Inputs) -> Json:
         """The items are read."""
-        from outdim.models import sequence_length
-        from outdim.tokens import check_tokenizer
-
-        options.check()
-        task = task_of(options)
-        items = read_items(task, options.data).take(options.rows, inputs.options["seed"])
-        if task.cosine and items.pairs is None:
-            raise ArgumentError("text: expected two columns, whose texts are compared.")
-        vocab_size, config = inputs.architecture.vocab_size, inputs.model.config
-        inputs.cautions += check_tokenizer(inputs.tokenizer, vocab_size, config)
-        limit = sequence_length(inputs.model, None)
-        return {
-            **dataclasses.asdict(options),
-            "items": {"rows": len(items), "sha256": items.sha256},
-            "max_length": sequence_length(inputs.model, min(options.max_length, limit)),
-        }
+        return resolve_items(options, inputs, inputs.options["seed"])
 
     @classmethod
     def work(cls, recorded: Mapping[str, Any], inputs: Inputs) -> list[Json]:
@@ -228,12 +250,7 @@ class Sts(Step):
         )
 
     def _items(self) -> LabelledTexts:
-        recorded = self.recorded
-        task = task_of(_options(self.Options, recorded))
-        items = read_items(task, recorded["data"]).take(recorded["rows"], recorded["seed"])
-        if items.sha256 != recorded["items"]["sha256"]:
-            raise DataError("data: the files were changed since the run was planned.")
-        return items
+        return recorded_items(task_of(_options(self.Options, self.recorded)), self.recorded)
 
     def _how(self, progress: Progress) -> dict[str, Any]:
         def count(tokens: int) -> None:

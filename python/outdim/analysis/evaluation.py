@@ -121,22 +121,20 @@ class Evaluation(Result):
 
     def comparison(self, metric: str) -> Comparison:
         """A metric of all variants, against the intact model and the controls."""
+        if metric not in self._comparisons:
+            self._comparisons[metric] = compare(
+                self._statistic(METRICS[metric]),
+                len(self.tokens),
+                controls=controls_of(self.variants),
+                worse=METRICS[metric].worse or 1,
+                draws=self.draws,
+                seed=self.seed,
+            )
         return self._comparisons[metric]
 
     @cached_property
     def _comparisons(self) -> dict[str, Comparison]:
-        controls = controls_of(self.variants)
-        return {
-            name: compare(
-                self._statistic(metric),
-                len(self.tokens),
-                controls=controls,
-                worse=metric.worse or 1,
-                draws=self.draws,
-                seed=self.seed,
-            )
-            for name, metric in METRICS.items()
-        }
+        return {}
 
     def _statistic(self, metric: Metric) -> Statistic:
         below = self.tokens if metric.per == "tokens" else self.bytes
@@ -154,11 +152,12 @@ class Evaluation(Result):
 
     def tables(self) -> dict[str, Any]:
         """``evaluate_lm`` or ``evaluate_mlm``: a row a metric and variant."""
-        rows = [row for metric in METRICS.values() for row in self._rows(metric)]
+        rows = [row for metric in METRICS.values() for row in self.rows(metric.name)]
         return {f"evaluate_{self.task}": pa.Table.from_pylist(rows, EVALUATION)}
 
-    def _rows(self, metric: Metric) -> Iterator[dict[str, Any]]:
-        found = self.comparison(metric.name)
+    def rows(self, name: str) -> Iterator[dict[str, Any]]:
+        """Rows of `outdim.analysis.table.EVALUATION` of one metric, a row a variant."""
+        metric, found = METRICS[name], self.comparison(name)
         for i, variant in enumerate(self.variants):
             yield {
                 "task": self.task,
@@ -190,8 +189,8 @@ class Evaluation(Result):
 
     def headline(self) -> list[str]:
         """What the intact model predicts, and what the worst ablations take from it."""
-        said = [self._intact()]
-        said += [self._harm(i) for i in self.ranking[:_NAMED]]
+        said = [self.intact_in_words()]
+        said += [self.harm_in_words(i) for i in self.ranking[:_NAMED]]
         if len(self.ranking) > _NAMED:
             rest = self.comparison(LEADING).difference.value[self.ranking[_NAMED:]]
             changes = number(rest.min(), 2)
@@ -201,7 +200,8 @@ class Evaluation(Result):
             said.append(f"{counted(len(rest), 'other variant')} {verb} the loss by {changes}.")
         return said
 
-    def _intact(self) -> str:
+    def intact_in_words(self) -> str:
+        """What the intact model predicts, and how well."""
         loss, perplexity, bits, right = (
             self.words(name) for name in ("loss", "perplexity", "bits_per_byte", "accuracy")
         )
@@ -217,7 +217,8 @@ class Evaluation(Result):
             f"{counted(len(self.tokens), 'document')}."
         )
 
-    def _harm(self, variant: int) -> str:
+    def harm_in_words(self, variant: int) -> str:
+        """What a variant does to the loss, beside its controls."""
         found = self.comparison(LEADING)
         harm = _estimate(found.difference, variant)
         verb = "raises" if not harm.value < 0 else "changes"

@@ -56,6 +56,26 @@ _STEPS = {
         "How well a masked language model predicts, intact and ablated.",
         "outdim.analysis.evaluate:EvaluateMlm",
     ),
+    "screen-lm": (
+        "Score every dimension of a causal language model by gradients.",
+        "outdim.analysis.screen:ScreenLm",
+    ),
+    "screen-mlm": (
+        "Score every dimension of a masked language model by gradients.",
+        "outdim.analysis.screen:ScreenMlm",
+    ),
+    "sweep-lm": (
+        "Disable every dimension of a causal language model in turn.",
+        "outdim.analysis.sweep:SweepLm",
+    ),
+    "sweep-mlm": (
+        "Disable every dimension of a masked language model in turn.",
+        "outdim.analysis.sweep:SweepMlm",
+    ),
+    "sweep-sts": (
+        "Take every dimension out of the cosine of pooled texts, in closed form.",
+        "outdim.analysis.sweep_sts:SweepSts",
+    ),
     "evaluate-fill": (
         "Let a model fill in or continue sentences, intact and ablated.",
         "outdim.analysis.fill:Fill",

@@ -15,9 +15,9 @@ from outdim.analysis.fitting import Fitting, autocast
 from outdim.analysis.heads import WithHead
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.reading import Reading
-from outdim.analysis.variants import Variant
-from outdim.models import Ablation, Predictor, apply_ablation, architecture, check_eval_mode
+from outdim.models import Ablation, Predictor, architecture, check_eval_mode
 from outdim.models.losses import Scores, scores
+from outdim.models.prefix import PrefixForward
 from outdim.tokens import Piece
 from outdim.tokens.targets import TargetBatch
 from outdim.tokens.tokenizer import backend, template
@@ -42,14 +42,25 @@ class Predicted(NamedTuple):
 
 
 class Runner:
-    """Runs every variant over the same batches."""
+    """Runs variants over the same batches; layers below their first edit run once for all.
 
-    def __init__(self, inputs: Inputs, head: type[WithHead], variants: Sequence[Variant]) -> None:
+    Args:
+        inputs: Where model and text are.
+        head: What the model predicts with.
+        at_once: How many variants share a forward.
+        brief: Whether entropy and the ten likeliest tokens are left out (`outdim.models.losses`).
+    """
+
+    def __init__(
+        self, inputs: Inputs, head: type[WithHead], at_once: int = 1, *, brief: bool = False
+    ) -> None:
         self._model = inputs.model_with(head.head)
         check_eval_mode(self._model)
         self._predictor = predictor_of(inputs, head)
-        self._architecture = architecture(self._model)
-        self._ablations = [variant.ablation for variant in variants[1:]]
+        self._forward = PrefixForward(
+            self._model, architecture(self._model), self._predictor.states
+        )
+        self._at_once, self._brief = at_once, brief
         self._autocast = inputs.options["autocast"]
         self._fitting = Fitting()
         self.reading = Reading(inputs)
@@ -58,8 +69,13 @@ class Runner:
         counts = torch.from_numpy(inputs.frequencies.log1p())[: len(self.log_counts)]
         self.log_counts[: len(counts)] = counts
 
-    def run(self, batch: TargetBatch, tally: Tally) -> None:
-        """Score a batch, in parts if it does not fit."""
+    @property
+    def note(self) -> str:
+        """Why every variant runs all of the model; "" where it does not."""
+        return self._forward.note
+
+    def run(self, batch: TargetBatch, ablations: Sequence[Ablation], tally: Tally) -> None:
+        """Score the intact model and the ablated ones on a batch, in parts if it does not fit."""
         held: list[Predicted] = []
 
         def commit() -> None:
@@ -68,10 +84,13 @@ class Runner:
             held.clear()
 
         self._fitting.run(
-            batch, lambda part: held.extend(self._predict(part)), commit, discard=held.clear
+            batch,
+            lambda part: held.extend(self._predict(part, ablations)),
+            commit,
+            discard=held.clear,
         )
 
-    def _predict(self, batch: TargetBatch) -> Iterator[Predicted]:
+    def _predict(self, batch: TargetBatch, ablations: Sequence[Ablation]) -> Iterator[Predicted]:
         """What a batch gives; nothing where there is nothing to predict."""
         batch = batch.to(self._model.device)
         chosen = batch.labels >= 0
@@ -79,24 +98,21 @@ class Runner:
             return
         targets = batch.labels[chosen]
         documents = batch.batch.documents[:, None].expand_as(chosen)[chosen]
-        found: list[Scores] = []
+        ids, mask = batch.input_ids, batch.batch.attention_mask
         with torch.inference_mode(), autocast(self._autocast, self._model.device):
-            intact = self._states(batch, None, chosen)
+            intact = self._forward.keep(ids, mask, ablations)[chosen]
+            found: list[Scores] = [] if ablations else self._score([intact], targets)
             at_once = max(1, _STATE_BYTES // (intact.numel() * intact.element_size()))
-            every = [None, *self._ablations]
-            for start in range(0, len(every), at_once):
-                some = every[start : start + at_once]
-                states = [intact if a is None else self._states(batch, a, chosen) for a in some]
-                found += self._score([intact, *states], targets)[1:]
+            for start in range(0, len(ablations), at_once):
+                some = ablations[start : start + at_once]
+                states = [h[chosen] for h in self._forward.variants(some, self._at_once)]
+                scored = self._score([intact, *states], targets)
+                found += scored[1:] if start else scored
         yield Predicted(documents, targets, found)
 
-    def _states(self, batch: TargetBatch, ablation: Ablation | None, chosen: Tensor) -> Tensor:
-        with apply_ablation(self._model, ablation, found=self._architecture):
-            states = self._predictor.states(batch.input_ids, batch.batch.attention_mask)
-        return states[chosen]
-
     def _score(self, states: Sequence[Tensor], targets: Tensor) -> list[Scores]:
-        return scores(self._predictor.logits, states, targets, self._predictor.vocab_size)
+        predictor = self._predictor
+        return scores(predictor.logits, states, targets, predictor.vocab_size, brief=self._brief)
 
 
 class Documents:
@@ -172,7 +188,9 @@ class Tally:
         """[R, K]; on the CPU, where sums have one order."""
         predicted, true = own.predicted.cpu(), targets.cpu()
         # A logit of -inf that is not the true token's leaves the loss finite alone.
-        finite = own.loss.isfinite() & own.entropy.isfinite() & own.kl.isfinite()
+        finite = own.loss.isfinite() & own.kl.isfinite()
+        if not own.brief:
+            finite &= own.entropy.isfinite()
         return torch.stack(
             [
                 own.loss.cpu(),

@@ -58,16 +58,28 @@ class Variant:
 
 
 def controls_of(variants: Sequence[Variant]) -> dict[int, list[int]]:
-    """By the number of an ablated variant those of its controls; see `outdim.stats.paired`."""
+    """By the number of an ablated variant those of its controls; see `outdim.stats.paired`.
+
+    None shares a dimension with what it stands beside: a sweep over all draws them among all.
+    """
+    dims = [
+        frozenset() if one.ablation is None else frozenset(one.ablation.all_dims)
+        for one in variants
+    ]
     by_group: dict[int, list[int]] = {}
     for number, variant in enumerate(variants):
         if variant.role == "control":
             by_group.setdefault(variant.group, []).append(number)
-    return {
-        number: by_group[variant.group]
+    found = {
+        number: [
+            other
+            for other in by_group.get(variant.group, ())
+            if dims[number].isdisjoint(dims[other])
+        ]
         for number, variant in enumerate(variants)
-        if variant.role == "ablated" and variant.group in by_group
+        if variant.role == "ablated"
     }
+    return {number: others for number, others in found.items() if others}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,11 @@ _COMMANDS = {
     "bench": ("Measure the kernels against torch and this machine's memory.", "tools:Bench"),
 }
 
-_GROUPS = {"evaluate": "Disable dimensions of a model and say what breaks, beside random ones."}
+_GROUPS = {
+    "evaluate": "Disable dimensions of a model and say what breaks, beside random ones.",
+    "screen": "Score every dimension of a model by one backward pass.",
+    "sweep": "Disable every dimension of a model in turn and say which break it.",
+}
 
 
 class Command(Protocol):

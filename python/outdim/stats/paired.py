@@ -147,13 +147,15 @@ def compare(
     sure_size = np.full_like(harms, np.nan)
     tested = np.ones(len(harm), bool)
     tested[0] = False
-    for variant, others in _controls_by_variant(controls, len(harm)).items():
-        tested[others] = False
-        control[variant], size[variant] = harm[others].mean(), np.abs(harm[others]).mean()
+    for others, beside in _alike(_controls_by_variant(controls, len(harm))).items():
+        of_them, now = harms[:, list(others)], harm[list(others)]
+        tested[list(others)] = False
+        control[beside], size[beside] = now.mean(), np.abs(now).mean()
         shares = next(_weights(len(others), draws, seed + 1, at_once=draws)) / len(others)
-        control_drawn[:, variant] = (harms[:, others] * shares).sum(1)
-        size_drawn[:, variant] = (np.abs(harms[:, others]) * shares).sum(1)
-        sure_size[:, variant] = np.maximum(0, size_drawn[:, variant] - _noise(harms[:, others]))
+        size_of_them = (np.abs(of_them) * shares).sum(1, keepdims=True)
+        control_drawn[:, beside] = (of_them * shares).sum(1, keepdims=True)
+        size_drawn[:, beside] = size_of_them
+        sure_size[:, beside] = np.maximum(0, size_of_them - _noise(of_them))
     beyond = expanded.interval(harm - control, harms - control_drawn)
     low = expanded.interval(harm, worse * harms - factor * size_drawn).low
     high = expanded.interval(harm, worse * harms - factor * sure_size).high
@@ -185,6 +187,14 @@ def _controls_by_variant(
         raise ArgumentError(
             f"controls: expected numbers of variants, 1 to {variants - 1}, got {bad}"
         )
+    return found
+
+
+def _alike(controls: Mapping[int, list[int]]) -> dict[tuple[int, ...], list[int]]:
+    """By their controls the variants that have the same ones."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for variant, of_it in controls.items():
+        found.setdefault(tuple(of_it), []).append(variant)
     return found
 
 

@@ -35,7 +35,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     return Section(
         step,
         _TITLES[loss[0]["task"]],
-        tables=[_losses(loss), _others(by_metric)],
+        tables=[losses(loss), _others(by_metric)],
         figures=[figure for figure in drawn if figure is not None],
     )
 
@@ -47,7 +47,8 @@ def _ranked(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["role"] == "intact"] + ablated[:_SHOWN]
 
 
-def _losses(rows: Sequence[Row]) -> Table:
+def losses(rows: Sequence[Row]) -> Table:
+    """The loss of every variant, the worst first, beside controls."""
     beside = any(row["role"] == "control" for row in rows)
     columns = ["variant", "loss", "more than intact"]
     return Table(

@@ -1,0 +1,204 @@
+"""What a sweep found: every set of dimensions at every place, beside intact model and controls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from outdim.analysis.evaluation import LEADING, Evaluation
+from outdim.analysis.screen import Screened
+from outdim.analysis.step import Result
+from outdim.analysis.sweep_variants import Grid
+from outdim.analysis.table import EVALUATION
+from outdim.stats.paired import adjusted
+from outdim.stats.screening import Verification, verify
+from outdim.text import counted, layers_in_words, listing, number
+
+Array = NDArray[np.float64]
+
+#: Metrics that a sweep compares, the one that leads first; `outdim evaluate` has all.
+SWEPT = (LEADING, "accuracy", "kl", "agreement")
+
+_NAMED, _LISTED = 3, 8
+_SURE = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep(Result):
+    """Sets of dimensions at places of a model.
+
+    Attributes:
+        places: An evaluation of each: the intact model, the sets, the controls.
+        grid: The sets and the layers of each place.
+        screened: The screening that was verified: its first are the sets, the random others the
+            controls; None where there was none.
+    """
+
+    places: tuple[Evaluation, ...]
+    grid: Grid
+    screened: Screened | None = None
+
+    def value(self, metric: str = LEADING) -> Array:
+        """A metric of every set, [places, sets]."""
+        return np.stack([one.comparison(metric).value.value[self._sets] for one in self.places])
+
+    def harm(self, metric: str = LEADING) -> Array:
+        """How much more than the intact model's, [places, sets]."""
+        return np.stack(
+            [one.comparison(metric).difference.value[self._sets] for one in self.places]
+        )
+
+    @property
+    def _sets(self) -> slice:
+        return slice(1, 1 + len(self.grid.sets))
+
+    @cached_property
+    def ranking(self) -> list[tuple[int, int]]:
+        """Place and number in its evaluation of every set, what loses most first."""
+        harm = np.nan_to_num(self.harm(), nan=np.inf)
+        order = np.argsort(-harm, axis=None, kind="stable")
+        return [(int(i) // harm.shape[1], 1 + int(i) % harm.shape[1]) for i in order]
+
+    def tables(self) -> dict[str, Any]:
+        """``sweep_lm`` or ``sweep_mlm``: a row a metric, place and set; with a score if screened.
+
+        And ``sweep_lm_verification``: what is to be said of the screening.
+        """
+        rows = [row for metric in SWEPT for row in self._rows(metric)]
+        stem = f"sweep_{self.places[0].task}"
+        if self.verification is None:
+            return {stem: pa.Table.from_pylist(rows, EVALUATION)}
+        scores = [None, *self._scores()] * len(SWEPT)
+        table = pa.Table.from_pylist(rows, EVALUATION).append_column(
+            "score", pa.array(scores, pa.float64())
+        )
+        plain = {k: None if v != v else v for k, v in vars(self.verification).items()}
+        said = {"words": self.verification.words(), "verdict": self.verification.verdict}
+        return {stem: table, f"{stem}_verification": {**plain, **said}}
+
+    def _rows(self, metric: str) -> Iterator[dict[str, Any]]:
+        q = self._adjusted(metric)
+        for place, found in enumerate(self.places):
+            for i, row in enumerate(found.rows(metric)):
+                own = {"group": place, "q": None if np.isnan(q[place, i]) else float(q[place, i])}
+                if i or not place:  # the intact model is one
+                    yield {**row, **own}
+
+    def _adjusted(self, metric: str) -> Array:
+        """The p of every variant, adjusted for all of the sweep."""
+        p = np.stack([one.comparison(metric).p for one in self.places])
+        return adjusted(p.ravel()).reshape(p.shape)
+
+    def sure(self, sign: int) -> list[tuple[int, int]]:
+        """What surely raises (1) or lowers (-1) the loss, whatever other dimensions do.
+
+        By the p that any variant of the sweep would show as much, below 0.05; the most first.
+        """
+        found = [
+            (place, i)
+            for place, i in self.ranking
+            if self._beyond(place)[i] * sign > 0 and self._surely[place, i]
+        ]
+        return found if sign > 0 else found[::-1]
+
+    def _beyond(self, place: int) -> Array:
+        found = self.places[place].comparison(LEADING)
+        return np.where(np.isnan(found.control), found.difference.value, found.beyond.value)
+
+    @cached_property
+    def _surely(self) -> NDArray[np.bool_]:
+        """By place and variant; every place is a family of its own (Bonferroni)."""
+        family = np.stack([one.comparison(LEADING).family for one in self.places])
+        return family * len(self.places) < _SURE
+
+    def account(self) -> dict[str, Any]:
+        """What was predicted, and how many variants there were."""
+        first = self.places[0]
+        name = f"sweep-{first.task}"
+        (found,) = first.account()["evaluation"].values()
+        size = {"sets": len(self.grid.sets), "places": len(self.grid.places)}
+        return {"evaluation": {name: {**found, **size}}}
+
+    def headline(self) -> list[str]:
+        """The intact model, what stands out, and the worst."""
+        first, total = self.places[0], len(self.ranking)
+        said = [first.intact_in_words()]
+        if self.verification is not None:
+            said += self.verification.words()
+        gates = [self.places[p].comparison(LEADING).gate[i] for p, i in self.ranking]
+        if passed := [
+            one for one, gate in zip(self.ranking, gates, strict=True) if gate == "passed"
+        ]:
+            said.append(
+                f"Of {counted(total, 'variant')}, {len(passed)} surely "
+                f"{'does' if len(passed) == 1 else 'do'} more than five times what random "
+                f"dimensions change: {self._names(passed)}."
+            )
+        elif any(gates):
+            said.append(
+                f"Of {counted(total, 'variant')} none surely does more than five times what random "
+                "dimensions change."
+            )
+        said += [self.places[p].harm_in_words(i) for p, i in self.ranking[:_NAMED]]
+        if total > _NAMED and self.screened is None:
+            rest = self.harm().ravel()
+            said.append(
+                f"Half of all variants change the loss by less than "
+                f"{number(float(np.nanmedian(np.abs(rest))), 2)}."
+            )
+        if helping := self.sure(-1):
+            said.append(f"Without these the model predicts better: {self._names(helping)}.")
+        return said
+
+    def _names(self, variants: Sequence[tuple[int, int]]) -> str:
+        return listing([self._name(place, i) for place, i in variants], _LISTED)
+
+    def _name(self, place: int, i: int) -> str:
+        """The dimensions of a variant and, where there are several places, its layers."""
+        dims = ", ".join(map(str, self.grid.sets[i - 1]))
+        if len(self.grid.places) == 1 and not any(self.grid.own_layers):
+            return dims
+        layers = self.grid.layers_of(place, i - 1)
+        return f"{dims} ({'all layers' if layers is None else layers_in_words(layers)})"
+
+    @cached_property
+    def verification(self) -> Verification | None:
+        """Whether to believe the screening; None without one."""
+        if self.screened is None:
+            return None
+        harm = self.places[0].comparison(LEADING).difference.value[1:]
+        scores, sets = self._scores(), len(self.grid.sets)
+        found = self.screened.screening.scores["absolute"]
+        population = found.size if any(self.grid.own_layers) else found.shape[1]
+        damages = np.nan_to_num(harm, nan=np.inf)
+        return verify((scores[:sets], damages[:sets]), (scores[sets:], damages[sets:]), population)
+
+    def _scores(self) -> Array:
+        """Of the screening, of each set and then of each control."""
+        assert self.screened is not None
+        dims = [dim for (dim,) in (*self.grid.sets, *self.grid.controls)]
+        layers = [None if one is None else one[0] for one in self.grid.own_layers]
+        return np.array(
+            [self.screened.score(*one) for one in zip(layers, dims, strict=True)], np.float64
+        )
+
+    def cautions(self) -> Sequence[str]:
+        """What the numbers rest on."""
+        said = list(self.places[0].cautions())
+        shared = {dim for one in self.grid.controls for dim in one}
+        swept = {dim for one in self.grid.sets for dim in one}
+        if both := sorted(shared & swept):
+            hit = {dim for p, i in self.sure(1) for dim in self.grid.sets[i - 1]} & set(both)
+            if hit:
+                said.append(
+                    f"Among the random controls are dimensions that do harm of their own "
+                    f"({listing(sorted(hit))}): what is “beyond controls” is too small; give "
+                    "another --seed, or more --controls."
+                )
+        return said

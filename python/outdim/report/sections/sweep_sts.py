@@ -1,0 +1,73 @@
+"""The cosine of texts without each dimension: spikes, and the dimensions that matter."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from outdim.report.figures.spikes import spikes
+from outdim.report.section import Section, Table
+from outdim.report.sections import _default
+from outdim.report.sections.sweep_lm import spikes_of
+from outdim.report.study import Study
+from outdim.stats.scores import LABELS
+from outdim.text import number
+
+Row = Mapping[str, Any]
+
+_SHOWN = 20
+
+
+def section(study: Study, step: str, marked: Sequence[int]) -> Section:
+    """What each dimension adds to the agreement with people."""
+    table = study.table("sweep_sts.parquet")
+    if table is None:
+        return _default.section(study, step, marked)
+    by_metric: dict[str, list[Row]] = {}
+    for row in table.to_pylist():
+        by_metric.setdefault(row["metric"], []).append(row)
+    shown = [
+        spikes_of(LABELS[metric], [row for row in rows if row["role"] == "ablated"])
+        for metric, rows in by_metric.items()
+    ]
+    leading = next(iter(by_metric))
+    figure = spikes(
+        "sweep_sts_spikes",
+        "What each dimension adds to the cosine of texts",
+        "How much closer the cosine follows what people say when one dimension of the last layer "
+        "is taken out of both vectors: above the line it is better without. The largest are "
+        "named, with their 95 % intervals, for which items with the same first text are drawn "
+        "together.",
+        "difference of the correlation with people",
+        shown,
+    )
+    return Section(
+        step,
+        "Every dimension, similarity of texts",
+        tables=[_table(leading, by_metric[leading])],
+        figures=[figure],
+    )
+
+
+def _table(metric: str, rows: Sequence[Row]) -> Table:
+    own = [row for row in rows if row["role"] == "ablated" and row["difference"] is not None]
+    own.sort(key=lambda row: -abs(row["difference"]))
+    return Table(
+        title="Dimensions that matter most to the cosine",
+        caption=f"{LABELS[metric]} ({metric}) of {rows[0]['items']:,} pairs, and the difference to "
+        "all dimensions on the same pairs; in brackets 95 % intervals.",
+        columns=["without", LABELS[metric], "difference"],
+        rows=[
+            [
+                "nothing" if row["role"] == "intact" else str(row["dims"][0]),
+                _interval(row, "value", ""),
+                "" if row["role"] == "intact" else _interval(row, "difference", "difference_"),
+            ]
+            for row in (rows[0], *own[:_SHOWN])
+        ],
+        brief=True,
+    )
+
+
+def _interval(row: Row, name: str, stem: str) -> str:
+    low, high = row[f"{stem}low"], row[f"{stem}high"]
+    said = number(row[name], 3)
+    return said if low is None else f"{said} [{number(low, 3)}, {number(high, 3)}]"

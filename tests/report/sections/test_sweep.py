@@ -1,0 +1,108 @@
+"""The section of a sweep: what was planted stands in spikes, grid, curves and table."""
+
+import numpy as np
+import pytest
+from outdim.analysis.evaluation import SUMS, Evaluation
+from outdim.analysis.screen import Screened
+from outdim.analysis.sweep_variants import Grid, chosen
+from outdim.analysis.swept import Sweep
+from outdim.analysis.variants import Variant
+from outdim.models.screening import Screening
+from outdim.report import summary, write_report
+from outdim.report.sections import section_of
+from outdim.report.study import read_study
+from report.synthetic import write_study
+
+DIMS, LAYERS, PLANTED = 20, 3, 7
+
+
+def evaluated(grid: Grid, place: int, harm) -> Evaluation:
+    """Documents on which a variant loses ``harm`` more."""
+    variants = (Variant("intact"), *grid.variants(place))
+    rng = np.random.default_rng(place)
+    tokens = rng.integers(20, 60, 40)
+    sums = np.zeros((40, len(variants), len(SUMS)))
+    costs = np.array([0.0, *harm])
+    sums[:, :, 0] = tokens[:, None] * (3 + costs * rng.uniform(0.8, 1.2, (40, 1)))
+    return Evaluation("lm", None, variants, sums, tokens, tokens * 4.5, 300, 0, "", {})
+
+
+def planted() -> Sweep:
+    """7 costs 2 nats over all layers, and as many as the layer has number; 3 helps."""
+    sets = tuple((dim,) for dim in range(DIMS))
+    grid = Grid(sets, (None, (1,), (2,), (3,)), ((11,), (12,), (13,)))
+    places = []
+    for place, cost in enumerate((2.0, 1.0, 2.0, 3.0)):
+        harm = np.full(DIMS + 3, 0.05)
+        harm[PLANTED], harm[3] = cost, -0.4
+        places.append(evaluated(grid, place, harm))
+    return Sweep(tuple(places), grid)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return read_study(
+        write_study(tmp_path_factory.mktemp("study") / "run", {"sweep-lm": planted()})
+    )
+
+
+def test_the_worst_comes_first(study):
+    (table,) = section_of(study, "sweep-lm", []).tables
+    rows = table.cells()
+    assert [row[0].text for row in rows[:3]] == [
+        "intact", "7 off (state, layer 3)", "7 off (state)"
+    ] or rows[1][0].text == "7 off (state, layer 3)"  # fmt: skip
+    assert rows[1][5].marked
+
+
+def test_figures_show_what_was_planted(study):
+    found = {figure.id: figure for figure in section_of(study, "sweep-lm", [PLANTED]).figures}
+    assert list(found) == ["sweep_lm_spikes", "sweep_lm_grid", "sweep_lm_layers"]
+    spikes = found["sweep_lm_spikes"].table.to_pandas()
+    whole = spikes[spikes.series == "all layers at once"]
+    assert whole.dims.tolist() == list(range(DIMS))
+    assert whole.value.idxmax() == PLANTED
+    np.testing.assert_allclose(whole.value.max(), 2, rtol=0.1)
+    assert set(found["sweep_lm_spikes"].choices[0].options.values()) == {
+        "all layers at once", "layer 1", "layer 2", "layer 3"}  # fmt: skip
+    grid = found["sweep_lm_grid"].table.to_pandas()
+    by_layer = grid[grid.dim == PLANTED].set_index("layer").loss_difference
+    np.testing.assert_allclose(by_layer, np.log10(1 + np.array([1, 2, 3]) / 1e-3), rtol=0.02)
+    assert (grid[grid.dim == 3].loss_difference < 0).all()
+    curves = found["sweep_lm_layers"].table.to_pandas()
+    np.testing.assert_allclose(curves[curves.series == "7"].y, [1, 2, 3], rtol=0.1)
+    grey = curves[curves.series == "mean of random dimensions"]
+    np.testing.assert_allclose(grey.y, 0.05, rtol=0.1)
+
+
+def test_the_page_and_the_summary_have_it(tmp_path):
+    run = write_study(tmp_path / "run", {"sweep-lm": planted()})
+    page = " ".join(write_report(run).read_text().split())
+    assert "Every dimension, next tokens" in page
+    assert "7 (layer 3)" in page
+    assert "Without these the model predicts better: 3" in page
+    assert len(list((run / "figures").glob("sweep_lm_*.svg"))) == 3
+    assert "more than intact" in summary(run)
+
+
+def test_a_verified_screening_is_a_scatter_and_a_verdict(tmp_path):
+    scores = np.full((LAYERS, DIMS), 1.0) - 0.01 * np.arange(DIMS)
+    scores[1, PLANTED] = 9.0
+    screened = Screened(
+        Screening(range(1, 4), {"absolute": scores}, 10.0, 100, 100),
+        tuple(f"block.{i}" for i in range(LAYERS)),
+    )
+    grid = chosen(Grid((), (None,), ()), screened.ranked(by_layer=True), 5, 30, 0)
+    assert grid.sets[0] == (PLANTED,)
+    assert grid.layers_of(0, 0) == (2,)
+    harm = np.full(35, 0.05)
+    harm[0] = 2.0
+    found = Sweep((evaluated(grid, 0, harm),), grid, screened)
+    study = read_study(write_study(tmp_path / "run", {"sweep-lm": found}))
+    (figure,) = section_of(study, "sweep-lm", []).figures
+    table = figure.table.to_pandas()
+    assert table.label[table.damage.idxmax()] == "7 (layer 2)"
+    assert table["first"].sum() == 5
+    assert len(table) == 35
+    assert study.document("sweep_lm_verification.json")["population"] == 60
+    assert "Of 60 candidates" in write_report(tmp_path / "run").read_text()
