@@ -54,10 +54,12 @@ __global__ void __launch_bounds__(MaxThreads, 1) normalise_rows(const RowsArgs a
   count_columns<V, C>(shared.columns, args.warps, d);
   __syncthreads();
 
-  Packet<T, V> next[R][C];
+  Packet<T, V> next[R][C], next_residual[R][C];
   float2 next_row = make_float2(0.0f, 0.0f);  // in lane r of warp 0 of a group: of its row r
   const auto load_step = [&](int64_t row) {
     load_rows(next, norm.x, norm.x_stride, row, norm.n, own);
+    if (General && norm.residual)
+      load_rows(next_residual, norm.residual, norm.residual_stride, row, norm.n, own);
     if (kStats && t < R) {
       const bool counts = row + t < norm.n && (!args.group || args.group[row + t] == 1);
       next_row = make_float2(counts && args.covariate ? args.covariate[row + t] : 0.0f,
@@ -91,8 +93,9 @@ __global__ void __launch_bounds__(MaxThreads, 1) normalise_rows(const RowsArgs a
       shared.row[parity][group * R + t] = next_row;
       if (next_row.y != 0.0f) shared.count_row(group * R + t, next_row.x);
     }
+    if (General && norm.residual) add_residual(h, next_residual);
     if (kAhead) load_step(row + gridDim.x * block_rows);
-    if (General && (norm.residual || norm.sum)) add_residual<T>(h, norm, row, own);
+    if (General && (norm.residual || norm.sum)) round_sum<T>(h, norm, row, own);
 
     const float2 of_warp = warp_moments<R, V, C>(h, shared.columns[warp].y, norm.rms, lane, own);
     if (lane % kLanes == 0)

@@ -131,24 +131,32 @@ __device__ __forceinline__ void load_parameters(const LayerNormArgs& norm, int c
   }
 }
 
-/// s = x + residual, rounded to T and stored as the sum where that is wanted; in place.
+/// Adds the residual, which was loaded with x.
 template <class T, int R, int V, int C>
-__device__ __forceinline__ void add_residual(float (&h)[R][C * V], const LayerNormArgs& norm,
-                                             int64_t row, const OwnColumns<V, C>& own) {
-  Packet<T, V> other[R][C];
-  if (norm.residual) load_rows(other, norm.residual, norm.residual_stride, row, norm.n, own);
+__device__ __forceinline__ void add_residual(float (&h)[R][C * V],
+                                             const Packet<T, V> (&residual)[R][C]) {
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+#pragma unroll
+    for (int j = 0; j < C; ++j) {
+      float other[V];
+      unpack<T, V>(residual[r][j], other);
+#pragma unroll
+      for (int i = 0; i < V; ++i) h[r][j * V + i] += other[i];
+    }
+  }
+}
+
+/// Rounds x + residual to T and stores it where the sum is wanted; in place.
+template <class T, int R, int V, int C>
+__device__ __forceinline__ void round_sum(float (&h)[R][C * V], const LayerNormArgs& norm,
+                                          int64_t row, const OwnColumns<V, C>& own) {
 #pragma unroll
   for (int j = 0; j < C; ++j) {
     Packet<T, V> sum[R];
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       float* const s = h[r] + j * V;
-      if (norm.residual) {
-        float residual[V];
-        unpack<T, V>(other[r][j], residual);
-#pragma unroll
-        for (int i = 0; i < V; ++i) s[i] += residual[i];
-      }
       sum[r] = pack<T, V>(s);
       unpack<T, V>(sum[r], s);
     }
