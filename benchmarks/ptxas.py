@@ -161,7 +161,7 @@ def loop_instructions(code):
 
 def values_per_turn(name):
     """Values that a thread handles in one turn of the loop over rows, as the sources lay it out."""
-    kind, arguments = name.rstrip(">").split("<")
+    kind, arguments = name.rstrip(">").split("<", 1)
     arguments = arguments.split(", ")
     float32 = arguments[0] == "float"
     if kind == "normalise_rows":

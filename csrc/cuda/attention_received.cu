@@ -1,272 +1,168 @@
 // Attention received (core/attention_received.h): flash attention with its roles swapped.
 //
-// First pass: a block owns kTile queries of a head and streams the keys, keeping for each query the
-// running maximum and the sum of exponentials (and, for the entropy, of e log e). Second pass: a
-// block owns kTile keys and streams the queries; with both numbers of a query at hand every share
-// is exp(s - max) / sum at once, and nothing is rescaled. Third: counts of who sees whom.
+// First pass: a block owns the queries of one tile of a head and streams the keys, keeping for each
+// query the running maximum and the sum of exponentials (and, for the entropy, of e log e). Second
+// pass: a block owns a tile of keys and streams the queries; with both numbers of a query at hand
+// every share is exp(s - max) / sum at once, and nothing is rescaled. Third: counts of who sees
+// whom.
 //
 // Bytes: queries and keys once a pass and tile of the other, from L2 mostly; 8 a query and head of
-// workspace. Mapping: 256 threads, 4 x 4 products each, 16 threads side by side along the axis that
-// is summed. Deterministic: a tile is summed over four values of a thread, then over 16 lanes by a
-// fixed tree, in float32; tiles in their order in float64; no atomics.
+// workspace. Mapping: attention_products.cuh; float16 and bfloat16 go to tensor cores, float32 and
+// rows too wide for shared memory to FMAs. Deterministic: a tile is summed over the values of a
+// thread, then over the lanes of a row by a fixed tree, in float32; tiles in their order in float64;
+// no atomics.
 //
-// Products are FMAs of float32, also for 16-bit inputs. Tensor cores (mma) are worth about four
-// times as much on this shape; the emulator would need a stand-in for them.
+// Float32 stays with FMAs: TF32 keeps 11 bits, which moves a score by 2^-11 sum |q k|, 5e-4 of it,
+// where attention itself is to be equal to 1e-5. Split in three such products (hi hi, hi lo, lo hi)
+// it is as good as float32, at a sixth of the rate of bfloat16's: 1.7 times FMAs at best on an H100,
+// for fragments of another shape and twice the registers.
 
 #include "core/attention_received.h"
-#include "cuda/common.cuh"
+#include "cuda/attention_products.cuh"
 #include "cuda/kernels.h"
 
 namespace outdim::cuda {
 namespace {
 
-constexpr int kTile = 64;  // queries or keys
-constexpr int kSide = 16;  // threads along either axis of a tile
-constexpr int kEach = kTile / kSide;
-constexpr int kChunk = 16;  // of the d products of a score
-constexpr int kThreads = kSide * kSide;
-constexpr float kHidden = -INFINITY;
-constexpr float kLeftOut = -1;  // in the place of 1 / sum
+constexpr int kSeenThreads = 256;
 
-/// Rows of T, `count` of them, `stride` elements apart, d long.
-template <class T>
-struct Rows {
-  const T* data;
-  int64_t stride, count, d;
-};
-
-template <class T>
-__device__ __forceinline__ Rows<T> rows_of(const void* data, const AttentionStrides& strides,
-                                           int64_t batch, int64_t head, int64_t count, int64_t d) {
-  return {static_cast<const T*>(data) + batch * strides.batch + head * strides.head, strides.row,
-          count, d};
-}
-
-struct Tiles {
-  float down[kChunk][kTile + 1];
-  float along[kChunk][kTile + 1];
-};
-
-template <class T>
-__device__ __forceinline__ void load_chunk(const Rows<T>& rows, int64_t first, int64_t column,
-                                           float (&to)[kChunk][kTile + 1]) {
-  const int thread = static_cast<int>(threadIdx.y) * kSide + static_cast<int>(threadIdx.x);
-  for (int e = thread; e < kTile * kChunk; e += kThreads) {
-    const int64_t row = first + e / kChunk, c = column + e % kChunk;
-    const bool inside = row < rows.count && c < rows.d;
-    to[e % kChunk][e / kChunk] =
-        inside ? static_cast<float>(rows.data[row * rows.stride + c]) : 0.0f;
-  }
-}
-
-/// Products of kEach rows `down`, those of threadIdx.y, with kEach rows `along`, of threadIdx.x.
-template <class T>
-__device__ __forceinline__ void multiply(const Rows<T>& down, int64_t first_down,
-                                         const Rows<T>& along, int64_t first_along, Tiles& tiles,
-                                         float (&product)[kEach][kEach]) {
+/// Turns the products of a thread into scores; `query(a, b)` and `key(a, b)` are their places. Rows
+/// with a visible one are marked.
+template <int kRows, int kColumns, class Query, class Key>
+__device__ __forceinline__ void make_scores(const Scores& scores, bool simple,
+                                            float (&product)[kRows][kColumns], const Query& query,
+                                            const Key& key, bool (&sees)[kRows]) {
+  if (simple) {
 #pragma unroll
-  for (int a = 0; a < kEach; ++a)
+    for (int a = 0; a < kRows; ++a) {
+      sees[a] = true;
 #pragma unroll
-    for (int b = 0; b < kEach; ++b) product[a][b] = 0;
-  for (int64_t column = 0; column < down.d; column += kChunk) {
-    __syncthreads();
-    load_chunk(down, first_down, column, tiles.down);
-    load_chunk(along, first_along, column, tiles.along);
-    __syncthreads();
-#pragma unroll
-    for (int c = 0; c < kChunk; ++c) {
-      float x[kEach], y[kEach];
-#pragma unroll
-      for (int a = 0; a < kEach; ++a) {
-        x[a] = tiles.down[c][threadIdx.y + a * kSide];
-        y[a] = tiles.along[c][threadIdx.x + a * kSide];
-      }
-#pragma unroll
-      for (int a = 0; a < kEach; ++a)
-#pragma unroll
-        for (int b = 0; b < kEach; ++b) product[a][b] += x[a] * y[b];
+      for (int b = 0; b < kColumns; ++b) product[a][b] = scores.simple_score(product[a][b]);
     }
-  }
-}
-
-__device__ __forceinline__ int group_of(const AttentionReceivedArgs& args, int64_t batch,
-                                        int64_t query) {
-  if (query >= args.queries) return 0;
-  const int group = args.group == nullptr ? 1 : args.group[batch * args.queries + query];
-  return group > args.groups ? 0 : group;
-}
-
-__device__ __forceinline__ bool visible(const AttentionReceivedArgs& args, int64_t batch,
-                                        int64_t head, int64_t query, int64_t key) {
-  if (query >= args.queries || key >= args.keys) return false;
-  if (args.causal && key > query) return false;
-  if (args.window > 0 && key <= query - args.window) return false;
-  if (args.mask == nullptr) return true;
-  const AttentionStrides& strides = args.mask_strides;
-  return args.mask[batch * strides.batch + head * strides.head + query * strides.row + key] != 0;
-}
-
-/// The score of a product; hidden keys are chosen out, whatever it is.
-__device__ __forceinline__ float score_of(const AttentionReceivedArgs& args, int64_t batch,
-                                          int64_t head, int64_t query, int64_t key, float product) {
-  if (!visible(args, batch, head, query, key)) return kHidden;
-  float score = product * args.scale;
-  if (args.softcap > 0) score = args.softcap * tanhf(score / args.softcap);
-  const AttentionStrides& strides = args.bias_strides;
-  if (args.bias != nullptr)
-    score += args.bias[batch * strides.batch + head * strides.head + query * strides.row + key];
-  return score;
-}
-
-/// Whether causality or the window hides every key of a tile from every query of another.
-__device__ __forceinline__ bool apart(const AttentionReceivedArgs& args, int64_t query_first,
-                                      int64_t key_first) {
-  if (args.causal && key_first > query_first + kTile - 1) return true;
-  return args.window > 0 && key_first + kTile - 1 <= query_first - args.window;
-}
-
-/// Sum over the 16 lanes of a row of threads, the same bits in each.
-__device__ __forceinline__ float sum_along(float value) {
+  } else {
 #pragma unroll
-  for (int offset = kSide / 2; offset >= 1; offset /= 2)
-    value += __shfl_xor_sync(kAllLanes, value, offset);
-  return value;
-}
-__device__ __forceinline__ float max_along(float value) {
+    for (int a = 0; a < kRows; ++a)
 #pragma unroll
-  for (int offset = kSide / 2; offset >= 1; offset /= 2)
-    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, offset));
-  return value;
+      for (int b = 0; b < kColumns; ++b)
+        product[a][b] = scores.score(query(a, b), key(a, b), product[a][b], sees[a]);
+  }
 }
 
-/// What a thread knows of one query.
-struct Row {
-  float most = kHidden;
-  float sum = 0;       // of e = exp(s - most), of this thread's keys
-  float weighted = 0;  // of e (s - most)
-  float sees = 0;
-
-  __device__ __forceinline__ float base() const { return most == kHidden ? 0.0f : most; }
-
-  __device__ __forceinline__ void rescale(float now) {
-    if (!(now > most)) return;
-    if (most != kHidden) {
-      const float step = most - now, factor = expf(step);
-      weighted = (weighted + sum * step) * factor;
-      sum *= factor;
-    }
-    most = now;
-  }
-
-  __device__ __forceinline__ void add(float score) {
-    const float x = score - base(), e = expf(x);
-    sum += e;
-    if (e != 0) weighted += e * x;
-  }
-};
-
-template <class T>
-__global__ void __launch_bounds__(kThreads)
+template <class Products>
+__global__ void __launch_bounds__(Products::kThreads, Products::kBlocks)
     attention_rows(const AttentionReceivedArgs args, float2* statistics) {
-  __shared__ Tiles tiles;
+  using T = typename Products::Type;
+  constexpr int kLanes = Products::kLanes;
   const int64_t batch = blockIdx.z, head = blockIdx.y;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kTile;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * Products::kDown;
   const int64_t key_head = head / (args.query_heads / args.key_heads);
   const auto query = rows_of<T>(args.query, args.query_strides, batch, head, args.queries, args.d);
   const auto key = rows_of<T>(args.key, args.key_strides, batch, key_head, args.keys, args.d);
-  Row rows[kEach];
-  for (int64_t keys = 0; keys < args.keys; keys += kTile) {
-    if (apart(args, first, keys)) continue;
-    float product[kEach][kEach];
-    multiply(query, first, key, keys, tiles, product);
+  const Span keys = keys_of(args, first, Products::kDown, Products::kAlong);
+  const Scores scores(args, batch, head);
+  Products products(dynamic_shared<unsigned char>(), query, first, key, keys);
+  Row rows[Products::kRows];
+  bool sees[Products::kRows] = {};
+  for (int64_t tile = keys.from; tile < keys.to; tile += Products::kAlong) {
+    float score[Products::kRows][Products::kColumns];
+    products.multiply(tile, score);
+    make_scores(
+        scores, scores.simple(first, Products::kDown, tile, Products::kAlong), score,
+        [&](int a, int) { return first + products.row(a); },
+        [&](int, int b) { return tile + products.column(b); }, sees);
 #pragma unroll
-    for (int a = 0; a < kEach; ++a) {
-      const int64_t i = first + threadIdx.y + a * kSide;
+    for (int a = 0; a < Products::kRows; ++a) {
       float most = kHidden;
 #pragma unroll
-      for (int b = 0; b < kEach; ++b) {
-        const int64_t j = keys + threadIdx.x + b * kSide;
-        if (visible(args, batch, head, i, j)) rows[a].sees = 1;
-        product[a][b] = score_of(args, batch, head, i, j, product[a][b]);
-        most = fmaxf(most, product[a][b]);
-      }
-      rows[a].rescale(max_along(most));
+      for (int b = 0; b < Products::kColumns; ++b) most = fmaxf(most, score[a][b]);
+      rows[a].rescale(max_along<kLanes>(most));
 #pragma unroll
-      for (int b = 0; b < kEach; ++b) rows[a].add(product[a][b]);
+      for (int b = 0; b < Products::kColumns; ++b) rows[a].add(score[a][b]);
     }
   }
 #pragma unroll
-  for (int a = 0; a < kEach; ++a) {
-    const int64_t i = first + threadIdx.y + a * kSide;
+  for (int a = 0; a < Products::kRows; ++a) {
+    const int64_t i = first + products.row(a);
     Row& row = rows[a];
-    row.sum = sum_along(row.sum);
-    row.weighted = sum_along(row.weighted);
-    const bool counts = max_along(row.sees) > 0 && group_of(args, batch, i) > 0;
+    row.sum = sum_along<kLanes>(row.sum);
+    row.weighted = sum_along<kLanes>(row.weighted);
+    const bool counts =
+        max_along<kLanes>(static_cast<int>(sees[a])) > 0 && group_of(args, batch, i) > 0;
     if (args.sinks != nullptr) {
-      row.rescale(args.sinks[head]);
-      row.add(args.sinks[head]);
+      row.rescale(args.sinks[head] * kLog2OfE);
+      row.add(args.sinks[head] * kLog2OfE);
     }
-    if (threadIdx.x != 0 || i >= args.queries) continue;
+    if (threadIdx.x % kLanes != 0 || i >= args.queries) continue;
     const int64_t at = (batch * args.query_heads + head) * args.queries + i;
     statistics[at] = make_float2(row.base(), counts ? 1 / row.sum : kLeftOut);
     if (args.entropy != nullptr && counts)
-      args.entropy[at] = static_cast<double>(logf(row.sum) - row.weighted / row.sum);
+      args.entropy[at] = static_cast<double>(logf(row.sum) - kLogOf2 * (row.weighted / row.sum));
   }
 }
 
-// Two blocks a multiprocessor: left to itself ptxas aims at three, and spills a register.
-template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
+template <class Products>
+__global__ void __launch_bounds__(Products::kThreads, Products::kBlocks)
     attention_columns(const AttentionReceivedArgs args, const float2* statistics) {
-  __shared__ Tiles tiles;
-  double* sums = dynamic_shared<double>();  // [groups, kTile]
+  using T = typename Products::Type;
+  constexpr int kLanes = Products::kLanes;
   const int64_t batch = blockIdx.z, head = blockIdx.y;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kTile;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * Products::kDown;
   const int64_t key_head = head / (args.query_heads / args.key_heads);
   const auto query = rows_of<T>(args.query, args.query_strides, batch, head, args.queries, args.d);
   const auto key = rows_of<T>(args.key, args.key_strides, batch, key_head, args.keys, args.d);
-  const int thread = static_cast<int>(threadIdx.y) * kSide + static_cast<int>(threadIdx.x);
-  for (int e = thread; e < args.groups * kTile; e += kThreads) sums[e] = 0;
-  for (int64_t queries = 0; queries < args.queries; queries += kTile) {
-    if (apart(args, queries, first)) continue;
-    float share[kEach][kEach];
-    int group[kEach];
-    multiply(key, first, query, queries, tiles, share);
+  const Span queries = queries_of(args, first, Products::kDown, Products::kAlong);
+  const Scores scores(args, batch, head);
+  double* const sums = dynamic_shared<double>();  // [groups, kDown], then the tiles
+  for (int e = threadIdx.x; e < args.groups * Products::kDown; e += Products::kThreads) sums[e] = 0;
+  Products products(sums + args.groups * Products::kDown, key, first, query, queries);
+  statistics += (batch * args.query_heads + head) * args.queries;
+  for (int64_t tile = queries.from; tile < queries.to; tile += Products::kAlong) {
+    float share[Products::kRows][Products::kColumns];
+    products.multiply(tile, share);
+    bool ignored[Products::kRows];
+    make_scores(
+        scores, scores.simple(tile, Products::kAlong, first, Products::kDown), share,
+        [&](int, int b) { return tile + products.column(b); },
+        [&](int a, int) { return first + products.row(a); }, ignored);
+    int group[Products::kColumns];
+    int low = args.groups + 1, high = 0;  // of the groups in the tile
 #pragma unroll
-    for (int b = 0; b < kEach; ++b) {
-      const int64_t i = queries + threadIdx.x + b * kSide;
+    for (int b = 0; b < Products::kColumns; ++b) {
+      const int64_t i = tile + products.column(b);
       group[b] = group_of(args, batch, i);
-      float2 row = make_float2(0, kLeftOut);
-      if (group[b] > 0) row = statistics[(batch * args.query_heads + head) * args.queries + i];
+      const float2 row = group[b] > 0 ? statistics[i] : make_float2(0, kLeftOut);
       if (row.y == kLeftOut) group[b] = 0;
+      if (group[b] > 0) low = min(low, group[b]);
+      high = max(high, group[b]);
 #pragma unroll
-      for (int a = 0; a < kEach; ++a) {
-        const int64_t j = first + threadIdx.y + a * kSide;
-        share[a][b] = expf(score_of(args, batch, head, i, j, share[a][b]) - row.x) * row.y;
-      }
+      for (int a = 0; a < Products::kRows; ++a)
+        share[a][b] = power_of_two(share[a][b] - row.x) * row.y;
     }
-    for (int g = 1; g <= args.groups; ++g) {
+    low = -max_along<kLanes>(-low);
+    high = max_along<kLanes>(high);
+    for (int g = low; g <= high; ++g) {
 #pragma unroll
-      for (int a = 0; a < kEach; ++a) {
+      for (int a = 0; a < Products::kRows; ++a) {
         float sum = 0;
 #pragma unroll
-        for (int b = 0; b < kEach; ++b) sum += group[b] == g ? share[a][b] : 0.0f;
-        sum = sum_along(sum);
-        if (threadIdx.x == 0)
-          sums[(g - 1) * kTile + threadIdx.y + a * kSide] += static_cast<double>(sum);
+        for (int b = 0; b < Products::kColumns; ++b)
+          if (group[b] == g) sum += share[a][b];
+        sum = sum_along<kLanes>(sum);
+        if (threadIdx.x % kLanes == 0)
+          sums[(g - 1) * Products::kDown + products.row(a)] += static_cast<double>(sum);
       }
     }
   }
   __syncthreads();
-  for (int e = thread; e < args.groups * kTile; e += kThreads) {
-    const int64_t g = e / kTile, j = first + e % kTile;
+  for (int e = threadIdx.x; e < args.groups * Products::kDown; e += Products::kThreads) {
+    const int64_t g = e / Products::kDown, j = first + e % Products::kDown;
     if (j < args.keys)
       args.sums[((batch * args.groups + g) * args.query_heads + head) * args.keys + j] = sums[e];
   }
 }
 
-__global__ void __launch_bounds__(kThreads) attention_seen(const AttentionReceivedArgs args) {
-  const int64_t key = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+__global__ void __launch_bounds__(kSeenThreads) attention_seen(const AttentionReceivedArgs args) {
+  const int64_t key = static_cast<int64_t>(blockIdx.x) * kSeenThreads + threadIdx.x;
   const int64_t group = blockIdx.y;
   const int64_t batch = blockIdx.z / args.mask_heads, head = blockIdx.z % args.mask_heads;
   if (key >= args.keys) return;
@@ -274,6 +170,30 @@ __global__ void __launch_bounds__(kThreads) attention_seen(const AttentionReceiv
   for (int64_t i = 0; i < args.queries; ++i)
     if (group_of(args, batch, i) == group + 1) count += visible(args, batch, head, i, key);
   args.seen[((batch * args.groups + group) * args.mask_heads + head) * args.keys + key] = count;
+}
+
+unsigned tiles(int64_t length, int64_t tile) {
+  return static_cast<unsigned>(ceil_div(length, tile));
+}
+
+/// Shared memory of the second pass, which needs more of it.
+template <class Products>
+int64_t column_bytes(const AttentionReceivedArgs& args) {
+  const int64_t of_tiles = Products::shared_bytes(args.d);
+  return of_tiles + args.groups * Products::kDown * static_cast<int64_t>(sizeof(double));
+}
+
+template <class Products>
+void launch_passes(const AttentionReceivedArgs& args, const Context& context) {
+  const auto batch = static_cast<unsigned>(args.batch);
+  const auto heads = static_cast<unsigned>(args.query_heads);
+  auto* statistics = static_cast<float2*>(context.workspace);
+  launch<&attention_rows<Products>>(dim3(tiles(args.queries, Products::kDown), heads, batch),
+                                    dim3(Products::kThreads), Products::shared_bytes(args.d),
+                                    context.stream, args, statistics);
+  launch<&attention_columns<Products>>(
+      dim3(tiles(args.keys, Products::kDown), heads, batch), dim3(Products::kThreads),
+      column_bytes<Products>(args), context.stream, args, static_cast<const float2*>(statistics));
 }
 
 }  // namespace
@@ -284,26 +204,21 @@ int64_t attention_workspace_bytes(const AttentionReceivedArgs& args) {
 
 void attention_received(const AttentionReceivedArgs& args, const Context& context) {
   const DeviceGuard guard(context.device);
-  const auto tiles = [](int64_t length, int64_t tile) {
-    return static_cast<unsigned>(ceil_div(length, tile));
-  };
-  const auto batch = static_cast<unsigned>(args.batch);
-  const auto heads = static_cast<unsigned>(args.query_heads);
-  const auto groups = static_cast<unsigned>(args.groups);
   if (args.queries == 0) return;
   with_dtype(args.dtype, [&](auto type) {
     using T = decltype(type);
-    auto* statistics = static_cast<float2*>(context.workspace);
-    const dim3 threads(kSide, kSide);
-    launch<&attention_rows<T>>(dim3(tiles(args.queries, kTile), heads, batch), threads, 0,
-                               context.stream, args, statistics);
-    launch<&attention_columns<T>>(dim3(tiles(args.keys, kTile), heads, batch), threads,
-                                  args.groups * kTile * sizeof(double), context.stream, args,
-                                  static_cast<const float2*>(statistics));
+    if constexpr (sizeof(T) == 2) {
+      const int64_t most =
+          device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, context.device);
+      if (column_bytes<TensorProducts<T>>(args) <= most)
+        return launch_passes<TensorProducts<T>>(args, context);
+    }
+    launch_passes<PlainProducts<T>>(args, context);
   });
+  const auto groups = static_cast<unsigned>(args.groups);
   const auto masks = static_cast<unsigned>(args.batch * args.mask_heads);
-  launch<&attention_seen>(dim3(tiles(args.keys, kThreads), groups, masks), dim3(kThreads), 0,
-                          context.stream, args);
+  launch<&attention_seen>(dim3(tiles(args.keys, kSeenThreads), groups, masks), dim3(kSeenThreads),
+                          0, context.stream, args);
 }
 
 }  // namespace outdim::cuda

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "cuda/launch.cuh"
+#include "cuda/mma.cuh"
 
 namespace emulator {
 
@@ -86,9 +87,15 @@ cudaError_t refusal(const Kernel& kernel, int threads, size_t shared_bytes) {
   return cudaSuccess;
 }
 
+struct Copy {
+  void* to;
+  const void* from;
+  bool there;
+};
 struct Fiber {
   ucontext_t context;
   uint3 thread;
+  std::vector<Copy> copies;  // started, and not waited for
   bool blocked = false;
   bool done = false;
 };
@@ -128,8 +135,10 @@ void wake(std::vector<int>& waiting) {
   waiting.clear();
 }
 
-/// Leaves a value for the warp and waits until all lanes have; returns where they are.
-int meet(uint64_t value, int operation) {
+/// Leaves a value for the warp and waits until all lanes have; returns where they are. The last one
+/// to come calls `last` with that before the others go on.
+template <class Last>
+int meet(uint64_t value, int operation, const Last& last) {
   Warp& warp = warps[current / kWarp];
   const int mine = current % kWarp;
   const int parity = warp.calls[mine]++ % 2;
@@ -142,13 +151,19 @@ int meet(uint64_t value, int operation) {
     for (int other : warp.operation[parity]) {
       if (other != operation) stop("lanes meet at different operations");
     }
+    last(warp.value[parity]);
     wake(warp.waiting);
   }
   return parity;
 }
 
+int meet(uint64_t value, int operation) {
+  return meet(value, operation, [](const uint64_t*) {});
+}
+
 void enter() {
   (*kernel)();
+  if (!fibers[current].copies.empty()) stop("ends before its copies");
   fibers[current].done = true;
   swapcontext(&fibers[current].context, &scheduler);
 }
@@ -220,6 +235,31 @@ unsigned ballot(bool predicate) {
     mask |= static_cast<unsigned>(warps[current / kWarp].value[parity][l]) << l;
   }
   return mask;
+}
+
+void together(void* mine, int operation, void (*work)(void* const* of_lane)) {
+  meet(reinterpret_cast<uint64_t>(mine), operation, [&](const uint64_t* values) {
+    void* of_lane[kWarp];
+    for (int l = 0; l < kWarp; ++l) of_lane[l] = reinterpret_cast<void*>(values[l]);
+    work(of_lane);
+  });
+}
+
+void start_copy(void* shared, const void* global, bool there) {
+  if (reinterpret_cast<uintptr_t>(shared) % 16) stop("a copy to an address that is not aligned");
+  if (there && reinterpret_cast<uintptr_t>(global) % 16) stop("a copy from an address like that");
+  std::memset(shared, 0xff, 16);
+  fibers[current].copies.push_back({shared, global, there});
+}
+
+void wait_for_copies() {
+  for (const Copy& copy : fibers[current].copies) {
+    if (copy.there)
+      std::memcpy(copy.to, copy.from, 16);
+    else
+      std::memset(copy.to, 0, 16);
+  }
+  fibers[current].copies.clear();
 }
 
 void run(const Kernel& launched, dim3 grid, dim3 threads, size_t shared_bytes,
