@@ -21,6 +21,11 @@
 
 namespace outdim {
 
+// Scores are in units of log 2 while they are worked on: exp is a power of two then, which takes one
+// multiplication that scaling the products makes anyway.
+constexpr float kLog2OfE = 1.4426950408889634f;
+constexpr float kLogOf2 = 0.6931471805599453f;
+
 /// Strides in elements; a dimension that is broadcast has stride 0, the last one is contiguous.
 struct AttentionStrides {
   int64_t batch = 0;

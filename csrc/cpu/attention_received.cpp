@@ -137,7 +137,8 @@ class Heads {
 
   void add_block(int64_t head) {
     AttentionBlock block;
-    kernels_.load_queries[static_cast<int>(args_.dtype)](addresses_, count_, args_.d, args_.scale,
+    const float scale = args_.softcap > 0 ? args_.scale : args_.scale * kLog2OfE;
+    kernels_.load_queries[static_cast<int>(args_.dtype)](addresses_, count_, args_.d, scale,
                                                          query_.data());
     block.query = query_.data();
     block.rows = taken_;
@@ -150,7 +151,7 @@ class Heads {
       block.last = std::max(block.last, taken_[i].to);
     }
     block.softcap = args_.softcap;
-    block.sink = args_.sinks == nullptr ? -INFINITY : args_.sinks[head];
+    block.sink = args_.sinks == nullptr ? -INFINITY : args_.sinks[head] * kLog2OfE;
     block.scores = scores_.data();
     block.stride = padded_;
     block.sums = sums_.data();

@@ -133,14 +133,16 @@ struct AttentionRow {
 
 /// Queries of one head and group against the keys of that head.
 struct AttentionBlock {
-  const float* query = nullptr;  // [count, padded with zeros][d], scaled
+  const float* query =
+      nullptr;  // [count, padded with zeros][d], scaled (by log2 e as well, without
+                // a soft-cap)
   const AttentionRow* rows = nullptr;
   int64_t count = 0;  // at most kMaxAttentionRows
   int64_t d = 0;
   const float* keys = nullptr;  // as pack_keys has written them
   int64_t first = 0, last = 0;  // the union of what the rows see
   float softcap = 0;            // 0: none
-  float sink = 0;               // -inf: none
+  float sink = 0;               // in units of log 2; -inf: none
   float* scores = nullptr;      // [count, padded][stride], written
   int64_t stride = 0;           // keys, padded
   double* sums = nullptr;       // [stride] added to

@@ -94,6 +94,7 @@ OUTDIM_INLINE HalfF low_half(VecF v) { return (HalfF)_mm512_castps512_ps256((__m
 OUTDIM_INLINE HalfF high_half(VecF v) { return (HalfF)_mm512_extractf32x8_ps((__m512)v, 1); }
 OUTDIM_INLINE float sum_across(VecF v) { return _mm512_reduce_add_ps((__m512)v); }
 OUTDIM_INLINE double sum_across(VecD v) { return _mm512_reduce_add_pd((__m512d)v); }
+OUTDIM_INLINE float largest_across(VecF v) { return _mm512_reduce_max_ps((__m512)v); }
 #else
 OUTDIM_INLINE VecD widen(HalfF v) { return __builtin_convertvector(v, VecD); }
 OUTDIM_INLINE HalfF low_half(VecF v) {
@@ -116,7 +117,51 @@ OUTDIM_INLINE double sum_across(VecD v) {
   for (int i = 0; i < kWidth / 2; ++i) sum += v[i];
   return sum;
 }
+OUTDIM_INLINE float largest_across(VecF v) {
+  float largest = v[0];
+  for (int i = 1; i < kWidth; ++i) largest = v[i] > largest ? v[i] : largest;
+  return largest;
+}
 #endif
+
+// ---- transposing
+
+/// a0 b0 a1 b1 ... of the lower or of the upper halves.
+#if defined(__AVX512F__)
+OUTDIM_INLINE VecF interleave_low(VecF a, VecF b) {
+  const __m512i from = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  return (VecF)_mm512_permutex2var_ps((__m512)a, from, (__m512)b);
+}
+OUTDIM_INLINE VecF interleave_high(VecF a, VecF b) {
+  const __m512i from =
+      _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  return (VecF)_mm512_permutex2var_ps((__m512)a, from, (__m512)b);
+}
+#elif defined(__AVX2__)
+OUTDIM_INLINE VecF interleave_low(VecF a, VecF b) {
+  const __m256 low = _mm256_unpacklo_ps((__m256)a, (__m256)b);
+  return (VecF)_mm256_permute2f128_ps(low, _mm256_unpackhi_ps((__m256)a, (__m256)b), 0x20);
+}
+OUTDIM_INLINE VecF interleave_high(VecF a, VecF b) {
+  const __m256 low = _mm256_unpacklo_ps((__m256)a, (__m256)b);
+  return (VecF)_mm256_permute2f128_ps(low, _mm256_unpackhi_ps((__m256)a, (__m256)b), 0x31);
+}
+#else
+OUTDIM_INLINE VecF interleave_low(VecF a, VecF b) { return VecF{a[0], b[0], a[1], b[1]}; }
+OUTDIM_INLINE VecF interleave_high(VecF a, VecF b) { return VecF{a[2], b[2], a[3], b[3]}; }
+#endif
+
+/// Rows become columns: each round interleaves the first half of the rows with the second.
+OUTDIM_INLINE void transpose(VecF (&row)[kWidth]) {
+  for (int round = 1; round < kWidth; round *= 2) {
+    VecF mixed[kWidth];
+    for (int i = 0; i < kWidth / 2; ++i) {
+      mixed[2 * i] = interleave_low(row[i], row[i + kWidth / 2]);
+      mixed[2 * i + 1] = interleave_high(row[i], row[i + kWidth / 2]);
+    }
+    for (int i = 0; i < kWidth; ++i) row[i] = mixed[i];
+  }
+}
 
 // ---- stores past the cache; the address must be aligned to the vector
 

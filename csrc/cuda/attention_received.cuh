@@ -11,8 +11,6 @@ namespace outdim::cuda {
 
 constexpr float kHidden = -INFINITY;
 constexpr float kLeftOut = -1;  // in the place of 1 / sum
-constexpr float kLog2OfE = 1.4426950408889634f;
-constexpr float kLogOf2 = 0.6931471805599453f;
 
 /// Rows of T, `count` of them, `stride` elements apart, d long.
 template <class T>
@@ -77,7 +75,7 @@ class Scores {
         batch_(batch),
         head_(head),
         plain_(args.softcap == 0 && args.bias == nullptr),
-        factor_(plain_ ? args.scale * kLog2OfE : args.scale) {}
+        factor_(args.softcap > 0 ? args.scale : args.scale * kLog2OfE) {}
 
   /// Whether every query of a tile sees every key of another, and scores are products, scaled.
   __device__ __forceinline__ bool simple(int64_t query, int64_t queries, int64_t key,
@@ -95,13 +93,13 @@ class Scores {
     if (!visible(args_, batch_, head_, query, key)) return kHidden;
     sees = true;
     float value = product * factor_;
-    if (plain_) return value;
-    if (args_.softcap > 0) value = args_.softcap * tanhf(value / args_.softcap);
+    if (args_.softcap > 0) value = tanhf(value / args_.softcap) * (args_.softcap * kLog2OfE);
     const AttentionStrides& strides = args_.bias_strides;
     if (args_.bias != nullptr)
       value +=
+          kLog2OfE *
           args_.bias[batch_ * strides.batch + head_ * strides.head + query * strides.row + key];
-    return value * kLog2OfE;
+    return value;
   }
 
  private:

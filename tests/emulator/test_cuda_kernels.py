@@ -80,6 +80,18 @@ def test_attention_received(order, name, dtype):
         checks.check_attention_received(CPU, shape, dtype, **options)
 
 
+@pytest.mark.parametrize("dtype", checks.DTYPES[1:])
+@pytest.mark.parametrize("d", [32, 64, 80, 96, 128, 256, 500])
+@pytest.mark.parametrize("name", ["window", "groups"])
+def test_attention_received_of_several_tiles(emulated, name, d, dtype):
+    """More than one tile of either pass, in both of which some are skipped; 500 does not fit the
+    shared memory of tensor cores' tiles."""
+    emulated.emulator_configure(3, 7)
+    shape = (1, 2, 1, 150, 150, d)
+    options = checks.attention_options(*shape[:2], *shape[3:5])[name]
+    checks.check_attention_received(CPU, shape, dtype, **options)
+
+
 @pytest.mark.parametrize("of", [None, "output", "input"])
 def test_running_states(order, of):
     many = {"table": 3, "rows": 2, "groups": 3, "labels": True, "shape": True}

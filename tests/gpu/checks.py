@@ -373,9 +373,11 @@ def check_attention_received(device, shape, dtype, **options):
     want = ops.attention_received(
         query.double(), key.double(), entropy=True, backend="reference", **options
     )
-    # A score up to about 10 is rounded to 1e-6 in float32.
-    torch.testing.assert_close(found.sums.cpu(), want.sums, rtol=4e-6, atol=4e-6)
-    torch.testing.assert_close(found.entropy.cpu(), want.entropy, rtol=4e-6, atol=1e-5,
+    # A score up to about 10 is rounded to 1e-6 in float32; tensor cores cut off instead, once for
+    # every 16 of the d products (a device's may do so for 8, or 4).
+    tolerance = 4e-6 if dtype == torch.float32 else 1e-5
+    torch.testing.assert_close(found.sums.cpu(), want.sums, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(found.entropy.cpu(), want.entropy, rtol=tolerance, atol=1e-5,
                                equal_nan=True)  # fmt: skip
     assert torch.equal(found.seen.cpu(), want.seen)
 

@@ -19,4 +19,7 @@ for dtype in checks.DTYPES:
             checks.check_fused(device, n, d, dtype, variant, "output", labels=True)
     checks.check_layer_norm(device, 5, 5000, dtype, "full")
     checks.check_fused(device, 9, 3504, dtype, "full", "input")
+    for d in (33, 64):
+        options = checks.attention_options(2, 4, 70, 70)["groups"]
+        checks.check_attention_received(device, (2, 4, 2, 70, 70, d), dtype, **options)
 checks.check_rank_histogram(device, 100, 40)

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.gpu
 @pytest.mark.parametrize(
     "shape",
     [(1, 1, 1, 1, 1, 1), (2, 4, 2, 37, 37, 20), (3, 6, 1, 130, 130, 64), (2, 12, 12, 512, 512, 64),
-     (2, 2, 2, 7, 130, 33)],
+     (2, 2, 2, 7, 130, 33), (1, 4, 2, 300, 300, 80), (1, 2, 1, 150, 150, 128),
+     (1, 2, 1, 150, 150, 256), (1, 2, 1, 150, 150, 500)],
 )  # fmt: skip
 def test_matches_the_reference(device, shape, name, dtype):
     options = checks.attention_options(shape[0], shape[1], *shape[3:5])[name]
