@@ -1,25 +1,28 @@
-"""Attention received beside SDPA and eager attention, and the whole step beside BERT-base.
+"""Attention received beside SDPA and eager attention, and the step within forwards.
 
-The op at the shape of BERT-base: 12 heads of 64, in the layout of a model; time is the smallest of
-the rounds, memory the peak above what was there before. The step: its forward with everything
-that `attention` and `correlate` take, in turn with the forward alone.
+The op at the shape of BERT-base: 12 heads of 64, in the layout of a model, float32; medians and
+minima over rounds of all ways in turn; memory is the peak above what was there before. The step
+`attention` with everything that it takes is timed inside of forwards of BERT-base and MiniLM: what
+it took over what the rest took, for forwards vary by more than it costs.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import common
 import memory_usage
 import torch
+from bench_forward import SHAPES, SMALL
 from outdim import ops
 from outdim.analysis.attention import AttentionOptions, AttentionStep
-from outdim.analysis.correlate import Correlate, CorrelateOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.pass_ import _Sink
 from outdim.bench import Row, write
@@ -37,35 +40,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--quick", action="store_true", help="one length, a small model")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--part", choices=("op", "step"), help="only this one")
     chosen = parser.parse_args()
+    lengths = _LENGTHS[: 1 if chosen.quick else None]
     rows: list[Row] = []
-    with num_threads(1):
-        for length in _LENGTHS[: 1 if chosen.quick else None]:
-            if chosen.part != "step":
-                rows += of_op(chosen, length)
-            if chosen.part != "op" and length <= 512:
-                rows += of_step(chosen, length)
+    for threads in sorted({1, torch.get_num_threads()}):
+        with num_threads(threads):
+            for length in lengths if chosen.part != "step" else ():
+                for causal in (False, True):
+                    rows += of_op(chosen, length, causal)
+            if chosen.part != "op":
+                rows += of_step(chosen, [length for length in lengths if length <= 512])
     for row in rows:
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})
     if chosen.json is not None:
         write(chosen.json, "attention_received", rows, common.describe())
 
 
-def in_turn(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """The least of what each way returned, all of them in every round in shuffled order."""
+def in_turn(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each way, all of them in every round in shuffled order."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     order = random.Random(0)
     for _ in range(rounds):
         for name in order.sample(list(ways), len(ways)):
-            times[name].append(ways[name]())
-    return {name: min(found) for name, found in times.items()}
+            start = time.perf_counter()
+            ways[name]()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return times
 
 
-def of_op(chosen: argparse.Namespace, length: int) -> list[Row]:
-    """Milliseconds and MiB of one layer, full attention and causal."""
+def of_op(chosen: argparse.Namespace, length: int, causal: bool) -> Iterator[Row]:
+    """One layer: milliseconds, and MiB at the peak."""
     batch = max(1, chosen.tokens // length)
     generator = torch.Generator().manual_seed(0)
     q, k, v = (
@@ -74,98 +81,99 @@ def of_op(chosen: argparse.Namespace, length: int) -> list[Row]:
     )
     group = torch.ones(batch, length, dtype=torch.uint8)
     group[:, [0, -1]] = 2
-    rows: list[Row] = []
-    for causal in (False, True):
 
-        def eager(causal: bool = causal) -> torch.Tensor:
-            scores = q @ k.mT * _WIDTH**-0.5
-            if causal:
-                hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
-                scores = scores.masked_fill(hidden, -torch.inf)
-            weights = scores.softmax(-1)
-            weights @ v
-            return weights.sum(-2, dtype=torch.float64)
+    def eager() -> torch.Tensor:
+        scores = q @ k.mT * _WIDTH**-0.5
+        if causal:
+            hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
+            scores = scores.masked_fill(hidden, -torch.inf)
+        weights = scores.softmax(-1)
+        weights @ v
+        return weights.sum(-2, dtype=torch.float64)
 
-        calls: dict[str, Callable[[], Any]] = {
-            "SDPA": lambda causal=causal: scaled_dot_product_attention(q, k, v, is_causal=causal),
-            "eager, column sums": eager,
-            "outdim": lambda causal=causal: ops.attention_received(q, k, causal=causal).sums,
-            "outdim, groups and entropy": lambda causal=causal: ops.attention_received(
-                q, k, causal=causal, group=group, groups=2, entropy=True
-            ),
-            "outdim, plain torch": lambda causal=causal: ops.attention_received(
-                q, k, causal=causal, backend="reference"
-            ),
-        }
-        torch.testing.assert_close(calls["outdim"]()[:, 0], eager(), rtol=1e-5, atol=1e-5)
-
-        def timed(call: Callable[[], Any]) -> Callable[[], float]:
-            def run() -> float:
-                start = time.perf_counter()
-                call()
-                return 1e3 * (time.perf_counter() - start)
-
-            return run
-
-        times = in_turn({name: timed(call) for name, call in calls.items()}, chosen.rounds)
-        for name, call in calls.items():
-            before = memory_usage.begin()
-            call()
-            rows.append(
-                {
-                    "op": "attention_received", "length": length, "batch": batch, "causal": causal,
-                    "name": name, "ms": times[name], "of_sdpa": times[name] / times["SDPA"],
-                    "peak_mib": memory_usage.peak() - before,
-                }
-            )  # fmt: skip
-    return rows
-
-
-def of_step(chosen: argparse.Namespace, length: int) -> list[Row]:
-    """Seconds of one forward of BERT-base, alone and with what steps take beside it."""
-    torch.manual_seed(0)
-    small = {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2}
-    config = BertConfig(**(small if chosen.quick else {}))
-    model = BertModel(config, add_pooling_layer=False).eval()
-    batch = batch_of(chosen.tokens // length, length, config.vocab_size)
-    steps = {"attention": made(AttentionStep, AttentionOptions(dims=list(range(12))), model),
-             "correlate": made(Correlate, CorrelateOptions(rank=[]), model)}  # fmt: skip
-
-    def run(names: tuple[str, ...]) -> float:
-        chosen_steps = [steps[name] for name in names]
-        arch = steps["attention"].inputs.architecture
-        sink = _Sink(chosen_steps, arch.points)
-        with (
-            torch.inference_mode(),
-            sink.attention(model, arch),
-            observe(model, sink.points, sink, fused=True),
-        ):
-            start = time.perf_counter()
-            sink.begin(batch)
-            model(batch.input_ids, batch.attention_mask)
-            sink.commit()
-            return time.perf_counter() - start
-
-    def alone() -> float:
-        with torch.inference_mode():
-            start = time.perf_counter()
-            model(batch.input_ids, batch.attention_mask)
-            return time.perf_counter() - start
-
-    ways = {
-        "model alone": alone,
-        "correlate": lambda: run(("correlate",)),
-        "attention": lambda: run(("attention",)),
-        "both": lambda: run(("correlate", "attention")),
+    ways: dict[str, Callable[[], Any]] = {
+        "SDPA": lambda: scaled_dot_product_attention(q, k, v, is_causal=causal),
+        "eager, column sums": eager,
+        "outdim": lambda: ops.attention_received(q, k, causal=causal).sums,
+        "outdim, groups and entropy": lambda: ops.attention_received(
+            q, k, causal=causal, group=group, groups=2, entropy=True
+        ),
+        "outdim, plain torch": lambda: ops.attention_received(
+            q, k, causal=causal, backend="reference"
+        ),
     }
-    times = in_turn(ways, max(3, chosen.rounds // 2))
-    return [
-        {
-            "op": "step", "length": length, "batch": len(batch.input_ids), "name": name,
-            "s": seconds, "overhead": seconds / times["model alone"] - 1,
-        }
-        for name, seconds in times.items()
-    ]  # fmt: skip
+    torch.testing.assert_close(ways["outdim"]()[:, 0], eager(), rtol=1e-5, atol=1e-5)
+    times = in_turn(ways, chosen.rounds)
+    for name, call in ways.items():
+        before = memory_usage.begin()
+        call()
+        peak = memory_usage.peak() - before
+        median = statistics.median(times[name])
+        yield {
+            "op": "attention_received", "variant": name, "device": "cpu", "dtype": "float32",
+            "threads": torch.get_num_threads(), "length": length, "batch": batch, "causal": causal,
+            "rounds": chosen.rounds, "median_ms": median, "min_ms": min(times[name]),
+            "of_sdpa": median / statistics.median(times["SDPA"]), "peak_mib": peak,
+        }  # fmt: skip
+
+
+class _Timed:
+    """A step, and how long it took."""
+
+    def __init__(self, step: Any) -> None:
+        self._step, self.seconds = step, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        of_step = getattr(self._step, name)
+        if name not in ("begin", "attend", "observe", "commit"):
+            return of_step
+
+        def timed(*arguments: Any, **options: Any) -> None:
+            start = time.perf_counter()
+            of_step(*arguments, **options)
+            self.seconds += time.perf_counter() - start
+
+        return timed
+
+
+def of_step(chosen: argparse.Namespace, lengths: list[int]) -> Iterator[Row]:
+    """What the step takes within a forward, over its rest; the range over the rounds."""
+    models = itertools.product(SHAPES.items(), (torch.float32, torch.bfloat16))
+    for (name, shape), dtype in models:
+        torch.manual_seed(0)
+        config = BertConfig(**(SMALL if chosen.quick else shape))
+        model = BertModel(config, add_pooling_layer=False).eval().to(dtype)
+        step = made(AttentionStep, AttentionOptions(dims=list(range(12))), model)
+        for length in lengths:
+            batch = batch_of(chosen.tokens // length, length, config.vocab_size)
+            within(model, step, batch)  # warms up
+            found = [within(model, step, batch) for _ in range(max(3, chosen.rounds // 2))]
+            ratios, rest = zip(*((cost / rest, rest) for cost, rest in found), strict=True)
+            yield {
+                "op": "attention_step", "variant": name, "device": "cpu",
+                "dtype": str(dtype).removeprefix("torch."), "threads": torch.get_num_threads(),
+                "length": length, "tokens": batch.input_ids.numel(), "rounds": len(found),
+                "median_ms": 1e3 * statistics.median(rest), "min_ms": 1e3 * min(rest),
+                "overhead": statistics.median(ratios), "low": min(ratios), "high": max(ratios),
+            }  # fmt: skip
+
+
+def within(model: Any, step: Any, batch: Batch) -> tuple[float, float]:
+    """Seconds of the step in one forward, and of the rest of it."""
+    timed: Any = _Timed(step)
+    arch = step.inputs.architecture
+    sink = _Sink([timed], arch.points)
+    with (
+        torch.inference_mode(),
+        sink.attention(model, arch),
+        observe(model, sink.points, sink),
+    ):
+        start = time.perf_counter()
+        sink.begin(batch)
+        model(batch.input_ids, batch.attention_mask)
+        sink.commit()
+        whole = time.perf_counter() - start
+    return timed.seconds, whole - timed.seconds
 
 
 def batch_of(count: int, length: int, vocab: int) -> Batch:

@@ -31,12 +31,12 @@ from outdim.stats.point_moments import PointMoments
 from transformers import BertConfig, BertModel
 
 _SEQUENCE = 128
-_SHAPES = {
+SHAPES = {
     "BERT-base": {},
     "MiniLM": {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12}
     | {"intermediate_size": 1536},
 }
-_SMALL = {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2}
+SMALL = {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2}
 
 
 class Sink:
@@ -119,7 +119,7 @@ def main() -> None:
 
 def _model(chosen: argparse.Namespace, dtype: torch.dtype, shape: dict[str, int]) -> Any:
     torch.manual_seed(0)
-    config = BertConfig(**(_SMALL if chosen.quick else shape))
+    config = BertConfig(**(SMALL if chosen.quick else shape))
     return BertModel(config, add_pooling_layer=False).eval().to(chosen.device, dtype)
 
 
@@ -131,7 +131,7 @@ def _ids(chosen: argparse.Namespace, vocabulary: int) -> torch.Tensor:
 
 def within(chosen: argparse.Namespace, dtype: torch.dtype) -> Iterator[Row]:
     """Time of the statistics inside a forward, over that of its rest; the range over the rounds."""
-    for name, shape in _SHAPES.items():
+    for name, shape in SHAPES.items():
         model = _model(chosen, dtype, shape)
         ids = _ids(chosen, model.config.vocab_size)
         points = architecture(model).select(None)

@@ -152,6 +152,23 @@ def _pipeline(rows: Sequence[Row]) -> Iterator[str]:
                 number(row["host_us_a_point"]) if row["host_us_a_point"] else ""
             ),
         },
+        "attention_received": {
+            "what keys receive, 12 heads of 64": lambda row: row["variant"],
+            "threads": lambda row: str(row["threads"]),
+            "S": lambda row: f"{row['length']}{', causal' if row['causal'] else ''}",
+            "ms": lambda row: f"{number(row['median_ms'])} ({number(row['min_ms'])})",
+            "times SDPA": lambda row: number(row["of_sdpa"]),
+            "MiB at peak": lambda row: f"{row['peak_mib']:.0f}",
+        },
+        "attention_step": {
+            "step attention in a forward": lambda row: row["variant"],
+            "dtype": lambda row: row["dtype"],
+            "threads": lambda row: str(row["threads"]),
+            "S": lambda row: str(row["length"]),
+            "ms": lambda row: f"{number(row['median_ms'])} ({number(row['min_ms'])})",
+            "overhead": lambda row: f"{row['overhead']:.1%}",
+            "range": lambda row: f"{row['low']:.1%} to {row['high']:.1%}",
+        },
         "commit": {
             "host alone": lambda row: row["variant"],
             "commit of a batch, us": lambda row: number(row["commit_us"]),
