@@ -105,6 +105,7 @@ def of_op(chosen: argparse.Namespace, length: int, causal: bool) -> Iterator[Row
     torch.testing.assert_close(ways["outdim"]()[:, 0], eager(), rtol=1e-5, atol=1e-5)
     times = in_turn(ways, chosen.rounds)
     for name, call in ways.items():
+        memory_usage.give_back()
         before = memory_usage.begin()
         call()
         peak = memory_usage.peak() - before
