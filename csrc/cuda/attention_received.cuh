@@ -27,7 +27,7 @@ __device__ __forceinline__ Rows<T> rows_of(const void* data, const AttentionStri
           count, static_cast<int>(d)};
 }
 
-/// Tiles of `of_tile` from `from`, which starts one, up to `to`.
+/// From `from`, where a tile starts, up to `to`.
 struct Span {
   int64_t from, to;
 };

@@ -1,6 +1,6 @@
 #pragma once
 
-// What ties the device code to the machine that runs its threads: the only parts that
+// What ties the device code to the machine that runs its threads: with mma.cuh the only parts that
 // tests/emulator replaces to run the kernels on the CPU.
 
 #include <cuda_runtime.h>
