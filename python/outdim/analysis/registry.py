@@ -40,6 +40,14 @@ _STEPS = {
         "Measure anisotropy, what dimensions add to it, and directions in use.",
         "outdim.analysis.geometry:MeasureGeometry",
     ),
+    "lifecycle": (
+        "Follow outlier dimensions: what writes them, where, and what they are to a norm.",
+        "outdim.analysis.lifecycle:FollowLives",
+    ),
+    "embeddings": (
+        "Take embeddings apart: dimensions that stand out in words, positions, types, norm.",
+        "outdim.analysis.embeddings:TakeApart",
+    ),
     "evaluate-glue": (
         "Evaluate a classifier on a task of GLUE or a labelled file, fine-tuned first if asked.",
         "outdim.analysis.evaluate_glue:Glue",

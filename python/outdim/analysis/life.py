@@ -1,0 +1,111 @@
+"""The life of a dimension: birth, peak, plateau and fall, found in its sizes by layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+#: A dimension whose largest values are nowhere so many times those of the median dimension is like
+#: any other: it has no birth.
+STANDS_OUT = 3.0
+#: What the plateau is: where the size is at least this share of that at the peak.
+_PLATEAU = 0.5
+
+@dataclass(frozen=True)
+class Life:
+    """The life of a dimension; layers are those of the states, 0 the embeddings.
+
+    Attributes:
+        dim: Its number.
+        born: Layer at which `spike_times` grows by the largest factor, up to the peak; None where
+            it nowhere reaches `STANDS_OUT`.
+        factor: That factor.
+        agreement: Share of the leave-one-block-out samples with the same layer of birth.
+        branch: What adds most there at the token where it is largest: ``embeddings``,
+            ``attention``, ``mlp``, ``norms``, or ``not known``.
+        took, attention, mlp, rest: What the block took and what each added, in the direction of h.
+        size_born: Largest |h| of a sequence at birth, on average.
+        peak: Layer where that is largest.
+        size, low, high: How large, with its interval.
+        times: That over the median dimension's.
+        plateau: First and last layer around the peak with at least half of that size.
+        fell: The layer after the plateau; None where it lasts to the end.
+        fall_branch: What takes most away there, as ``branch``; empty without a fall.
+        size_final: After the final norm; None where there is none.
+        times_final: The same over that of the median dimension.
+        kind: The kind of tokens with most of the sum of h^2 at the peak.
+        kind_share, kind_low, kind_high: How much of it.
+        positive, positive_low, positive_high: Share of the sum of h^2 at the peak where h > 0.
+        norm: The tensor that a norm takes where the dimension's share is largest.
+        norm_share: Largest share of a sequence there, on average; None where no norm takes any.
+    """
+
+    dim: int
+    born: int | None
+    factor: float
+    agreement: float
+    branch: str
+    took: float
+    attention: float
+    mlp: float
+    rest: float
+    size_born: float
+    peak: int
+    size: float
+    low: float
+    high: float
+    times: float
+    plateau: tuple[int, int]
+    fell: int | None
+    fall_branch: str
+    size_final: float | None
+    times_final: float | None
+    kind: str
+    kind_share: float
+    kind_low: float
+    kind_high: float
+    positive: float
+    positive_low: float
+    positive_high: float
+    norm: str
+    norm_share: float | None
+
+
+@dataclass(frozen=True)
+class Course:
+    """Birth, peak, plateau and fall as indices of states, from sizes [P] and times [P]."""
+
+    born: int | None
+    factor: float
+    peak: int
+    plateau: tuple[int, int]
+    fell: int | None
+
+    @classmethod
+    def of(cls, size: Floats, times: Floats) -> Course:
+        """Of one dimension.
+
+        >>> Course.of(np.array([1.0, 9, 300, 310, 2]), np.array([1.0, 3, 60, 50, 1]))
+        Course(born=2, factor=20.0, peak=3, plateau=(2, 3), fell=4)
+        """
+        known = np.isfinite(size)
+        if not known.any():
+            return cls(None, np.nan, 0, (0, 0), None)
+        peak = int(np.where(known, size, -1).argmax())
+        first = last = peak
+        while first > 0 and size[first - 1] >= _PLATEAU * size[peak]:
+            first -= 1
+        while last + 1 < len(size) and size[last + 1] >= _PLATEAU * size[peak]:
+            last += 1
+        fell = last + 1 if last + 1 < len(size) else None
+        if not np.nanmax(times, initial=0) >= STANDS_OUT:
+            return cls(None, np.nan, peak, (first, last), fell)
+        before = np.concatenate([[1.0], times[:peak]])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            factors = np.nan_to_num(times[: peak + 1] / before, nan=0)
+        born = int(factors.argmax())
+        return cls(born, float(factors[born]), peak, (first, last), fell)
