@@ -66,12 +66,12 @@ class Columns:
 
     @cached_property
     def mean_z(self) -> Floats:
-        """z of each column's mean among the columns [D]."""
+        """How many deviations each column's mean is from the others' [D]."""
         return _z(self.mean)
 
     @cached_property
     def sd_z(self) -> Floats | None:
-        """z of each column's standard deviation [D]; None where there is one row."""
+        """The same of its standard deviation [D]; None where there is one row."""
         return _z(self.sd) if self.rows > 1 else None
 
     def outside(self) -> tuple[int, ...]:
@@ -93,9 +93,7 @@ class Embeddings(Result):
     parts: Mapping[str, Columns]
 
     def outside(self, part: str) -> tuple[int, ...]:
-        """Dimensions that stand out in a part: mean or standard deviation of the column beyond 3 σ
-        of the columns.
-        """
+        """Dimensions that stand out in a part: mean or deviation beyond 3 σ of the columns."""
         return self.parts[part].outside()
 
     def tables(self) -> dict[str, pa.Table | Mapping[str, Any]]:

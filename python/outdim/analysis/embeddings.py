@@ -1,6 +1,7 @@
-"""Where outliers begin: embeddings taken apart (Kovaleva et al. 2021, figure 4 of the authors' blog).
+"""Where outliers begin: embeddings taken apart.
 
-Words, positions, types and the norm of their sum, column by column: a column is a dimension.
+Words, positions, types and the norm of their sum, column by column: a column is a dimension
+(Kovaleva et al. 2021, figure 4 of the authors' blog post).
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def columns_of(weight: Tensor) -> dict[str, Tensor]:
     from their mean, those beyond in the first and last. All is float64 or int64, on the CPU.
     """
     size = max(1, _AT_ONCE // len(weight))
-    chunks = weight.split(size, 1)
+    chunks = torch.split(weight, size, 1)
     both = [torch.var_mean(chunk.double(), 0, correction=0) for chunk in chunks]
     variance, mean = (torch.cat([one[place] for one in both]) for place in (0, 1))
     centre = mean.mean()

@@ -14,6 +14,32 @@ Floats = NDArray[np.float64]
 STANDS_OUT = 3.0
 #: What the plateau is: where the size is at least this share of that at the peak.
 _PLATEAU = 0.5
+#: A rise is to so many times what the dimension was.
+_GROWTH = 2.0
+
+
+@dataclass(frozen=True)
+class Rise:
+    """A layer that writes a dimension: where `spike_times` grows by the largest factor of a rise.
+
+    Attributes:
+        layer: 0 for the embeddings.
+        factor: That factor.
+        branch: What adds most there at the token where |h| is largest behind it: ``embeddings``,
+            ``attention``, ``mlp``, ``norms``, or ``not known``.
+        took, attention, mlp, rest: What the block took and what each added, in the direction of h.
+        size: The largest |h| of a sequence behind it, on average.
+    """
+
+    layer: int
+    factor: float
+    branch: str
+    took: float
+    attention: float
+    mlp: float
+    rest: float
+    size: float
+
 
 @dataclass(frozen=True)
 class Life:
@@ -21,15 +47,9 @@ class Life:
 
     Attributes:
         dim: Its number.
-        born: Layer at which `spike_times` grows by the largest factor, up to the peak; None where
-            it nowhere reaches `STANDS_OUT`.
-        factor: That factor.
-        agreement: Share of the leave-one-block-out samples with the same layer of birth.
-        branch: What adds most there at the token where it is largest: ``embeddings``,
-            ``attention``, ``mlp``, ``norms``, or ``not known``.
-        took, attention, mlp, rest: What the block took and what each added, in the direction of h.
-        size_born: Largest |h| of a sequence at birth, on average.
-        peak: Layer where that is largest.
+        rises: The layers that write it; none where it nowhere reaches `STANDS_OUT`.
+        agreement: Share of the samples without one block of documents with the same birth.
+        peak: Layer where the largest |h| of a sequence, on average, is largest.
         size, low, high: How large, with its interval.
         times: That over the median dimension's.
         plateau: First and last layer around the peak with at least half of that size.
@@ -45,15 +65,8 @@ class Life:
     """
 
     dim: int
-    born: int | None
-    factor: float
+    rises: tuple[Rise, ...]
     agreement: float
-    branch: str
-    took: float
-    attention: float
-    mlp: float
-    rest: float
-    size_born: float
     peak: int
     size: float
     low: float
@@ -74,13 +87,25 @@ class Life:
     norm: str
     norm_share: float | None
 
+    @property
+    def born(self) -> Rise | None:
+        """The first of its rises."""
+        return self.rises[0] if self.rises else None
+
 
 @dataclass(frozen=True)
 class Course:
-    """Birth, peak, plateau and fall as indices of states, from sizes [P] and times [P]."""
+    """Rises, peak, plateau and fall as indices of states, from sizes [P] and times [P].
 
-    born: int | None
-    factor: float
+    Attributes:
+        rises: Layer and factor of each rise: a run of layers in which times grows, to at least
+            twice what it was and to `STANDS_OUT`; its layer is that of the largest factor. Before
+            the embeddings times is 1. A dimension that stands out without such a run has the layer
+            of the largest factor up to its peak.
+        peak, plateau, fell: As of `Life`.
+    """
+
+    rises: tuple[tuple[int, float], ...]
     peak: int
     plateau: tuple[int, int]
     fell: int | None
@@ -90,11 +115,11 @@ class Course:
         """Of one dimension.
 
         >>> Course.of(np.array([1.0, 9, 300, 310, 2]), np.array([1.0, 3, 60, 50, 1]))
-        Course(born=2, factor=20.0, peak=3, plateau=(2, 3), fell=4)
+        Course(rises=((2, 20.0),), peak=3, plateau=(2, 3), fell=4)
         """
         known = np.isfinite(size)
         if not known.any():
-            return cls(None, np.nan, 0, (0, 0), None)
+            return cls((), 0, (0, 0), None)
         peak = int(np.where(known, size, -1).argmax())
         first = last = peak
         while first > 0 and size[first - 1] >= _PLATEAU * size[peak]:
@@ -102,10 +127,23 @@ class Course:
         while last + 1 < len(size) and size[last + 1] >= _PLATEAU * size[peak]:
             last += 1
         fell = last + 1 if last + 1 < len(size) else None
-        if not np.nanmax(times, initial=0) >= STANDS_OUT:
-            return cls(None, np.nan, peak, (first, last), fell)
-        before = np.concatenate([[1.0], times[:peak]])
-        with np.errstate(invalid="ignore", divide="ignore"):
-            factors = np.nan_to_num(times[: peak + 1] / before, nan=0)
-        born = int(factors.argmax())
-        return cls(born, float(factors[born]), peak, (first, last), fell)
+        return cls(_rises(times, peak), peak, (first, last), fell)
+
+
+def _rises(times: Floats, peak: int) -> tuple[tuple[int, float], ...]:
+    """Layer and factor of each rise, see `Course`."""
+    if not np.nanmax(times, initial=0) >= STANDS_OUT:
+        return ()
+    before = np.concatenate([[1.0], times[:-1]])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        factors = np.nan_to_num(times / before, nan=0)
+    growing = np.concatenate([[False], factors > 1, [False]])
+    starts, ends = (np.flatnonzero(growing[:-1] < growing[1:]),
+                    np.flatnonzero(growing[:-1] > growing[1:]))  # fmt: skip
+    layers = [
+        int(start + factors[start:end].argmax())
+        for start, end in zip(starts, ends, strict=True)
+        if times[end - 1] >= max(STANDS_OUT, _GROWTH * before[start])
+    ]
+    layers = layers or [int(factors[: peak + 1].argmax())]
+    return tuple((layer, float(factors[layer])) for layer in layers)

@@ -1,6 +1,6 @@
 """Life cycle of outlier dimensions: what writes them, where they stand, what they are to a norm.
 
-Sun, Canziani, LeCun and Zhu 2026 (arXiv 2603.05498): rise, plateau and fall of massive activations;
+Sun, LeCun et al. 2026 (arXiv 2603.05498): rise, plateau and fall of massive activations;
 Qiu et al. 2026 (arXiv 2601.22966): outliers act through the sum of squares that norms divide by.
 """
 
@@ -12,21 +12,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 
 from outdim.analysis.analyze import analyze
 from outdim.analysis.hidden_maps import MOST_SENTENCES, hidden_maps
 from outdim.analysis.input_options import ForwardOptions
 from outdim.analysis.inputs import Inputs
-from outdim.analysis.life_sums import BLOCKS, LifeSums
+from outdim.analysis.life_sums import LifeSums
 from outdim.analysis.lives import Lives
 from outdim.analysis.places import Places
 from outdim.analysis.probe import read_first
 from outdim.analysis.step import Accumulator, Json, Observer
 from outdim.errors import ArgumentError, DataError, EmptyCorpusError
-from outdim.tables import parquet_bytes
+from outdim.tables import parquet_bytes, read_parquet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -148,7 +146,7 @@ class FollowLives(Observer):
             self.inputs.architecture.placement,
             self.places.labels,
             self.inputs.tokenizer.decode,
-            None if path is None else pq.read_table(path),
+            None if path is None else read_parquet(path),
         )
 
 
@@ -188,8 +186,8 @@ def lifecycle(
 
     Example:
         >>> found = lifecycle(model, tokenizer, "wiki.txt")  # doctest: +SKIP
-        >>> found.lives[507].born, found.lives[507].branch  # doctest: +SKIP
-        (3, 'mlp')
+        >>> [(rise.layer, rise.branch) for rise in found.lives[507].rises]  # doctest: +SKIP
+        [(2, 'mlp'), (12, 'mlp')]
     """
     options = LifecycleOptions(dims=None if dims is None else list(dims))
     forward = ForwardOptions(

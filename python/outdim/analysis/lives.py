@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from outdim.analysis.cautions import few_blocks
-from outdim.analysis.life import Course, Life
+from outdim.analysis.life import Course, Life, Rise
 from outdim.analysis.life_sums import PARTS, LifeSums
 from outdim.analysis.lives_words import in_words
 from outdim.analysis.pass_ import UNIT_DOCUMENTS
@@ -85,8 +85,6 @@ class Lives(Result):
         course = Course.of(size, times)
         peak = states[course.peak]
         low, high = (end[dim] for end in self._spikes[peak].interval())
-        born = course.born
-        parts = self._parts("written", born, place)
         squares = sums.sums[f"values/{peak}"][:, :, 1, place]
         of_kind = ratio(squares, squares.sum(1, keepdims=True))
         most = int(np.nan_to_num(of_kind.value, nan=-1).argmax())
@@ -96,12 +94,8 @@ class Lives(Result):
         final = "final_norm" if "final_norm" in sums.states else None
         return Life(
             dim=dim,
-            born=born,
-            factor=course.factor,
+            rises=tuple(self._rise(*rise, place) for rise in course.rises),
             agreement=self._agreement(course, dim),
-            branch=self._branch(parts, born, sign=1),
-            **dict(zip(("took", *PARTS[1:]), parts.tolist(), strict=True)),
-            size_born=float("nan") if born is None else float(size[born]),
             peak=course.peak,
             size=float(size[course.peak]),
             low=float(low),
@@ -109,9 +103,7 @@ class Lives(Result):
             times=float(times[course.peak]),
             plateau=course.plateau,
             fell=course.fell,
-            fall_branch=self._branch(
-                self._parts("erased", course.fell, place), course.fell, sign=-1
-            ),
+            fall_branch="" if course.fell is None else self._branch("erased", course.fell, place),
             size_final=None if final is None else float(self._spikes[final].value[dim]),
             times_final=None if final is None else float(self._times[final].value[dim]),
             kind=sums.kinds[most],
@@ -135,30 +127,35 @@ class Lives(Result):
         )
         if used.sum() < 2:
             return float("nan")
-        same = [Course.of(*one).born == course.born for one in zip(size, times, strict=True)]
-        return float(np.mean(same))
+        born = [layer for layer, _ in course.rises[:1]]
+        found = [Course.of(*one).rises[:1] for one in zip(size, times, strict=True)]
+        return float(np.mean([[layer for layer, _ in rises] == born for rises in found]))
 
     def parts(self, name: str, point: str) -> LeftOut:
         """``written`` or ``erased`` at a block, on average over sequences: [k, 4], see `PARTS`."""
         return ratio(self.sums.sums[f"{name}/{point}"], self.sums.sums["sequences"][:, None, None])
 
-    def _parts(self, name: str, state: int | None, place: int) -> Floats:
+    def _rise(self, state: int, factor: float, place: int) -> Rise:
+        size = float(self._spikes[self.sums.blocks[state]].value[self.sums.dims[place]])
+        took, attention, mlp, rest = self._parts("written", state, place).tolist()
+        branch = self._branch("written", state, place)
+        return Rise(state, factor, branch, took, attention, mlp, rest, size)
+
+    def _parts(self, name: str, state: int, place: int) -> Floats:
         if not state:
             return np.full(len(PARTS), np.nan)
         return np.asarray(self.parts(name, self.sums.blocks[state]).value[place])
 
-    def _branch(self, parts: Floats, state: int | None, *, sign: int) -> str:
-        """What adds most, or takes most away."""
-        if state is None:
-            return ""
+    def _branch(self, name: str, state: int, place: int) -> str:
+        """What adds most where it was ``written``, or takes most away where it was ``erased``."""
         if state == 0:
             return "embeddings"
-        known = {f"{self.sums.blocks[state]}.{name}" for name in PARTS[1:3]} <= set(
-            self.sums.layers
-        )
-        most = PARTS[1:][int(np.nan_to_num(sign * parts[1:], nan=-np.inf).argmax())]
+        point = self.sums.blocks[state]
+        added = self._parts(name, state, place)[1:] * (1 if name == "written" else -1)
+        most = PARTS[1:][int(np.nan_to_num(added, nan=-np.inf).argmax())]
         if most != "rest":
             return most
+        known = {f"{point}.{branch}" for branch in PARTS[1:3]} <= set(self.sums.layers)
         return "norms" if known and self.placement == "post" else "not known"
 
     def _positive(self, point: str, place: int) -> tuple[float, float, float]:
@@ -186,9 +183,7 @@ class Lives(Result):
 
     def share_largest(self, point: str) -> LeftOut:
         """The largest share of a sequence, on average [k]."""
-        return ratio(
-            self.sums.sums[f"largest_share/{point}"], self.sums.sums["sequences"][:, None]
-        )
+        return ratio(self.sums.sums[f"largest_share/{point}"], self.sums.sums["sequences"][:, None])
 
     def tables(self) -> dict[str, pa.Table | Mapping[str, Any]]:
         """Tidy rows, and tables of lives, kinds of tokens, and the tokens with largest values."""

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from outdim.analysis.life import STANDS_OUT, Life
+from outdim.analysis.life import STANDS_OUT, Life, Rise
 from outdim.text import counted, listing, number
 
-_TOLD = 3
+_TOLD, _MOST_RISES = 3, 3
 _BRANCHES = {
     "attention": "by the attention of",
     "mlp": "by the feed-forward part of",
@@ -21,14 +21,14 @@ _BRANCHES = {
 def in_words(lives: Sequence[Life]) -> list[str]:
     """The lives of those that stand out most, in a sentence or two each."""
     born = sorted(
-        (life for life in lives if life.born is not None),
+        (life for life in lives if life.rises),
         key=lambda life: -np.nan_to_num(life.times, nan=-1),
     )
     if not born:
         return [
-            f"Of {counted(len(lives), 'dimension')} that were followed none stands out in any layer: "
-            f"the largest value of a sequence is nowhere {STANDS_OUT:g} times that of the median "
-            "dimension."
+            f"Of {counted(len(lives), 'dimension')} that were followed none stands out in any "
+            f"layer: the largest value of a sequence is nowhere {STANDS_OUT:g} times that of the "
+            "median dimension."
         ]
     said = [_life(life) for life in born[:_TOLD]]
     if rest := [life.dim for life in born[_TOLD:]]:
@@ -37,22 +37,25 @@ def in_words(lives: Sequence[Life]) -> list[str]:
 
 
 def _life(life: Life) -> str:
-    words = [
-        f"Dimension {life.dim} is {_birth(life)}; it is largest in layer {life.peak}"
-        if life.peak
-        else f"Dimension {life.dim} is {_birth(life)}, and largest there",
-        f"({_size(life.size)}, {number(life.times, 0)} times the median dimension)",
-    ]
-    return f"{' '.join(words)}, {_end(life)}. {_where(life)}"
-
-
-def _birth(life: Life) -> str:
-    if life.born == 0:
-        return f"there from the embeddings on ({_size(life.size_born)})"
+    births = listing([_birth(rise) for rise in life.rises], _MOST_RISES)
     return (
-        f"written {_BRANCHES[life.branch]} layer {life.born} (from {_size(life.took)} to "
-        f"{_size(life.size_born)})"
+        f"Dimension {life.dim} is {births}; it is largest in {_layer(life.peak)} "
+        f"({_size(life.size)}, {number(life.times, 0)} times the median dimension), {_end(life)}. "
+        f"{_where(life)}"
     )
+
+
+def _birth(rise: Rise) -> str:
+    if rise.layer == 0:
+        return f"there from the embeddings on ({_size(rise.size)})"
+    return (
+        f"written {_BRANCHES[rise.branch]} layer {rise.layer} (from {_size(rise.took)} to "
+        f"{_size(rise.size)})"
+    )
+
+
+def _layer(layer: int) -> str:
+    return f"layer {layer}" if layer else "the embeddings"
 
 
 def _end(life: Life) -> str:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from outdim.analysis.step import Observer
 
-O = TypeVar("O", bound=Observer)
+Step = TypeVar("Step", bound=Observer)
 
 #: How many tokens are read, and what is left of the batch under way.
 PROBED_TOKENS = 2048
@@ -16,7 +16,7 @@ class _Enough(Exception):  # noqa: N818 (it ends a probe, and is no error)
     """The probe has read what it needs."""
 
 
-def read_first(step: O) -> O:
+def read_first(step: Step) -> Step:
     """Let a step read the first `PROBED_TOKENS` tokens of its text, to the end of their batch."""
     tokens = 0
 

@@ -1,4 +1,4 @@
-"""Hidden states of a sentence: tokens by dimensions, layer by layer (Kovaleva et al. 2021, fig. 1)."""
+"""Hidden states of a sentence: tokens by dimensions (Kovaleva et al. 2021, figure 1)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,9 +33,9 @@ def hidden_map(id_: str, rows: Sequence[dict[str, Any]]) -> Figure:
     return Figure(
         id=id_,
         title=f"Hidden states over “{visible(' '.join(tokens))}”",
-        caption=f"Each row is a token, each column a dimension: left of the line {listing(dims[:chosen])}, "
-        f"which were followed, right of it {len(dims) - chosen} random ones. Colours are relative to "
-        "the largest |h| in the map of a layer.",
+        caption="Each row is a token, each column a dimension: left of the line "
+        f"{listing(dims[:chosen])}, which were followed, right of it {len(dims) - chosen} random "
+        "ones. Colours are relative to the largest |h| in the map of a layer.",
         alt=f"Heat map of hidden states at {rows[first]['point']}: {len(tokens)} tokens by "
         f"{len(dims)} dimensions.",
         table=_table(rows, values),

@@ -38,9 +38,9 @@ def histograms(
     return Figure(
         id=id_,
         title=title,
-        caption="Share of the weights by their distance from the mean of all, in standard deviations; "
-        "the first and the last bin hold all beyond. Grey: all weights. A norm has one weight a "
-        "dimension: its column is a single bar.",
+        caption="Share of the weights by their distance from the mean of all, in standard "
+        "deviations; the first and the last bin hold all beyond. Grey: all weights. A norm has one "
+        "weight a dimension: its column is a single bar.",
         alt=f"Histograms of the weights of {listing(list(names.values()))}: all, and those of "
         f"dimensions {listing(list(dims))}.",
         table=_table(shares, edges),
@@ -56,7 +56,8 @@ def _shares(counts: NDArray[np.int64], dims: Sequence[int]) -> dict[str, Floats]
 
 
 def _middles(edges: Sequence[float]) -> Floats:
-    return (np.asarray(edges[1:]) + np.asarray(edges[:-1])) / 2
+    found: Floats = (np.asarray(edges[1:]) + np.asarray(edges[:-1])) / 2
+    return found
 
 
 def _table(shares: Mapping[str, Mapping[str, Floats]], edges: Sequence[float]) -> pa.Table:
@@ -74,9 +75,7 @@ def _table(shares: Mapping[str, Mapping[str, Floats]], edges: Sequence[float]) -
     )
 
 
-def _interactive(
-    shares: Mapping[str, Mapping[str, Floats]], edges: Sequence[float]
-) -> go.Figure:
+def _interactive(shares: Mapping[str, Mapping[str, Floats]], edges: Sequence[float]) -> go.Figure:
     figure = go.Figure()
     for place, (part, found) in enumerate(shares.items()):
         for turn, (name, share) in enumerate(found.items()):

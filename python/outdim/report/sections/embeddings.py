@@ -18,7 +18,7 @@ _SHOWN, _DRAWN = 12, 4
 
 
 def section(study: Study, step: str, marked: Sequence[int]) -> Section:
-    """z of the outliers, or of what stands out in most parts, and histograms of their columns."""
+    """Where outliers stand, or what stands out in most parts, and histograms of columns."""
     document = study.document("embeddings.json")
     table = study.table("embedding_histograms.parquet")
     found = study.statistics.get(step)
@@ -47,7 +47,11 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
 
 def _counts(table: Any, part: str) -> NDArray[np.int64]:
     return np.asarray(
-        [row["counts"] for row in table.select(["part", "counts"]).to_pylist() if row["part"] == part],
+        [
+            row["counts"]
+            for row in table.select(["part", "counts"]).to_pylist()
+            if row["part"] == part
+        ],
         np.int64,
     )
 
@@ -107,11 +111,11 @@ def _z(
                 row.append(Cell(f"{number(float(extreme[dim]), 2)} ({rows[part, dim]})"))
     return Table(
         title="Columns of the embeddings",
-        caption="How far the mean and the standard deviation of a dimension's column are from those "
-        f"of the others, and its value furthest from the mean of all weights, with its row: the token "
-        f"id, the position, the type. Shaded: beyond {BOUND:g} σ; shaded numbers of dimensions are "
-        "outliers by parameters.",
+        caption="How far the mean and the standard deviation of a dimension's column are from "
+        "those of the others, and its value furthest from the mean of all weights, with its row: "
+        "the token id, the position, the type.",
         columns=columns,
         rows=cells,
         brief=True,
+        marks=f"beyond {BOUND:g} σ; of a dimension's number: an outlier by parameters",
     )

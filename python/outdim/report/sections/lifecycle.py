@@ -15,8 +15,8 @@ from outdim.report.text import token_text
 from outdim.report.views import topics
 from outdim.text import number, visible
 
-_TOKENS, _TOLD = 3, 6
-_BRANCHES = {"mlp": "feed-forward", "": "n/a"}
+_TOKENS, _TOLD, _RISES = 3, 6, 3
+_BRANCHES = {"mlp": "feed-forward"}
 
 
 def section(study: Study, step: str, marked: Sequence[int]) -> Section:
@@ -60,21 +60,18 @@ def _maps(rows: list[dict[str, Any]]) -> list[Figure]:
 def _lives(lives: list[dict[str, Any]], marked: Sequence[int]) -> Table:
     return Table(
         title="Lives",
-        caption="Layer of birth (0: the embeddings) and what writes the dimension there; its size "
-        "before and after; where it is largest, with its interval, and how many times the median "
+        caption="Layers that write a dimension (0: the embeddings), by which branch, from which "
+        "size to which; where it is largest, with its interval, and how many times the median "
         "dimension that is; the layers with at least half of it; the layer that takes it away; "
         "what share of its squares is of positive values, and stands at which kind of tokens; the "
         "largest share of a token's sum of squares that a norm finds in it. n/a: nowhere three "
-        "times the median dimension. Shaded: an outlier by parameters.",
-        columns=["dimension", "born", "by", "from", "to", "largest in", "size", "times", "plateau",
-                 "lost in", "positive", "at", "in a norm"],
+        "times the median dimension.",
+        columns=["dimension", "written", "largest in", "size", "times", "plateau", "lost in",
+                 "positive", "most at", "in a norm"],
         rows=[
             [
                 Cell(str(row["dim"]), heading=True, marked=row["dim"] in marked),
-                "n/a" if row["born"] is None else str(row["born"]),
-                _BRANCHES.get(row["branch"], row["branch"]),
-                _size(row["took"]),
-                _size(row["size_born"]),
+                "; ".join(_rise(rise) for rise in row["rises"][:_RISES]) or "n/a",
                 str(row["peak"]),
                 Estimate(row["size"], row["low"], row["high"]).words(1),
                 number(row["times"], 1),
@@ -86,8 +83,17 @@ def _lives(lives: list[dict[str, Any]], marked: Sequence[int]) -> Table:
             ]
             for row in lives
         ],
+        left=2,
         brief=True,
+        marks="an outlier by parameters",
     )  # fmt: skip
+
+
+def _rise(rise: dict[str, Any]) -> str:
+    branch = _BRANCHES.get(rise["branch"], rise["branch"])
+    if rise["layer"] == 0:
+        return f"0 {branch}: {_size(rise['size'])}"
+    return f"{rise['layer']} {branch}: {_size(rise['took'])} → {_size(rise['size'])}"
 
 
 def _kinds(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
@@ -101,8 +107,8 @@ def _kinds(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
     }  # fmt: skip
     return Table(
         title="At which tokens",
-        caption="In the layer where a dimension is largest: mean |h| at each kind of tokens, and the "
-        "share of its sum of squares that stands there, with intervals over documents.",
+        caption="In the layer where a dimension is largest: mean |h| at each kind of tokens, and "
+        "the share of its sum of squares that stands there, with intervals over documents.",
         columns=["dimension", "layer", "tokens", "how many", "mean |h|", "share of squares"],
         rows=[
             [
