@@ -237,9 +237,9 @@ def _bare(hint: Any) -> Any:
 
 
 def _given(command: Command, config: Namespace) -> dict[type, Any]:
-    """One object of each dataclass of options."""
+    """One object of each dataclass of options; those of a step without any have no prefix there."""
     return {
-        kind: _object(kind, config[prefix] if prefix else config)
+        kind: _object(kind, config.get(prefix, Namespace()) if prefix else config)
         for prefix, kinds in command.options().items()
         for kind in kinds
     }

@@ -132,7 +132,7 @@ class Course:
 
 def _rises(times: Floats, peak: int) -> tuple[tuple[int, float], ...]:
     """Layer and factor of each rise, see `Course`."""
-    if not np.nanmax(times, initial=0) >= STANDS_OUT:
+    if not np.nan_to_num(times, nan=0).max() >= STANDS_OUT:
         return ()
     before = np.concatenate([[1.0], times[:-1]])
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -170,7 +170,9 @@ def _squares(hidden: Tensor, *, rms: bool) -> tuple[Tensor, Tensor]:
 
 def _over_median(found: LeftOut) -> LeftOut:
     def divide(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        known = ~np.isnan(values).all(-1, keepdims=True)
+        median = np.nanmedian(np.where(known, values, 0), -1, keepdims=True)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(values / np.nanmedian(values, -1, keepdims=True))
+            return np.asarray(values / np.where(known, median, np.nan))
 
     return LeftOut(divide(found.value), divide(found.without), found.used)
