@@ -78,7 +78,7 @@ def _lives(lives: list[dict[str, Any]], marked: Sequence[int]) -> Table:
                 "–".join(str(layer) for layer in dict.fromkeys(row["plateau"])),
                 "never" if row["fell"] is None else str(row["fell"]),
                 number(row["positive"], 2),
-                f"{token_text(row['kind'])} ({row['kind_share']:.0%})",
+                f"{visible(row['kind'])} ({row['kind_share']:.0%})",
                 number(row["norm_share"], 2),
             ]
             for row in lives
@@ -120,7 +120,7 @@ def _kinds(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
                     if place == 0
                     else []
                 ),
-                token_text(row["kind"]),
+                visible(row["kind"]),
                 number(row["tokens"]),
                 Estimate(row["mean_abs"], row["low"], row["high"]).words(1),
                 Estimate(row["squares"], row["squares_low"], row["squares_high"]).words(2),
