@@ -37,9 +37,9 @@ define(
     Statistic("from_rest", "the rest: norms, and branches that are not known", topic=_ADDED),
     Statistic("positive_squares", "share of h² where h is positive", low=0, high=1,
               topic="One-sidedness"),
-    Statistic("norm_share", "share of a dimension, mean over tokens", low=0, high=1, source=_QIU,
-              topic=_SHARE),
-    Statistic("norm_share_largest", "largest share of a sequence, on average", low=0, high=1,
+    Statistic("denominator_share", "share of a dimension, mean over tokens", low=0, high=1,
+              source=_QIU, topic=_SHARE),
+    Statistic("denominator_share_largest", "largest share of a sequence, on average", low=0, high=1,
               source=_QIU, topic=_SHARE),
 )  # fmt: skip
 
@@ -226,8 +226,8 @@ class Lives(Result):
                     one = LeftOut(parts.value[:, place], parts.without[..., place], parts.used)
                     add(f"from_{name}", point, one)
         for point in sums.norms:
-            add("norm_share", point, self.share(point), share=True)
-            add("norm_share_largest", point, self.share_largest(point), share=True)
+            add("denominator_share", point, self.share(point), share=True)
+            add("denominator_share_largest", point, self.share_largest(point), share=True)
         return rows.table()
 
     def kinds_table(self) -> pa.Table:
