@@ -37,7 +37,7 @@ def in_words(lives: Sequence[Life]) -> list[str]:
 
 
 def _life(life: Life) -> str:
-    births = listing([_birth(rise) for rise in life.rises], _MOST_RISES)
+    births = ", then ".join(_birth(rise) for rise in life.rises[:_MOST_RISES])
     return (
         f"Dimension {life.dim} is {births}; it is largest in {_layer(life.peak)} "
         f"({_size(life.size)}, {number(life.times, 0)} times the median dimension), {_end(life)}. "
