@@ -111,8 +111,8 @@ class LifeSums:
 
     def _add_values(self, name: str, column: Tensor) -> None:
         """Sums of a point by kind of token; ``column`` [B, S, k] float64."""
-        rows = column[self._row, self._position]
         if name in self.states:
+            rows = column[self._row, self._position]
             squares = rows.square()
             positive = torch.where(rows > 0, squares, 0)
             values = torch.stack([rows.abs(), squares, positive], 1)
@@ -129,15 +129,18 @@ class LifeSums:
     def _add_parts(self, columns: Mapping[str, Tensor], before: str, after: str) -> None:
         """What a block adds at the tokens where a dimension is largest behind and before it."""
         took, gave = columns[before], columns[after]
-        nothing = torch.zeros_like(gave)
-        branches = [columns.get(f"{after}.{name}", nothing) for name in ("attention", "mlp")]
-        parts = torch.stack([took, *branches, gave - took - sum(branches)], -1)  # [B, S, k, 4]
+        branches = [columns.get(f"{after}.{name}") for name in ("attention", "mlp")]
         for name, state in (("written", gave), ("erased", took)):
-            sizes = torch.where(self._kept.cpu()[..., None], state.abs(), -1)
-            at = sizes.argmax(1, keepdim=True)  # [B, 1, k]
+            at = state.abs().masked_fill_(~self._kept.cpu()[..., None], -1).argmax(1, keepdim=True)
+            here, there, *added = (
+                torch.zeros_like(at[:, 0], dtype=torch.float64)
+                if part is None
+                else part.gather(1, at)[:, 0]
+                for part in (took, gave, *branches)
+            )  # [B, k] each
+            parts = torch.stack([here, *added, there - here - added[0] - added[1]], -1)
             sign = state.gather(1, at)[:, 0].sign()
-            there = parts.gather(1, at[..., None].expand(-1, -1, -1, len(PARTS)))[:, 0]
-            self._add(f"{name}/{after}", there * sign[..., None])
+            self._add(f"{name}/{after}", parts * sign[..., None])
 
     def spike(self, point: str) -> LeftOut:
         """Largest |h| of a sequence, on average, of every dimension [D]."""
@@ -164,8 +167,9 @@ def _squares(hidden: Tensor, *, rms: bool) -> tuple[Tensor, Tensor]:
     if rms:
         squares = torch.linalg.vecdot(rows, rows)
         return torch.zeros_like(squares), squares
-    variance, mean = torch.var_mean(rows, -1, correction=0)
-    return mean, variance * rows.shape[-1]
+    mean = rows.mean(-1)
+    deviation = rows - mean[..., None]  # several times faster than torch.var_mean
+    return mean, torch.linalg.vecdot(deviation, deviation)
 
 
 def _over_median(found: LeftOut) -> LeftOut:

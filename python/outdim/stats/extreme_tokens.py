@@ -71,26 +71,28 @@ class ExtremeTokens:
             ids: [B, S] int64; -1 where padded.
             documents: [B] int64.
         """
-        values, places = (part.clone() for part in self._pending or self._found)
+        if not self.dims or not bool(kept.any()):
+            return
         row, position = kept.nonzero(as_tuple=True)
-        order = torch.stack([documents[row], position], -1)
-        windows = _windows(ids)
-        for p, point in enumerate(self.points):
-            column = columns[point][row, position].double()  # [N, k]
-            for d in range(self.dims):
-                size = column[:, d].abs()
-                among = _candidates(size, values[p, d], self.kept)
-                if not len(among):
-                    continue
-                found = torch.cat(
-                    [order[among], windows[row[among], position[among]]], -1
-                )  # [n, 2 + window]
-                values[p, d], places[p, d] = _largest(
-                    torch.cat([values[p, d], column[among, d]]),
-                    torch.cat([places[p, d], found]),
-                    self.kept,
-                )
-        self._pending = values, places
+        document = documents[row]
+        # Rows in the order that decides between equal values.
+        order = position.argsort(stable=True)
+        order = order[document[order].argsort(stable=True)]
+        row, position, document = row[order], position[order], document[order]
+        values = torch.stack([columns[point][row, position] for point in self.points])  # [P, N, k]
+        values = values.double().transpose(1, 2).contiguous()
+        among = _candidates(values, self.kept)  # [P, k, n]
+        windows = _windows(ids)[row, position]
+        where = torch.cat([document[:, None], position[:, None], windows], -1)[among]
+        found = values.gather(2, among)
+        missing = ~found.isfinite()
+        found = found.masked_fill(missing, torch.nan)
+        where = where.masked_fill(missing[..., None], -1)
+        self._pending = _largest(*self._with(self._pending or self._found, found, where), self.kept)
+
+    @staticmethod
+    def _with(held: tuple[Tensor, Tensor], values: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.cat([held[0], values], 2), torch.cat([held[1], places], 2)
 
     def commit(self) -> None:
         """The forward is complete: what it gave counts."""
@@ -127,34 +129,31 @@ class ExtremeTokens:
             raise DataError(
                 f"state: expected {tuple(values.shape)} values, got {tuple(state['values'].shape)}"
             )
-        both = torch.cat([values, state["values"]], 2), torch.cat([places, state["places"]], 2)
-        values, places = self._empty()
-        for p in range(len(self.points)):
-            for d in range(self.dims):
-                values[p, d], places[p, d] = _largest(both[0][p, d], both[1][p, d], self.kept)
-        self._found = values, places
+        both = self._with(self._found, state["values"], state["places"])
+        self._found = _largest(*both, self.kept)
         return self
 
 
-def _candidates(size: Tensor, held: Tensor, kept: int) -> Tensor:
-    """Indices of values that may be among the largest, all of those equal to the last of them."""
-    known = size.isfinite()
-    least = size.new_tensor(-1.0) if held[-1].isnan() else held[-1].abs()
-    if len(size) > kept:
-        largest = torch.where(known, size, -1).topk(kept).values[-1]
-        least = torch.maximum(least, largest)
-    found: Tensor = (known & (size >= least)).nonzero()[:, 0]
-    return found
+def _candidates(values: Tensor, kept: int) -> Tensor:
+    """Indices [P, k, n] of the n largest |values| [P, k, N], of equal ones the first."""
+    count = min(kept, values.shape[-1])
+    sizes = torch.where(values.isfinite(), values.abs(), -1)
+    least = sizes.topk(count).values[..., -1:]
+    over, equal = sizes > least, sizes == least
+    wanted = count - over.sum(-1, keepdim=True)
+    chosen = over | (equal & (equal.cumsum(-1) <= wanted))
+    return chosen.nonzero()[:, -1].view(*values.shape[:2], count)
 
 
 def _largest(values: Tensor, places: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-    """The first ones by |value|, then by document and position; NaN stands for none."""
-    order = torch.arange(len(values))
-    keys = (places[:, 1], places[:, 0], torch.where(values.isnan(), -1, values.abs()).neg())
-    for key in keys:  # the last key decides first
-        order = order[key[order].argsort(stable=True)]
-    order = order[:kept]
-    return values[order], places[order]
+    """The first ones of [P, k, n] by |value|, then by document and position; NaN is none."""
+    sizes = torch.where(values.isnan(), -1, values.abs())
+    order = places[..., 1].argsort(dim=-1, stable=True)
+    for key in (places[..., 0], -sizes):  # the last key decides first
+        order = order.gather(-1, key.gather(-1, order).argsort(dim=-1, stable=True))
+    order = order[..., :kept]
+    wide = order[..., None].expand(*order.shape, places.shape[-1])
+    return values.gather(-1, order), places.gather(-2, wide)
 
 
 def _windows(ids: Tensor) -> Tensor:
