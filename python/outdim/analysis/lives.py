@@ -271,6 +271,7 @@ class Lives(Result):
                 "value": token.value,
                 "id": token.id,
                 "token": self.labels[token.id],
+                "text": self.decode([token.id]),
                 "unit": token.document // UNIT_DOCUMENTS,
                 "document": token.document % UNIT_DOCUMENTS,
                 "position": token.position,

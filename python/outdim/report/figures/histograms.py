@@ -91,7 +91,7 @@ def _interactive(shares: Mapping[str, Mapping[str, Floats]], edges: Sequence[flo
             barmode="overlay",
             bargap=0,
             xaxis={"title": "weight, in σ from the mean of all"},
-            yaxis={"title": "share of the weights", "type": "log"},
+            yaxis={"title": "share of the weights", "type": "log", "exponentformat": "power"},
         )
     )
     return figure

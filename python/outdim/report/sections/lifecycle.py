@@ -60,30 +60,29 @@ def _maps(rows: list[dict[str, Any]]) -> list[Figure]:
 def _lives(lives: list[dict[str, Any]], marked: Sequence[int]) -> Table:
     return Table(
         title="Lives",
-        caption="Layers that write a dimension (0: the embeddings), by which branch, from which "
-        "size to which; where it is largest, with its interval, and how many times the median "
-        "dimension that is; the layers with at least half of it; the layer that takes it away; "
-        "what share of its squares is of positive values, and stands at which kind of tokens; the "
-        "largest share of a token's sum of squares that a norm finds in it. n/a: nowhere three "
-        "times the median dimension.",
-        columns=["dimension", "written", "largest in", "size", "times", "plateau", "lost in",
-                 "positive", "most at", "in a norm"],
+        caption="The layer where a dimension is largest, how large with its interval, and how many "
+        "times the median dimension that is; the layers with at least half of it; the layer that "
+        "takes it away; what share of its squares is of positive values; the largest share of a "
+        "token's sum of squares that a norm finds in it; the kind of tokens with most of its "
+        "squares; and the layers that write it (0: the embeddings), by which branch, from which "
+        "size to which. n/a: nowhere three times the median dimension.",
+        columns=["dimension", "largest in", "size", "times", "plateau", "lost in", "positive",
+                 "in a norm", "most at", "written"],
         rows=[
             [
                 Cell(str(row["dim"]), heading=True, marked=row["dim"] in marked),
-                "; ".join(_rise(rise) for rise in row["rises"][:_RISES]) or "n/a",
                 str(row["peak"]),
-                Estimate(row["size"], row["low"], row["high"]).words(1),
+                Estimate(row["size"], row["low"], row["high"]).words(_digits(row["size"])),
                 number(row["times"], 1),
                 "–".join(str(layer) for layer in dict.fromkeys(row["plateau"])),
                 "never" if row["fell"] is None else str(row["fell"]),
-                number(row["positive"], 2),
+                f"{row['positive']:.0%}",
+                "n/a" if row["norm_share"] is None else f"{row['norm_share']:.0%}",
                 f"{visible(row['kind'])} ({row['kind_share']:.0%})",
-                number(row["norm_share"], 2),
+                "; ".join(_rise(rise) for rise in row["rises"][:_RISES]) or "n/a",
             ]
             for row in lives
         ],
-        left=2,
         brief=True,
         marks="an outlier by parameters",
     )  # fmt: skip
@@ -109,7 +108,7 @@ def _kinds(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
         title="At which tokens",
         caption="In the layer where a dimension is largest: mean |h| at each kind of tokens, and "
         "the share of its sum of squares that stands there, with intervals over documents.",
-        columns=["dimension", "layer", "tokens", "how many", "mean |h|", "share of squares"],
+        columns=["dimension", "layer", "tokens", "how many", "mean |h|", "% of the squares"],
         rows=[
             [
                 *(
@@ -120,16 +119,20 @@ def _kinds(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
                     if place == 0
                     else []
                 ),
-                visible(row["kind"]),
+                Cell(visible(row["kind"])),
                 number(row["tokens"]),
-                Estimate(row["mean_abs"], row["low"], row["high"]).words(1),
-                Estimate(row["squares"], row["squares_low"], row["squares_high"]).words(2),
+                Estimate(row["mean_abs"], row["low"], row["high"]).words(_digits(row["mean_abs"])),
+                _percent(row["squares"], row["squares_low"], row["squares_high"]),
             ]
             for dim, found in by_dim.items()
             for place, row in enumerate(found)
         ],
-        left=3,
+        left=1,
     )
+
+
+def _percent(*values: float) -> str:
+    return Estimate(*(100 * value if abs(value) >= 1e-5 else 0.0 for value in values)).words(1)
 
 
 def _tokens(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
@@ -153,7 +156,7 @@ def _tokens(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
                 _size(row["value"]),
                 str(row["position"]),
                 token_text(row["token"]),
-                visible(f"{row['before']} [{row['token']}] {row['after']}"),
+                visible(f"{row['before']}[{row['text']}]{row['after']}"),
             ]
             for row in shown
         ],
@@ -162,4 +165,8 @@ def _tokens(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
 
 
 def _size(value: float | None) -> str:
-    return number(value, 0 if value is not None and abs(value) >= 100 else 1)
+    return number(value, 1 if value is None else _digits(value))
+
+
+def _digits(value: float) -> int:
+    return 0 if abs(value) >= 100 else 1
