@@ -59,6 +59,7 @@ class LifeSums:
         self.drop()
         self._batch, self._kind = batch, kind
         self._kept = batch.group > 0
+        self._whole = bool(self._kept.all())
         self._index = torch.tensor(self.dims, dtype=torch.int64, device=kind.device)
 
     def observe(self, name: str, hidden: Tensor) -> None:
@@ -66,7 +67,7 @@ class LifeSums:
         if self.dims:
             self._columns[name] = hidden[..., self._index]
         if name in self.states:
-            self._largest[name] = _largest(hidden, self._kept)
+            self._largest[name] = _largest(hidden, None if self._whole else self._kept)
         if self.dims and name in self.norms:
             self._squares[name] = _squares(hidden, rms=self.norms[name])
 
@@ -160,9 +161,9 @@ def _is_state(name: str) -> bool:
     return re.fullmatch(r"embeddings|final_norm|block\.\d+", name) is not None
 
 
-def _largest(hidden: Tensor, kept: Tensor) -> Tensor:
+def _largest(hidden: Tensor, kept: Tensor | None) -> Tensor:
     """Largest |h| of each sequence, [B, D], of the tokens that are kept [B, S]; 0 without any."""
-    if not bool(kept.all()):
+    if kept is not None:
         hidden = hidden.masked_fill(~kept[..., None], 0)
     return torch.maximum(hidden.amax(1), -hidden.amin(1))
 
