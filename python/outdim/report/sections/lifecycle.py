@@ -131,8 +131,9 @@ def _kinds(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
     )
 
 
-def _percent(*values: float) -> str:
-    return Estimate(*(100 * value if abs(value) >= 1e-5 else 0.0 for value in values)).words(1)
+def _percent(value: float, low: float, high: float) -> str:
+    value, low, high = (0.0 if abs(part) < 1e-5 else 100 * part for part in (value, low, high))
+    return Estimate(np.float64(value), np.float64(low), np.float64(high)).words(1)
 
 
 def _tokens(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
