@@ -131,9 +131,10 @@ def _kinds(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
     )
 
 
-def _percent(value: float, low: float, high: float) -> str:
-    value, low, high = (0.0 if abs(part) < 1e-5 else 100 * part for part in (value, low, high))
-    return Estimate(np.float64(value), np.float64(low), np.float64(high)).words(1)
+def _percent(*parts: float) -> str:
+    """A share with its interval, in percent."""
+    percents: list[Any] = [0.0 if abs(part) < 1e-5 else 100 * part for part in parts]
+    return Estimate(*percents).words(1)
 
 
 def _tokens(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
