@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from outdim.analysis.evaluation import Evaluation
     from outdim.analysis.geometry import geometry
     from outdim.analysis.isotropy import Geometry
+    from outdim.analysis.predictions import predictions
     from outdim.analysis.sweep import sweep
     from outdim.corpus import open_corpus
     from outdim.counting import count_tokens
@@ -49,6 +50,7 @@ _HOME = {
     "detect": "analysis.detect",
     "evaluate": "analysis.evaluate",
     "geometry": "analysis.geometry",
+    "predictions": "analysis.predictions",
     "sweep": "analysis.sweep",
     "TokenFrequencies": "tokens",
     "count_tokens": "counting",
@@ -95,6 +97,7 @@ __all__ = [
     "load_tokenizer",
     "observe",
     "open_corpus",
+    "predictions",
     "sweep",
     "write_report",
 ]

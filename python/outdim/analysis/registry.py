@@ -88,6 +88,14 @@ _STEPS = {
         "Let a model fill in or continue sentences, intact and ablated.",
         "outdim.analysis.fill:Fill",
     ),
+    "predictions-lm": (
+        "Which tokens a causal language model predicts, intact and ablated.",
+        "outdim.analysis.predictions:PredictLm",
+    ),
+    "predictions-mlm": (
+        "Which tokens a masked language model predicts, intact and ablated.",
+        "outdim.analysis.predictions:PredictMlm",
+    ),
     "attention": (
         "Relate hidden states to the attention that their tokens receive.",
         "outdim.analysis.attention:AttentionStep",

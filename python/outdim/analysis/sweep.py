@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -32,7 +32,7 @@ from outdim.analysis.predicting import (
     Task,
     corpus_of,
 )
-from outdim.analysis.scoring import Runner
+from outdim.analysis.scoring import Runner, scored
 from outdim.analysis.screen import (
     Screened,
     ScreenLm,
@@ -46,6 +46,7 @@ from outdim.analysis.swept import Sweep
 from outdim.analysis.variants import Variant
 from outdim.errors import ArgumentError, DataError
 from outdim.models.ablation import At
+from outdim.models.losses import Scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -188,16 +189,17 @@ class _Sweep(Evaluate):
         some = self.grid.variants(place)[first:last]
         text = {name: value for name, value in unit.items() if name not in _OWN}
         ablations = [variant.ablation for variant in some if variant.ablation is not None]
-        found, read = self.scored(text, ablations, progress)
+        found, read = self.measured(text, ablations, progress)
         if not place and not first:  # the other blocks read the same text again
             self.account = add_accounts(self.account, read)
         return self.merge({f"{place}.{first}/{name}": one for name, one in found.items()})
 
-    def runner(self) -> Runner:
+    def runner(self) -> Runner[Scores]:
         """What runs the model, several variants at once."""
         at_once = self.recorded["variants_at_once"]
-        found: Runner = self.inputs.keep(
-            "sweeping", lambda: Runner(self.inputs, self.head, at_once, brief=True)
+        brief = partial(scored, brief=True)
+        found: Runner[Scores] = self.inputs.keep(
+            "sweeping", lambda: Runner(self.inputs, self.head, brief, at_once)
         )
         return found
 
