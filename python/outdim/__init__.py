@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from outdim.analysis.evaluation import Evaluation
     from outdim.analysis.geometry import geometry
     from outdim.analysis.isotropy import Geometry
+    from outdim.analysis.lifecycle import lifecycle
     from outdim.analysis.predictions import predictions
     from outdim.analysis.sweep import sweep
     from outdim.corpus import open_corpus
@@ -50,6 +51,7 @@ _HOME = {
     "detect": "analysis.detect",
     "evaluate": "analysis.evaluate",
     "geometry": "analysis.geometry",
+    "lifecycle": "analysis.lifecycle",
     "predictions": "analysis.predictions",
     "sweep": "analysis.sweep",
     "TokenFrequencies": "tokens",
@@ -93,6 +95,7 @@ __all__ = [
     "detect",
     "evaluate",
     "geometry",
+    "lifecycle",
     "load_model",
     "load_tokenizer",
     "observe",
