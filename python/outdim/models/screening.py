@@ -12,6 +12,11 @@ intact model do not see saturated attention, and where some tokens gain what oth
 sum cancels (AtP*, Kramar et al. 2024, arXiv 2403.00745, names both): on SmolLM2 it ranks the
 second-worst dimension last of 576. Absolute and squared do not cancel; no sum is an estimate of the
 damage, and what they rank has to be verified (`outdim.stats.screening`).
+
+Integrated gradients were tried and lost. Those of one dimension take a forward and a backward pass
+a step, where its damage itself takes one forward. With one path for all, on which every dimension
+shrinks, 4 steps put two of SmolLM2's six worst dimensions at places 386 and 397 of 576: far from
+the intact model, gradients speak of another one.
 """
 
 from __future__ import annotations
@@ -82,9 +87,9 @@ class Screening:
 class Screener:
     """Adds up the scores of a model over batches.
 
-    Costs a forward and a backward pass without gradients of weights, which is another forward; the
-    activations of all layers are in memory, some 40 D floats a token and layer. No parameter is
-    written, and nothing is left on the model.
+    Costs a forward and a backward pass without gradients of weights: on SmolLM2 2.6 forwards in
+    all. The activations of all layers are in memory, there 18 D floats a token and layer, 1.3 MB a
+    token. No parameter is written, and nothing is left on the model.
 
     Args:
         model: In eval mode.
