@@ -40,6 +40,15 @@ def test_scores_without_meaning_fail():
     assert "not to be believed" in found.words()[-1]
 
 
+def test_how_many_are_ahead_of_all_random_ones():
+    """The third worst of the first is behind a random one."""
+    found = verify(([9.0, 8, 7, 6], [5.0, 0.1, 4, 1]), ([1.0] * 50, [2.0, *[0.0] * 49]), 500, top=3)
+    assert (found.mark, found.above, found.ahead, found.verdict) == (1.0, 1, 2, "failed")
+    assert "2 of the first do more" in found.words()[-1]
+    alone = verify(([9.0, 8.0], [1.0, 2.0]), ([], []), 2)
+    assert alone.ahead == 2
+
+
 @pytest.mark.parametrize(
     ("sample", "last", "said"),
     [(10, 1, "the random sample is too small"), (100, 20, "up to the end")],

@@ -36,6 +36,7 @@ class Verification:
         last: The place by score of the last of these k, from 1 on: near K there are likely more.
         overlap: How many of the k worst of all that was measured are among the k first by score.
         above: How many of the random ones do more harm than the mark.
+        ahead: How many of the K first do more harm than each of the random ones.
         missed: At most so many of those that are not among the K first do (95 %).
         agreement_worst, agreement_random: Spearman's rho of score and damage among the K and among
             the n; NaN where there are fewer than three or one is constant.
@@ -49,6 +50,7 @@ class Verification:
     last: int
     overlap: int
     above: int
+    ahead: int
     missed: int
     agreement_worst: float
     agreement_random: float
@@ -97,8 +99,9 @@ class Verification:
             {
                 "passed": "The worst are found; what the scores say of the others' order is worth "
                 "what that agreement is.",
-                "failed": "This screening is not to be believed: it put behind what does more harm "
-                "than the worst it put first. Measure all, or take another score.",
+                "failed": f"That the {self.top} worst were found is not to be believed: a random "
+                f"other does more harm than the last of them. {self.ahead} of the first do more "
+                "than each of the random ones. Measure more of the first, or all.",
                 "undecided": "Whether it found the worst is not certain: "
                 + (
                     "the random sample is too small; measure more of it."
@@ -169,6 +172,7 @@ def verify(
         last=int(place[by_damage[:top]].max()),
         overlap=int((damages[place <= top] >= beaten).sum()),
         above=above,
+        ahead=int((damages > other_damages.max(initial=-np.inf)).sum()),
         missed=_at_most(above, sample, population - count, level),
         agreement_worst=_agreement(scores, damages),
         agreement_random=_agreement(other_scores, other_damages),
