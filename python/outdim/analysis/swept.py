@@ -17,7 +17,7 @@ from outdim.analysis.step import Result
 from outdim.analysis.sweep_variants import Grid
 from outdim.analysis.table import EVALUATION
 from outdim.stats.paired import adjusted
-from outdim.stats.screening import Verification, verify
+from outdim.stats.verification import Verification, verify
 from outdim.text import counted, layers_in_words, listing, number
 
 Array = NDArray[np.float64]
