@@ -58,12 +58,13 @@ def _frequency(run: Path) -> list[str]:
 
     from outdim.analysis.correlate import CorrelateOptions
     from outdim.analysis.detect import DetectOptions
-    from outdim.analysis.input_options import ForwardOptions, TextOptions
+    from outdim.analysis.input_options import ForwardOptions, ObserveOptions, TextOptions
     from outdim.report import summary
 
     steps = {"detect": DetectOptions(min_fraction=_MIN_FRACTION), "correlate": CorrelateOptions()}
     text = TextOptions(source=["python-docs"], min_chars=_MIN_CHARS)
-    _study(run, str(MODEL_DIR), [text, ForwardOptions(max_length=_MAX_LENGTH)], steps)
+    reads = [text, ForwardOptions(max_length=_MAX_LENGTH), ObserveOptions()]
+    _study(run, str(MODEL_DIR), reads, steps)
     return [
         "1. Which dimensions follow the frequency of tokens? MiniLM, a BERT of six layers",
         summary(run),
@@ -85,7 +86,7 @@ def _massive(run: Path) -> list[str]:
         ]
     from outdim.analysis.correlate import CorrelateOptions
     from outdim.analysis.evaluate import EvaluateOptions
-    from outdim.analysis.input_options import ForwardOptions, TextOptions
+    from outdim.analysis.input_options import ForwardOptions, ObserveOptions, TextOptions
     from outdim.analysis.variants import AblationOptions
     from outdim.files import read_json
     from outdim.machine import usable_cores
@@ -97,6 +98,7 @@ def _massive(run: Path) -> list[str]:
     reads = [
         TextOptions(source=[str(file)]),
         ForwardOptions(max_length=_WINDOW, threads=usable_cores()),  # so little is one shard
+        ObserveOptions(),
     ]
     _study(run, str(model), reads, {"correlate": CorrelateOptions(types=0, rank=[])})
     found = massive_activations(run)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from outdim.analysis.analyze import analyze
 from outdim.analysis.attention import AttentionOptions, AttentionStep
-from outdim.analysis.input_options import ForwardOptions
+from outdim.analysis.input_options import ForwardOptions, ObserveOptions
 from outdim.analysis.inputs import Inputs
 from outdim.corpus import open_corpus
 from outdim.errors import ArgumentError, DataError
@@ -237,7 +237,7 @@ def steps(model, source, count, **options):
         inputs = Inputs.of(
             {"source": [source]}, model=model, tokenizer=tokenizer_of(), corpus=corpus
         )
-        inputs.resolve([ForwardOptions(max_length=128)])
+        inputs.resolve([ForwardOptions(max_length=128), ObserveOptions()])
         recorded = AttentionStep.resolve(AttentionOptions(**options), inputs)
         made.append(AttentionStep({**inputs.options, **recorded}, inputs))
     return made, [unit.as_dict() for unit in corpus.units]

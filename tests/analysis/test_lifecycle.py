@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from outdim.analysis.input_options import ForwardOptions
+from outdim.analysis.input_options import ForwardOptions, ObserveOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.life import Course
 from outdim.analysis.lifecycle import FollowLives, LifecycleOptions, lifecycle
@@ -247,7 +247,7 @@ def test_states_merge_in_any_grouping(source, tmp_path):
     corpus = open_corpus([str(file) for file in files])
     model, tokenizer = planted("mlp"), tiny_tokenizer()
     inputs = Inputs.of({"source": [source]}, model=model, tokenizer=tokenizer, corpus=corpus)
-    inputs.resolve([ForwardOptions()])
+    inputs.resolve([ForwardOptions(), ObserveOptions()])
     recorded = {**inputs.options, **FollowLives.resolve(LifecycleOptions(dims=[DIM]), inputs)}
     states = []
     for unit in FollowLives.work(recorded, inputs):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from outdim.analysis.input_options import ForwardOptions
+from outdim.analysis.input_options import ForwardOptions, ObserveOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.registry import step_class
 from outdim.analysis.step import Step
@@ -26,6 +26,7 @@ def analyze(
     *,
     frequencies: TokenFrequencies | None = None,
     forward: ForwardOptions | None = None,
+    fused: bool = True,
 ) -> dict[str, Any]:
     """Run steps that observe a model over a text, all in one forward.
 
@@ -37,6 +38,7 @@ def analyze(
         frequencies: Token counts of the training corpus, or of any corpus that stands for it. None
             counts ``source`` itself.
         forward: How the model is run; None takes the defaults.
+        fused: Take moments inside our LayerNorm (may differ from torch's in the last bits).
 
     Returns:
         The result of each step by name.
@@ -58,7 +60,7 @@ def analyze(
         raise ArgumentError("steps: expected at least one, got none.")
     corpus = source if isinstance(source, Corpus) else open_corpus(source)
     inputs = Inputs.of({"source": [corpus.source]}, model=model, tokenizer=tokenizer, corpus=corpus)
-    inputs.resolve([forward or ForwardOptions()])
+    inputs.resolve([forward or ForwardOptions(), ObserveOptions(fused=fused)])
     if frequencies is not None:
         check_frequencies(frequencies, tokenizer)
         inputs.frequencies = frequencies

@@ -60,7 +60,6 @@ class CorrelateOptions:
         types: Buckets of token types whose sums are kept for all dimensions: from them come the
             intervals and what chance gives. Memory: 24 bytes a bucket, point and dimension, twice
             over while a batch is under way. None takes 1,024, fewer for wide models; 0 takes none.
-        fused: Take moments inside our LayerNorm (may differ from torch's in the last bits).
     """
 
     counts: Path | None = None
@@ -69,7 +68,6 @@ class CorrelateOptions:
     rank: list[int] | None = None
     per_token: list[int] | None = None
     types: int | None = None
-    fused: bool = True
 
 
 class Correlate(Observer):
@@ -118,9 +116,9 @@ class Correlate(Observer):
         return covariates
 
     @property
-    def fused(self) -> PointMoments | None:
-        """The moments, where they may be."""
-        return self.moments if self.recorded["fused"] else None
+    def fused(self) -> PointMoments:
+        """The moments."""
+        return self.moments
 
     @cached_property
     def moments(self) -> PointMoments:
@@ -257,13 +255,18 @@ def correlate(
         rank=list(rank),
         per_token=list(per_token),
         types=types,
-        fused=fused,
     )
     forward = ForwardOptions(
         max_length=max_length, token_budget=token_budget, autocast=autocast, exclude=list(exclude)
     )
     found = analyze(
-        model, tokenizer, source, {"correlate": options}, frequencies=frequencies, forward=forward
+        model,
+        tokenizer,
+        source,
+        {"correlate": options},
+        frequencies=frequencies,
+        forward=forward,
+        fused=fused,
     )
     correlation: Correlation = found["correlate"]
     return correlation

@@ -199,6 +199,26 @@ class ForwardOptions:
         return {}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ObserveOptions:
+    """How hidden states are looked at.
+
+    Args:
+        fused: Take moments inside our LayerNorm (may differ from torch's in the last bits).
+    """
+
+    fused: bool = True
+
+    def resolve(self, inputs: Inputs) -> dict[str, Any]:
+        """What the plan records."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def identity(inputs: Inputs) -> dict[str, Any]:
+        """Nothing of its own."""
+        return {}
+
+
 def option_names(kind: type[Any]) -> list[str]:
     """The names of what a plan records of a dataclass of options."""
     return [*(part.name for part in dataclasses.fields(kind)), *getattr(kind, "derived", ())]
@@ -210,6 +230,7 @@ GROUPS: tuple[type[Any], ...] = (
     TextOptions,
     TokenizerOptions,
     ForwardOptions,
+    ObserveOptions,
     AblationOptions,
 )
 

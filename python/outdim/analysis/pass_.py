@@ -107,7 +107,7 @@ class Pass:
             torch.inference_mode(),
             apply_ablation(model, ablation, found=found),
             sink.attention(model, found),
-            observe(model, sink.points, sink, fused=sink.fused is not None),
+            observe(model, sink.points, sink, fused=self._inputs.options["fused"]),
         ):
             yield
 
@@ -131,7 +131,7 @@ class _Sink:
         }
         self._all = tuple(steps)
         # A norm takes the moments of one accumulator.
-        self.fused = next((step for step in steps if step.fused is not None), None)
+        self._fused = next((step for step in steps if step.fused is not None), None)
         self._taken: set[str] = set()
 
     def attention(self, model: PreTrainedModel, found: Architecture) -> AbstractContextManager[Any]:
@@ -151,21 +151,21 @@ class _Sink:
 
     def arguments(self, point: Point) -> StatisticsArgs | None:
         """What the fused op takes at a point, None for nothing."""
-        if self.fused is None or point.name not in self.fused.points:
+        if self._fused is None or point.name not in self._fused.points:
             return None
-        assert self.fused.fused is not None
-        return self.fused.fused.arguments(point.name)
+        assert self._fused.fused is not None
+        return self._fused.fused.arguments(point.name)
 
     def absorb(self, point: Point, state: MomentsState) -> None:
         """Take what the fused op gave."""
-        assert self.fused is not None
-        assert self.fused.fused is not None
-        self.fused.fused.absorb(point.name, state)
+        assert self._fused is not None
+        assert self._fused.fused is not None
+        self._fused.fused.absorb(point.name, state)
         self._taken.add(point.name)
 
     def __call__(self, point: Point, hidden: torch.Tensor) -> None:
         for step in self._steps[point.name]:
-            step.observe(point, hidden, taken=step is self.fused and point.name in self._taken)
+            step.observe(point, hidden, taken=step is self._fused and point.name in self._taken)
 
     def commit(self) -> None:
         for step in self._all:

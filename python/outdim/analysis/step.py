@@ -17,6 +17,7 @@ from outdim.analysis.input_options import (
     ForwardOptions,
     InputOptions,
     ModelOptions,
+    ObserveOptions,
     TextOptions,
     TokenizerOptions,
     option_names,
@@ -198,7 +199,7 @@ class Observer(TextStep):
     Most observers are nothing but `accumulators`, perhaps `derive`, and `result`.
     """
 
-    reads = (TextOptions, TokenizerOptions, ModelOptions, ForwardOptions)
+    reads = (TextOptions, TokenizerOptions, ModelOptions, ForwardOptions, ObserveOptions)
 
     #: Whether ``outdim analyze`` runs it without being asked: every model has what it looks at.
     by_default: ClassVar[bool] = True

