@@ -239,7 +239,7 @@ class TestVerified:
         )
         found = sweep(llama, tokenizer, texts, verify=3, verify_random=13)
         assert found.verification.verdict == "failed"
-        assert "not to be believed" in " ".join(found.headline())
+        assert "found nothing" in " ".join(found.headline())
 
     def test_masked_models_too(self, tokenizer, texts):
         bert = tiny_model("bert", head="MaskedLM", outliers=(3,))

@@ -177,7 +177,8 @@ def _needed(missed: int, others: int) -> int:
     more = missed + 1
     if more > others:
         return 0
-    return math.ceil((1 - _RULED_OUT ** (1 / more)) * (others - missed / 2))
+    share = 1 - math.pow(_RULED_OUT, 1 / more)
+    return math.ceil(share * (others - missed / 2))
 
 
 def _agreement(scores: Floats, damages: Floats) -> float:
