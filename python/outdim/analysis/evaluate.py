@@ -33,10 +33,9 @@ from outdim.analysis.predicting import (
     Task,
     corpus_of,
 )
-from outdim.analysis.scoring import Runner, Tally, predictor_of
+from outdim.analysis.scoring import Tally, predictor_of
 from outdim.analysis.step import Json, Progress, add_accounts
 from outdim.analysis.variants import AblationOptions, Kind, Variant, variants
-from outdim.corpus import Accounting
 from outdim.errors import ArgumentError, DataError
 from outdim.tokens import check_frequencies
 
@@ -131,28 +130,6 @@ class Evaluate(Predicting):
         found, read = self.scored(unit, ablations, progress)
         self.account = add_accounts(self.account, read)
         return self.merge(found)
-
-    def scored(
-        self, unit: Mapping[str, Any], ablations: Sequence[Ablation], progress: Progress
-    ) -> tuple[dict[str, torch.Tensor], Json]:
-        """Sums over a unit of text of the intact model and of ablated ones, and its account."""
-        runner, account, documents = self.runner(), Accounting(), self.documents()
-        tally = Tally(1 + len(ablations), runner.log_counts)
-        for batch in self.batches(runner.reading, unit, account, documents):
-            runner.run(batch, ablations, tally)
-            progress(batch.batch.tokens)
-        found = tally.of_documents(documents)
-        return found, {
-            "documents": len(documents.tokens),
-            "without": len(documents.tokens) - len(found["tokens"]),
-            "excluded": dict(account.skipped),
-            "places": account.places,
-        }
-
-    def runner(self) -> Runner:
-        """What runs the model; what it learns of the memory serves every shard."""
-        found: Runner = self.inputs.keep("runner", lambda: Runner(self.inputs, self.head))
-        return found
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """By document in the order read: sums [N, M, K] float64, tokens [N], bytes [N]."""

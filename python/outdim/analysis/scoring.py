@@ -48,7 +48,8 @@ class Runner:
         inputs: Where model and text are.
         head: What the model predicts with.
         at_once: How many variants share a forward.
-        brief: Whether entropy and the ten likeliest tokens are left out (`outdim.models.losses`).
+        brief: Whether entropy, the ten likeliest tokens (`outdim.models.losses`), and the counts of
+            what is predicted are left out.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class Runner:
         self.reading = Reading(inputs)
         #: log(1 + count) by id, [V]; ids that the tokenizer does not know were never counted.
         self.log_counts = torch.zeros(self._predictor.vocab_size, dtype=torch.float64)
-        counts = torch.from_numpy(inputs.frequencies.log1p())[: len(self.log_counts)]
-        self.log_counts[: len(counts)] = counts
+        if not brief:
+            counts = torch.from_numpy(inputs.frequencies.log1p())[: len(self.log_counts)]
+            self.log_counts[: len(counts)] = counts
 
     @property
     def note(self) -> str:
