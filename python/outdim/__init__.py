@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from outdim.analysis.evaluation import Evaluation
     from outdim.analysis.geometry import geometry
     from outdim.analysis.isotropy import Geometry
+    from outdim.analysis.lifecycle import lifecycle
+    from outdim.analysis.predictions import predictions
     from outdim.analysis.sweep import sweep
     from outdim.corpus import open_corpus
     from outdim.counting import count_tokens
@@ -49,6 +51,8 @@ _HOME = {
     "detect": "analysis.detect",
     "evaluate": "analysis.evaluate",
     "geometry": "analysis.geometry",
+    "lifecycle": "analysis.lifecycle",
+    "predictions": "analysis.predictions",
     "sweep": "analysis.sweep",
     "TokenFrequencies": "tokens",
     "count_tokens": "counting",
@@ -91,10 +95,12 @@ __all__ = [
     "detect",
     "evaluate",
     "geometry",
+    "lifecycle",
     "load_model",
     "load_tokenizer",
     "observe",
     "open_corpus",
+    "predictions",
     "sweep",
     "write_report",
 ]

@@ -237,15 +237,15 @@ def _bare(hint: Any) -> Any:
 
 
 def _given(command: Command, config: Namespace) -> dict[type, Any]:
-    """One object of each dataclass of options."""
+    """One object of each dataclass of options; those of a step without any have no prefix there."""
     return {
-        kind: _object(kind, config[prefix] if prefix else config)
+        kind: _object(kind, config.get(prefix, {}) if prefix else config)
         for prefix, kinds in command.options().items()
         for kind in kinds
     }
 
 
-def _object(kind: type, config: Namespace) -> Any:
+def _object(kind: type, config: Namespace | dict[str, Any]) -> Any:
     """An object of options; where nothing was given a field takes its default."""
     names = [field.name for field in dataclasses.fields(kind)]
     given = {name: config.get(name) for name in names}

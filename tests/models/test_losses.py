@@ -6,7 +6,7 @@ import pytest
 import torch
 from outdim.errors import ArgumentError
 from outdim.models import Predictor, ablate, load_model
-from outdim.models.losses import TOP, scores
+from outdim.models.losses import TOP, likeliest, scores
 from tiny import HEADS, VOCAB, tiny_inputs, tiny_model
 
 LANGUAGE = [name for name, head in HEADS.items() if head in ("MaskedLM", "CausalLM")]
@@ -208,3 +208,36 @@ def test_a_loaded_model_has_the_loss_that_transformers_gives(tmp_path):
         expected = model(ids, labels=ids).loss
     (found,) = scores(predictor.logits, [states], ids[:, 1:].flatten(), VOCAB)
     assert found.loss.mean().item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("columns", [1, 7, 100, 101, 4096])
+@pytest.mark.parametrize("rows", [1, 16, 64])
+def test_the_likeliest_token_is_that_of_plain_arithmetic(rows, columns):
+    logits, _ = some_logits()
+    found = likeliest(parts, logits, 101, rows=rows, columns=columns)
+    for own, one in zip(found, logits, strict=True):
+        assert torch.equal(own, one.argmax(1))
+
+
+@pytest.mark.parametrize("columns", [1, 3, 10])
+def test_of_equally_likely_tokens_the_first_is_taken(columns):
+    logits = torch.tensor([[0.0, 5, 5, 1, 5, 0, 0, 5, 0, 0]])
+    assert likeliest(parts, [logits], 10, columns=columns)[0].tolist() == [1]
+
+
+@pytest.mark.parametrize("columns", [1, 3, 10])
+def test_logits_that_are_not_finite_have_no_likeliest_token(columns):
+    logits = torch.zeros(6, 10)
+    logits[:, 4] = 1
+    logits[1, 2] = torch.nan
+    logits[2, 9] = torch.nan
+    logits[3, 8] = torch.inf
+    logits[4] = -torch.inf
+    logits[5, :9] = -torch.inf  # what is forbidden is no fault
+    assert likeliest(parts, [logits], 10, columns=columns)[0].tolist() == [4, -1, -1, -1, -1, 9]
+
+
+def test_nothing_to_predict_has_no_likeliest_token():
+    (found,) = likeliest(parts, [torch.zeros(0, 10)], 10)
+    assert found.shape == (0,)
+    assert found.dtype == torch.int64

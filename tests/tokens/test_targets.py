@@ -8,6 +8,7 @@ from outdim.tokens.targets import (
     each_masked,
     masked,
     next_tokens,
+    seen,
     target_batches,
 )
 
@@ -92,3 +93,29 @@ def test_batches_hold_every_label_once(budget):
                 found.setdefault(document, []).append(row[row >= 0].tolist())
     assert found.pop(5) == [list(range(10, 15))] * 2
     assert found == {n: [list(range(10, 10 + n))] for n in (3, 9, 1)}
+
+
+def test_what_is_seen_is_predicted_where_it_stands():
+    item = seen(piece([7, 8, 9], offset=3))
+    assert item.labels.tolist() == [-1, 7, 8, 9, -1]
+    assert item.ids.tolist() == [2, 7, 8, 9, 3]
+    excluded = Piece(np.array([7, 8, 9]), np.array([3, 0, 1], np.uint8), 0, 0)
+    assert seen(excluded).labels.tolist() == [7, -1, 9]
+
+
+@pytest.mark.parametrize("make", [next_tokens, seen])
+def test_places_are_those_in_the_document(make):
+    """With the template before the text, as often as a document has pieces."""
+    text = list(range(10, 40))
+    cut = [(0, 7), (7, 19), (19, 30)]
+    items = [make(piece(text[a:b], offset=a)) for a, b in cut]
+    found = {}
+    for batch in target_batches(items, 64):
+        place = batch.first[:, None] + batch.batch.position
+        for part in (batch, *batch.halves()):
+            assert len(part.first) == len(part.labels)
+        for label, at in zip(
+            batch.labels[batch.labels >= 0], place[batch.labels >= 0], strict=True
+        ):
+            found[int(at) - 1] = int(label)  # one token of the template
+    assert found == dict(enumerate(text))

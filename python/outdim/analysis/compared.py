@@ -31,6 +31,23 @@ def compared_row(
         i: 0 for the intact model, whose difference is null.
         gated: Whether more of the metric is worse or better, so that there is harm.
     """
+    return {
+        **variant_row(variant),
+        "value": float(found.value.value[i]),
+        "low": _or_null(found.value.low[i]),
+        "high": _or_null(found.value.high[i]),
+        **(ends("difference", found.difference, i) if i else {}),
+        **ends("beyond", found.beyond, i),
+        "control": _or_null(found.control[i]),
+        "times": _or_null(found.times[i]) if gated else None,
+        "gate": found.gate[i] if gated else None,
+        "p": _or_null(found.p[i]),
+        "q": _or_null(found.q[i]),
+    }
+
+
+def variant_row(variant: Variant) -> dict[str, Any]:
+    """The columns that say what a variant is."""
     ablation = variant.ablation
     dose = ablation.value if ablation is not None and ablation.mode == "scale" else None
     return {
@@ -42,16 +59,6 @@ def compared_row(
         "at": ablation and ablation.at,
         "mode": ablation and ablation.mode,
         "dose": dose if isinstance(dose, int | float) else None,
-        "value": float(found.value.value[i]),
-        "low": _or_null(found.value.low[i]),
-        "high": _or_null(found.value.high[i]),
-        **(_ends("difference", found.difference, i) if i else {}),
-        **_ends("beyond", found.beyond, i),
-        "control": _or_null(found.control[i]),
-        "times": _or_null(found.times[i]) if gated else None,
-        "gate": found.gate[i] if gated else None,
-        "p": _or_null(found.p[i]),
-        "q": _or_null(found.q[i]),
     }
 
 
@@ -75,10 +82,12 @@ def others(controls: Sequence[Variant]) -> str:
     return f"{counted(len(controls), 'other dimension')}{alone}"
 
 
-def _ends(name: str, interval: Interval, i: int) -> dict[str, float | None]:
-    ends = {"": interval.value, "_low": interval.low, "_high": interval.high}
-    return {f"{name}{end}": _or_null(values[i]) for end, values in ends.items()}
+def ends(name: str, interval: Interval, i: int | tuple[int, ...]) -> dict[str, float | None]:
+    """Value ``i`` of an interval and its ends, as columns."""
+    parts = {"": interval.value, "_low": interval.low, "_high": interval.high}
+    return {f"{name}{end}": _or_null(values[i]) for end, values in parts.items()}
 
 
 def _or_null(value: float) -> float | None:
+    """Null for NaN."""
     return None if np.isnan(value) else float(value)

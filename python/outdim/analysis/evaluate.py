@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 
-from outdim.analysis.correlate import attached_counts, given_counts
+from outdim.analysis.each_variant import EachVariant, inputs_of, run_in_memory
 from outdim.analysis.evaluation import Evaluation
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
 from outdim.analysis.input_options import (
@@ -24,20 +23,12 @@ from outdim.analysis.input_options import (
     TokenizerOptions,
 )
 from outdim.analysis.inputs import Inputs
-from outdim.analysis.predicting import (
-    MaskedTokens,
-    Masking,
-    MaskingOptions,
-    NextTokens,
-    Predicting,
-    Task,
-    corpus_of,
-)
-from outdim.analysis.scoring import Tally, predictor_of
-from outdim.analysis.step import Json, Progress, add_accounts
-from outdim.analysis.variants import AblationOptions, Kind, Variant, variants
-from outdim.errors import ArgumentError, DataError
-from outdim.tokens import check_frequencies
+from outdim.analysis.predicting import MaskedTokens, Masking, MaskingOptions, NextTokens, Task
+from outdim.analysis.scoring import Documents, Runner, Tally, scored
+from outdim.analysis.step import Json
+from outdim.analysis.variants import AblationOptions, Kind, variants
+from outdim.errors import ArgumentError
+from outdim.models.losses import Scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -86,50 +77,33 @@ _READS: tuple[type[Any], ...] = (
 )
 
 
-class Evaluate(Predicting):
+class Evaluate(EachVariant):
     """Sums over the predicted tokens of every document, for every variant of the model."""
 
     Options: ClassVar[type] = EvaluateOptions
-    needs: ClassVar[tuple[str, ...]] = ("count",)
     presentation = ("draws",)
 
     @classmethod
     def resolve(cls, options: Any, inputs: Inputs) -> Json:
-        """The model predicts what is asked for."""
+        """As many draws as make an interval."""
         if options.draws < 2:
             raise ArgumentError(f"draws: expected at least 2, got {options.draws}.")
-        recorded = super().resolve(options, inputs)
-        del recorded["counts"]  # a copy is attached
-        if options.counts is not None:
-            check_frequencies(given_counts(options.counts, inputs), inputs.tokenizer)
-        note = predictor_of(inputs, cls.head).note
-        return {**recorded, "given_counts": options.counts is not None, "note": note}
-
-    @classmethod
-    def attach(cls, options: EvaluateOptions, inputs: Inputs) -> dict[str, bytes]:
-        """The counts that were given."""
-        return attached_counts(options.counts, inputs)
-
-    @classmethod
-    def requires(cls, recorded: Mapping[str, Any]) -> tuple[str, ...]:
-        """The text's own counts, where no others were given."""
-        return () if recorded["given_counts"] else Evaluate.needs
+        return super().resolve(options, inputs)
 
     def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:
         super().__init__(recorded, inputs)
         self._documents: list[Mapping[str, torch.Tensor]] = []
 
-    @cached_property
-    def variants(self) -> list[Variant]:
-        """The intact model first."""
-        return [Variant.from_dict(plain) for plain in self.recorded["variants"]]
+    def runner(self) -> Runner[Scores]:
+        """What scores predictions."""
+        found: Runner[Scores] = self.inputs.keep(
+            "runner", lambda: Runner(self.inputs, self.head, scored)
+        )
+        return found
 
-    def update(self, unit: Mapping[str, Any], progress: Progress) -> Self:
-        """Take one unit of text."""
-        ablations = [v.ablation for v in self.variants if v.ablation is not None]
-        found, read = self.scored(unit, ablations, progress)
-        self.account = add_accounts(self.account, read)
-        return self.merge(found)
+    def keeping(self, runner: Runner[Any], documents: Documents, variants: int) -> Tally:
+        """Sums by document."""
+        return Tally(variants, runner.log_counts, documents)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """By document in the order read: sums [N, M, K] float64, tokens [N], bytes [N]."""
@@ -151,10 +125,7 @@ class Evaluate(Predicting):
         """
         state = self.state_dict()
         if not len(state["tokens"]):
-            raise DataError(
-                f"source: {self.inputs.corpus.source}: no token to predict; a document needs two "
-                "tokens, or one that is masked."
-            )
+            raise self.nothing_to_predict()
         return Evaluation(
             task=self.task,
             masking=self.recorded.get("masking"),
@@ -248,22 +219,12 @@ def evaluate(
     """
     from outdim.models import Ablation
 
-    corpus = corpus_of(texts)
-    inputs = Inputs.of({"source": [corpus.source]}, model=model, tokenizer=tokenizer, corpus=corpus)
-    inputs.resolve(
-        [ForwardOptions(max_length=max_length, token_budget=token_budget, autocast=autocast)]
-    )
-    if frequencies is not None:
-        check_frequencies(frequencies, tokenizer)
-        inputs.frequencies = frequencies
+    forward = ForwardOptions(max_length=max_length, token_budget=token_budget, autocast=autocast)
+    inputs = inputs_of(model, tokenizer, texts, forward, frequencies)
     asked = [Ablation.of(one) for one in ablations]
     found = variants(inputs, asked, controls=controls, kind=control_kind, seed=seed)
     step, options = _step(task, draws=draws, masking=masking, mask_share=mask_share)
-    plain = {"variants": [variant.as_dict() for variant in found], "seed": seed}
-    whole = step({**inputs.options, **plain, **step.resolve(options, inputs)}, inputs)
-    for unit in step.work(whole.recorded, inputs):
-        whole.update(unit, lambda tokens: None)
-    return whole.result()
+    return run_in_memory(step, options, found, seed, inputs).result()
 
 
 def _step(task: Task, **options: Any) -> tuple[type[Evaluate], EvaluateOptions]:

@@ -14,6 +14,7 @@ from outdim.analysis.analyze import analyze
 from outdim.analysis.input_options import ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.isotropy import Geometry, Space
+from outdim.analysis.probe import read_first
 from outdim.analysis.step import Accumulator, Json, Observer
 from outdim.analysis.table import SELECTIONS
 from outdim.errors import ArgumentError, EmptyCorpusError
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 _BLOCKS = 20  # of documents, for the jackknife
 _SAMPLED = 16  # one token of so many is sorted; a median of every token would cost more than a norm
-_PROBED_TOKENS = 2048
 _MAX_COVARIANCE_DIMS = 4096
 
 
@@ -231,26 +231,9 @@ def ratios(hidden: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     return torch.cat(found, -1)
 
 
-class _Enough(Exception):  # noqa: N818 (it ends a probe, and is no error)
-    """The probe has read what it needs."""
-
-
 def strongest(recorded: Json, inputs: Inputs) -> dict[str, list[int]]:
     """Dimensions by what they add to the expected cosine among the first words of the text."""
-    probe = MeasureGeometry({**recorded, "left_out": {}, "covariance": []}, inputs)
-    tokens = 0
-
-    def progress(more: int) -> None:
-        nonlocal tokens
-        tokens += more
-        if tokens >= _PROBED_TOKENS:
-            raise _Enough
-
-    try:
-        for unit in MeasureGeometry.work(recorded, inputs):
-            inputs.forward.run([probe], unit, progress)
-    except _Enough:
-        pass
+    probe = read_first(MeasureGeometry({**recorded, "left_out": {}, "covariance": []}, inputs))
     found: dict[str, list[int]] = {}
     for point in probe.points:
         units = probe.parts["units"]

@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from outdim.ops import MomentsState, StatisticsArgs
 
 
+#: The number of a document is that within its unit, and so many for every unit before: more than a
+#: unit holds. It is 1 modulo 80: steps put documents into blocks by their number, and with few
+#: documents a unit, those of every unit would begin with the same block if it were 0.
+UNIT_DOCUMENTS = 2_000_000_001
+
+
 class Pass:
     """Runs batches through the model of ``inputs`` and hands hidden states to observers.
 
@@ -69,10 +75,8 @@ class Pass:
         progress: Progress,
     ) -> None:
         inputs, account = self._inputs, Accounting()
-        # Steps tell blocks of documents apart by their number: with few documents a unit, those of
-        # every unit would begin with the same blocks if all counted from 0.
         pieces = (
-            replace(piece, document=unit["index"] + piece.document)
+            replace(piece, document=unit["index"] * UNIT_DOCUMENTS + piece.document)
             for piece in self._reading.pieces(unit, account)
         )
         in_batches = batches(

@@ -1,19 +1,21 @@
-"""Sets of tokens that attention may go to: special ones, the first, delimiters."""
+"""Sets of tokens that models treat in their own way: special ones, the first, delimiters."""
 
 from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from outdim.tokens import special_ids
+from outdim.tokens import GROUPS, special_ids
 from outdim.tokens.labels import token_labels
 
 _MOST_SPECIAL = 8
 FIRST, DELIMITERS = "first position", "delimiters"
+OTHER_SPECIAL, OTHER = "other special tokens", "other text"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,32 @@ class Places:
         """[B, S, P] float64 of ids and positions [B, S]."""
         first = (position == 0).double()[..., None]
         return torch.cat([self.member.to(ids.device)[ids], first], -1)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of disjoint kinds, of which every token of a group is one."""
+        return (*self.names[:-2], OTHER_SPECIAL, FIRST, DELIMITERS, OTHER)
+
+    def kind_of(self, ids: Tensor, group: Tensor) -> Tensor:
+        """Which of the `kinds` tokens are of, int64 in the shape of ids.
+
+        A special token is of its own kind, wherever it stands; the first position is that of
+        ordinary tokens.
+        """
+        own, delimiter = (table.to(ids.device)[ids] for table in self._tables)
+        special = len(self.names) - 2
+        kind = torch.where(delimiter, special + 2, special + 3)
+        kind = torch.where(group == 1 + GROUPS.index("first"), special + 1, kind)
+        return torch.where(group == 1 + GROUPS.index("special"), own, kind)
+
+    @cached_property
+    def _tables(self) -> tuple[Tensor, Tensor]:
+        """By id [V]: which special token it is, their number where none; whether it delimits."""
+        special = self.member[:, :-1].bool()
+        own = torch.full((len(special),), special.shape[1])
+        for place in range(special.shape[1]):
+            own[special[:, place]] = place
+        return own, self.member[:, -1].bool()
 
 
 def is_delimiter(text: str) -> bool:

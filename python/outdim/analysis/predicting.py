@@ -14,8 +14,8 @@ import numpy as np
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel, WithHead
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.reading import Reading
-from outdim.analysis.scoring import Documents, Runner, Tally
-from outdim.analysis.step import Json, Progress, TextStep
+from outdim.analysis.scoring import Documents
+from outdim.analysis.step import Json, TextStep
 from outdim.corpus import Accounting
 from outdim.errors import ArgumentError, DataError
 from outdim.tokens import Piece
@@ -30,10 +30,7 @@ from outdim.tokens.targets import (
 from outdim.tokens.tokenizer import special_ids
 
 if TYPE_CHECKING:
-    import torch
-
     from outdim.corpus import Corpus
-    from outdim.models import Ablation
 
 Task = Literal["lm", "mlm"]
 Masking = Literal["random", "within_word_l2r"]
@@ -80,28 +77,6 @@ class Predicting(TextStep):
         for batch in target_batches(items, self.inputs.options["token_budget"], **reading.padding):
             self.inputs.resources.check_stop()
             yield batch
-
-    def scored(
-        self, unit: Mapping[str, Any], ablations: Sequence[Ablation], progress: Progress
-    ) -> tuple[dict[str, torch.Tensor], Json]:
-        """Sums over a unit of text of the intact model and of ablated ones, and its account."""
-        runner, account, documents = self.runner(), Accounting(), self.documents()
-        tally = Tally(1 + len(ablations), runner.log_counts)
-        for batch in self.batches(runner.reading, unit, account, documents):
-            runner.run(batch, ablations, tally)
-            progress(batch.batch.tokens)
-        found = tally.of_documents(documents)
-        return found, {
-            "documents": len(documents.tokens),
-            "without": len(documents.tokens) - len(found["tokens"]),
-            "excluded": dict(account.skipped),
-            "places": account.places,
-        }
-
-    def runner(self) -> Runner:
-        """What runs the model; what it learns of the memory serves every shard."""
-        found: Runner = self.inputs.keep("runner", lambda: Runner(self.inputs, self.head))
-        return found
 
 
 class NextTokens(Predicting):

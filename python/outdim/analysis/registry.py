@@ -40,6 +40,14 @@ _STEPS = {
         "Measure anisotropy, what dimensions add to it, and directions in use.",
         "outdim.analysis.geometry:MeasureGeometry",
     ),
+    "lifecycle": (
+        "Follow outlier dimensions: what writes them, where, and what they are to a norm.",
+        "outdim.analysis.lifecycle:FollowLives",
+    ),
+    "embeddings": (
+        "Take embeddings apart: dimensions that stand out in words, positions, types, norm.",
+        "outdim.analysis.embeddings:TakeApart",
+    ),
     "evaluate-glue": (
         "Evaluate a classifier on a task of GLUE or a labelled file, fine-tuned first if asked.",
         "outdim.analysis.evaluate_glue:Glue",
@@ -79,6 +87,14 @@ _STEPS = {
     "evaluate-fill": (
         "Let a model fill in or continue sentences, intact and ablated.",
         "outdim.analysis.fill:Fill",
+    ),
+    "predictions-lm": (
+        "Which tokens a causal language model predicts, intact and ablated.",
+        "outdim.analysis.predictions:PredictLm",
+    ),
+    "predictions-mlm": (
+        "Which tokens a masked language model predicts, intact and ablated.",
+        "outdim.analysis.predictions:PredictMlm",
     ),
     "attention": (
         "Relate hidden states to the attention that their tokens receive.",

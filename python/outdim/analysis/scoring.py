@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from outdim.tokens import Piece
 from outdim.tokens.targets import TargetBatch
 from outdim.tokens.tokenizer import backend, template
 
+T = TypeVar("T")
+
 _STATE_BYTES = 1 << 28  # of the states of so many variants as are scored at once
 
 
@@ -33,56 +36,87 @@ def predictor_of(inputs: Inputs, head: type[WithHead]) -> Predictor:
     return predictor
 
 
-class Predicted(NamedTuple):
-    """Of the R tokens that a batch predicts: their documents and true ids [R], and M scores."""
+class Rows(NamedTuple):
+    """The R tokens that a batch predicts, int64 [R] each.
+
+    Attributes:
+        documents: By number, as the items have it.
+        places: In the document, see `outdim.tokens.targets.TargetBatch.first`.
+        targets: The true ids.
+    """
 
     documents: Tensor
+    places: Tensor
     targets: Tensor
-    scores: Sequence[Scores]
 
 
-class Runner:
+class Predicted(NamedTuple, Generic[T]):
+    """What a batch gives: its rows, and what was measured of each of the M variants."""
+
+    rows: Rows
+    found: Sequence[T]
+
+
+#: What is measured of the states [R, D] of variants, the intact model first, each by itself or
+#: beside the intact one.
+Measure = Callable[[Predictor, Sequence[Tensor], Rows], list[T]]
+
+
+def scored(
+    predictor: Predictor, states: Sequence[Tensor], rows: Rows, *, brief: bool = False
+) -> list[Scores]:
+    """Measure what predictions are worth; ``brief`` as in `outdim.models.losses.scores`."""
+    return scores(predictor.logits, states, rows.targets, predictor.vocab_size, brief=brief)
+
+
+class Runner(Generic[T]):
     """Runs variants over the same batches; layers below their first edit run once for all.
 
     Args:
         inputs: Where model and text are.
         head: What the model predicts with.
+        measure: Of the states of every variant.
         at_once: How many variants share a forward.
-        brief: Whether entropy, the ten likeliest tokens (`outdim.models.losses`), and the counts of
-            what is predicted are left out.
     """
 
     def __init__(
-        self, inputs: Inputs, head: type[WithHead], at_once: int = 1, *, brief: bool = False
+        self, inputs: Inputs, head: type[WithHead], measure: Measure[T], at_once: int = 1
     ) -> None:
         self._model = inputs.model_with(head.head)
         check_eval_mode(self._model)
-        self._predictor = predictor_of(inputs, head)
-        self._forward = PrefixForward(
-            self._model, architecture(self._model), self._predictor.states
-        )
-        self._at_once, self._brief = at_once, brief
+        self.predictor = predictor_of(inputs, head)
+        self._forward = PrefixForward(self._model, architecture(self._model), self.predictor.states)
+        self._at_once, self._measure = at_once, measure
         self._autocast = inputs.options["autocast"]
         self._fitting = Fitting()
         self.reading = Reading(inputs)
-        #: log(1 + count) by id, [V]; ids that the tokenizer does not know were never counted.
-        self.log_counts = torch.zeros(self._predictor.vocab_size, dtype=torch.float64)
-        if not brief:
-            counts = torch.from_numpy(inputs.frequencies.log1p())[: len(self.log_counts)]
-            self.log_counts[: len(counts)] = counts
+        self._inputs = inputs
+
+    @cached_property
+    def log_counts(self) -> Tensor:
+        """By id log(1 + count), [V]; ids that the tokenizer does not know were never counted."""
+        found = torch.zeros(self.predictor.vocab_size, dtype=torch.float64)
+        counts = torch.from_numpy(self._inputs.frequencies.log1p())[: len(found)]
+        found[: len(counts)] = counts
+        return found
 
     @property
     def note(self) -> str:
         """Why every variant runs all of the model; "" where it does not."""
         return self._forward.note
 
-    def run(self, batch: TargetBatch, ablations: Sequence[Ablation], tally: Tally) -> None:
-        """Score the intact model and the ablated ones on a batch, in parts if it does not fit."""
-        held: list[Predicted] = []
+    def run(
+        self,
+        batch: TargetBatch,
+        ablations: Sequence[Ablation],
+        take: Callable[[Predicted[T]], None],
+    ) -> None:
+        """Measure the intact model and the ablated ones on a batch, in parts if it does not fit."""
+        held: list[Predicted[T]] = []
 
         def commit() -> None:
             for predicted in held:
-                tally.add(predicted)
+                take(predicted)
             held.clear()
 
         self._fitting.run(
@@ -92,29 +126,26 @@ class Runner:
             discard=held.clear,
         )
 
-    def _predict(self, batch: TargetBatch, ablations: Sequence[Ablation]) -> Iterator[Predicted]:
+    def _predict(self, batch: TargetBatch, ablations: Sequence[Ablation]) -> Iterator[Predicted[T]]:
         """What a batch gives; nothing where there is nothing to predict."""
         batch = batch.to(self._model.device)
         chosen = batch.labels >= 0
         if not chosen.any():
             return
-        targets = batch.labels[chosen]
-        documents = batch.batch.documents[:, None].expand_as(chosen)[chosen]
+        documents = batch.batch.documents[:, None].expand_as(chosen)
+        places = batch.first[:, None] + batch.batch.position
+        rows = Rows(documents[chosen], places[chosen], batch.labels[chosen])
         ids, mask = batch.input_ids, batch.batch.attention_mask
         with torch.inference_mode(), autocast(self._autocast, self._model.device):
             intact = self._forward.keep(ids, mask, ablations)[chosen]
-            found: list[Scores] = [] if ablations else self._score([intact], targets)
+            found = [] if ablations else self._measure(self.predictor, [intact], rows)
             at_once = max(1, _STATE_BYTES // (intact.numel() * intact.element_size()))
             for start in range(0, len(ablations), at_once):
                 some = ablations[start : start + at_once]
                 states = [h[chosen] for h in self._forward.variants(some, self._at_once)]
-                scored = self._score([intact, *states], targets)
-                found += scored[1:] if start else scored
-        yield Predicted(documents, targets, found)
-
-    def _score(self, states: Sequence[Tensor], targets: Tensor) -> list[Scores]:
-        predictor = self._predictor
-        return scores(predictor.logits, states, targets, predictor.vocab_size, brief=self._brief)
+                measured = self._measure(self.predictor, [intact, *states], rows)
+                found += measured[1:] if start else measured
+        yield Predicted(rows, found)
 
 
 class Documents:
@@ -124,12 +155,18 @@ class Documents:
         keys: 64 bits of the text and the seed, by which its masks are drawn.
         bytes: UTF-8.
         tokens: Without those of the template.
+        texts: Themselves, where they are kept.
+        before: Tokens of the template before a text.
     """
 
-    def __init__(self, inputs: Inputs, seed: int, *, words: bool) -> None:
+    def __init__(
+        self, inputs: Inputs, seed: int, *, words: bool = False, texts: bool = False
+    ) -> None:
         self._seed = seed
         self._inner = backend(inputs.tokenizer)
         self._template = tuple(map(len, template(self._inner)))
+        self.before = self._template[0]
+        self.texts: list[str] | None = [] if texts else None
         self._words: list[list[int | None]] | None = [] if words else None
         self.keys: list[int] = []
         self.bytes: list[int] = []
@@ -143,6 +180,8 @@ class Documents:
             self.bytes.append(len(encoded))
             if self._words is not None:
                 self._words.append(self._inner.encode(text, add_special_tokens=False).word_ids)
+            if self.texts is not None:
+                self.texts.append(text)
             yield text
 
     def noting(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
@@ -164,9 +203,14 @@ class Documents:
 class Tally:
     """Sums by document of one unit."""
 
-    def __init__(self, variants: int, log_counts: Tensor) -> None:
-        self._variants, self._log_counts = variants, log_counts
+    def __init__(self, variants: int, log_counts: Tensor, documents: Documents) -> None:
+        self._variants, self._log_counts, self._read = variants, log_counts, documents
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    @property
+    def documents(self) -> int:
+        """How many documents there are in which something was predicted."""
+        return len({number for part in self._parts for number in part[0].tolist()})
 
     @staticmethod
     def nothing(variants: int) -> dict[str, Tensor]:
@@ -177,10 +221,10 @@ class Tally:
             "bytes": torch.zeros(0, dtype=torch.float64),
         }
 
-    def add(self, predicted: Predicted) -> None:
+    def add(self, predicted: Predicted[Scores]) -> None:
         """Take what a batch gave."""
-        _, targets, found = predicted
-        numbers, which = _numbered(predicted.documents.cpu())
+        (documents, _, targets), found = predicted
+        numbers, which = _numbered(documents.cpu())
         values = torch.stack([self._values(targets, one, found[0]) for one in found], 1)
         shape = (len(numbers), *values.shape[1:])
         sums = torch.zeros(shape, dtype=torch.float64).index_add_(0, which, values)
@@ -207,8 +251,8 @@ class Tally:
             1,
         )
 
-    def of_documents(self, documents: Documents) -> dict[str, Tensor]:
-        """The state: of the documents in which something was predicted, in the order read."""
+    def state(self) -> dict[str, Tensor]:
+        """Of the documents in which something was predicted, in the order read."""
         if not self._parts:
             return self.nothing(self._variants)
         every, sums, tokens = (torch.cat(each) for each in zip(*self._parts, strict=True))
@@ -216,7 +260,7 @@ class Tally:
         total = torch.zeros(len(numbers), *sums.shape[1:], dtype=torch.float64)
         scored = torch.zeros(len(numbers), dtype=torch.int64).index_add_(0, which, tokens)
         # What is not predicted is as long as what is.
-        share = [documents.bytes[n] / documents.tokens[n] for n in numbers.tolist()]
+        share = [self._read.bytes[n] / self._read.tokens[n] for n in numbers.tolist()]
         return {
             "sums": total.index_add_(0, which, sums),
             "tokens": scored,

@@ -6,12 +6,13 @@ Kovaleva et al. 2021, figure 1: two of 768 dimensions break BERT, the others do 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 
+from outdim.analysis.each_variant import EachVariant, inputs_of
 from outdim.analysis.evaluation import SUMS, Evaluation
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
 from outdim.analysis.input_options import (
@@ -28,9 +29,8 @@ from outdim.analysis.predicting import (
     NextTokens,
     Predicting,
     Task,
-    corpus_of,
 )
-from outdim.analysis.scoring import Runner, predictor_of
+from outdim.analysis.scoring import Documents, Runner, Tally, scored
 from outdim.analysis.screen import (
     LEADING,
     Score,
@@ -45,8 +45,9 @@ from outdim.analysis.sweep_options import SweepMaskedOptions, SweepOptions
 from outdim.analysis.sweep_variants import ALL, Grid, Mode, chosen, grid
 from outdim.analysis.swept import Sweep
 from outdim.analysis.variants import Variant
-from outdim.errors import ArgumentError, DataError
+from outdim.errors import ArgumentError
 from outdim.models.ablation import At
+from outdim.models.losses import Scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -58,7 +59,7 @@ _OWN = ("place", "first", "last")  # what a shard says beside the unit of text
 _KEPT = [SUMS.index(name) for name in ("loss", "correct", "kl", "agreement", "nonfinite")]
 
 
-class _Sweep(Predicting):
+class _Sweep(EachVariant):
     """Sums over the predicted tokens of every document, for blocks of the variants of a grid."""
 
     Options: ClassVar[type] = SweepOptions
@@ -78,8 +79,7 @@ class _Sweep(Predicting):
             seed=options.seed,
         )
         options.check_draws(1 if options.verify is not None else len(found.places))
-        note = predictor_of(inputs, cls.head).note
-        return {**super().resolve(options, inputs), "note": note, "grid": found.as_dict()}
+        return {**super().resolve(options, inputs), "grid": found.as_dict()}
 
     @classmethod
     def requires(cls, recorded: Mapping[str, Any]) -> tuple[str, ...]:
@@ -128,19 +128,24 @@ class _Sweep(Predicting):
         some = self.grid.variants(place)[first:last]
         text = {name: value for name, value in unit.items() if name not in _OWN}
         ablations = [variant.ablation for variant in some if variant.ablation is not None]
-        found, read = self.scored(text, ablations, progress)
+        found, read = self.measured(text, ablations, progress)
         if not place and not first:  # the other blocks read the same text again
             self.account = add_accounts(self.account, read)
         found["sums"] = found["sums"][..., _KEPT]
         return self.merge({f"{place}.{first}/{name}": one for name, one in found.items()})
 
-    def runner(self) -> Runner:
+    def runner(self) -> Runner[Scores]:
         """What runs the model, several variants at once."""
-        at_once = self.recorded["variants_at_once"]
-        found: Runner = self.inputs.keep(
-            "sweeping", lambda: Runner(self.inputs, self.head, at_once, brief=True)
+        at_once, brief = self.recorded["variants_at_once"], partial(scored, brief=True)
+        found: Runner[Scores] = self.inputs.keep(
+            "sweeping", lambda: Runner(self.inputs, self.head, brief, at_once)
         )
         return found
+
+    def keeping(self, runner: Runner[Any], documents: Documents, variants: int) -> Tally:
+        """Sums by document; nothing is related to counts."""
+        uncounted = torch.zeros(runner.predictor.vocab_size, dtype=torch.float64)
+        return Tally(variants, uncounted, documents)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """By block ``<place>.<first>/`` the intact model and its variants, by document.
@@ -167,7 +172,7 @@ class _Sweep(Predicting):
             self._blocks.setdefault(block, []).append(part)
         return self
 
-    def result(self) -> Sweep:  # type: ignore[override]
+    def result(self) -> Sweep:
         """What every variant does.
 
         Raises:
@@ -186,10 +191,7 @@ class _Sweep(Predicting):
         )
         blocks = [self._block(f"{place}.{first}") for first in numbers]
         if not len(blocks[0]["tokens"]):
-            raise DataError(
-                f"source: {self.inputs.corpus.source}: no token to predict; a document needs two "
-                "tokens, or one that is masked."
-            )
+            raise self.nothing_to_predict()
         kept = torch.cat([blocks[0]["sums"][:, :1], *(one["sums"][:, 1:] for one in blocks)], 1)
         sums = torch.full((*kept.shape[:2], len(SUMS)), torch.nan, dtype=torch.float64)
         sums[..., _KEPT] = kept
@@ -298,11 +300,8 @@ def sweep(
         >>> found = sweep(model, tokenizer, texts, layers="each")  # doctest: +SKIP
         >>> found.headline()  # doctest: +SKIP
     """
-    corpus = corpus_of(texts)
-    inputs = Inputs.of({"source": [corpus.source]}, model=model, tokenizer=tokenizer, corpus=corpus)
-    inputs.resolve(
-        [ForwardOptions(max_length=max_length, token_budget=token_budget, autocast=autocast)]
-    )
+    forward = ForwardOptions(max_length=max_length, token_budget=token_budget, autocast=autocast)
+    inputs = inputs_of(model, tokenizer, texts, forward, None)
     plain: dict[str, Any] = {
         "dims": _words(dims),
         "layers": _words(layers),

@@ -119,6 +119,42 @@ def _total(terms: Tensor) -> Tensor:
     return terms.sum(1, dtype=torch.float64)
 
 
+def likeliest(
+    logits: Logits,
+    states: Sequence[Tensor],
+    vocab_size: int,
+    *,
+    rows: int | None = None,
+    columns: int | None = None,
+) -> list[Tensor]:
+    """The likeliest token of every row and variant, int64 [R]; -1 where a logit is NaN or +inf.
+
+    Of tokens that are equally likely the first is taken. Arguments are those of `scores`.
+    """
+    some_rows, some_columns = _CUDA if states[0].is_cuda else _CPU
+    step, width = rows or some_rows, columns or some_columns
+    return [
+        torch.cat(
+            [
+                _likeliest(logits, own[i : i + step], vocab_size, width)
+                for i in range(0, max(1, len(own)), step)
+            ]
+        )
+        for own in states
+    ]
+
+
+def _likeliest(logits: Logits, states: Tensor, vocab_size: int, width: int) -> Tensor:
+    largest = torch.full((len(states),), -torch.inf, device=states.device, dtype=torch.float64)
+    found = torch.full((len(states),), -1, device=states.device)
+    for start in range(0, vocab_size, width):
+        value, index = logits(states, slice(start, min(start + width, vocab_size))).max(1)
+        better = (value > largest) | value.isnan()
+        largest = torch.where(better, value.double(), largest)
+        found = torch.where(better, index + start, found)
+    return torch.where(largest.isfinite(), found, -1)
+
+
 class _Running:
     """Sums over the part of the vocabulary that was seen, relative to its largest logit."""
 

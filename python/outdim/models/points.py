@@ -17,10 +17,12 @@ class Point:
     Attributes:
         name: `embeddings` (what enters the first block: Hugging Face's `hidden_states[0]`),
             `block.i` (the hidden state after block i: `hidden_states[i + 1]`, but for the last one
-            of pre-LN models, which is `final_norm` there), `block.i.attention` (what the attention
-            adds to the hidden state, in eval mode), `block.i.norm` (the output of the norm that
-            ends the block or, in pre-LN models, reads its output), `final_norm` (the output of a
-            norm after all blocks).
+            of pre-LN models, which is `final_norm` there), `block.i.attention` and `block.i.mlp`
+            (what the attention and the feed-forward part add to the hidden state, in eval mode),
+            `block.i.attention.sum` and, in post-LN models, `block.i.mlp.sum` (the hidden state with
+            it added, where a norm takes that), `block.i.norm` (the output of the norm that ends the
+            block or, in pre-LN models, reads its output), `final_norm` (the output of a norm after
+            all blocks).
         layer: 0 for the embeddings, i + 1 for block i, the number of blocks for `final_norm`.
         module: Qualified path of the module that is hooked.
         call: Index of the call of that module within one forward.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from outdim.errors import DataError
+from outdim.models.branches import find_branches
 from outdim.models.layers import find_layers
 from outdim.models.norms import Norm, recognise_norm
 from outdim.models.points import Point, Side
@@ -59,12 +60,23 @@ class Roles:
             yield self._point(
                 f"block.{i}", i + 1, layer.end, "output", norm, "output" if post else "input"
             )
-            if (attention := self._attention(layer.block)) is not None:
-                yield self._point(f"block.{i}.attention", i + 1, attention)
+            yield from self._branches(i, layer.block)
             if norm is not None:
                 yield self._point(f"block.{i}.norm", i + 1, norm, "output", norm)
         if (final := self.reads[-1]) is not None:
             yield self._point("final_norm", len(self.layers), final, "output", final)
+
+    def _branches(self, i: int, block: Call) -> Iterable[Point]:
+        """Yield what is added to the hidden state within a block, and the sums that norms take."""
+        ending = self.ends[i]
+        end = block.output if ending is None else ending.source
+        found = find_branches(block, end, self.trace.calls)
+        for name, call in (("attention", found.attention), ("mlp", found.mlp)):
+            if call is not None:
+                yield self._point(f"block.{i}.{name}", i + 1, call)
+        for name, norm in (("attention", found.taker), ("mlp", ending)):
+            if norm is not None and norm.path in self.norms:
+                yield self._point(f"block.{i}.{name}.sum", i + 1, norm, "input")
 
     def enders(self) -> Iterable[Point]:
         """Yield the norms that give the hidden state of a layer, in the order of the layers."""
@@ -234,23 +246,6 @@ class Roles:
         first = self.layers[0].block
         before = (call for call in reversed(self._norm_calls) if call.stop < first.start)
         return next((call for call in before if same(call.output, first.source)), None)
-
-    def _attention(self, block: Call) -> Call | None:
-        """Find the outermost attention module whose output is added to what the block takes.
-
-        The sum has to be what a later module of the block takes, to the bit; where the branches
-        are parallel (GPT-NeoX) no such tensor exists.
-        """
-        hidden = block.source
-        assert hidden is not None
-        inside = [call for call in self.trace.calls if block.holds(call)]
-        for call in inside:
-            named = "att" in f"{call.path}{type(call.module).__name__}".lower()
-            if named and call.output is not None and call.output.shape == hidden.shape:
-                total = hidden + call.output
-                if any(call.stop < c.start and same(total, c.source) for c in inside):
-                    return call
-        return None
 
     def _point(
         self,

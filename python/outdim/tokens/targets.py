@@ -24,15 +24,23 @@ class Item(Piece):
 
     Attributes:
         labels: int64 [S], -1 where nothing is.
+        ahead: How many positions further the predicted token stands.
     """
 
     labels: NDArray[np.int64]
+    ahead: int = 0
 
 
 def next_tokens(piece: Piece) -> Item:
     """Every token of the text is predicted from the one before it, where there is one."""
     labels = np.full(len(piece.ids), -1, np.int64)
     labels[:-1] = np.where(np.isin(piece.group[1:], _PREDICTED), piece.ids[1:], -1)
+    return Item(**vars(piece), labels=labels, ahead=1)
+
+
+def seen(piece: Piece) -> Item:
+    """Every token of the text is to be given back, none of them masked."""
+    labels = np.where(np.isin(piece.group, _PREDICTED), piece.ids, -1)
     return Item(**vars(piece), labels=labels)
 
 
@@ -92,10 +100,18 @@ def _uniform(key: int, stream: int, position: NDArray[np.int64]) -> NDArray[np.f
 
 @dataclass(frozen=True)
 class TargetBatch:
-    """Items side by side: `Batch` and labels, int64 [B, S], -1 where nothing is predicted."""
+    """Items side by side.
+
+    Attributes:
+        batch: What the model reads.
+        labels: int64 [B, S], -1 where nothing is predicted.
+        first: int64 [B]: the place in its document, the template counted as before every piece, of
+            the token that is predicted from the first position.
+    """
 
     batch: Batch
     labels: torch.Tensor
+    first: torch.Tensor
 
     @property
     def input_ids(self) -> torch.Tensor:
@@ -104,13 +120,16 @@ class TargetBatch:
 
     def to(self, device: torch.device | str) -> TargetBatch:
         """The same batch on a device."""
-        return TargetBatch(self.batch.to(device), self.labels.to(device))
+        return TargetBatch(self.batch.to(device), self.labels.to(device), self.first.to(device))
 
     def halves(self) -> tuple[TargetBatch, TargetBatch]:
         """The first and the second half of the items."""
         first, second = self.batch.halves()
         middle = len(first.input_ids)
-        return TargetBatch(first, self.labels[:middle]), TargetBatch(second, self.labels[middle:])
+        return (
+            TargetBatch(first, self.labels[:middle], self.first[:middle]),
+            TargetBatch(second, self.labels[middle:], self.first[middle:]),
+        )
 
 
 def target_batches(
@@ -127,4 +146,5 @@ def target_batches(
         labels = np.full(batch.input_ids.shape, -1, np.int64)
         for row, item in enumerate(group):
             labels[row, : len(item.labels)] = item.labels
-        yield TargetBatch(batch, torch.from_numpy(labels))
+        places = torch.tensor([item.offset + item.ahead for item in group])
+        yield TargetBatch(batch, torch.from_numpy(labels), places)

