@@ -198,6 +198,8 @@ def test_a_batch_that_fails_adds_nothing():
         screener.add(fails, batch[1])
     with pytest.raises(DataError, match="loss: expected a finite number"):
         screener.add(lambda: plain_loss(model, *batch) * torch.inf, batch[1])
+    with pytest.raises(DataError, match="gradients are not finite"):
+        screener.add(lambda: (plain_loss(model, *batch) * 0).sqrt(), batch[1])
     with pytest.raises(ArgumentError, match="loss: expected a scalar"):
         screener.add(lambda: plain_loss(model, *batch).detach(), batch[1])
     with pytest.raises(DataError, match="none fired"):

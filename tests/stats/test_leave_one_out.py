@@ -67,6 +67,27 @@ def test_places_are_those_of_zeroed_vectors(seed):
             assert found[row, n] == 1 + (np.delete(similar, right) >= similar[right]).sum()
 
 
+def test_places_keep_their_digits_beside_a_massive_dimension():
+    """1e9 beside 1: its square less its square would leave nothing of the others."""
+    rng = np.random.default_rng(0)
+    candidates = rng.normal(size=(40, 6))
+    queries = candidates + 0.3 * rng.normal(size=(40, 6))
+    small = ranks_without(queries, candidates, np.arange(40))[1 + 2]
+    for side in (queries, candidates):
+        side[:, 2] = 1e9 * (1 + rng.random(40))
+    found = ranks_without(queries, candidates, np.arange(40))
+    assert found[1 + 2].tolist() == small.tolist()
+    assert (small == 1).mean() > 0.8
+
+
+def test_equal_candidates_come_first():
+    rng = np.random.default_rng(1)
+    candidates = np.repeat(rng.normal(size=(10, 7)), 2, axis=0)
+    queries = 3 * candidates[::2]
+    found = ranks_without(queries, candidates, np.arange(0, 20, 2))
+    assert (found == 2).all()
+
+
 def test_what_makes_all_alike_finds_nothing():
     found = ranks_without(np.eye(3)[:, :2], np.eye(3)[:, :2], [0, 1, 2])
     assert found.tolist() == [[1, 1, 3], [3, 1, 3], [1, 3, 3]]

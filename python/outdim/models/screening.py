@@ -11,7 +11,12 @@ over tokens, in float64. What is to first order is not what an ablation does: gr
 intact model do not see saturated attention, and where some tokens gain what others lose the signed
 sum cancels (AtP*, Kramar et al. 2024, arXiv 2403.00745, names both): on SmolLM2 it ranks the
 second-worst dimension last of 576. Absolute and squared do not cancel; no sum is an estimate of the
-damage, and what they rank has to be verified (`outdim.stats.screening`).
+damage, and what they rank has to be verified (`outdim.stats.verification`).
+
+Integrated gradients were tried and lost. Those of one dimension take a forward and a backward pass
+a step, where its damage itself takes one forward. With one path for all, on which every dimension
+shrinks, 4 steps put two of SmolLM2's six worst dimensions at places 386 and 397 of 576: far from
+the intact model, gradients speak of another one.
 """
 
 from __future__ import annotations
@@ -82,9 +87,9 @@ class Screening:
 class Screener:
     """Adds up the scores of a model over batches.
 
-    Costs a forward and a backward pass without gradients of weights, which is another forward; the
-    activations of all layers are in memory, some 40 D floats a token and layer. No parameter is
-    written, and nothing is left on the model.
+    Costs a forward and a backward pass without gradients of weights: on SmolLM2 2.6 forwards in
+    all. The activations of all layers are in memory, there 18 D floats a token and layer, 1.3 MB a
+    token. No parameter is written, and nothing is left on the model.
 
     Args:
         model: In eval mode.
@@ -166,7 +171,7 @@ class Screener:
 
         Raises:
             ArgumentError: The loss is no scalar, or does not depend on hidden states.
-            DataError: It is not finite; hidden states are longer than the mask.
+            DataError: It is not finite, or a gradient; hidden states are longer than the mask.
         """
         # Within inference mode nothing has a gradient.
         with torch.inference_mode(False), torch.enable_grad(), _frozen(self._model):
@@ -184,6 +189,12 @@ class Screener:
                     "said of this batch; a model in float16 may need float32"
                 )
             value.backward()  # type: ignore[no-untyped-call]
+        if not bool(batch.sums.isfinite().all()):
+            raise DataError(
+                "screening: hidden states or their gradients are not finite in this batch, so that "
+                "dimensions cannot be ranked by it; run the model in float32 or bfloat16, without "
+                "autocast to float16"
+            )
         tokens = int(attention_mask.bool().sum())
         totals = torch.tensor([float(value.detach()), targets, tokens], dtype=torch.float64)
         self.merge({"sums": batch.sums.cpu(), "totals": totals})

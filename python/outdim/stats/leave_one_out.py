@@ -25,6 +25,7 @@ from outdim.stats.scores import weighted_each
 Floats = NDArray[np.float64]
 
 _CELLS = 1 << 20  # of vectors at a time: 8 MB
+_DIGITS = 12  # of cosines that are put in an order: equal texts are equally alike
 
 
 def cosines_without(left: ArrayLike, right: ArrayLike) -> Floats:
@@ -62,8 +63,9 @@ def ranks_without(
 ) -> NDArray[np.int64]:
     """At which place each query finds its candidate by cosine, int64 [1 + D, Q], from 1 on.
 
-    Row 0 is with all dimensions, row 1 + d without d. Where others are exactly as similar they come
-    first: what makes all alike finds nothing. Costs O(Q C D); the memory is that of a few [Q, C].
+    Row 0 is with all dimensions, row 1 + d without d. Where others are as similar they come first:
+    what makes all alike finds nothing. A product of all pairs for each dimension, since what is
+    left of one less its largest part has no digits: Q C D^2; the memory is that of a few [Q, C].
 
     Args:
         queries: [Q, D], finite.
@@ -87,14 +89,12 @@ def ranks_without(
         )
     if outside := [one for one in right.tolist() if not 0 <= one < len(candidates)]:
         raise ArgumentError(f"relevant: expected 0 to {len(candidates) - 1}, got {outside[0]}")
-    products = queries @ candidates.T
-    of_queries, of_candidates = _others(queries**2), _others(candidates**2)
-    found = np.empty((1 + queries.shape[1], len(queries)), np.int64)
-    found[0] = _places(products, (queries**2).sum(1), (candidates**2).sum(1), right)
+    found = [_places(queries, candidates, right)]
     for d in range(queries.shape[1]):
-        rest = products - np.outer(queries[:, d], candidates[:, d])
-        found[1 + d] = _places(rest, of_queries[:, d], of_candidates[:, d], right)
-    return found
+        some, others = queries.copy(), candidates.copy()
+        some[:, d] = others[:, d] = 0
+        found.append(_places(some, others, right))
+    return np.stack(found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,8 +189,7 @@ def leave_one_out(
         raise ArgumentError(
             f"truth: expected {len(intact)} finite scores, one a pair, got shape {scores.shape}"
         )
-    # Pairs of equal texts are equally alike: rounding must not put them in an order.
-    predicted = np.concatenate([intact[None], without.T]).round(12)
+    predicted = np.concatenate([intact[None], without.T]).round(_DIGITS)
 
     def value(weights: Floats) -> Floats:
         return weighted_each(metric, predicted, scores, weights)
@@ -280,10 +279,9 @@ def _cosine(product: Floats, left: Floats, right: Floats) -> Floats:
     return found
 
 
-def _places(
-    products: Floats, of_queries: Floats, of_candidates: Floats, relevant: NDArray[Any]
-) -> NDArray[np.int64]:
-    cosines = _cosine(products, of_queries[:, None], of_candidates[None, :])
+def _places(queries: Floats, candidates: Floats, relevant: NDArray[Any]) -> NDArray[np.int64]:
+    products, left, right = queries @ candidates.T, (queries**2).sum(1), (candidates**2).sum(1)
+    cosines = _cosine(products, left[:, None], right[None, :]).round(_DIGITS)
     own = cosines[np.arange(len(cosines)), relevant]
     places: NDArray[np.int64] = (cosines >= own[:, None]).sum(1)
     return places
