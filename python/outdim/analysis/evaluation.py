@@ -217,14 +217,14 @@ class Evaluation(Result):
             f"{counted(len(self.tokens), 'document')}."
         )
 
-    def harm_in_words(self, variant: int) -> str:
-        """What a variant does to the loss, beside its controls."""
+    def harm_in_words(self, variant: int, *, beside: bool = True) -> str:
+        """What a variant does to the loss and, ``beside`` them, its controls."""
         found = self.comparison(LEADING)
         harm = _estimate(found.difference, variant)
         verb = "raises" if not harm.value < 0 else "changes"
         said = f"{self.variants[variant].label}: {verb} the loss by {harm.words()}"
         said += f", to {number(float(found.value.value[variant]), 2)}"
-        if np.isnan(found.control[variant]):
+        if not beside or np.isnan(found.control[variant]):
             return f"{said}."
         controls = [self.variants[i] for i in controls_of(self.variants)[variant]]
         change = number(float(found.control[variant]), 3)

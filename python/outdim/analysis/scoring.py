@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -89,10 +90,15 @@ class Runner(Generic[T]):
         self._autocast = inputs.options["autocast"]
         self._fitting = Fitting()
         self.reading = Reading(inputs)
-        #: log(1 + count) by id, [V]; ids that the tokenizer does not know were never counted.
-        self.log_counts = torch.zeros(self.predictor.vocab_size, dtype=torch.float64)
-        counts = torch.from_numpy(inputs.frequencies.log1p())[: len(self.log_counts)]
-        self.log_counts[: len(counts)] = counts
+        self._inputs = inputs
+
+    @cached_property
+    def log_counts(self) -> Tensor:
+        """By id log(1 + count), [V]; ids that the tokenizer does not know were never counted."""
+        found = torch.zeros(self.predictor.vocab_size, dtype=torch.float64)
+        counts = torch.from_numpy(self._inputs.frequencies.log1p())[: len(found)]
+        found[: len(counts)] = counts
+        return found
 
     @property
     def note(self) -> str:

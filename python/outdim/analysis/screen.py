@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -47,8 +47,9 @@ ABSOLUTE, SQUARED, SIGNED, MAGNITUDE = define(
 _SCORES = {
     "absolute": ABSOLUTE, "squared": SQUARED, "signed": SIGNED, "magnitude": MAGNITUDE
 }  # fmt: skip
-#: The score by which candidates are ranked.
-LEADING = "absolute"
+#: By which candidates are ranked; the signed one cancels.
+Score = Literal["absolute", "squared", "magnitude"]
+LEADING: Score = "absolute"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,25 +88,26 @@ class Screened(Result):
     screening: Screening
     points: tuple[str, ...]
 
-    def ranked(self, *, by_layer: bool) -> list[tuple[int | None, int]]:
+    def ranked(self, score: Score = LEADING, *, by_layer: bool) -> list[tuple[int | None, int]]:
         """Layer (None for all at once) and dimension of every candidate, the highest score first.
 
         Args:
+            score: By which.
             by_layer: Whether each layer alone is a candidate.
         """
         found = self.screening
         if not by_layer:
-            return [(None, int(d)) for d in _falling(found.overall(LEADING))]
-        width = found.scores[LEADING].shape[1]
-        order = _falling(found.scores[LEADING].ravel())
+            return [(None, int(d)) for d in _falling(found.overall(score))]
+        width = found.scores[score].shape[1]
+        order = _falling(found.scores[score].ravel())
         return [(found.layers[int(i) // width], int(i) % width) for i in order]
 
-    def score(self, layer: int | None, dim: int) -> float:
-        """The leading score of a candidate, a token."""
+    def score(self, score: Score, layer: int | None, dim: int) -> float:
+        """One score of a candidate, a token."""
         found = self.screening
         if layer is None:
-            return float(found.overall(LEADING)[dim]) / found.tokens
-        return float(found.scores[LEADING][found.layers.index(layer), dim]) / found.tokens
+            return float(found.overall(score)[dim]) / found.tokens
+        return float(found.scores[score][found.layers.index(layer), dim]) / found.tokens
 
     def tables(self) -> dict[str, pa.Table]:
         """Tidy rows: scores a token of every point and dimension."""

@@ -6,15 +6,14 @@ Kovaleva et al. 2021, figure 1: two of 768 dimensions break BERT, the others do 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 
-from outdim.analysis.evaluate import Evaluate, EvaluateMaskedOptions, EvaluateOptions
-from outdim.analysis.evaluation import Evaluation
+from outdim.analysis.each_variant import EachVariant, inputs_of
+from outdim.analysis.evaluation import SUMS, Evaluation
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
 from outdim.analysis.input_options import (
     ForwardOptions,
@@ -30,10 +29,11 @@ from outdim.analysis.predicting import (
     NextTokens,
     Predicting,
     Task,
-    corpus_of,
 )
-from outdim.analysis.scoring import Runner, scored
+from outdim.analysis.scoring import Documents, Runner, Tally, scored
 from outdim.analysis.screen import (
+    LEADING,
+    Score,
     Screened,
     ScreenLm,
     ScreenMaskedOptions,
@@ -41,10 +41,11 @@ from outdim.analysis.screen import (
     ScreenOptions,
 )
 from outdim.analysis.step import Json, Progress, add_accounts
-from outdim.analysis.sweep_variants import ALL, EACH, Grid, Mode, chosen, grid
+from outdim.analysis.sweep_options import SweepMaskedOptions, SweepOptions
+from outdim.analysis.sweep_variants import ALL, Grid, Mode, chosen, grid
 from outdim.analysis.swept import Sweep
 from outdim.analysis.variants import Variant
-from outdim.errors import ArgumentError, DataError
+from outdim.errors import ArgumentError
 from outdim.models.ablation import At
 from outdim.models.losses import Scores
 
@@ -53,100 +54,37 @@ if TYPE_CHECKING:
 
     from outdim.corpus import Corpus
 
-_BLOCK = 32  # forwards of all layers a shard, about
-_OF_GRID = ("dims", "layers", "at", "mode", "controls", "seed")
 _OWN = ("place", "first", "last")  # what a shard says beside the unit of text
+#: Sums that are compared, and whether logits were finite.
+_KEPT = [SUMS.index(name) for name in ("loss", "correct", "kl", "agreement", "nonfinite")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class SweepOptions(EvaluateOptions):
-    """Which dimensions are disabled in turn, where and how.
-
-    Args:
-        dims: All, ranges such as 0-99, single ones, or with commas those that go together.
-        layers: All at once; each alone; window:N, so many in a row from every layer on; 4-6 or 4,6
-            together; or 4. Several words make a place each; 0 stands for the embeddings.
-        at: State, parameters, denominator or readers, see outdim.ablate.
-        mode: Zero, or mean: of the text for the state, of the other parameters for those of a norm.
-        controls: So many random dimensions beside them at every place. Of a sweep over most
-            dimensions they are drawn from all.
-        seed: Of all that is drawn: controls, masks, documents.
-        variants_at_once: How many variants share a forward; more help where batches are small.
-        block: So many forwards of all layers, about, make a shard with a unit of text.
-        verify: Measure only so many that come first in a screening by gradients (all layers
-            together, or each alone), and a random sample of the others: whether it found the worst.
-        verify_random: How many others; none above the worst bounds what was missed at 3/n.
-        counts: Frequencies to which the predicted tokens are related: a run that counted, its
-            counts.parquet, or published counts as JSON; none takes the text's own.
-        draws: How often the documents are drawn for the intervals.
-    """
-
-    dims: list[str] = field(default_factory=lambda: [ALL])
-    layers: list[str] = field(default_factory=lambda: [ALL])
-    at: At = "state"
-    mode: Mode = "zero"
-    controls: int = 10
-    seed: int = 0
-    variants_at_once: int = 1
-    block: int = _BLOCK
-    verify: int | None = None
-    verify_random: int = 40
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepMaskedOptions(EvaluateMaskedOptions, SweepOptions):
-    """Which dimensions are disabled in turn, where and how.
-
-    Args:
-        dims: All, ranges such as 0-99, single ones, or with commas those that go together.
-        layers: All at once; each alone; window:N, so many in a row from every layer on; 4-6 or 4,6
-            together; or 4. Several words make a place each; 0 stands for the embeddings.
-        at: State, parameters, denominator or readers, see outdim.ablate.
-        mode: Zero, or mean: of the text for the state, of the other parameters for those of a norm.
-        controls: So many random dimensions beside them at every place. Of a sweep over most
-            dimensions they are drawn from all.
-        seed: Of all that is drawn: controls, masks, documents.
-        variants_at_once: How many variants share a forward; more help where batches are small.
-        block: So many forwards of all layers, about, make a shard with a unit of text.
-        verify: Measure only so many that come first in a screening by gradients (all layers
-            together, or each alone), and a random sample of the others: whether it found the worst.
-        verify_random: How many others; none above the worst bounds what was missed at 3/n.
-        masking: random masks a share of the tokens as BERT was trained; within_word_l2r masks every
-            token once, with the later ones of its word.
-        mask_share: How many of the tokens are to be predicted, with random masking; none takes
-            0.15.
-        counts: Frequencies to which the predicted tokens are related: a run that counted, its
-            counts.parquet, or published counts as JSON; none takes the text's own.
-        draws: How often the documents are drawn for the intervals.
-    """
-
-
-class _Sweep(Evaluate):
+class _Sweep(EachVariant):
     """Sums over the predicted tokens of every document, for blocks of the variants of a grid."""
 
-    Options = SweepOptions
-
-    screening: ClassVar[str]  # the step whose result `verify` takes
+    Options: ClassVar[type] = SweepOptions
+    presentation = ("draws",)
 
     @classmethod
     def resolve(cls, options: Any, inputs: Inputs) -> Json:
         """The grid of variants; where a screening is verified, all that is known of it."""
-        for name in ("variants_at_once", "block", "verify_random"):
-            if getattr(options, name) < 1:
-                said = name.replace("_", "-")
-                raise ArgumentError(f"{said}: expected at least 1, got {getattr(options, name)}.")
-        recorded = super().resolve(options, inputs)
-        asked = {name: getattr(options, name) for name in _OF_GRID}
-        if options.verify is not None:
-            asked |= {"controls": 0}
-            _check_verify(options, inputs)
-        return {**recorded, "grid": grid(inputs, **asked).as_dict()}
+        options.check(inputs)
+        found = grid(
+            inputs,
+            dims=options.dims,
+            layers=options.layers,
+            at=options.at,
+            mode=options.mode,
+            controls=options.control_count(),
+            seed=options.seed,
+        )
+        options.check_draws(1 if options.verify is not None else len(found.places))
+        return {**super().resolve(options, inputs), "grid": found.as_dict()}
 
     @classmethod
     def requires(cls, recorded: Mapping[str, Any]) -> tuple[str, ...]:
         """The screening, where it is verified."""
-        screened = () if recorded["verify"] is None else (cls.screening,)
-        return (*super().requires(recorded), *screened)
+        return () if recorded["verify"] is None else cls.needs
 
     @classmethod
     def work(cls, recorded: Mapping[str, Any], inputs: Inputs) -> list[Json]:
@@ -168,7 +106,8 @@ class _Sweep(Evaluate):
     @cached_property
     def screened(self) -> Screened:
         """The screening that is verified."""
-        found: Screened = self.inputs.result(self.screening)
+        (screening,) = self.needs
+        found: Screened = self.inputs.result(screening)
         return found
 
     @cached_property
@@ -178,7 +117,7 @@ class _Sweep(Evaluate):
         whole = Grid.from_dict(recorded["grid"])
         if recorded["verify"] is None:
             return whole
-        ranked = self.screened.ranked(by_layer=len(whole.places) > 1)
+        ranked = self.screened.ranked(recorded["score"], by_layer=len(whole.places) > 1)
         return chosen(
             whole, ranked, recorded["verify"], recorded["verify_random"], recorded["seed"]
         )
@@ -192,24 +131,36 @@ class _Sweep(Evaluate):
         found, read = self.measured(text, ablations, progress)
         if not place and not first:  # the other blocks read the same text again
             self.account = add_accounts(self.account, read)
+        found["sums"] = found["sums"][..., _KEPT]
         return self.merge({f"{place}.{first}/{name}": one for name, one in found.items()})
 
     def runner(self) -> Runner[Scores]:
         """What runs the model, several variants at once."""
-        at_once = self.recorded["variants_at_once"]
-        brief = partial(scored, brief=True)
+        at_once, brief = self.recorded["variants_at_once"], partial(scored, brief=True)
         found: Runner[Scores] = self.inputs.keep(
             "sweeping", lambda: Runner(self.inputs, self.head, brief, at_once)
         )
         return found
 
+    def keeping(self, runner: Runner[Any], documents: Documents, variants: int) -> Tally:
+        """Sums by document; nothing is related to counts."""
+        uncounted = torch.zeros(runner.predictor.vocab_size, dtype=torch.float64)
+        return Tally(variants, uncounted, documents)
+
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """By block ``<place>.<first>/``, as of `Evaluate`: the intact model, then its variants."""
+        """By block ``<place>.<first>/`` the intact model and its variants, by document.
+
+        ``sums`` [N, 1 + M, 5], ``tokens`` [N], ``bytes`` [N].
+        """
         return {
-            f"{block}/{name}": torch.cat([part[name] for part in parts])
-            for block, parts in self._blocks.items()
-            for name in parts[0]
+            f"{block}/{name}": tensor
+            for block in self._blocks
+            for name, tensor in self._block(block).items()
         }
+
+    def _block(self, block: str) -> dict[str, torch.Tensor]:
+        parts = self._blocks[block]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def merge(self, tensors: Mapping[str, torch.Tensor]) -> Self:
         """Take other blocks, and put documents behind those of the same block."""
@@ -221,7 +172,7 @@ class _Sweep(Evaluate):
             self._blocks.setdefault(block, []).append(part)
         return self
 
-    def result(self) -> Sweep:  # type: ignore[override]
+    def result(self) -> Sweep:
         """What every variant does.
 
         Raises:
@@ -229,30 +180,28 @@ class _Sweep(Evaluate):
         """
         places = tuple(map(self._place, range(len(self.grid.places))))
         verified = None if self.recorded["verify"] is None else self.screened
-        return Sweep(places, self.grid, verified)
+        return Sweep(places, self.grid, verified, self.recorded["score"])
 
     def _place(self, place: int) -> Evaluation:
         """The variants of one place on all documents."""
-        tensors = self.state_dict()
-        blocks = sorted(
-            int(key.partition("/")[0].partition(".")[2])
-            for key in tensors
-            if key.startswith(f"{place}.") and key.endswith("/sums")
+        numbers = sorted(
+            int(first)
+            for at, first in (block.split(".") for block in self._blocks)
+            if int(at) == place
         )
-        first = f"{place}.{blocks[0]}"
-        if not len(tensors[f"{first}/tokens"]):
-            raise DataError(
-                f"source: {self.inputs.corpus.source}: no token to predict; a document needs two "
-                "tokens, or one that is masked."
-            )
-        sums = [tensors[f"{place}.{block}/sums"] for block in blocks]
+        blocks = [self._block(f"{place}.{first}") for first in numbers]
+        if not len(blocks[0]["tokens"]):
+            raise self.nothing_to_predict()
+        kept = torch.cat([blocks[0]["sums"][:, :1], *(one["sums"][:, 1:] for one in blocks)], 1)
+        sums = torch.full((*kept.shape[:2], len(SUMS)), torch.nan, dtype=torch.float64)
+        sums[..., _KEPT] = kept
         return Evaluation(
             task=self.task,
             masking=self.recorded.get("masking"),
             variants=(Variant("intact"), *self.grid.variants(place)),
-            sums=torch.cat([sums[0][:, :1], *(one[:, 1:] for one in sums)], 1).numpy(),
-            tokens=tensors[f"{first}/tokens"].numpy(),
-            bytes=tensors[f"{first}/bytes"].numpy(),
+            sums=sums.numpy(),
+            tokens=blocks[0]["tokens"].numpy(),
+            bytes=blocks[0]["bytes"].numpy(),
             draws=self.recorded["draws"],
             seed=self.recorded["seed"],
             note=self.recorded["note"],
@@ -272,8 +221,7 @@ class SweepLm(_Sweep, NextTokens):
     """A causal language model."""
 
     name = "sweep-lm"
-    screening = "screen-lm"
-    needs = (*_Sweep.needs, "screen-lm")
+    needs = ("screen-lm",)
     reads = (*_READS, LanguageModel)
 
 
@@ -281,8 +229,7 @@ class SweepMlm(_Sweep, MaskedTokens):
     """A masked language model."""
 
     name = "sweep-mlm"
-    screening = "screen-mlm"
-    needs = (*_Sweep.needs, "screen-mlm")
+    needs = ("screen-mlm",)
     Options = SweepMaskedOptions
     reads = (*_READS, MaskedLanguageModel)
 
@@ -297,9 +244,10 @@ def sweep(
     layers: str | Sequence[str | int | Sequence[int]] = ALL,
     at: At = "state",
     mode: Mode = "zero",
-    controls: int = 10,
+    controls: int | None = None,
     verify: int | None = None,
     verify_random: int = 40,
+    score: Score = LEADING,
     masking: Masking = "random",
     mask_share: float | None = None,
     max_length: int | None = None,
@@ -326,16 +274,17 @@ def sweep(
         layers: ``"all"`` at once, ``"each"`` alone, ``"window:3"``, or some: tuples together.
         at: What is edited, see `outdim.ablate`.
         mode: ``"zero"``, or ``"mean"``: that of the text, or of the other parameters of a norm.
-        controls: Random dimensions beside them at every place.
+        controls: Random dimensions beside them at every place; None takes 10.
         verify: Screen by gradients, and measure only so many that come first, in all layers
             together or, with ``layers="each"``, of all layers and dimensions, and beside them
-        verify_random: random others: how well the screening ranks, and what it can have missed.
-        masking: See `outdim.evaluate`, as what follows.
-        mask_share: Of the tokens.
-        max_length: Of a sequence.
-        token_budget: Of a batch of text.
-        autocast: A type.
-        draws: Of documents.
+        verify_random: random others: whether the screening is to be believed.
+        score: By which it ranks: ``"absolute"``, ``"squared"`` or ``"magnitude"``.
+        masking: See `outdim.evaluate`.
+        mask_share: How many of the tokens are predicted, with random masking; None takes 0.15.
+        max_length: Tokens per sequence; None takes the model's own limit, at most 512.
+        token_budget: Tokens per batch of text, padding included.
+        autocast: Run the model under `torch.autocast` with this type.
+        draws: How often documents are drawn for the intervals.
         variants_at_once: How many variants share a forward.
         seed: Of controls, masks and draws.
 
@@ -351,11 +300,8 @@ def sweep(
         >>> found = sweep(model, tokenizer, texts, layers="each")  # doctest: +SKIP
         >>> found.headline()  # doctest: +SKIP
     """
-    corpus = corpus_of(texts)
-    inputs = Inputs.of({"source": [corpus.source]}, model=model, tokenizer=tokenizer, corpus=corpus)
-    inputs.resolve(
-        [ForwardOptions(max_length=max_length, token_budget=token_budget, autocast=autocast)]
-    )
+    forward = ForwardOptions(max_length=max_length, token_budget=token_budget, autocast=autocast)
+    inputs = inputs_of(model, tokenizer, texts, forward, None)
     plain: dict[str, Any] = {
         "dims": _words(dims),
         "layers": _words(layers),
@@ -367,6 +313,7 @@ def sweep(
         "draws": draws,
         "verify": verify,
         "verify_random": verify_random,
+        "score": score,
     }
     given: dict[str, Any] = {"masking": masking, "mask_share": mask_share}
     step: type[_Sweep]
@@ -390,21 +337,6 @@ def _run(step: Any, inputs: Inputs) -> Any:
     for unit in step.work(step.recorded, inputs):
         step.update(unit, lambda tokens: None)
     return step
-
-
-def _check_verify(options: SweepOptions, inputs: Inputs) -> None:
-    """A screening is of all dimensions, of all layers together or of each."""
-    if list(options.dims) != [ALL] or list(options.layers) not in ([ALL], [EACH]):
-        raise ArgumentError(
-            "verify: it takes what comes first in a screening: leave --dims out, and --layers, or "
-            "give --layers each."
-        )
-    each = list(options.layers) == [EACH]
-    found = inputs.architecture
-    most = found.hidden_size * (found.layers if each else 1) - options.verify_random
-    assert options.verify is not None
-    if not 1 <= options.verify <= most:
-        raise ArgumentError(f"verify: expected 1 to {most}, got {options.verify}.")
 
 
 def _words(given: str | Sequence[str | int | Sequence[int]]) -> list[str]:

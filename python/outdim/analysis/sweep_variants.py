@@ -158,7 +158,8 @@ def _sets(word: str, hidden_size: int) -> list[tuple[int, ...]]:
         return [(dim,) for dim in range(hidden_size)]
     if between := _RANGE.fullmatch(word):
         first, last = map(int, between.groups())
-        return [(dim,) for dim in range(first, last + 1)]
+        if first <= last:
+            return [(dim,) for dim in range(first, last + 1)]
     return [_numbers("dims", word, "all, 507, 0-99, or 507,247 for two together")]
 
 
@@ -225,9 +226,18 @@ def chosen(
     """
     rest = ranked[worst:]
     drawn = np.random.default_rng(seed).permutation(len(rest))[:n]
-    taken = [*ranked[:worst], *(rest[i] for i in sorted(drawn.tolist()))]
+    # By layer, so that those which begin at the same one can share a forward.
+    taken = [
+        *sorted(ranked[:worst], key=_layer_and_dim),
+        *sorted((rest[i] for i in drawn.tolist()), key=_layer_and_dim),
+    ]
     dims = tuple((dim,) for _, dim in taken)
     layers = tuple(None if layer is None else (layer,) for layer, _ in taken)
     return dataclasses.replace(
         whole, sets=dims[:worst], controls=dims[worst:], places=(None,), own_layers=layers
     )
+
+
+def _layer_and_dim(candidate: tuple[int | None, int]) -> tuple[int, int]:
+    layer, dim = candidate
+    return layer or 0, dim

@@ -12,7 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from outdim.analysis.evaluation import LEADING, Evaluation
-from outdim.analysis.screen import Screened
+from outdim.analysis.screen import LEADING as LEADING_SCORE
+from outdim.analysis.screen import Score, Screened
 from outdim.analysis.step import Result
 from outdim.analysis.sweep_variants import Grid
 from outdim.analysis.table import EVALUATION
@@ -27,6 +28,7 @@ SWEPT = (LEADING, "accuracy", "kl", "agreement")
 
 _NAMED, _LISTED = 3, 8
 _SURE = 0.05
+_OUTLYING = 20.0  # times what half of all variants change
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +40,13 @@ class Sweep(Result):
         grid: The sets and the layers of each place.
         screened: The screening that was verified: its first are the sets, the random others the
             controls; None where there was none.
+        score: By which they are first.
     """
 
     places: tuple[Evaluation, ...]
     grid: Grid
     screened: Screened | None = None
+    score: Score = LEADING_SCORE
 
     def value(self, metric: str = LEADING) -> Array:
         """A metric of every set, [places, sets]."""
@@ -78,7 +82,10 @@ class Sweep(Result):
         table = pa.Table.from_pylist(rows, EVALUATION).append_column(
             "score", pa.array(scores, pa.float64())
         )
-        plain = {k: None if v != v else v for k, v in vars(self.verification).items()}
+        plain = {
+            name: value if np.isfinite(value) else None  # JSON has no other numbers
+            for name, value in vars(self.verification).items()
+        }
         said = {"words": self.verification.words(), "verdict": self.verification.verdict}
         return {stem: table, f"{stem}_verification": {**plain, **said}}
 
@@ -131,21 +138,12 @@ class Sweep(Result):
         said = [first.intact_in_words()]
         if self.verification is not None:
             said += self.verification.words()
-        gates = [self.places[p].comparison(LEADING).gate[i] for p, i in self.ranking]
-        if passed := [
-            one for one, gate in zip(self.ranking, gates, strict=True) if gate == "passed"
-        ]:
-            said.append(
-                f"Of {counted(total, 'variant')}, {len(passed)} surely "
-                f"{'does' if len(passed) == 1 else 'do'} more than five times what random "
-                f"dimensions change: {self._names(passed)}."
-            )
-        elif any(gates):
-            said.append(
-                f"Of {counted(total, 'variant')} none surely does more than five times what random "
-                "dimensions change."
-            )
-        said += [self.places[p].harm_in_words(i) for p, i in self.ranking[:_NAMED]]
+        if self.screened is None:
+            said += self._beside_controls()
+        said += [
+            self.places[p].harm_in_words(i, beside=self.screened is None)
+            for p, i in self.ranking[:_NAMED]
+        ]
         if total > _NAMED and self.screened is None:
             rest = self.harm().ravel()
             said.append(
@@ -155,6 +153,23 @@ class Sweep(Result):
         if helping := self.sure(-1):
             said.append(f"Without these the model predicts better: {self._names(helping)}.")
         return said
+
+    def _beside_controls(self) -> list[str]:
+        """What surely does harm, and at least five times as much as the controls change."""
+        gates = [
+            (one, self.places[one[0]].comparison(LEADING).gate[one[1]]) for one in self.ranking
+        ]
+        if not any(gate for _, gate in gates):
+            return []
+        passed = [one for one, gate in gates if gate == "passed" and self._surely[one]]
+        total = counted(len(gates), "variant")
+        if not passed:
+            return [f"Of {total} none surely does five times what random dimensions change."]
+        verb = "does" if len(passed) == 1 else "do"
+        return [
+            f"Of {total}, {len(passed)} surely {verb} harm, and more than five times what random "
+            f"dimensions change: {self._names(passed)}."
+        ]
 
     def _names(self, variants: Sequence[tuple[int, int]]) -> str:
         return listing([self._name(place, i) for place, i in variants], _LISTED)
@@ -174,7 +189,7 @@ class Sweep(Result):
             return None
         harm = self.places[0].comparison(LEADING).difference.value[1:]
         scores, sets = self._scores(), len(self.grid.sets)
-        found = self.screened.screening.scores["absolute"]
+        found = self.screened.screening.scores[self.score]
         population = found.size if any(self.grid.own_layers) else found.shape[1]
         damages = np.nan_to_num(harm, nan=np.inf)
         return verify((scores[:sets], damages[:sets]), (scores[sets:], damages[sets:]), population)
@@ -185,20 +200,34 @@ class Sweep(Result):
         dims = [dim for (dim,) in (*self.grid.sets, *self.grid.controls)]
         layers = [None if one is None else one[0] for one in self.grid.own_layers]
         return np.array(
-            [self.screened.score(*one) for one in zip(layers, dims, strict=True)], np.float64
+            [self.screened.score(self.score, *one) for one in zip(layers, dims, strict=True)],
+            np.float64,
         )
 
     def cautions(self) -> Sequence[str]:
         """What the numbers rest on."""
         said = list(self.places[0].cautions())
-        shared = {dim for one in self.grid.controls for dim in one}
-        swept = {dim for one in self.grid.sets for dim in one}
-        if both := sorted(shared & swept):
-            hit = {dim for p, i in self.sure(1) for dim in self.grid.sets[i - 1]} & set(both)
-            if hit:
-                said.append(
-                    f"Among the random controls are dimensions that do harm of their own "
-                    f"({listing(sorted(hit))}): what is “beyond controls” is too small; give "
-                    "another --seed, or more --controls."
-                )
+        if self.screened is None and (amiss := self._outlying_controls()):
+            said.append(
+                f"Among the random controls are dimensions that are no common ones "
+                f"({listing(amiss)}): “controls”, and with them what is beyond and the five times, "
+                "are larger than those of most dimensions; give another --seed or more --controls."
+            )
         return said
+
+    def _outlying_controls(self) -> list[int]:
+        """Dimensions of controls that change the loss by far more than most variants do."""
+        if not self.grid.controls:
+            return []
+        found = set()
+        for one in self.places:
+            sizes = np.abs(np.nan_to_num(one.comparison(LEADING).difference.value, nan=np.inf))
+            usual = np.median(sizes[self._sets])
+            for dims, size in zip(self.grid.controls, sizes[self._sets.stop :], strict=True):
+                if size > _OUTLYING * usual and size > 0 and set(dims) & self._swept:
+                    found |= set(dims)
+        return sorted(found)
+
+    @cached_property
+    def _swept(self) -> set[int]:
+        return {dim for one in self.grid.sets for dim in one}

@@ -13,8 +13,8 @@ The sums over the vocabulary run over parts of it with a running maximum (Milako
 than the rounding of the logits themselves. Of all logits only one part is in memory.
 
 Where hundreds of variants are compared, entropy and top can be left out, and terms taken in float32
-and added up in float64 (``brief``): a third of the time, and 1e-6 nats at most from the same in
-float64 (the rounding of exp and of products, which the sums do not add to).
+and added up in float64 (``brief``): 2e-6 nats at most from the same in float64 (the rounding of exp
+and of products, which the sums do not add to).
 """
 
 from __future__ import annotations

@@ -1,0 +1,105 @@
+"""Options of sweeps of predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from outdim.analysis.inputs import Inputs
+from outdim.analysis.predicting import MaskingOptions
+from outdim.analysis.screen import LEADING, Score
+from outdim.analysis.sweep_variants import ALL, EACH, Mode
+from outdim.errors import ArgumentError
+from outdim.models.ablation import At
+
+_BLOCK = 32  # forwards of all layers a shard, about
+_CONTROLS = 10
+_LEVEL = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """Which dimensions are disabled in turn, where and how.
+
+    Args:
+        dims: All, ranges such as 0-99, single ones, or with commas those that go together.
+        layers: All at once; each alone; window:N, so many in a row from every layer on; 4-6 or 4,6
+            together; or 4. Several words make a place each; 0 stands for the embeddings.
+        at: State, parameters, denominator or readers, see outdim.ablate.
+        mode: Zero, or mean: of the text for the state, of the other parameters for those of a norm.
+        controls: So many random dimensions beside them at every place, drawn from all where most
+            are swept; none takes 10.
+        seed: Of all that is drawn: controls, masks, documents.
+        variants_at_once: How many variants share a forward; more help where batches are small.
+        block: So many forwards of all layers, about, make a shard with a unit of text.
+        verify: Measure only so many that come first in a screening by gradients (all layers
+            together, or each alone), and a random sample of the others: whether to believe it. The
+            screening has options of its own.
+        verify_random: How many others.
+        score: By which the screening ranks: absolute |h dL/dh|, its square, or the magnitude |h|.
+        draws: How often the documents are drawn for the intervals.
+    """
+
+    dims: list[str] = field(default_factory=lambda: [ALL])
+    layers: list[str] = field(default_factory=lambda: [ALL])
+    at: At = "state"
+    mode: Mode = "zero"
+    controls: int | None = None
+    seed: int = 0
+    variants_at_once: int = 1
+    block: int = _BLOCK
+    verify: int | None = None
+    verify_random: int = 40
+    score: Score = LEADING
+    draws: int = 2000
+
+    def check(self, inputs: Inputs) -> None:
+        """Raise ArgumentError for what is out of range or does not go together."""
+        for name in ("variants_at_once", "block", "verify_random"):
+            if getattr(self, name) < 1:
+                said = name.replace("_", "-")
+                raise ArgumentError(f"{said}: expected at least 1, got {getattr(self, name)}.")
+        if self.draws < 2:
+            raise ArgumentError(f"draws: expected at least 2, got {self.draws}.")
+        if self.verify is not None:
+            self._check_verify(inputs)
+
+    def check_draws(self, places: int) -> None:
+        """Raise ArgumentError where no p could be small enough for as many places."""
+        least = int(places / _LEVEL)
+        if self.draws < least:
+            raise ArgumentError(
+                f"draws: expected at least {least} for {places} places, where nothing could be "
+                f"sure with fewer; got {self.draws}."
+            )
+
+    def control_count(self) -> int:
+        """Controls at a place; of a verified screening the random others take their part."""
+        if self.verify is not None:
+            return 0
+        return _CONTROLS if self.controls is None else self.controls
+
+    def _check_verify(self, inputs: Inputs) -> None:
+        layers = list(self.layers)
+        if list(self.dims) != [ALL] or layers not in ([ALL], [EACH]):
+            raise ArgumentError(
+                "verify: it takes what comes first in a screening: leave --dims out, and --layers, "
+                "or give --layers each."
+            )
+        if (self.at, self.mode) != ("state", "zero") or self.controls is not None:
+            raise ArgumentError(
+                "verify: the scores are of the state set to zero, and random others stand beside "
+                "it: leave --at, --mode and --controls out."
+            )
+        found = inputs.architecture
+        population = found.hidden_size * (found.layers if layers == [EACH] else 1)
+        assert self.verify is not None
+        if self.verify < 1 or self.verify + self.verify_random > population:
+            raise ArgumentError(
+                f"verify, verify-random: expected at least 1 and together at most {population}, "
+                f"the dimensions there are, got {self.verify} and {self.verify_random}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepMaskedOptions(MaskingOptions, SweepOptions):  # noqa: D101 - what the two say
+    __doc__ = f"{SweepOptions.__doc__}{(MaskingOptions.__doc__ or '').partition('Args:')[2]}"
