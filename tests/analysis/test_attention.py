@@ -243,6 +243,7 @@ def steps(model, source, count, **options):
     return made, [unit.as_dict() for unit in corpus.units]
 
 
+@pytest.mark.slow
 def test_shards_merge_to_the_whole(planted, source):
     (whole, first, second), units = steps(planted, source, 3, dims=[PLANTED, 1], ablate=[PLANTED])
     assert len(units) > 3

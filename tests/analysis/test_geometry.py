@@ -40,6 +40,7 @@ def states(model, source, point):
     return torch.cat(found).double()
 
 
+@pytest.mark.slow
 def test_a_planted_dimension_makes_the_space_anisotropic(source):
     found = outdim.geometry(plain_model(outliers=(PLANTED,)), tiny_tokenizer(), source, top=1)
     even = outdim.geometry(plain_model(), tiny_tokenizer(), source, top=1)
@@ -158,6 +159,7 @@ def test_ratios_within_a_token():
     assert ratios(torch.tensor([[1.0, 2.0, 4.0, 8.0]]), torch.arange(4))[0, 0] == 8 / 2  # not 8 / 3
 
 
+@pytest.mark.slow
 def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
     run = give("geometry", corpus, small(tiny_directory, tmp_path / "run", top=2))
     model, tokenizer = load_model(str(tiny_directory)), load_tokenizer(str(tiny_directory))

@@ -270,6 +270,7 @@ def test_states_merge_in_any_grouping(source, tmp_path):
             )
 
 
+@pytest.mark.slow
 def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
     options = {"dims": [3], "sentences": ["w1 w2 .", "w3"], "permutations": 10}
     run = give("lifecycle", corpus, small(tiny_directory, tmp_path / "run", **options))

@@ -52,7 +52,10 @@ class TestNumbers:
         assert (np.abs(found.harm()).argmax(1) == PLANTED).all()
         assert {found.grid.sets[i - 1] for _, i in found.sure(1) + found.sure(-1)} >= {(PLANTED,)}
 
-    @pytest.mark.parametrize("at", ["state", "readers", "denominator"])
+    @pytest.mark.parametrize(
+        "at",
+        ["state", *(pytest.param(at, marks=pytest.mark.slow) for at in ("readers", "denominator"))],
+    )
     def test_a_variant_is_the_same_ablation_alone(self, llama, tokenizer, texts, at):
         found = sweep(
             llama, tokenizer, texts, dims=["2-4", "6,7"], layers=["all", "each", "2-3"], at=at,
@@ -84,6 +87,7 @@ class TestNumbers:
                 one.places[0].sums[:, 1], found.places[place].sums[:, number]
             )
 
+    @pytest.mark.slow
     def test_variants_side_by_side_are_the_same_up_to_rounding(self, llama, tokenizer, texts):
         one, other = (
             sweep(llama, tokenizer, texts, layers="each", variants_at_once=size) for size in (1, 5)
@@ -91,6 +95,7 @@ class TestNumbers:
         for left, right in zip(one.places, other.places, strict=True):
             np.testing.assert_allclose(right.sums, left.sums, rtol=1e-5, atol=1e-5)
 
+    @pytest.mark.slow
     def test_blocks_of_variants_change_nothing(self, llama, tokenizer, texts):
         whole = sweep(llama, tokenizer, texts, layers=["all", "2"]).tables()["sweep_lm"]
         with pytest.MonkeyPatch.context() as patch:
@@ -198,7 +203,9 @@ class TestGrid:
 
 
 class TestVerified:
-    @pytest.mark.parametrize(("layers", "population"), [("all", 16), ("each", 64)])
+    @pytest.mark.parametrize(
+        ("layers", "population"), [("all", 16), pytest.param("each", 64, marks=pytest.mark.slow)]
+    )
     def test_the_planted_dimension_comes_first_and_nothing_was_missed(
         self, llama, tokenizer, texts, layers, population
     ):

@@ -125,7 +125,7 @@ def test_a_request_would_be_noticed(page, tmp_path):
     assert browse(copy, profile=tmp_path)[2] == {address}
 
 
-@pytest.mark.parametrize("width", [1280, 500])
+@pytest.mark.parametrize("width", [1280, pytest.param(500, marks=pytest.mark.slow)])
 def test_nothing_is_wider_than_the_screen(page, tmp_path, width):
     root = "document.documentElement"
     script = f"document.body.dataset.wide = {root}.scrollWidth - {root}.clientWidth;"
