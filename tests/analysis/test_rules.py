@@ -251,6 +251,9 @@ def test_agreement_is_the_jaccard_index():
     assert matrix[names.index("extremum"), -1] == 0.0
     assert np.isnan(matrix[names.index("extremum"), names.index("massive")])
     assert model(layers, parameters=None).agreement()[0] == list(RULES)
+    names, matrix = model(layers).agreement(damage=model(layers).dims("variance"))
+    assert names[-2:] == ["parameters", "damage"]
+    assert matrix[names.index("variance"), -1] == 1.0
 
 
 def test_what_chance_finds_as_well_is_no_vote_and_is_said():

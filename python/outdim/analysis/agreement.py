@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -128,16 +128,23 @@ class Criteria(Result):
         """Dimensions that a rule flags at one point."""
         return [int(d) for d in np.flatnonzero(self.verdicts[rule, selection, point].flagged)]
 
-    def agreement(self, selection: str = LEADING) -> tuple[list[str], NDArray[np.float64]]:
+    def agreement(
+        self, selection: str = LEADING, **others: Iterable[int]
+    ) -> tuple[list[str], NDArray[np.float64]]:
         """Jaccard index |A and B| / |A or B| of the dimensions of every two rules.
 
+        Args:
+            selection: Of tokens.
+            others: Dimensions by a name of their own, as those whose removal does damage.
+
         Returns:
-            The names, `PARAMETERS` last where there are outliers by parameters to compare with,
-            and the matrix; NaN for two rules that find nothing.
+            The names, then `PARAMETERS` where there are outliers by parameters to compare with,
+            then those of others; and the matrix, NaN for two that find nothing.
         """
         sets = {rule: set(self.dims(rule, selection)) for rule in self.rules}
         if self.parameters is not None:
             sets[PARAMETERS] = set(self.parameters)
+        sets |= {name: set(dims) for name, dims in others.items()}
         matrix = [[jaccard(one, other) for other in sets.values()] for one in sets.values()]
         return list(sets), np.array(matrix)
 

@@ -10,6 +10,7 @@ from outdim.analysis.variants import Variant
 from outdim.models.screening import Screening
 from outdim.report import summary, write_report
 from outdim.report.sections import section_of
+from outdim.report.sections.criteria import agreement, damage
 from outdim.report.study import read_study
 from report.synthetic import write_study
 
@@ -107,3 +108,20 @@ def test_a_verified_screening_is_a_scatter_and_a_verdict(tmp_path):
     assert study.document("sweep_lm_verification.json")["population"] == 60
     said = " ".join(write_report(tmp_path / "run").read_text().split())
     assert found.verification.words()[0] in said
+
+
+def test_rules_on_hidden_states_are_compared_with_the_damage(study):
+    document = {
+        "agreement": {"all": {"names": ["massive", "parameters"], "jaccard": [[1.0, 0.0], [0.0, 1.0]]}},
+        "found": [{"rule": "massive", "selection": "all", "dims": [PLANTED, 2]}],
+        "parameters": [4],
+    }
+    assert damage(study) == {PLANTED}  # 3 helps, the others do no more than random ones
+    table = agreement(document, damage(study))
+    assert [[cell.text for cell in row] for row in table.cells()] == [
+        ["massive", "1.00", "0.00", "0.50"],
+        ["parameters", "0.00", "1.00", "0.00"],
+        ["damage", "0.50", "0.00", "1.00"],
+    ]
+    assert "1 dimension that" in table.caption
+    assert len(agreement(document, None).rows) == 2

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow.compute as pc
+
+from outdim.analysis.agreement import jaccard
 from outdim.analysis.table import selection_label
 from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
 from outdim.report.study import Study
 from outdim.report.views import topics
-from outdim.text import listing, number
+from outdim.text import counted, listing, number
 
 DOCUMENT = "agreement.json"
 _LEADING = "all"
@@ -28,7 +31,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
         step,
         "Outlier dimensions by hidden states",
         sentences=_without_special(document),
-        tables=[*_votes(document, marked), _rules(document), _agreement(document)],
+        tables=[*_votes(document, marked), _rules(document), agreement(document, damage(study))],
         figures=_default.curves(step, topics(found), [*marked, *voted[:4]][:_NAMED]),
         definitions="criteria.html.j2",
     )
@@ -118,13 +121,43 @@ def _rules(document: dict[str, Any]) -> Table:
     )
 
 
-def _agreement(document: dict[str, Any]) -> Table:
+def damage(study: Study) -> set[int] | None:
+    """Dimensions that do surely over five times the harm of random ones; None without a sweep."""
+    tables = [study.table(f"{name}.parquet") for name in ("sweep_lm", "sweep_mlm")]
+    swept = [table for table in tables if table is not None]
+    if not swept:
+        return None
+    harmful = (
+        (pc.field("metric") == "loss")
+        & (pc.field("role") == "ablated")
+        & (pc.field("gate") == "passed")
+    )
+    dims = [row for table in swept for row in table.filter(harmful)["dims"].to_pylist()]
+    return {row[0] for row in dims if len(row) == 1}
+
+
+def agreement(document: dict[str, Any], harmful: set[int] | None) -> Table:
+    """Jaccard indices of the rules, and of what a sweep found to do damage."""
     matrix = document["agreement"][_LEADING]
     names = [name.replace("_", " ") for name in matrix["names"]]
+    values = [list(row) for row in matrix["jaccard"]]
+    if harmful is not None:
+        found = _found(document, _LEADING)
+        sets = [found[n]["dims"] if n in found else document["parameters"] for n in matrix["names"]]
+        column = [jaccard(set(dims), harmful) for dims in sets]
+        values = [[*row, value] for row, value in zip(values, column, strict=True)]
+        values.append([*column, jaccard(harmful, harmful)])
+        names.append("damage")
     return Table(
         title="Agreement of the rules",
         caption="Jaccard index of the dimensions that two rules find: those found by both, as a "
-        f"share of those found by either. Shaded: {_AGREES} and more. n/a: neither finds any.",
+        f"share of those found by either. Shaded: {_AGREES} and more. n/a: neither finds any."
+        + (
+            ""
+            if harmful is None
+            else f" Damage: {counted(len(harmful), 'dimension')} that by this study's sweep do "
+            "over five times the harm of random ones."
+        ),
         columns=["", *names],
         rows=[
             [
@@ -134,6 +167,6 @@ def _agreement(document: dict[str, Any]) -> Table:
                     for value in row
                 ),
             ]
-            for name, row in zip(names, matrix["jaccard"], strict=True)
+            for name, row in zip(names, values, strict=True)
         ],
     )
