@@ -112,7 +112,9 @@ def test_a_verified_screening_is_a_scatter_and_a_verdict(tmp_path):
 
 def test_rules_on_hidden_states_are_compared_with_the_damage(study):
     document = {
-        "agreement": {"all": {"names": ["massive", "parameters"], "jaccard": [[1.0, 0.0], [0.0, 1.0]]}},
+        "agreement": {
+            "all": {"names": ["massive", "parameters"], "jaccard": [[1.0, 0.0], [0.0, 1.0]]}
+        },
         "found": [{"rule": "massive", "selection": "all", "dims": [PLANTED, 2]}],
         "parameters": [4],
     }
