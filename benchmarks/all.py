@@ -21,6 +21,7 @@ _NAMES = (
     "types",
     "precision",
     "forward",
+    "steps",
     "sweep",
     "pipeline",
 )

@@ -161,6 +161,15 @@ def _pipeline(rows: Sequence[Row]) -> Iterator[str]:
                 number(row["host_us_a_point"]) if row["host_us_a_point"] else ""
             ),
         },
+        "steps": {
+            "within a forward": lambda row: row["model"],
+            "step": lambda row: row["variant"],
+            "threads": lambda row: str(row["threads"]),
+            "step, ms": lambda row: number(row["median_ms"]),
+            "rest, ms": lambda row: number(row["model_ms"]),
+            "overhead": lambda row: f"{row['overhead']:.1%}",
+            "range": lambda row: f"{row['low']:.1%} to {row['high']:.1%}",
+        },
         "attention_received": {
             "what keys receive, 12 heads of 64": lambda row: row["variant"],
             "threads": lambda row: str(row["threads"]),
