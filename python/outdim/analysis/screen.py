@@ -127,8 +127,8 @@ class Screened(Result):
         dims = ", ".join(str(dim) for _, dim in self.ranked(by_layer=False)[:_NAMED])
         layer, dim = self.ranked(by_layer=True)[0]
         return [
-            f"By |h dL/dh| over {counted(found.tokens, 'token')}, dimensions {dims} matter most to "
-            f"the loss over all layers; of one layer alone, {dim} after layer {layer}."
+            f"By |h dL/dh| over {counted(found.tokens, 'token')}, dimensions {dims} rank first in "
+            f"the sum over layers; of one layer alone, {dim} after layer {layer}."
         ]
 
     def cautions(self) -> Sequence[str]:

@@ -146,10 +146,8 @@ class Sweep(Result):
         ]
         if total > _NAMED and self.screened is None:
             rest = self.harm().ravel()
-            said.append(
-                f"Half of all variants change the loss by less than "
-                f"{number(float(np.nanmedian(np.abs(rest))), 2)}."
-            )
+            median = float(np.nanmedian(np.abs(rest)))
+            said.append(f"The median variant changes the loss by {number(median, 3)}.")
         if helping := self.sure(-1):
             said.append(f"Without these the model predicts better: {self._names(helping)}.")
         return said
