@@ -130,7 +130,7 @@ def _percent(value: Interval, i: int) -> str:
 
 def cautions(found: Predictions) -> list[str]:
     """What the numbers rest on."""
-    said = few_blocks(found.measure("types").blocks)
+    said = few_blocks(int(found.measure("types").blocks.max()))
     rows = min(_rows(found, reading) for reading in found.readings)
     if rows < _FEW_TOKENS:
         said.append(
