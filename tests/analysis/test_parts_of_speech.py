@@ -102,7 +102,7 @@ def test_special_tokens_and_nothing_have_classes_of_their_own(tagged):
 
 def test_a_document_that_is_too_long_has_none(tagged, monkeypatch):
     give, _ = tagged
-    monkeypatch.setattr("outdim.analysis.parts_of_speech._LONGEST", 12)
+    monkeypatch.setattr("outdim.analysis.parts_of_speech.LONGEST", 12)
     rows = [(0, 1, "dog", "cat"), (1, 1, "dog", "cat")]
     assert give(["the dog runs", "the dog runs."], rows) == [["NOUN", "NOUN"], [None, None]]
 

@@ -334,11 +334,28 @@ class TestPartsOfSpeech:
         assert other.share_low.notna().all()
         assert (other.reason == "").all()
 
+    def test_predictions_without_a_part_of_speech_are_told(
+        self, llama, tokenizer, few, monkeypatch
+    ):
+        lengths = sorted(len(text) for text in few)
+        assert lengths[-2] < lengths[-1]
+        monkeypatch.setattr("outdim.analysis.parts_of_speech.LONGEST", lengths[-2])
+        longest = max(few, key=len)
+        number = len(tokenizer(longest, add_special_tokens=False).input_ids)
+        found = predictions(llama, tokenizer, few, controls=0, tagger=OddAndEven())
+        rows = found.tables()["predictions_lm"].to_pandas()
+        agreement = rows[rows.measure == "pos_agreement"]
+        assert agreement.reason.tolist() == [f"{number} tokens in documents that are not tagged"]
+        assert (rows[rows.measure != "pos_agreement"].reason == "").all()
+        whole = int(found.readings["next"].rows.sum())
+        (said,) = [said for said in found.cautions() if "part of speech" in said]
+        assert said.startswith(f"{number} predictions of {whole} (the next token) have no part of")
+
     def test_a_variant_without_logits_in_most_blocks_has_no_interval(self):
         found = planted()
         reading = found.readings["next"]
         reading.counts[4:, 2] = reading.classes[4:, 1] = 0
-        reading.amiss[4:, 1] = reading.rows[4:]
+        reading.amiss[4:, 1] = reading.untagged[4:, 1] = reading.rows[4:]
         table = found.tables()["predictions_lm"].to_pandas().set_index("variant")
         own, intact = table.loc["507 off (state)"], table.loc["intact"]
         assert set(own.measure) == set(LABELS)

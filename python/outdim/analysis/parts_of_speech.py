@@ -23,6 +23,8 @@ CLASSES = (
     *("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN"),
     *("PUNCT", "SCONJ", "SYM", "VERB", "X", "SPACE", "special"),
 )
+#: Characters of a document that is tagged, spaCy's own limit; longer ones are not.
+LONGEST = 1_000_000
 _OTHER, _BLANK, _SPECIAL = (CLASSES.index(name) for name in ("X", "SPACE", "special"))
 _UNUSED = (
     "parser",
@@ -33,7 +35,6 @@ _UNUSED = (
     "textcat",
     "entity_linker",
 )
-_LONGEST = 1_000_000  # characters of a document; spaCy's own limit
 _TEXTS = 4096  # at a time
 
 
@@ -126,7 +127,7 @@ class PartsOfSpeech:
         self, texts: Sequence[str], places: Ints, found: Ints
     ) -> list[tuple[int, int] | None]:
         spans: list[tuple[int, int] | None] = [None] * len(places)
-        documents = [d for d in np.unique(places[:, 0]) if len(texts[d]) <= _LONGEST]
+        documents = [d for d in np.unique(places[:, 0]) if len(texts[d]) <= LONGEST]
         tagged = self._tagger(texts[d] for d in documents)
         for document, words in zip(documents, tagged, strict=True):
             of_document = self._place.spans(texts[document])

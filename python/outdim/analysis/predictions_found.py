@@ -184,6 +184,14 @@ class Predictions(Result):
         amiss = int(self.readings[reading].amiss[:, series - 1].sum()) if series else 0
         return f"{counted(amiss, 'token')} with logits that are not finite" if amiss else ""
 
+    def untagged(self, reading: str, series: int) -> int:
+        """How many predictions of a variant have no part of speech, though its logits are finite.
+
+        All of them are in documents that are not tagged.
+        """
+        found = self.readings[reading]
+        return int((found.untagged - found.amiss)[:, series - 1].sum())
+
     def predicted(self, reading: str, series: int) -> tuple[Ints, Ints]:
         """The tokens of a series and how often they are predicted, the most frequent first."""
         found = self.readings[reading]

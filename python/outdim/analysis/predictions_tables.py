@@ -14,6 +14,7 @@ from outdim.analysis.parts_of_speech import CLASSES
 from outdim.analysis.predictions_found import TRUTH, interval_of
 from outdim.stats.jackknife import LeftOut, ratio
 from outdim.stats.prediction_measures import FREQUENCY, READ_OUT
+from outdim.text import counted
 
 if TYPE_CHECKING:
     from outdim.analysis.predictions_found import Predictions
@@ -131,12 +132,16 @@ def _rows(found: Predictions) -> Iterator[dict[str, Any]]:
                     **ends("control", compared.control, i),
                     "tokens": _count(found.readings[reading], name, i),
                     "blocks": int(compared.blocks[i]),
-                    "reason": _reason(found.reason(reading, i), int(compared.blocks[i])),
+                    "reason": _reason(found, reading, name, i),
                 }
 
 
-def _reason(amiss: str, blocks: int) -> str:
-    return "; ".join(filter(None, (amiss, no_interval(blocks))))
+def _reason(found: Predictions, reading: str, name: str, series: int) -> str:
+    blocks = int(found.measure(name, reading).blocks[series])
+    said = [found.reason(reading, series), no_interval(blocks)]
+    if name == "pos_agreement" and (untagged := found.untagged(reading, series)):
+        said.insert(1, f"{counted(untagged, 'token')} in documents that are not tagged")
+    return "; ".join(filter(None, said))
 
 
 def _count(found: Reading, name: str, series: int) -> int:

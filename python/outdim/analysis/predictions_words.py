@@ -9,6 +9,7 @@ import numpy as np
 from outdim.analysis.cautions import few_blocks
 from outdim.analysis.compared import others
 from outdim.analysis.estimate import Estimate
+from outdim.analysis.parts_of_speech import LONGEST
 from outdim.analysis.variants import controls_of
 from outdim.text import counted, listing, number
 
@@ -145,6 +146,13 @@ def cautions(found: Predictions) -> list[str]:
             said.append(
                 f"Some logits are not finite, and count for nothing ({_WHAT[reading]}): "
                 f"{listing(amiss, 3)}."
+            )
+        untagged = max(found.untagged(reading, 1 + i) for i in range(len(found.variants)))
+        if found.tagger and untagged:
+            said.append(
+                f"{counted(untagged, 'prediction')} of {_rows(found, reading):,} "
+                f"({_WHAT[reading]}) have no part of speech: documents of more than {LONGEST:,} "
+                "characters are not tagged."
             )
     if not found.contributions:
         said.append("What dimensions add to logits is not said: logits are not linear in them.")
