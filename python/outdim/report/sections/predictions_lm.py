@@ -181,7 +181,9 @@ def _curves(study: Study, stem: str, reading: str, shown: Mapping[str, str]) -> 
 
 def _changes(stem: str, reading: str, rows: Sequence[Row]) -> Figure | None:
     of_measure = [row for row in rows if row["measure"] == LEADING]
-    ablated = [row for row in of_measure if row["role"] == "ablated" and row["difference"]]
+    ablated = [
+        row for row in of_measure if row["role"] == "ablated" and row["difference"] is not None
+    ]
     ablated.sort(key=lambda row: row["difference"])
     if not ablated:
         return None
