@@ -114,6 +114,7 @@ class TestCausal:
             assert adds.unseen[variant].sum() == pytest.approx(logits.item(), rel=1e-4)
         gap = adds.frequent.sum(-1) - adds.rare.sum(-1)
         np.testing.assert_allclose(found.measure("logit_gap").value.value[1:], gap, rtol=1e-9)
+        assert "mean logit (without a bias, and before a scale or cap" in found.headline()[-1]
 
     def test_the_batch_size_changes_nothing_but_rounding(self, llama, tokenizer, texts):
         one, other = (

@@ -33,7 +33,7 @@ LABELS = {
     "slope": "slope of predicted on corpus frequency",
     "log_slope": "slope of log predicted on log corpus frequency",
     "spearman": "Spearman's ρ of predicted with corpus frequency",
-    "logit_gap": "mean logit of frequent less rare tokens",
+    "logit_gap": "mean logit of frequent less rare tokens, before bias, scale and cap",
     "pos_agreement": "share of predictions with the true word's part of speech",
 }
 LEADING = "mean_log_frequency"

@@ -108,9 +108,9 @@ def _dimensions(found: Predictions) -> str:
         part = Estimate(adds.difference.value[0, d], low[0, d], high[0, d])
         parts.append(f"dimension {d} adds {part.words()}")
     return (
-        "The states before the output layer make the mean logit of the most frequent tenth of the "
-        f"tokens differ from that of the rarest tenth by {_estimate(gap, 1).words()}; to that "
-        f"{listing(parts)}."
+        "The states before the output layer make the mean logit (without a bias, and before a "
+        "scale or cap of the model) of the most frequent tenth of the tokens differ from that of "
+        f"the rarest tenth by {_estimate(gap, 1).words()}; to that {listing(parts)}."
     )
 
 
