@@ -90,7 +90,18 @@ def test_the_same_text_is_tagged_once(tagged):
     assert give(["the dog runs", "the dog runs"], rows) == [
         ["NOUN", "NOUN", "NOUN"], ["NOUN", "NOUN", "VERB"]
     ]  # fmt: skip
-    assert sorted(tagger.texts) == ["the cat runs", "the dog runs", "the dog runs", "the runs runs"]
+    assert sorted(tagger.texts) == ["the cat runs", "the dog runs", "the runs runs"]
+
+
+def test_a_document_that_goes_on_is_not_tagged_again(tagged):
+    give, tagger = tagged
+    text, other = "she sees the dog", "the cat"
+    assert give([text], [(0, 1, "sees", "sees")]) == [["VERB", "VERB"]]
+    assert give([other, text], [(1, 3, "dog", "dog"), (0, 1, "cat", "cat")]) == [["NOUN"] * 2] * 2
+    assert tagger.texts == [text, other]
+    give([other], [(0, 1, "cat", "cat")])
+    give([text], [(0, 3, "dog", "dog")])  # only what the call before had is known
+    assert tagger.texts == [text, other, text]
 
 
 def test_special_tokens_and_nothing_have_classes_of_their_own(tagged):
@@ -102,7 +113,7 @@ def test_special_tokens_and_nothing_have_classes_of_their_own(tagged):
 
 def test_a_document_that_is_too_long_has_none(tagged, monkeypatch):
     give, _ = tagged
-    monkeypatch.setattr("outdim.analysis.parts_of_speech._LONGEST", 12)
+    monkeypatch.setattr("outdim.analysis.parts_of_speech.LONGEST", 12)
     rows = [(0, 1, "dog", "cat"), (1, 1, "dog", "cat")]
     assert give(["the dog runs", "the dog runs."], rows) == [["NOUN", "NOUN"], [None, None]]
 

@@ -12,6 +12,7 @@ from outdim.analysis.predictions_found import LABELS
 from outdim.corpus import GivenTexts
 from outdim.counting import count_tokens
 from outdim.errors import ArgumentError, DataError
+from report.sections.test_predictions import planted
 from tiny import tiny_model, tiny_tokenizer
 
 
@@ -113,6 +114,7 @@ class TestCausal:
             assert adds.unseen[variant].sum() == pytest.approx(logits.item(), rel=1e-4)
         gap = adds.frequent.sum(-1) - adds.rare.sum(-1)
         np.testing.assert_allclose(found.measure("logit_gap").value.value[1:], gap, rtol=1e-9)
+        assert "mean logit (without a bias, and before a scale or cap" in found.headline()[-1]
 
     def test_the_batch_size_changes_nothing_but_rounding(self, llama, tokenizer, texts):
         one, other = (
@@ -307,6 +309,62 @@ class TestPartsOfSpeech:
         diagonal = table[(table.variant == "intact") & (table.true == table.predicted)]
         assert agreement[1] == pytest.approx(diagonal["count"].sum() / len(true))
         assert "has the part of speech of the true word" in found.headline()[-1]
+
+    def test_a_class_in_few_blocks_has_no_interval_and_a_reason(self, llama, tokenizer, few):
+        class Ah(OddAndEven):
+            """As its base, and w1 is an interjection where a text begins with it."""
+
+            def __call__(self, texts):
+                texts = list(texts)
+                for text, words in zip(texts, super().__call__(texts), strict=True):
+                    if text.startswith("w1 "):
+                        words[0] = words[0]._replace(tag="INTJ")
+                    yield words
+
+        texts = [text for text in few if not text.startswith("w1 ")]
+        texts = [f"w1 {text}" if i < 2 else text for i, text in enumerate(texts)]
+        found = predictions(llama, tokenizer, texts, ablations=[5], controls=0, tagger=Ah())
+        table = found.tables()["predictions_lm_pos"].to_pandas()
+        rare = table[table.true == "INTJ"]
+        assert len(rare)
+        assert rare.blocks.between(1, 2).all()
+        assert rare[["share_low", "share_high", "difference_low"]].isna().all(axis=None)
+        assert rare.reason.str.endswith("of documents, an interval needs 5").all()
+        other = table[table.true == "NOUN"]
+        assert (other.blocks >= 5).all()
+        assert other.share_low.notna().all()
+        assert (other.reason == "").all()
+
+    def test_predictions_without_a_part_of_speech_are_told(
+        self, llama, tokenizer, few, monkeypatch
+    ):
+        lengths = sorted(len(text) for text in few)
+        assert lengths[-2] < lengths[-1]
+        monkeypatch.setattr("outdim.analysis.parts_of_speech.LONGEST", lengths[-2])
+        longest = max(few, key=len)
+        number = len(tokenizer(longest, add_special_tokens=False).input_ids)
+        found = predictions(llama, tokenizer, few, controls=0, tagger=OddAndEven())
+        rows = found.tables()["predictions_lm"].to_pandas()
+        agreement = rows[rows.measure == "pos_agreement"]
+        assert agreement.reason.tolist() == [f"{number} tokens in documents that are not tagged"]
+        assert (rows[rows.measure != "pos_agreement"].reason == "").all()
+        whole = int(found.readings["next"].rows.sum())
+        (said,) = [said for said in found.cautions() if "part of speech" in said]
+        assert said.startswith(f"{number} predictions of {whole} (the next token) have no part of")
+
+    def test_a_variant_without_logits_in_most_blocks_has_no_interval(self):
+        found = planted()
+        reading = found.readings["next"]
+        reading.counts[4:, 2] = reading.classes[4:, 1] = 0
+        reading.amiss[4:, 1] = reading.untagged[4:, 1] = reading.rows[4:]
+        table = found.tables()["predictions_lm"].to_pandas().set_index("variant")
+        own, intact = table.loc["507 off (state)"], table.loc["intact"]
+        assert set(own.measure) == set(LABELS)
+        assert own[["value_low", "difference_low", "beyond_low"]].isna().all(axis=None)
+        assert (own.blocks == 4).all()
+        assert own.reason.str.contains("not finite; in 4 blocks of documents").all()
+        assert intact.value_low.notna().all()
+        assert (intact.blocks == 20).all()
 
 
 class TestTables:

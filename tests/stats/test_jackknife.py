@@ -59,6 +59,40 @@ def test_few_blocks_give_no_interval():
     assert all(np.isnan(end) for end in found.interval())
 
 
+def test_each_value_rests_on_its_own_blocks():
+    rng = np.random.default_rng(4)
+    values, there = rng.normal(size=(20, 5)), np.zeros((20, 5), bool)
+    for cell, blocks in enumerate((0, 2, 4, 5, 20)):
+        there[:blocks, cell] = True
+    found = ratio(np.where(there, values, 0), there.astype(float))
+    assert found.blocks.tolist() == [0, 2, 4, 5, 20]
+    low, high = found.interval()
+    assert np.isnan([low[:3], high[:3]]).all()
+    for cell, blocks in ((3, 5), (4, 20)):
+        own = values[:blocks, cell]
+        want = stats.t.interval(0.95, blocks - 1, own.mean(), stats.sem(own))
+        np.testing.assert_allclose([low[cell], high[cell]], want, atol=1e-12)
+
+
+def test_a_difference_rests_on_the_blocks_that_both_have():
+    there = np.ones((2, 8, 2))
+    there[0, 6:, 0] = there[1, 2:, 1] = 0
+    rng = np.random.default_rng(5)
+    one, other = (ratio(rng.normal(size=(8, 2)) * own, own) for own in there)
+    change = one - other
+    assert change.blocks.tolist() == [6, 2]
+    assert np.isfinite(change.interval()[0]).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("blocks", [5, 10, 20])
+def test_the_interval_of_a_rare_cell_holds_the_truth_as_often_as_it_says(blocks):
+    there = np.zeros((20, 4001))
+    there[:blocks], there[:, -1] = 1, 1  # the last one is in every block
+    values = np.random.default_rng(blocks).normal(size=there.shape) * there
+    low, high = ratio(values, there).interval()
+    assert 0.935 < np.mean((low < 0) & (high > 0)) < 0.965  # four standard errors
+
+
 def test_a_difference_is_paired():
     rng = np.random.default_rng(3)
     level = rng.normal(size=10) * 5

@@ -94,3 +94,9 @@ def test_special_tokens_are_known(wordpiece):
     assert place.is_special(tokenizer.sep_token_id)
     assert place.is_special(tokenizer.unk_token_id)
     assert not place.is_special(tokenizer.convert_tokens_to_ids("dog"))
+
+
+def test_ids_beyond_the_tokenizer_stand_for_no_word(wordpiece):
+    place, tokenizer = wordpiece
+    assert not place.is_special(len(tokenizer) - 1)
+    assert place.is_special(len(tokenizer))

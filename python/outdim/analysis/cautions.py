@@ -17,6 +17,13 @@ def nonfinite_values(moments: Iterable[MomentsResult], effect: str) -> list[str]
     return [f"{counted(bad, 'value')} of the hidden states are NaN or infinite: {effect}."]
 
 
+def no_interval(blocks: int) -> str:
+    """Why a value that rests on so many blocks of documents has no interval, "" where it has."""
+    if blocks >= MIN_BLOCKS:
+        return ""
+    return f"in {counted(blocks, 'block')} of documents, an interval needs {MIN_BLOCKS}"
+
+
 def few_blocks(blocks: int) -> list[str]:
     """That documents fill too few of the blocks that a jackknife leaves out for an interval."""
     if blocks >= MIN_BLOCKS:

@@ -23,6 +23,8 @@ CLASSES = (
     *("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN"),
     *("PUNCT", "SCONJ", "SYM", "VERB", "X", "SPACE", "special"),
 )
+#: Characters of a document that is tagged, spaCy's own limit; longer ones are not.
+LONGEST = 1_000_000
 _OTHER, _BLANK, _SPECIAL = (CLASSES.index(name) for name in ("X", "SPACE", "special"))
 _UNUSED = (
     "parser",
@@ -33,7 +35,6 @@ _UNUSED = (
     "textcat",
     "entity_linker",
 )
-_LONGEST = 1_000_000  # characters of a document; spaCy's own limit
 _TEXTS = 4096  # at a time
 
 
@@ -43,6 +44,14 @@ class Word(NamedTuple):
     start: int
     end: int
     tag: str
+
+
+class _Tagged(NamedTuple):
+    """Words of a document, where they start, and from where to where its tokens stand."""
+
+    words: Sequence[Word]
+    starts: Ints
+    spans: Sequence[tuple[int, int]]
 
 
 class Tagger(Protocol):
@@ -106,6 +115,7 @@ class PartsOfSpeech:
 
     def __init__(self, tagger: Tagger, tokenizer: Any) -> None:
         self._tagger, self._place = tagger, InPlace(tokenizer)
+        self._tagged: dict[str, _Tagged] = {}  # documents of the last call, which may go on
 
     def __call__(self, texts: Sequence[str], places: Ints, ids: Ints) -> Ints:
         """Numbers of `CLASSES` of R tokens, true and predicted, [S, R]; -1 for none.
@@ -126,14 +136,19 @@ class PartsOfSpeech:
         self, texts: Sequence[str], places: Ints, found: Ints
     ) -> list[tuple[int, int] | None]:
         spans: list[tuple[int, int] | None] = [None] * len(places)
-        documents = [d for d in np.unique(places[:, 0]) if len(texts[d]) <= _LONGEST]
-        tagged = self._tagger(texts[d] for d in documents)
-        for document, words in zip(documents, tagged, strict=True):
-            of_document = self._place.spans(texts[document])
+        documents = [d for d in np.unique(places[:, 0]) if len(texts[d]) <= LONGEST]
+        wanted = dict.fromkeys(texts[d] for d in documents)
+        tagged = {text: self._tagged[text] for text in wanted if text in self._tagged}
+        new = [text for text in wanted if text not in tagged]
+        for text, words in zip(new, self._tagger(new), strict=True):
             starts = np.array([word.start for word in words])
+            tagged[text] = _Tagged(words, starts, self._place.spans(text))
+        self._tagged = tagged
+        for document in documents:
+            own = tagged[texts[document]]
             for row in np.flatnonzero(places[:, 0] == document):
-                spans[row] = of_document[places[row, 1]]
-                found[row] = _class_at(words, starts, *of_document[places[row, 1]])
+                spans[row] = own.spans[places[row, 1]]
+                found[row] = _class_at(own.words, own.starts, *own.spans[places[row, 1]])
         return spans
 
     def _predicted(

@@ -33,7 +33,7 @@ LABELS = {
     "slope": "slope of predicted on corpus frequency",
     "log_slope": "slope of log predicted on log corpus frequency",
     "spearman": "Spearman's ρ of predicted with corpus frequency",
-    "logit_gap": "mean logit of frequent less rare tokens",
+    "logit_gap": "mean logit of frequent less rare tokens, before bias, scale and cap",
     "pos_agreement": "share of predictions with the true word's part of speech",
 }
 LEADING = "mean_log_frequency"
@@ -50,14 +50,14 @@ class Comparison:
         beyond: The difference less the mean difference of the controls, [S]; NaN where there are
             none. Its interval is over documents alone.
         control: The mean difference of the controls, and from the smallest to the largest.
-        blocks: Of documents, that were left out in turn.
+        blocks: Of documents, that were left out in turn, int64 [S].
     """
 
     value: Interval
     difference: Interval
     beyond: Interval
     control: Interval
-    blocks: int
+    blocks: Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,15 @@ class Predictions(Result):
         frequency = self.corpus[found.ids].astype(float)
         of_counts = measured(found.counts, frequency, float(self.corpus.sum()))
         for row, name in enumerate(FREQUENCY):
-            yield name, LeftOut(of_counts.value[row], of_counts.without[:, row], of_counts.used)
+            yield (
+                name,
+                LeftOut(
+                    of_counts.value[row],
+                    of_counts.without[:, row],
+                    of_counts.used,
+                    of_counts.held[:, row],
+                ),
+            )
         if reading in self.contributions:
             yield "logit_gap", _behind_truth(self.contributions[reading].gap)
         if found.classes.size:
@@ -135,15 +143,22 @@ class Predictions(Result):
 
     def _compared(self, found: LeftOut, name: str) -> Comparison:
         difference = LeftOut(
-            found.value - found.value[1], found.without - found.without[:, 1:2], found.used
+            found.value - found.value[1],
+            found.without - found.without[:, 1:2],
+            found.used,
+            found.held & found.held[:, 1:2],
         )
         size = len(found.value)
-        mean = LeftOut(np.full(size, np.nan), np.full(found.without.shape, np.nan), found.used)
+        holds = difference.held.copy()
+        mean = LeftOut(
+            np.full(size, np.nan), np.full(found.without.shape, np.nan), found.used, holds
+        )
         low, high = np.full(size, np.nan), np.full(size, np.nan)
         for variant, controls in controls_of(self.variants).items():
             theirs = np.array(controls) + 1
             mean.value[variant + 1] = difference.value[theirs].mean()
             mean.without[:, variant + 1] = difference.without[:, theirs].mean(1)
+            holds[:, variant + 1] = difference.held[:, theirs].all(1)
             low[variant + 1] = difference.value[theirs].min()
             high[variant + 1] = difference.value[theirs].max()
         return Comparison(
@@ -151,7 +166,7 @@ class Predictions(Result):
             interval_of(difference),
             interval_of(difference - mean),
             Interval(mean.value, low, high),
-            int(found.used.sum()),
+            found.blocks,
         )
 
     def tables(self) -> dict[str, pa.Table]:
@@ -168,6 +183,14 @@ class Predictions(Result):
         """How many predictions a series lacks, "" where none."""
         amiss = int(self.readings[reading].amiss[:, series - 1].sum()) if series else 0
         return f"{counted(amiss, 'token')} with logits that are not finite" if amiss else ""
+
+    def untagged(self, reading: str, series: int) -> int:
+        """How many predictions of a variant have no part of speech, though its logits are finite.
+
+        All of them are in documents that are not tagged.
+        """
+        found = self.readings[reading]
+        return int((found.untagged - found.amiss)[:, series - 1].sum())
 
     def predicted(self, reading: str, series: int) -> tuple[Ints, Ints]:
         """The tokens of a series and how often they are predicted, the most frequent first."""
@@ -220,4 +243,5 @@ def _behind_truth(found: LeftOut) -> LeftOut:
         np.concatenate([[np.nan], found.value]),
         np.concatenate([nothing, found.without], 1),
         found.used,
+        np.concatenate([np.isfinite(nothing), found.held], 1),
     )

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from outdim.analysis.cautions import no_interval
 from outdim.analysis.compared import ends, variant_row
 from outdim.analysis.parts_of_speech import CLASSES
 from outdim.analysis.predictions_found import TRUTH, interval_of
 from outdim.stats.jackknife import LeftOut, ratio
 from outdim.stats.prediction_measures import FREQUENCY, READ_OUT
+from outdim.text import counted
 
 if TYPE_CHECKING:
     from outdim.analysis.predictions_found import Predictions
@@ -92,6 +94,8 @@ POS = pa.schema(
         ("difference", pa.float64()),  # to the intact model
         ("difference_low", pa.float64()),
         ("difference_high", pa.float64()),
+        ("blocks", pa.int64()),  # of documents, in which the true class occurs
+        ("reason", pa.string()),  # why an interval is not there, else empty
     ]
 )
 
@@ -127,9 +131,17 @@ def _rows(found: Predictions) -> Iterator[dict[str, Any]]:
                     **ends("beyond", compared.beyond, i),
                     **ends("control", compared.control, i),
                     "tokens": _count(found.readings[reading], name, i),
-                    "blocks": compared.blocks,
-                    "reason": found.reason(reading, i),
+                    "blocks": int(compared.blocks[i]),
+                    "reason": _reason(found, reading, name, i),
                 }
+
+
+def _reason(found: Predictions, reading: str, name: str, series: int) -> str:
+    blocks = int(found.measure(name, reading).blocks[series])
+    said = [found.reason(reading, series), no_interval(blocks)]
+    if name == "pos_agreement" and (untagged := found.untagged(reading, series)):
+        said.insert(1, f"{counted(untagged, 'token')} in documents that are not tagged")
+    return "; ".join(filter(None, said))
 
 
 def _count(found: Reading, name: str, series: int) -> int:
@@ -186,7 +198,9 @@ def _pos(found: Predictions) -> Iterator[dict[str, Any]]:
         shares = ratio(counts, counts.sum(-1, keepdims=True))
         without = shares.without - shares.without[:, :1]
         value = interval_of(shares, share=True)
-        difference = interval_of(LeftOut(shares.value - shares.value[:1], without, shares.used))
+        holds = shares.held & shares.held[:, :1]
+        change = LeftOut(shares.value - shares.value[:1], without, shares.used, holds)
+        difference, blocks = interval_of(change), shares.blocks
         total = own.classes.sum(0)
         for true, predicted in np.argwhere(total.sum(0) > 0).tolist():
             for i, variant in enumerate(found.variants):
@@ -199,4 +213,6 @@ def _pos(found: Predictions) -> Iterator[dict[str, Any]]:
                     "count": int(total[at]),
                     **ends("share", value, at),
                     **(ends("difference", difference, at) if i else {}),
+                    "blocks": int(blocks[at]),
+                    "reason": no_interval(int(blocks[at])),
                 }

@@ -9,6 +9,7 @@ import numpy as np
 from outdim.analysis.cautions import few_blocks
 from outdim.analysis.compared import others
 from outdim.analysis.estimate import Estimate
+from outdim.analysis.parts_of_speech import LONGEST
 from outdim.analysis.variants import controls_of
 from outdim.text import counted, listing, number
 
@@ -107,9 +108,9 @@ def _dimensions(found: Predictions) -> str:
         part = Estimate(adds.difference.value[0, d], low[0, d], high[0, d])
         parts.append(f"dimension {d} adds {part.words()}")
     return (
-        "The states before the output layer make the mean logit of the most frequent tenth of the "
-        f"tokens differ from that of the rarest tenth by {_estimate(gap, 1).words()}; to that "
-        f"{listing(parts)}."
+        "The states before the output layer make the mean logit (without a bias, and before a "
+        "scale or cap of the model) of the most frequent tenth of the tokens differ from that of "
+        f"the rarest tenth by {_estimate(gap, 1).words()}; to that {listing(parts)}."
     )
 
 
@@ -130,7 +131,7 @@ def _percent(value: Interval, i: int) -> str:
 
 def cautions(found: Predictions) -> list[str]:
     """What the numbers rest on."""
-    said = few_blocks(found.measure("types").blocks)
+    said = few_blocks(int(found.measure("types").blocks.max()))
     rows = min(_rows(found, reading) for reading in found.readings)
     if rows < _FEW_TOKENS:
         said.append(
@@ -145,6 +146,13 @@ def cautions(found: Predictions) -> list[str]:
             said.append(
                 f"Some logits are not finite, and count for nothing ({_WHAT[reading]}): "
                 f"{listing(amiss, 3)}."
+            )
+        untagged = max(found.untagged(reading, 1 + i) for i in range(len(found.variants)))
+        if found.tagger and untagged:
+            said.append(
+                f"{counted(untagged, 'prediction')} of {_rows(found, reading):,} "
+                f"({_WHAT[reading]}) have no part of speech: documents of more than {LONGEST:,} "
+                "characters are not tagged."
             )
     if not found.contributions:
         said.append("What dimensions add to logits is not said: logits are not linear in them.")

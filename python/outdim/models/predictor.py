@@ -39,7 +39,8 @@ class Predictor:
 
     Attributes:
         vocab_size: V, the number of logits.
-        output: The output layer, where the logits are those of it, else None.
+        output: The output layer, where the logits are those of it, or a scale or soft cap of them,
+            else None.
         note: Why the logits are taken whole; "" where they are not.
 
     Raises:

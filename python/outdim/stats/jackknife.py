@@ -21,22 +21,43 @@ class LeftOut(NamedTuple):
         without: [blocks, ...]: without each block; those of a block that holds nothing are the
             value itself, and are not counted.
         used: [blocks] bool.
+        holds: bool, broadcast to ``without``: which blocks hold something of each value, where
+            some of the values rest on fewer blocks than others; None: all that are used.
     """
 
     value: Floats
     without: Floats
     used: NDArray[np.bool_]
+    holds: NDArray[np.bool_] | None = None
 
     def __sub__(self, other: LeftOut) -> LeftOut:
         """The difference of two statistics of the same documents, block by block."""
         return LeftOut(
-            self.value - other.value, self.without - other.without, self.used & other.used
+            self.value - other.value,
+            self.without - other.without,
+            self.used & other.used,
+            self.held & other.held,
         )
+
+    @property
+    def held(self) -> NDArray[np.bool_]:
+        """`holds` in full, [blocks, ...]."""
+        holds = self.holds
+        if holds is None:
+            holds = self.used.reshape(-1, *[1] * (self.without.ndim - 1))
+        return np.broadcast_to(holds, self.without.shape)
+
+    @property
+    def blocks(self) -> NDArray[np.int64]:
+        """On how many blocks each value rests, [...]."""
+        return np.asarray(self.held.sum(0), np.int64)
 
     def interval(
         self, *, correlation: bool = False, share: bool = False, level: float = 0.95
     ) -> tuple[Floats, Floats]:
         """Low and high end by the delete-a-group jackknife, Student's t; NaN with few blocks.
+
+        Blocks, and so degrees of freedom, are counted for each value.
 
         Args:
             correlation: Whether it is an r: then on Fisher's scale.
@@ -45,15 +66,16 @@ class LeftOut(NamedTuple):
         """
         from scipy.special import stdtrit
 
-        count = int(self.used.sum())
-        if count < MIN_BLOCKS:
-            nothing = np.full(self.value.shape, np.nan)
-            return nothing, nothing.copy()
+        held, count = self.held, self.blocks
+        enough = count >= MIN_BLOCKS
+        count = np.where(enough, count, MIN_BLOCKS)
         bound = 1 - 1e-15
         to = (lambda r: np.arctanh(np.clip(r, -bound, bound))) if correlation else np.asarray
-        without = to(self.without[self.used])
-        spread = ((without - without.mean(0)) ** 2).sum(0) * (count - 1) / count
-        reach = stdtrit(count - 1, (1 + level) / 2) * np.sqrt(spread)
+        without = to(np.where(held, self.without, 0.0))
+        apart = np.where(held, without - without.sum(0) / count, 0.0)
+        spread = (apart**2).sum(0) * (count - 1) / count
+        t = stdtrit(np.maximum(np.arange(len(held) + MIN_BLOCKS) - 1, 1), (1 + level) / 2)[count]
+        reach = np.where(enough, t * np.sqrt(spread), np.nan)
         centre = to(self.value)
         back = np.tanh if correlation else np.asarray
         low, high = back(centre - reach), back(centre + reach)
@@ -61,7 +83,10 @@ class LeftOut(NamedTuple):
 
 
 def ratio(numerator: Floats, denominator: Floats) -> LeftOut:
-    """Sums [blocks, ...] over sums that broadcast to them; NaN where there is nothing."""
+    """Sums [blocks, ...] over sums that broadcast to them; NaN where there is nothing.
+
+    Each value rests on the blocks where its own denominator is not 0.
+    """
 
     def divide(top: Floats, bottom: Floats) -> Floats:
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -69,7 +94,9 @@ def ratio(numerator: Floats, denominator: Floats) -> LeftOut:
 
     top, bottom = numerator.sum(0), denominator.sum(0)
     used = np.asarray(denominator.reshape(len(denominator), -1).sum(1) > 0)
-    return LeftOut(divide(top, bottom), divide(top - numerator, bottom - denominator), used)
+    return LeftOut(
+        divide(top, bottom), divide(top - numerator, bottom - denominator), used, denominator > 0
+    )
 
 
 def pearson(n: Floats, x: Floats, y: Floats, xx: Floats, yy: Floats, xy: Floats) -> LeftOut:

@@ -107,7 +107,7 @@ def measured(counts: Floats, frequency: Floats, whole: float) -> LeftOut:
     without = np.repeat(value[None], len(counts), 0)
     for block in used.nonzero()[0]:
         without[block] = frequency_measures(total - counts[block], frequency, whole)
-    return LeftOut(value, without, used)
+    return LeftOut(value, without, used, counts.sum(2)[:, None] > 0)
 
 
 class Classes(NamedTuple):
@@ -231,18 +231,21 @@ def contributions(sums: Floats, rows: Floats, columns: Floats) -> Contributions:
         columns: `read_out`.
     """
     per_row = rows[:, :, None]
-    used = rows.sum(1) > 0
+    used, holds = rows.sum(1) > 0, rows > 0
     total, number = sums.sum(0), per_row.sum(0)
     frequent, rare, unseen = columns[:3]
     with np.errstate(invalid="ignore", divide="ignore"):
         mean, size = total[:, 0] / number, total[:, 1] / number
         without = (total[:, 0] - sums[:, :, 0]) / (number - per_row)
-        difference = LeftOut(mean * (frequent - rare), without * (frequent - rare), used)
-        gap = LeftOut(difference.value.sum(-1), difference.without.sum(-1), used)
+        difference = LeftOut(
+            mean * (frequent - rare), without * (frequent - rare), used, holds[..., None]
+        )
+        gap = LeftOut(difference.value.sum(-1), difference.without.sum(-1), used, holds)
         share = LeftOut(
             difference.value / gap.value[..., None],
             difference.without / gap.without[..., None],
             used,
+            holds[..., None],
         )
     return Contributions(
         mean,

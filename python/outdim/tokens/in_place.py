@@ -50,8 +50,11 @@ class InPlace:
         return [_stripped(text, start, end) for start, end in offsets]
 
     def is_special(self, token: int) -> bool:
-        """Whether a token stands for no word: special ones, and that for what is unknown."""
-        return token in self._special
+        """Whether a token stands for no word: special ones, that for what is unknown.
+
+        And ids that the tokenizer does not have: models pad their vocabularies.
+        """
+        return token in self._special or self._inner.id_to_token(token) is None
 
     def surface(self, token: int) -> tuple[str, bool]:
         """What a token stands for without blanks around it, and whether a blank comes before it."""

@@ -116,6 +116,17 @@ def test_figures_are_of_ranks_changes_dimensions_and_parts_of_speech(study):
     assert set(pos.true) == {"NOUN", "VERB"}
 
 
+def test_an_ablation_that_changes_nothing_is_drawn(tmp_path):
+    found = planted()
+    counts = found.readings["next"].counts
+    counts[:, 3] = counts[:, 1]
+    run = write_study(tmp_path / "run", {"predictions-lm": found})
+    figures = {one.id: one for one in section_of(read_study(run), "predictions-lm", []).figures}
+    changes = figures["predictions_lm_next_changes"].table.to_pandas()
+    own = changes[(changes.series == "ablated") & (changes.label == "12 off (state)")]
+    assert own.value.tolist() == [0]
+
+
 def test_the_page_and_the_summary_have_it(tmp_path):
     run = write_study(tmp_path / "run", {"predictions-mlm": planted("mlm")})
     page = write_report(run).read_text()

@@ -181,7 +181,9 @@ def _curves(study: Study, stem: str, reading: str, shown: Mapping[str, str]) -> 
 
 def _changes(stem: str, reading: str, rows: Sequence[Row]) -> Figure | None:
     of_measure = [row for row in rows if row["measure"] == LEADING]
-    ablated = [row for row in of_measure if row["role"] == "ablated" and row["difference"]]
+    ablated = [
+        row for row in of_measure if row["role"] == "ablated" and row["difference"] is not None
+    ]
     ablated.sort(key=lambda row: row["difference"])
     if not ablated:
         return None
@@ -244,9 +246,10 @@ def _dims_table(study: Study, stem: str, reading: str, marked: Sequence[int]) ->
         title="What dimensions add to the logits of frequent and rare tokens",
         caption=f"Predicting {_READINGS[reading]}, the intact model. Mean: of the state before the "
         "output layer. Frequent, rare, unseen: added to the mean logit of the most frequent tenth "
-        "of the counted tokens, of the rarest tenth, and of those never counted. Share: of the "
-        "difference that all dimensions together make. Moved: the mean size of what a dimension "
-        "adds to the difference, whichever way. ρ: of the output layer's column with the counts.",
+        "of the counted tokens, of the rarest tenth, and of those never counted, before a scale or "
+        "cap of the model. Share: of the difference that all dimensions together make. Moved: the "
+        "mean size of what a dimension adds to the difference, whichever way. ρ: of the output "
+        "layer's column with the counts.",
         columns=["dimension", "mean", "frequent", "rare", "unseen", "difference", "share",
                  "moved", "ρ"],
         rows=[
