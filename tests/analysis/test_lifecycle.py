@@ -231,6 +231,27 @@ def test_values_that_are_not_finite_are_said(source):
     assert np.isfinite([row["value"] for row in rows if row["dim"] != 5]).all()
 
 
+def spoiled(model, word="w13"):
+    """The model with a NaN in the embedding of a word, which its attention hands on."""
+    model.embed_tokens.weight.data[tiny_tokenizer()(word).input_ids[1], 5] = torch.nan
+    return model
+
+
+def test_a_word_that_gives_nan_does_not_choose_the_dimensions(source):
+    assert 0 < sum("w13" in line.split() for line in Path(source).read_text().splitlines()) < 20
+    (first, *_) = lifecycle(planted("mlp"), tiny_tokenizer(), source).headline()
+    found = lifecycle(spoiled(planted("mlp")), tiny_tokenizer(), source)
+    assert f"Dimension {DIM} is" in first
+    assert DIM in found.lives
+    assert len(found.lives) >= 6
+
+
+def test_nothing_to_choose_from_is_said(tmp_path):
+    (tmp_path / "text.txt").write_text("w13 w14 .\nw13 .")
+    with pytest.raises(DataError, match="dims: every sequence of the first tokens gives NaN"):
+        lifecycle(spoiled(tiny_model("llama")), tiny_tokenizer(), str(tmp_path / "text.txt"))
+
+
 def test_few_documents_have_no_intervals(source, tmp_path):
     (tmp_path / "few.txt").write_text("\n".join(Path(source).read_text().splitlines()[:4]))
     found = lifecycle(tiny_model("bert"), tiny_tokenizer(), str(tmp_path / "few.txt"), dims=[1])

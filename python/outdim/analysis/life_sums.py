@@ -151,9 +151,20 @@ class LifeSums:
         return _over_median(self.spike(point))
 
     def standing_out(self) -> list[int]:
-        """All dimensions by how far their largest values stand out at any state, the most first."""
-        times = np.stack([self.times(name).value for name in self.blocks]).max(0)
-        return [int(dim) for dim in np.argsort(-np.nan_to_num(times, nan=-1), kind="stable")]
+        """Dimensions by how far their largest values stand out at any state, the most first.
+
+        Blocks of documents with a NaN at a state are left out there; dimensions of which nothing
+        is known then are left out too.
+        """
+        sequences = self.sums["sequences"][:, None]
+        by_state = []
+        for name in self.blocks:
+            largest = self.sums[f"largest/{name}"]
+            known = ~np.isnan(largest).any(1, keepdims=True)
+            spike = ratio(np.where(known, largest, 0), np.where(known, sequences, 0))
+            by_state.append(np.nan_to_num(_over_median(spike).value, nan=-1))
+        times = np.max(by_state, 0)
+        return [int(dim) for dim in np.argsort(-times, kind="stable") if times[dim] >= 0]
 
 
 def _is_state(name: str) -> bool:

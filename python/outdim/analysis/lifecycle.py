@@ -232,4 +232,9 @@ def _outliers(inputs: Inputs, recorded: Json) -> list[int]:
         by_parameters = list(detect(inputs.model, permutations=0).dims)
     except DataError:  # norms that say nothing
         by_parameters = []
+    if not strongest and not by_parameters:
+        raise DataError(
+            "dims: every sequence of the first tokens gives NaN, so that nothing is known of "
+            "dimensions; name those to follow, or take another dtype."
+        )
     return sorted(list(dict.fromkeys([*strongest, *by_parameters]))[:_MOST_DIMS])
