@@ -211,6 +211,7 @@ def test_branches_are_known_in_every_family(family):
         # no run doubles it
         ([1, 2, 2, 3], [1.5, 1.4, 2.6, 3.1], [2], 3, (1, 3), None),
         ([np.nan] * 4, [np.nan] * 4, [], 0, (0, 0), None),
+        ([1, 300, 310, np.nan], [1, 60, 50, np.nan], [1], 2, (1, 2), None),
     ],
 )  # fmt: skip
 def test_the_course_of_a_life(size, times, rises, peak, plateau, fell):
@@ -250,6 +251,16 @@ def test_nothing_to_choose_from_is_said(tmp_path):
     (tmp_path / "text.txt").write_text("w13 w14 .\nw13 .")
     with pytest.raises(DataError, match="dims: every sequence of the first tokens gives NaN"):
         lifecycle(spoiled(tiny_model("llama")), tiny_tokenizer(), str(tmp_path / "text.txt"))
+
+
+def test_a_size_that_is_not_finite_is_no_fall(source):
+    model = spoiled(tiny_model("llama"))
+    model.embed_tokens.weight.data[word_id(), DIM] = SIZE
+    found = lifecycle(model, tiny_tokenizer(), source, dims=[DIM])
+    life = found.lives[DIM]
+    assert (life.born.layer, life.plateau) == (0, (0, 0))
+    assert (life.fell, life.fall_branch) == (None, "not known")
+    assert "and not finite in layer 1" in found.headline()[0]
 
 
 def test_few_documents_have_no_intervals(source, tmp_path):
