@@ -263,6 +263,24 @@ def test_a_size_that_is_not_finite_is_no_fall(source):
     assert "and not finite in layer 1" in found.headline()[0]
 
 
+def test_a_share_of_what_is_not_finite_is_not_known(source):
+    found = lifecycle(spoiled(tiny_model("llama")), tiny_tokenizer(), source, dims=[3, 5])
+    for share in (found.share("embeddings"), found.share_largest("embeddings")):
+        assert np.isnan(share.value).all()
+    assert np.isfinite(found.sums.spike("embeddings").value[3])
+    rows = [row for row in found.tables()["stats"].to_pylist()
+            if row["statistic"].startswith("denominator_share")]  # fmt: skip
+    assert {row["reason"] for row in rows} == {"nonfinite values"}
+    assert {found.lives[dim].norm_share for dim in (3, 5)} == {None}
+
+
+def test_a_token_that_is_0_everywhere_has_no_share(source):
+    model = tiny_model("llama")
+    model.embed_tokens.weight.data[tiny_tokenizer()("w13").input_ids[1]] = 0
+    found = lifecycle(model, tiny_tokenizer(), source, dims=[3])
+    assert 0 < found.share("embeddings").value[0] < 1
+
+
 def test_few_documents_have_no_intervals(source, tmp_path):
     (tmp_path / "few.txt").write_text("\n".join(Path(source).read_text().splitlines()[:4]))
     found = lifecycle(tiny_model("bert"), tiny_tokenizer(), str(tmp_path / "few.txt"), dims=[1])

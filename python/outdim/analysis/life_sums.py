@@ -119,8 +119,9 @@ class LifeSums:
             self.sums.add_cells(f"values/{name}", self._cell, len(self.kinds), values)
         if name in self._squares:
             mean, total = (part.double().cpu() for part in self._squares[name])
-            deviation = (column - mean[..., None]).square()
-            share = torch.where(total[..., None] > 0, deviation / total[..., None], 0)
+            deviation, total = (column - mean[..., None]).square(), total[..., None]
+            share = (deviation / total).masked_fill(total == 0, 0)
+            share = share.masked_fill(~total.isfinite(), torch.nan)
             of_rows = share[self._row, self._position]
             self.sums.add_cells(f"share/{name}", self._cell, len(self.kinds), of_rows)
             most = torch.where(self._kept.cpu()[..., None], share, 0).amax(1)

@@ -303,7 +303,8 @@ class Lives(Result):
         said = (
             [
                 f"The largest value of a sequence is NaN or infinite {counted(bad, 'time')}, over "
-                "dimensions, states and sequences: sizes of these dimensions are not known there."
+                "dimensions, states and sequences: sizes of these dimensions are not known there, "
+                "nor are shares of norms that take such a token."
             ]
             if bad
             else []
