@@ -11,7 +11,7 @@ from outdim.analysis.inputs import Inputs
 from outdim.analysis.life import Course
 from outdim.analysis.lifecycle import FollowLives, LifecycleOptions, lifecycle
 from outdim.corpus import open_corpus
-from outdim.errors import ArgumentError, DataError
+from outdim.errors import ArgumentError, DataError, EmptyCorpusError
 from outdim.models import Forward, load_model, observe
 from outdim.tokens import load_tokenizer
 from run_helpers import give, results, small
@@ -363,10 +363,11 @@ def test_too_many_sentences_are_refused():
         FollowLives.resolve(LifecycleOptions(dims=[1], sentences=["w1"] * 5), inputs)
 
 
-def test_an_empty_corpus_is_said(tmp_path):
+@pytest.mark.parametrize("dims", [None, [1]])
+def test_an_empty_corpus_is_said(dims, tmp_path):
     (tmp_path / "empty.txt").write_text("\n\n")
-    with pytest.raises(DataError, match="no token"):
-        lifecycle(tiny_model("bert"), tiny_tokenizer(), str(tmp_path / "empty.txt"), dims=[1])
+    with pytest.raises(EmptyCorpusError, match="no token"):
+        lifecycle(tiny_model("bert"), tiny_tokenizer(), str(tmp_path / "empty.txt"), dims=dims)
 
 
 @pytest.mark.slow

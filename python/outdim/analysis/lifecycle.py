@@ -130,16 +130,20 @@ class FollowLives(Observer):
         self.sums.drop()
         super().discard()
 
+    def check_tokens(self) -> None:
+        """Raise EmptyCorpusError where no token was read."""
+        if "sequences" not in self.sums.sums or not self.sums.sums["sequences"].any():
+            raise EmptyCorpusError(
+                f"source: {' '.join(self.inputs.options['source'])}: the corpus has no token."
+            )
+
     def result(self) -> Lives:
         """The lives.
 
         Raises:
             EmptyCorpusError: There was no token in all of the text.
         """
-        if "sequences" not in self.sums.sums or not self.sums.sums["sequences"].any():
-            raise EmptyCorpusError(
-                f"source: {' '.join(self.inputs.options['source'])}: the corpus has no token."
-            )
+        self.check_tokens()
         path = self.inputs.attached(_MAPS)
         return Lives(
             self.sums,
@@ -227,6 +231,7 @@ def _outliers(inputs: Inputs, recorded: Json) -> list[int]:
     from outdim.analysis.detect import detect
 
     probe = read_first(FollowLives({**inputs.options, **recorded, "dims": []}, inputs))
+    probe.check_tokens()
     strongest = probe.sums.standing_out()[:_STRONGEST]
     try:
         by_parameters = list(detect(inputs.model, permutations=0).dims)
