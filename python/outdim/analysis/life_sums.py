@@ -91,7 +91,8 @@ class LifeSums:
             for before, after in zip(self.blocks, self.blocks[1:], strict=False):
                 self._add_parts(columns, before, after)
             ids = torch.where(self._batch.attention_mask > 0, self._batch.input_ids, -1).cpu()
-            self.extremes.add(columns, kept, ids, self._batch.documents.cpu())
+            documents, offsets = self._batch.documents.cpu(), self._batch.offsets.cpu()
+            self.extremes.add(columns, kept, ids, documents, offsets)
         self.drop()
 
     def drop(self) -> None:

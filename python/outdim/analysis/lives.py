@@ -282,6 +282,7 @@ class Lives(Result):
                 "text": self.decode([token.id]),
                 "unit": token.document // UNIT_DOCUMENTS,
                 "document": token.document % UNIT_DOCUMENTS,
+                "offset": token.offset,
                 "position": token.position,
                 "before": self.decode(list(token.before)),
                 "after": self.decode(list(token.after)),
