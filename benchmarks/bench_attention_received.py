@@ -187,7 +187,9 @@ def batch_of(count: int, length: int, vocab: int) -> Batch:
     group = torch.ones(count, length, dtype=torch.uint8)
     group[:, [0, -1]] = 2
     position = torch.arange(length).expand(count, length).contiguous()
-    return Batch(ids, torch.ones_like(ids), group, position, torch.arange(count))
+    return Batch(
+        ids, torch.ones_like(ids), group, position, torch.arange(count), torch.zeros(count).long()
+    )
 
 
 def made(kind: Any, options: Any, model: Any) -> Any:

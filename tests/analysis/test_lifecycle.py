@@ -11,7 +11,7 @@ from outdim.analysis.inputs import Inputs
 from outdim.analysis.life import Course
 from outdim.analysis.lifecycle import FollowLives, LifecycleOptions, lifecycle
 from outdim.corpus import open_corpus
-from outdim.errors import ArgumentError, DataError
+from outdim.errors import ArgumentError, DataError, EmptyCorpusError
 from outdim.models import Forward, load_model, observe
 from outdim.tokens import load_tokenizer
 from run_helpers import give, results, small
@@ -20,6 +20,8 @@ from tiny import HIDDEN, LAYERS, SINGLE, tiny_model, tiny_tokenizer
 DIM, LAYER = 7, 2
 WORD = "w7"
 SIZE = 200.0
+#: Families that read text.
+READING = tuple(family for family in SINGLE if family != "vit")
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +144,7 @@ def test_random_models_have_none_that_stands_out(family, source):
     assert found.cautions() == []
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt_neox", "olmo2", "xlnet"])
+@pytest.mark.parametrize("family", READING)
 def test_the_parts_add_up_to_the_largest_value(family, source):
     found = lifecycle(tiny_model(family), tiny_tokenizer(), source, dims=[3, 9])
     for point in found.sums.blocks[1:]:
@@ -189,10 +191,8 @@ def test_numbers_are_those_of_all_states(source):
     assert sum(row["tokens"] for row in kinds.values()) == len(every)
 
 
-@pytest.mark.parametrize("family", SINGLE)
+@pytest.mark.parametrize("family", READING)
 def test_branches_are_known_in_every_family(family):
-    if family == "vit":
-        pytest.skip("it has no tokenizer")
     model = tiny_model(family)
     inputs = Inputs.of({"source": ["x"]}, model=model, tokenizer=tiny_tokenizer())
     recorded = FollowLives.resolve(LifecycleOptions(dims=[1]), inputs)
@@ -211,6 +211,7 @@ def test_branches_are_known_in_every_family(family):
         # no run doubles it
         ([1, 2, 2, 3], [1.5, 1.4, 2.6, 3.1], [2], 3, (1, 3), None),
         ([np.nan] * 4, [np.nan] * 4, [], 0, (0, 0), None),
+        ([1, 300, 310, np.nan], [1, 60, 50, np.nan], [1], 2, (1, 2), None),
     ],
 )  # fmt: skip
 def test_the_course_of_a_life(size, times, rises, peak, plateau, fell):
@@ -229,6 +230,55 @@ def test_values_that_are_not_finite_are_said(source):
             if (row["statistic"], row["point"]) == ("spike", "embeddings")]  # fmt: skip
     assert [row["dim"] for row in rows if row["reason"]] == [5]
     assert np.isfinite([row["value"] for row in rows if row["dim"] != 5]).all()
+
+
+def spoiled(model, word="w13"):
+    """The model with a NaN in the embedding of a word, which its attention hands on."""
+    model.embed_tokens.weight.data[tiny_tokenizer()(word).input_ids[1], 5] = torch.nan
+    return model
+
+
+def test_a_word_that_gives_nan_does_not_choose_the_dimensions(source):
+    assert 0 < sum("w13" in line.split() for line in Path(source).read_text().splitlines()) < 20
+    (first, *_) = lifecycle(planted("mlp"), tiny_tokenizer(), source).headline()
+    found = lifecycle(spoiled(planted("mlp")), tiny_tokenizer(), source)
+    assert f"Dimension {DIM} is" in first
+    assert DIM in found.lives
+    assert len(found.lives) >= 6
+
+
+def test_nothing_to_choose_from_is_said(tmp_path):
+    (tmp_path / "text.txt").write_text("w13 w14 .\nw13 .")
+    with pytest.raises(DataError, match="dims: every sequence of the first tokens gives NaN"):
+        lifecycle(spoiled(tiny_model("llama")), tiny_tokenizer(), str(tmp_path / "text.txt"))
+
+
+def test_a_size_that_is_not_finite_is_no_fall(source):
+    model = spoiled(tiny_model("llama"))
+    model.embed_tokens.weight.data[word_id(), DIM] = SIZE
+    found = lifecycle(model, tiny_tokenizer(), source, dims=[DIM])
+    life = found.lives[DIM]
+    assert (life.born.layer, life.plateau) == (0, (0, 0))
+    assert (life.fell, life.fall_branch) == (None, "not known")
+    assert "and not finite in layer 1" in found.headline()[0]
+
+
+def test_a_share_of_what_is_not_finite_is_not_known(source):
+    found = lifecycle(spoiled(tiny_model("llama")), tiny_tokenizer(), source, dims=[3, 5])
+    for share in (found.share("embeddings"), found.share_largest("embeddings")):
+        assert np.isnan(share.value).all()
+    assert np.isfinite(found.sums.spike("embeddings").value[3])
+    rows = [row for row in found.tables()["stats"].to_pylist()
+            if row["statistic"].startswith("denominator_share")]  # fmt: skip
+    assert {row["reason"] for row in rows} == {"nonfinite values"}
+    assert {found.lives[dim].norm_share for dim in (3, 5)} == {None}
+
+
+def test_a_token_that_is_0_everywhere_has_no_share(source):
+    model = tiny_model("llama")
+    model.embed_tokens.weight.data[tiny_tokenizer()("w13").input_ids[1]] = 0
+    found = lifecycle(model, tiny_tokenizer(), source, dims=[3])
+    assert 0 < found.share("embeddings").value[0] < 1
 
 
 def test_few_documents_have_no_intervals(source, tmp_path):
@@ -313,10 +363,11 @@ def test_too_many_sentences_are_refused():
         FollowLives.resolve(LifecycleOptions(dims=[1], sentences=["w1"] * 5), inputs)
 
 
-def test_an_empty_corpus_is_said(tmp_path):
+@pytest.mark.parametrize("dims", [None, [1]])
+def test_an_empty_corpus_is_said(dims, tmp_path):
     (tmp_path / "empty.txt").write_text("\n\n")
-    with pytest.raises(DataError, match="no token"):
-        lifecycle(tiny_model("bert"), tiny_tokenizer(), str(tmp_path / "empty.txt"), dims=[1])
+    with pytest.raises(EmptyCorpusError, match="no token"):
+        lifecycle(tiny_model("bert"), tiny_tokenizer(), str(tmp_path / "empty.txt"), dims=dims)
 
 
 @pytest.mark.slow

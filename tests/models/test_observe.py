@@ -25,6 +25,7 @@ def test_points_are_the_hidden_states_of_transformers(family):
     expected = dict(
         zip(["embeddings", *(p.name for p in found.blocks())], output.hidden_states, strict=True)
     )
+    assert {hidden.shape for hidden in seen.values()} == {seen["embeddings"].shape}
     last = f"block.{LAYERS - 1}"
     if "final_norm" in seen or family == "opt-post":
         del expected[last]  # transformers gives it after the final norm or OPT's projection

@@ -53,8 +53,10 @@ class Life:
         size, low, high: How large, with its interval.
         times: That over the median dimension's.
         plateau: First and last layer around the peak with at least half of that size.
-        fell: The layer after the plateau; None where it lasts to the end.
-        fall_branch: What takes most away there, as ``branch``; empty without a fall.
+        fell: The layer after the plateau; None where it lasts to the end, and where its size behind
+            the plateau is not finite.
+        fall_branch: What takes most away there, as ``branch``; empty where it lasts to the end,
+            ``not known`` where its size behind the plateau is not finite.
         size_final: After the final norm; None where there is none.
         times_final: The same over that of the median dimension.
         kind: The kind of tokens with most of the sum of h^2 at the peak.
@@ -126,7 +128,7 @@ class Course:
             first -= 1
         while last + 1 < len(size) and size[last + 1] >= _PLATEAU * size[peak]:
             last += 1
-        fell = last + 1 if last + 1 < len(size) else None
+        fell = last + 1 if last + 1 < len(size) and known[last + 1] else None
         return cls(_rises(times, peak), peak, (first, last), fell)
 
 

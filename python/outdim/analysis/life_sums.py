@@ -91,7 +91,8 @@ class LifeSums:
             for before, after in zip(self.blocks, self.blocks[1:], strict=False):
                 self._add_parts(columns, before, after)
             ids = torch.where(self._batch.attention_mask > 0, self._batch.input_ids, -1).cpu()
-            self.extremes.add(columns, kept, ids, self._batch.documents.cpu())
+            documents, offsets = self._batch.documents.cpu(), self._batch.offsets.cpu()
+            self.extremes.add(columns, kept, ids, documents, offsets)
         self.drop()
 
     def drop(self) -> None:
@@ -119,8 +120,9 @@ class LifeSums:
             self.sums.add_cells(f"values/{name}", self._cell, len(self.kinds), values)
         if name in self._squares:
             mean, total = (part.double().cpu() for part in self._squares[name])
-            deviation = (column - mean[..., None]).square()
-            share = torch.where(total[..., None] > 0, deviation / total[..., None], 0)
+            deviation, total = (column - mean[..., None]).square(), total[..., None]
+            share = (deviation / total).masked_fill(total == 0, 0)
+            share = share.masked_fill(~total.isfinite(), torch.nan)
             of_rows = share[self._row, self._position]
             self.sums.add_cells(f"share/{name}", self._cell, len(self.kinds), of_rows)
             most = torch.where(self._kept.cpu()[..., None], share, 0).amax(1)
@@ -151,9 +153,20 @@ class LifeSums:
         return _over_median(self.spike(point))
 
     def standing_out(self) -> list[int]:
-        """All dimensions by how far their largest values stand out at any state, the most first."""
-        times = np.stack([self.times(name).value for name in self.blocks]).max(0)
-        return [int(dim) for dim in np.argsort(-np.nan_to_num(times, nan=-1), kind="stable")]
+        """Dimensions by how far their largest values stand out at any state, the most first.
+
+        Blocks of documents with a NaN at a state are left out there; dimensions of which nothing
+        is known then are left out too.
+        """
+        sequences = self.sums["sequences"][:, None]
+        by_state = []
+        for name in self.blocks:
+            largest = self.sums[f"largest/{name}"]
+            known = ~np.isnan(largest).any(1, keepdims=True)
+            spike = ratio(np.where(known, largest, 0), np.where(known, sequences, 0))
+            by_state.append(np.nan_to_num(_over_median(spike).value, nan=-1))
+        times = np.max(by_state, 0)
+        return [int(dim) for dim in np.argsort(-times, kind="stable") if times[dim] >= 0]
 
 
 def _is_state(name: str) -> bool:

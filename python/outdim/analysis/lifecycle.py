@@ -130,16 +130,20 @@ class FollowLives(Observer):
         self.sums.drop()
         super().discard()
 
+    def check_tokens(self) -> None:
+        """Raise EmptyCorpusError where no token was read."""
+        if "sequences" not in self.sums.sums or not self.sums.sums["sequences"].any():
+            raise EmptyCorpusError(
+                f"source: {' '.join(self.inputs.options['source'])}: the corpus has no token."
+            )
+
     def result(self) -> Lives:
         """The lives.
 
         Raises:
             EmptyCorpusError: There was no token in all of the text.
         """
-        if "sequences" not in self.sums.sums or not self.sums.sums["sequences"].any():
-            raise EmptyCorpusError(
-                f"source: {' '.join(self.inputs.options['source'])}: the corpus has no token."
-            )
+        self.check_tokens()
         path = self.inputs.attached(_MAPS)
         return Lives(
             self.sums,
@@ -227,9 +231,15 @@ def _outliers(inputs: Inputs, recorded: Json) -> list[int]:
     from outdim.analysis.detect import detect
 
     probe = read_first(FollowLives({**inputs.options, **recorded, "dims": []}, inputs))
+    probe.check_tokens()
     strongest = probe.sums.standing_out()[:_STRONGEST]
     try:
         by_parameters = list(detect(inputs.model, permutations=0).dims)
     except DataError:  # norms that say nothing
         by_parameters = []
+    if not strongest and not by_parameters:
+        raise DataError(
+            "dims: every sequence of the first tokens gives NaN, so that nothing is known of "
+            "dimensions; name those to follow, or take another dtype."
+        )
     return sorted(list(dict.fromkeys([*strongest, *by_parameters]))[:_MOST_DIMS])

@@ -103,7 +103,7 @@ class Lives(Result):
             times=float(times[course.peak]),
             plateau=course.plateau,
             fell=course.fell,
-            fall_branch="" if course.fell is None else self._branch("erased", course.fell, place),
+            fall_branch=self._fall_branch(course, place),
             size_final=None if final is None else float(self._spikes[final].value[dim]),
             times_final=None if final is None else float(self._times[final].value[dim]),
             kind=sums.kinds[most],
@@ -146,13 +146,21 @@ class Lives(Result):
             return np.full(len(PARTS), np.nan)
         return np.asarray(self.parts(name, self.sums.blocks[state]).value[place])
 
+    def _fall_branch(self, course: Course, place: int) -> str:
+        """What takes most away at the fall, see `Life`."""
+        if course.fell is not None:
+            return self._branch("erased", course.fell, place)
+        return "" if course.plateau[1] == len(self.sums.blocks) - 1 else "not known"
+
     def _branch(self, name: str, state: int, place: int) -> str:
         """What adds most where it was ``written``, or takes most away where it was ``erased``."""
         if state == 0:
             return "embeddings"
         point = self.sums.blocks[state]
         added = self._parts(name, state, place)[1:] * (1 if name == "written" else -1)
-        most = PARTS[1:][int(np.nan_to_num(added, nan=-np.inf).argmax())]
+        if np.isnan(added).any():
+            return "not known"
+        most = PARTS[1:][int(added.argmax())]
         if most != "rest":
             return most
         known = {f"{point}.{branch}" for branch in PARTS[1:3]} <= set(self.sums.layers)
@@ -274,6 +282,7 @@ class Lives(Result):
                 "text": self.decode([token.id]),
                 "unit": token.document // UNIT_DOCUMENTS,
                 "document": token.document % UNIT_DOCUMENTS,
+                "offset": token.offset,
                 "position": token.position,
                 "before": self.decode(list(token.before)),
                 "after": self.decode(list(token.after)),
@@ -295,7 +304,8 @@ class Lives(Result):
         said = (
             [
                 f"The largest value of a sequence is NaN or infinite {counted(bad, 'time')}, over "
-                "dimensions, states and sequences: sizes of these dimensions are not known there."
+                "dimensions, states and sequences: sizes of these dimensions are not known there, "
+                "nor are shares of norms that take such a token."
             ]
             if bad
             else []

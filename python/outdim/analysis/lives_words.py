@@ -61,7 +61,12 @@ def _layer(layer: int) -> str:
 def _end(life: Life) -> str:
     first, last = life.plateau
     plateau = f"at half of that or more in layers {first} to {last}" if last > first else ""
-    fall = f"lost in layer {life.fell}" if life.fell is not None else "and lasts to the last layer"
+    if life.fell is not None:
+        fall = f"lost in layer {life.fell}"
+    elif life.fall_branch:
+        fall = f"and not finite in layer {last + 1}"
+    else:
+        fall = "and lasts to the last layer"
     final = (
         f"{number(life.times_final, 1)} times the median dimension after the final norm"
         if life.times_final is not None

@@ -241,6 +241,7 @@ def _within(prefix: str, point: Point) -> Point:
         module=prefix + point.module,
         norm=prefix + point.norm if point.norm else None,
         residual=prefix + point.residual if point.residual else None,
+        flat_in=prefix + point.flat_in if point.flat_in else None,
     )
 
 

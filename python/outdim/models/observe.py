@@ -92,6 +92,8 @@ def observe(
             rest = stack.enter_context(fuse(model, frames, chosen, sink, watch))
         for frame in frames:
             stack.callback(watch.frame(frame))
+        for path in {point.flat_in for point in rest if point.flat_in is not None}:
+            stack.callback(watch.shape_of(path, model.get_submodule(path)).remove)
         for group in by_module(rest):
             stack.callback(watch.hook(model.get_submodule(group[0].module), group).remove)
         yield seen

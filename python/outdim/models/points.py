@@ -38,6 +38,8 @@ class Point:
             None.
         batch_first: False where the tensor is [S, B, D] inside the model (XLNet); it is handed out
             as [B, S, D] all the same.
+        flat_in: Path of the block inside which the tensor is [B * S, D] (OPT), or None; it is
+            handed out in the shape of what the block takes all the same.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Point:
     norm_calls: int = 1
     residual: str | None = None
     batch_first: bool = True
+    flat_in: str | None = None
 
 
 def first_hidden(value: Any) -> torch.Tensor | None:

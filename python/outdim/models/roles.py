@@ -73,10 +73,12 @@ class Roles:
         found = find_branches(block, end, self.trace.calls)
         for name, call in (("attention", found.attention), ("mlp", found.mlp)):
             if call is not None:
-                yield self._point(f"block.{i}.{name}", i + 1, call)
+                flat_in = _flat_in(block, call.output)
+                yield self._point(f"block.{i}.{name}", i + 1, call, flat_in=flat_in)
         for name, norm in (("attention", found.taker), ("mlp", ending)):
             if norm is not None and norm.path in self.norms:
-                yield self._point(f"block.{i}.{name}.sum", i + 1, norm, "input")
+                flat_in = _flat_in(block, norm.source)
+                yield self._point(f"block.{i}.{name}.sum", i + 1, norm, "input", flat_in=flat_in)
 
     def enders(self) -> Iterable[Point]:
         """Yield the norms that give the hidden state of a layer, in the order of the layers."""
@@ -255,6 +257,7 @@ class Roles:
         side: Side = "output",
         norm: Call | None = None,
         norm_side: Side = "output",
+        flat_in: str | None = None,
     ) -> Point:
         return Point(
             name=name,
@@ -269,6 +272,7 @@ class Roles:
             norm_calls=self.trace.counts[norm.path] if norm else 1,
             residual=self._residual(norm) if norm and norm_side == "output" else None,
             batch_first=self._batch_first,
+            flat_in=flat_in,
         )
 
     def _residual(self, norm: Call) -> str | None:
@@ -286,3 +290,10 @@ class Roles:
             sums = same(dense.output + residual, norm.source)
             return path if sums and same(parent.output, norm.output) else None
         return None
+
+
+def _flat_in(block: Call, tensor: Tensor | None) -> str | None:
+    """The path of a block inside which a tensor has another shape than what the block takes."""
+    assert tensor is not None
+    assert block.source is not None
+    return None if tensor.shape == block.source.shape else block.path

@@ -50,6 +50,7 @@ class Watch:
         self._calls: Counter[object] = Counter()
         self._fired: Counter[str] = Counter()
         self._outside = 0
+        self._shapes: dict[str, torch.Size] = {}
 
     def frame(self, module: nn.Module) -> Callable[[], None]:
         """Let forwards of `module` count as forwards of the model: where they nest, the outer.
@@ -138,6 +139,8 @@ class Watch:
     def emit(self, point: Point, hidden: Tensor) -> None:
         """Hand out the hidden states of a point that fired, [B, S, D] whatever the model keeps."""
         self.fire(point)
+        if point.flat_in is not None:
+            hidden = hidden.reshape(self._shapes[point.flat_in])
         self.sink(point, hidden if point.batch_first else hidden.transpose(0, 1))
 
     def due(self, key: object, points: Sequence[Point]) -> list[Point] | None:
@@ -171,6 +174,15 @@ class Watch:
         return module.register_forward_pre_hook(
             lambda module, args, kwargs: look(first_hidden_input(args, kwargs)), with_kwargs=True
         )
+
+    def shape_of(self, path: str, block: nn.Module) -> RemovableHandle:
+        """Register the hook that keeps the shape of what a block takes, for points flat inside."""
+
+        def look(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if (hidden := first_hidden_input(args, kwargs)) is not None:
+                self._shapes[path] = hidden.shape
+
+        return block.register_forward_pre_hook(look, with_kwargs=True)
 
     def edit(
         self,

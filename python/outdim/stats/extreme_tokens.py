@@ -20,6 +20,7 @@ class Extreme(NamedTuple):
     Attributes:
         value: The h there.
         document: Its number.
+        offset: Which token of the document is the first of the sequence.
         position: Within the sequence.
         id: Of the token.
         before, after: Ids around it in the sequence.
@@ -27,6 +28,7 @@ class Extreme(NamedTuple):
 
     value: float
     document: int
+    offset: int
     position: int
     id: int
     before: tuple[int, ...]
@@ -36,7 +38,7 @@ class Extreme(NamedTuple):
 class ExtremeTokens:
     """The T tokens with the largest |h| of every point and chosen dimension, in a total order.
 
-    Of equal |h| the earlier document, then the earlier position comes first: so merging is
+    Of equal |h| the earlier document, sequence, then position comes first: so merging is
     associative and commutative, and any split of the tokens into batches keeps the same ones.
     Values that are not finite are left out.
 
@@ -52,16 +54,21 @@ class ExtremeTokens:
         self._pending: tuple[Tensor, Tensor] | None = None
 
     def _empty(self) -> tuple[Tensor, Tensor]:
-        """Values [P, k, T] float64, NaN where there is none, and places [P, k, T, 2 + window]."""
+        """Values [P, k, T] float64, NaN where there is none, and places [P, k, T, 3 + window]."""
         size = len(self.points), self.dims, self.kept
-        width = 2 + BEFORE + 1 + AFTER
+        width = 3 + BEFORE + 1 + AFTER
         return (
             torch.full(size, torch.nan, dtype=torch.float64),
             torch.full((*size, width), -1, dtype=torch.int64),
         )
 
     def add(
-        self, columns: Mapping[str, Tensor], kept: Tensor, ids: Tensor, documents: Tensor
+        self,
+        columns: Mapping[str, Tensor],
+        kept: Tensor,
+        ids: Tensor,
+        documents: Tensor,
+        offsets: Tensor,
     ) -> None:
         """Take the values of a forward, all on the CPU.
 
@@ -70,20 +77,19 @@ class ExtremeTokens:
             kept: [B, S] bool, which tokens count.
             ids: [B, S] int64; -1 where padded.
             documents: [B] int64.
+            offsets: [B] int64, which token of its document is the first of each sequence.
         """
         if not self.dims or not bool(kept.any()):
             return
         row, position = kept.nonzero(as_tuple=True)
-        document = documents[row]
-        # Rows in the order that decides between equal values.
-        order = position.argsort(stable=True)
-        order = order[document[order].argsort(stable=True)]
-        row, position, document = row[order], position[order], document[order]
+        where = torch.stack([documents[row], offsets[row], position], -1)
+        order = _order([*where.unbind(-1)])  # that decides between equal values
+        row, position, where = row[order], position[order], where[order]
         values = torch.stack([columns[point][row, position] for point in self.points])  # [P, N, k]
         values = values.double().transpose(1, 2).contiguous()
         among = _candidates(values, self.kept)  # [P, k, n]
         windows = _windows(ids)[row, position]
-        where = torch.cat([document[:, None], position[:, None], windows], -1)[among]
+        where = torch.cat([where, windows], -1)[among]
         found = values.gather(2, among)
         missing = ~found.isfinite()
         found = found.masked_fill(missing, torch.nan)
@@ -108,13 +114,13 @@ class ExtremeTokens:
         p = self.points.index(point)
         values, places = (part[p, dim].tolist() for part in self._found)
         return [
-            Extreme(value, document, position, window[BEFORE], *_around(window))
-            for value, (document, position, *window) in zip(values, places, strict=True)
+            Extreme(value, document, offset, position, window[BEFORE], *_around(window))
+            for value, (document, offset, position, *window) in zip(values, places, strict=True)
             if document >= 0
         ]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """``values`` [P, k, T] float64 and ``places`` [P, k, T, 2 + window] int64."""
+        """``values`` [P, k, T] float64 and ``places`` [P, k, T, 3 + window] int64."""
         values, places = self._found
         return {"values": values.clone(), "places": places.clone()}
 
@@ -146,14 +152,19 @@ def _candidates(values: Tensor, kept: int) -> Tensor:
 
 
 def _largest(values: Tensor, places: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-    """The first ones of [P, k, n] by |value|, then by document and position; NaN is none."""
+    """The first ones of [P, k, n] by |value|, document, offset and position; NaN is none."""
     sizes = torch.where(values.isnan(), -1, values.abs())
-    order = places[..., 1].argsort(dim=-1, stable=True)
-    for key in (places[..., 0], -sizes):  # the last key decides first
-        order = order.gather(-1, key.gather(-1, order).argsort(dim=-1, stable=True))
-    order = order[..., :kept]
+    order = _order([-sizes, *places[..., :3].unbind(-1)])[..., :kept]
     wide = order[..., None].expand(*order.shape, places.shape[-1])
     return values.gather(-1, order), places.gather(-2, wide)
+
+
+def _order(keys: Sequence[Tensor]) -> Tensor:
+    """Indices that sort the last dimension, by the first key, then the next."""
+    order = keys[-1].argsort(dim=-1, stable=True)
+    for key in reversed(keys[:-1]):
+        order = order.gather(-1, key.gather(-1, order).argsort(dim=-1, stable=True))
+    return order
 
 
 def _windows(ids: Tensor) -> Tensor:

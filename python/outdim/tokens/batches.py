@@ -28,6 +28,7 @@ class Batch:
         group: uint8, see `GROUPS`; 0 where padded or excluded.
         position: int64: 0, 1, 2, ... within the piece.
         documents: int64 [B]: which document each piece is of.
+        offsets: int64 [B]: which token of its document is the first of each piece.
     """
 
     input_ids: torch.Tensor
@@ -35,6 +36,7 @@ class Batch:
     group: torch.Tensor
     position: torch.Tensor
     documents: torch.Tensor
+    offsets: torch.Tensor
 
     @property
     def tokens(self) -> int:
@@ -141,10 +143,12 @@ def batch_of(pieces: Sequence[Piece], pad_id: int = 0, multiple: int = 1) -> Bat
         group[row, : len(piece.ids)] = piece.group
     position = torch.arange(shape[1]).expand(shape).contiguous()
     documents = torch.tensor([piece.document for piece in pieces])
+    offsets = torch.tensor([piece.offset for piece in pieces])
     return Batch(
         torch.from_numpy(ids),
         torch.from_numpy(mask),
         torch.from_numpy(group),
         position,
         documents,
+        offsets,
     )

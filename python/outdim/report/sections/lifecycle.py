@@ -75,7 +75,7 @@ def _lives(lives: list[dict[str, Any]], marked: Sequence[int]) -> Table:
                 Estimate(row["size"], row["low"], row["high"]).words(_digits(row["size"])),
                 number(row["times"], 1),
                 "–".join(str(layer) for layer in dict.fromkeys(row["plateau"])),
-                "never" if row["fell"] is None else str(row["fell"]),
+                _fall(row["fell"], row["fall_branch"]),
                 f"{row['positive']:.0%}",
                 "n/a" if row["norm_share"] is None else f"{row['norm_share']:.0%}",
                 f"{visible(row['kind'])} ({row['kind_share']:.0%})",
@@ -86,6 +86,12 @@ def _lives(lives: list[dict[str, Any]], marked: Sequence[int]) -> Table:
         brief=True,
         marks="an outlier by parameters",
     )  # fmt: skip
+
+
+def _fall(layer: int | None, branch: str) -> str:
+    if layer is None:
+        return "not known" if branch else "never"
+    return str(layer)
 
 
 def _rise(rise: dict[str, Any]) -> str:
