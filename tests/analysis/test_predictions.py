@@ -244,6 +244,7 @@ class TestIntervals:
         assert np.isnan(found.measure("types").value.low).all()
         assert "Documents fill 1 block only" in found.cautions()[0]
         assert "predictions only" in found.cautions()[1]
+        assert "The counts know every true token" in found.cautions()[2]  # they are its own
 
 
 class TestMasked:

@@ -110,7 +110,7 @@ def _dimensions(found: Predictions) -> str:
     return (
         "The states before the output layer make the mean logit (without a bias, and before a "
         "scale or cap of the model) of the most frequent tenth of the tokens differ from that of "
-        f"the rarest tenth by {_estimate(gap, 1).words()}; to that {listing(parts)}."
+        f"the rarest tenth by {_estimate(gap, 1).words()}; of that, {listing(parts)}."
     )
 
 
@@ -137,6 +137,12 @@ def cautions(found: Predictions) -> list[str]:
         said.append(
             f"There are {counted(rows, 'prediction')} only: how many different tokens there are, "
             "and slopes against the corpus, grow with their number. Compare variants, not texts."
+        )
+    if not found.measure("unseen_share").value.value[0]:
+        said.append(
+            "The counts know every true token, as where they are this text's own: the true tokens "
+            "then seem more frequent than what any model predicts. Give counts of a larger text "
+            "(--counts)."
         )
     if any(v.role == "ablated" for v in found.variants) and not controls_of(found.variants):
         said.append("There are no controls: what random dimensions would do is not known.")
