@@ -66,6 +66,15 @@ def test_a_planted_column_is_found_in_its_part_alone(part):
     )
 
 
+def test_the_chance_figure_is_that_of_both_values():
+    rng = np.random.default_rng(0)
+    beyond = (np.abs(rng.standard_normal((2000, 64, 2))) > 3).any(-1).sum(-1).mean()
+    (said,) = embeddings(tiny_model("bert", hidden_size=64)).headline()
+    assert beyond == pytest.approx(0.345, abs=0.03)
+    assert said.endswith("Of 64 normal columns 0.3 are, 0.2 where there is one row.")
+    assert embeddings(tiny_model("llama")).headline()[0].endswith("normal columns 0.2 are.")
+
+
 def test_one_extreme_row_is_named():
     model = tiny_model("bert")
     model.embeddings.position_embeddings.weight.data[3, DIM] = -9

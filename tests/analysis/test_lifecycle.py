@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from outdim.analysis.analyze import analyze
 from outdim.analysis.input_options import ForwardOptions, ObserveOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.life import Course
@@ -336,7 +337,8 @@ def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
     assert [row["point"] for row in maps] == ["embeddings", "block.0", "block.1"] * 2
     assert all(len(row["values"]) == len(row["tokens"]) * 11 for row in maps)
     page = (run / "report.html").read_text()
-    for words in ("Life of the outlier dimensions", "Where outliers begin", "hidden_map_2"):
+    for words in ("Life of the outlier dimensions", "Where outliers begin", "hidden_map_2",
+                  "The first rise is the birth"):  # fmt: skip
         assert words in page
     assert {"lifecycle", "embeddings", "detect"} <= {
         path.parent.name for path in (run / "state").glob("*/*")
@@ -355,6 +357,19 @@ def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
 def test_errors_name_the_argument(source, options, message):
     with pytest.raises(ArgumentError, match=message):
         lifecycle(tiny_model("bert"), tiny_tokenizer(), source, **options)
+
+
+def test_sentences_are_drawn_in_memory_with_the_dimensions_that_are_followed(source):
+    options = LifecycleOptions(dims=[7, 7, 3], sentences=["w1 w2 .", "w3"])
+    model, tokenizer = tiny_model("bert"), tiny_tokenizer()
+    found = analyze(model, tokenizer, source, {"lifecycle": options})["lifecycle"]
+    rows = found.maps.to_pylist()
+    assert {row["sentence"] for row in rows} == {0, 1}
+    assert [(row["dims"][: row["chosen"]], len(row["dims"])) for row in rows] == [([3, 7], 12)] * 10
+    with torch.inference_mode(), observe(model, ["block.1"]) as seen:
+        model(torch.tensor([tokenizer("w3").input_ids]))
+    (values,) = (row["values"] for row in rows if (row["sentence"], row["layer"]) == (1, 2))
+    np.testing.assert_allclose(values[:2], seen["block.1"][0, 0, [3, 7]])
 
 
 def test_too_many_sentences_are_refused():

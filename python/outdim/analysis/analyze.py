@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from outdim.analysis.input_options import ForwardOptions, ObserveOptions
@@ -65,12 +67,20 @@ def analyze(
         check_frequencies(frequencies, tokenizer)
         inputs.frequencies = frequencies
     chosen: list[Step] = []
-    for name in steps:
-        cls = step_class(name)
-        options = steps[name] if isinstance(steps, Mapping) else cls.Options()
-        chosen.append(cls({**inputs.options, **cls.resolve(options, inputs)}, inputs))
-    if len({type(step).together(step.recorded) for step in chosen}) > 1:
-        raise ArgumentError(f"steps: {', '.join(steps)} cannot share a forward; run them apart.")
-    for unit in type(chosen[0]).work(chosen[0].recorded, inputs):
-        type(chosen[0]).update_all(chosen, unit, lambda tokens: None)
-    return {step.name: step.result() for step in chosen}
+    with TemporaryDirectory() as folder:  # of what a study keeps
+        files: dict[str, Path] = {}
+        inputs.attached = files.get
+        for name in steps:
+            cls = step_class(name)
+            options = steps[name] if isinstance(steps, Mapping) else cls.Options()
+            chosen.append(cls({**inputs.options, **cls.resolve(options, inputs)}, inputs))
+            for file, content in cls.attach(options, inputs).items():
+                files[file] = Path(folder, file)
+                files[file].write_bytes(content)
+        if len({type(step).together(step.recorded) for step in chosen}) > 1:
+            raise ArgumentError(
+                f"steps: {', '.join(steps)} cannot share a forward; run them apart."
+            )
+        for unit in type(chosen[0]).work(chosen[0].recorded, inputs):
+            type(chosen[0]).update_all(chosen, unit, lambda tokens: None)
+        return {step.name: step.result() for step in chosen}

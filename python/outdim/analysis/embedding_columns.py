@@ -144,11 +144,20 @@ class Embeddings(Result):
             f"{PARTS[part]} {listing(dims, _NAMED) if (dims := found.outside()) else 'none'}"
             for part, found in self.parts.items()
         ]
-        chance = 2 * size * 0.00135
+        one, both = (size * _by_chance(values) for values in (1, 2))
+        single = any(found.rows == 1 for found in self.parts.values())
+        of_one = f", {one:.1f} where there is one row" if single else ""
         return [
             f"Columns of the embeddings more than {BOUND:g} σ from the others in mean or spread: "
-            f"{'; '.join(said)}. Of {size:,} normal values {chance:.1f} are."
+            f"{'; '.join(said)}. Of {size:,} normal columns {both:.1f} are{of_one}."
         ]
+
+
+def _by_chance(values: int) -> float:
+    """The chance that one of so many independent normal values is beyond `BOUND`."""
+    from scipy.stats import norm
+
+    return float(1 - (1 - 2 * norm.sf(BOUND)) ** values)
 
 
 def _z(values: Tensor) -> Floats:

@@ -82,7 +82,7 @@ class FollowLives(Observer):
         """The hidden states of the sentences: taken once, of no shard."""
         if not options.sentences:
             return {}
-        dims = inputs.keep("lifecycle dims", list) if options.dims is None else options.dims
+        dims = cls.resolve(options, inputs)["dims"]
         random = np.random.default_rng(0).permutation(inputs.architecture.hidden_size)
         others = [int(dim) for dim in random if dim not in dims][:_RANDOM]
         maps = hidden_maps(
