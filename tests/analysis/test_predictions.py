@@ -210,7 +210,7 @@ class TestPlanted:
         order = np.argsort(-np.abs(difference.value[0]))
         assert set(order[:2]) == {7, 8}
         assert high[0, 7] < 0 < low[0, 8]
-        assert "to that dimension 7 adds \u2212" in found.headline()[-1]
+        assert "of that, dimension 7 adds \u2212" in found.headline()[-1]
 
     def test_the_truth_is_what_the_text_has(self, inhibited, tokenizer, texts):
         found = predictions(inhibited[0], tokenizer, texts)
