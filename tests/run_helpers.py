@@ -1,11 +1,14 @@
 """What the tests of runs share."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
-from outdim.commands import commands, find
+import pytest
+from outdim.cli import main
+from outdim.commands import commands, find, step
 
 Options = SimpleNamespace  # a flat set: each goes to the dataclass that has a field of its name
 
@@ -38,6 +41,19 @@ def give(command: str, source: str | Path | Sequence[str], options: Options) -> 
     return loaded.run(
         {kind: kind(**{n: flat[n] for n in found if n in flat}) for kind, found in names.items()}
     )
+
+
+def command(*arguments: object) -> None:
+    """What ``outdim`` does with these words, in this process; it succeeds."""
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+@contextmanager
+def without_report() -> Iterator[None]:
+    """The page takes seconds, and is no matter of most tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "report", lambda run: None)
+        yield
 
 
 def results(run: Path) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """Tiny models of every family with seeded random weights, and a tokenizer: no downloads."""
 
+import random
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -255,6 +256,13 @@ def tiny_inputs(
         "input_ids": torch.randint(5, VOCAB, (batch, length), generator=generator),
         "attention_mask": mask,
     }
+
+
+def tiny_texts(documents: int, longest: int) -> list[str]:
+    """Words of the tokenizer below, some of them far more frequent than others."""
+    rng = random.Random(0)
+    words = [f"w{min(int(rng.paretovariate(0.9)), 90)}" for _ in range(400)]
+    return [" ".join(rng.sample(words, rng.randint(2, longest))) for _ in range(documents)]
 
 
 def tiny_tokenizer(vocab_size: int = VOCAB, *, model_max_length: int = 64) -> Any:

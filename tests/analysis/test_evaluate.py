@@ -1,7 +1,6 @@
 """Evaluation: the numbers of plain transformers, planted truths found, absent ones not."""
 
 import math
-import random
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from outdim.analysis.evaluation import METRICS, SUMS
 from outdim.corpus import GivenTexts
 from outdim.counting import count_tokens
 from outdim.errors import ArgumentError, DataError
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model, tiny_texts, tiny_tokenizer
 
 TEMPLATE = 2  # [CLS] and [SEP]
 
@@ -24,9 +23,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    rng = random.Random(0)
-    words = [f"w{min(int(rng.paretovariate(0.9)), 90)}" for _ in range(400)]
-    return [" ".join(rng.sample(words, rng.randint(2, 60))) for _ in range(40)]
+    return tiny_texts(40, 60)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from outdim.corpus import GivenTexts
 from outdim.counting import count_tokens
 from outdim.errors import ArgumentError, DataError
 from report.sections.test_predictions import planted
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model, tiny_texts, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    rng = random.Random(0)
-    words = [f"w{min(int(rng.paretovariate(0.9)), 90)}" for _ in range(400)]
-    return [" ".join(rng.sample(words, rng.randint(2, 60))) for _ in range(60)]
+    return tiny_texts(60, 60)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Sweeps: planted dimensions found, the numbers of the same ablations alone, bad words refused."""
 
 import json
-import random
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from outdim.analysis.sweep import sweep
 from outdim.analysis.sweep_variants import Grid, grid
 from outdim.analysis.swept import Sweep
 from outdim.errors import ArgumentError, DataError
-from tiny import LAYERS, tiny_model, tiny_tokenizer
+from tiny import LAYERS, tiny_model, tiny_texts, tiny_tokenizer
 
 PLANTED = 7
 
@@ -26,9 +25,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    rng = random.Random(0)
-    words = [f"w{min(int(rng.paretovariate(0.9)), 90)}" for _ in range(400)]
-    return [" ".join(rng.sample(words, rng.randint(2, 40))) for _ in range(30)]
+    return tiny_texts(30, 40)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from outdim.cli import main
 from outdim.models import load_model
 from outdim.run.plan import Study
 from outdim.tokens import load_tokenizer
-from run_helpers import results
+from run_helpers import command, results, without_report
 from tiny import tiny_model, tiny_tokenizer
 
 
@@ -36,10 +36,6 @@ def common(corpus, llama) -> list[str]:
             "--ablate", "3", "3,4", "--at", "state", "readers"]  # fmt: skip
 
 
-def run(*arguments: object) -> None:
-    assert main([str(argument) for argument in arguments]) == 0
-
-
 def start(*arguments: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
     command = [sys.executable, *launcher, "-m", "outdim", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -54,12 +50,9 @@ def succeed(process: subprocess.Popen) -> None:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, common) -> Path:
     """A run to which nothing happened, in one process."""
-    from outdim.commands import step
-
     path = tmp_path_factory.mktemp("alone") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "report", lambda run: None)
-        run(*common, "--workers", 1, "--output", path)
+    with without_report():
+        command(*common, "--workers", 1, "--output", path)
     return path
 
 
@@ -110,8 +103,8 @@ def test_means_of_the_text_are_planned_once(corpus, llama, tmp_path):
         "evaluate", "lm", corpus, "--model", llama, "--ablate", 3, "--mode", "zero", "mean",
         "--controls", 1, "--workers", 1, "--device", "cpu", "--output", path,
     ]  # fmt: skip
-    run(*arguments)
-    run(*arguments)  # the same plan
+    command(*arguments)
+    command(*arguments)  # the same plan
     table = pq.read_table(path / "evaluate_lm.parquet").to_pandas()
     kl = table[table.metric == "kl"].set_index("variant").value
     zero, mean = kl["3 off (state)"], next(v for k, v in kl.items() if "at their mean" in k)
@@ -120,8 +113,8 @@ def test_means_of_the_text_are_planned_once(corpus, llama, tmp_path):
 
 def test_windows_are_variants_with_controls_of_their_own(corpus, llama, tmp_path):
     path = tmp_path / "run"
-    run("evaluate", "lm", corpus, "--model", llama, "--ablate", 3, "--window", 1, "--controls", 1,
-        "--workers", 1, "--device", "cpu", "--output", path)  # fmt: skip
+    command("evaluate", "lm", corpus, "--model", llama, "--ablate", 3, "--window", 1, "--controls",
+            1, "--workers", 1, "--device", "cpu", "--output", path)  # fmt: skip
     table = pq.read_table(path / "evaluate_lm.parquet").to_pandas()
     rows = table[(table.metric == "loss") & (table.role != "intact")]
     assert [list(layers) for layers in rows.layers] == [[1], [2], [1], [2]]
@@ -134,8 +127,8 @@ def test_masked_models_are_evaluated(corpus, tmp_path):
     tiny_tokenizer().save_pretrained(model)
     given = ["evaluate", "mlm", corpus, "--model", model, "--ablate", 3, "--at", "parameters",
              "--controls", 2, "--device", "cpu", "--workers", 1]  # fmt: skip
-    run(*given, "--output", tmp_path / "one")
-    run(*given, "--shard-bytes", 1024, "--output", tmp_path / "other")
+    command(*given, "--output", tmp_path / "one")
+    command(*given, "--shard-bytes", 1024, "--output", tmp_path / "other")
     one, other = (
         pq.read_table(tmp_path / name / "evaluate_mlm.parquet").to_pandas()
         for name in ("one", "other")

@@ -13,7 +13,7 @@ from outdim.cli import main
 from outdim.errors import BackendError
 from outdim.models import load_model
 from outdim.tokens import load_tokenizer
-from run_helpers import results
+from run_helpers import command, results, without_report
 from tiny import tiny_model, tiny_tokenizer
 
 
@@ -32,19 +32,12 @@ def common(corpus, llama) -> list[str]:
             "--ablate", "3", "3,4", "--workers", "1"]  # fmt: skip
 
 
-def run(*arguments: object) -> None:
-    assert main([str(argument) for argument in arguments]) == 0
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, common) -> Path:
     """A run to which nothing happened, in one process."""
-    from outdim.commands import step
-
     path = tmp_path_factory.mktemp("alone") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "report", lambda run: None)
-        run(*common, "--output", path)
+    with without_report():
+        command(*common, "--output", path)
     return path
 
 
@@ -86,8 +79,8 @@ def test_masks_and_blocks_do_not_depend_on_how_the_text_is_cut(corpus, tmp_path)
     tiny_tokenizer().save_pretrained(model)
     given = ["predictions", "mlm", corpus, "--model", model, "--ablate", 3, "--at", "parameters",
              "--controls", 2, "--device", "cpu", "--workers", 1]  # fmt: skip
-    run(*given, "--output", tmp_path / "one")
-    run(*given, "--shard-bytes", 1024, "--output", tmp_path / "other")
+    command(*given, "--output", tmp_path / "one")
+    command(*given, "--shard-bytes", 1024, "--output", tmp_path / "other")
     one, other = (
         pq.read_table(tmp_path / name / "predictions_mlm.parquet").to_pandas()
         for name in ("one", "other")
@@ -119,13 +112,13 @@ def test_broken_off_it_goes_on_and_ends_with_the_same_bytes(alone, common, tmp_p
     assert main([*common, "--output", str(path)]) == 130
     assert not (path / "predictions_lm.parquet").exists()
     monkeypatch.setattr(Runner, "run", own)
-    run(*common, "--output", path)
+    command(*common, "--output", path)
     assert results(path) == results(alone)
 
 
 @pytest.mark.slow
 def test_two_workers_give_the_same_bytes(alone, common, tmp_path):
-    run(*common, "--workers", 2, "--output", tmp_path / "run")
+    command(*common, "--workers", 2, "--output", tmp_path / "run")
     assert results(tmp_path / "run") == results(alone)
 
 
@@ -144,7 +137,7 @@ class EveryWord:
 def test_a_tagger_is_part_of_the_plan(common, tmp_path, monkeypatch):
     path = tmp_path / "run"
     monkeypatch.setattr("outdim.analysis.predictions.SpacyTagger", EveryWord)
-    run(*common, "--tagger", "nouns", "--output", path)
+    command(*common, "--tagger", "nouns", "--output", path)
     table = pq.read_table(path / "predictions_lm_pos.parquet").to_pandas()
     assert set(table.true) == {"NOUN"}
     assert table[table.predicted == "NOUN"].share.min() > 0.9  # special tokens are none

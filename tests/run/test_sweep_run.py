@@ -13,7 +13,7 @@ from outdim.errors import Interrupted
 from outdim.models import load_model
 from outdim.run.plan import Study
 from outdim.tokens import load_tokenizer
-from run_helpers import results
+from run_helpers import command, results, without_report
 from tiny import tiny_model, tiny_tokenizer
 
 
@@ -35,19 +35,12 @@ def common(corpus, llama) -> list[str]:
             "--layers", "all", "each", "--block", "4", "--draws", "60"]  # fmt: skip
 
 
-def run(*arguments: object) -> None:
-    assert main([str(argument) for argument in arguments]) == 0
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, common) -> Path:
     """A run to which nothing happened, in one process."""
-    from outdim.commands import step
-
     path = tmp_path_factory.mktemp("alone") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "report", lambda run: None)
-        run(*common, "--workers", 1, "--output", path)
+    with without_report():
+        command(*common, "--workers", 1, "--output", path)
     return path
 
 

@@ -12,6 +12,7 @@ from outdim.cli import main
 from outdim.models import load_model
 from outdim.stats.leave_one_out import cosines_without
 from outdim.tokens import load_tokenizer
+from run_helpers import without_report
 from tiny import tiny_model, tiny_tokenizer
 
 PLANTED = 5
@@ -52,11 +53,8 @@ def common(bert, pairs) -> list[str]:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory, common) -> Path:
-    from outdim.commands import step
-
     path = tmp_path_factory.mktemp("swept") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "report", lambda run: None)
+    with without_report():
         assert main(["sweep", "sts", *common, "--verify", "6", "--output", str(path)]) == 0
     return path
 

@@ -5,10 +5,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from outdim.commands import step
 from outdim.report.sections import section_of
 from outdim.report.study import read_study
-from run_helpers import give, small
+from run_helpers import give, small, without_report
 
 DIM = 3
 
@@ -23,8 +22,7 @@ def run(tiny_directory, corpus, tmp_path_factory):
         sentences=["w1 w2 w3 .", "w4 w5"],
         permutations=10,
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "report", lambda run: None)
+    with without_report():
         return give("attention", corpus, options)
 
 
