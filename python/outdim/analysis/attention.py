@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from outdim.analysis.attention_found import AttentionFound, AttentionSide
-from outdim.analysis.attention_maps import MOST_SENTENCES, attention_maps
+from outdim.analysis.attention_maps import attention_maps
 from outdim.analysis.correlate import default_rank
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.places import Places
+from outdim.analysis.sentences import check_sentences
 from outdim.analysis.step import Accumulator, Json, Observer
 from outdim.errors import ArgumentError
 from outdim.models import Ablation, Attention, attention_heads
@@ -87,10 +88,7 @@ class AttentionStep(Observer):
                 )
         if not dims or options.ablate == []:
             raise ArgumentError("dims, ablate: expected at least one dimension, got none.")
-        if len(options.sentences or ()) > MOST_SENTENCES:
-            raise ArgumentError(
-                f"sentences: expected {MOST_SENTENCES} at most, got {len(options.sentences or ())}."
-            )
+        check_sentences(options.sentences)
         if options.ablate is None and options.at != AttentionOptions.at:
             raise ArgumentError(
                 f"at: says where dimensions are disabled, got {options.at!r} and none to disable; "
@@ -123,9 +121,7 @@ class AttentionStep(Observer):
     @cached_property
     def places(self) -> Places:
         """Sets of tokens whose share of the attention is kept."""
-        tokenizer, vocab = self.inputs.tokenizer, self.inputs.architecture.vocab_size
-        places: Places = self.inputs.keep("places", lambda: Places.of(tokenizer, vocab))
-        return places
+        return Places.kept(self.inputs)
 
     @cached_property
     def sums(self) -> HeadSums:

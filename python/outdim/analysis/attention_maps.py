@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from outdim.analysis.sentences import MOST_TOKENS
 from outdim.models import (
     Ablation,
     Architecture,
@@ -20,9 +21,6 @@ from outdim.models import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-#: More would not be read: sentences, and tokens of each.
-MOST_SENTENCES, MOST_TOKENS = 4, 32
 
 SCHEMA = pa.schema(
     [

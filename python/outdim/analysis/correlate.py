@@ -13,11 +13,12 @@ import torch
 
 from outdim.analysis.analyze import analyze
 from outdim.analysis.correlation import RANK_SELECTION, Correlation
+from outdim.analysis.detect import outliers_by_parameters
 from outdim.analysis.input_options import ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.step import Accumulator, Json, Observer
 from outdim.analysis.worth import Worth
-from outdim.errors import ArgumentError, DataError, EmptyCorpusError
+from outdim.errors import ArgumentError
 from outdim.ops.moments import Accumulate, resolve_accum
 from outdim.stats import (
     Covariates,
@@ -191,9 +192,7 @@ class Correlate(Observer):
             read=self.account,
         )
         if not found.results[self.points[0], "all"].n:
-            raise EmptyCorpusError(
-                f"source: {' '.join(self.inputs.options['source'])}: the corpus has no token."
-            )
+            raise self.no_token()
         return found
 
 
@@ -274,15 +273,9 @@ def correlate(
 
 def default_rank(inputs: Inputs) -> list[int]:
     """The outliers by parameters, and ten random dimensions to read them against."""
-    from outdim.analysis.detect import detect
-
-    try:
-        outliers = detect(inputs.model, permutations=0).dims
-    except DataError:  # norms that say nothing
-        outliers = ()
     size = inputs.architecture.hidden_size
     random = np.random.default_rng(0).permutation(size)[:_RANDOM_DIMS].tolist()
-    return [*outliers, *random]
+    return [*(outliers_by_parameters(inputs) or ()), *random]
 
 
 def ordinary_counts(frequencies: TokenFrequencies, exclude: Sequence[int]) -> torch.Tensor:

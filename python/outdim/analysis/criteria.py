@@ -10,13 +10,14 @@ import torch
 
 from outdim.analysis.agreement import Criteria
 from outdim.analysis.analyze import analyze
+from outdim.analysis.detect import outliers_by_parameters
 from outdim.analysis.input_options import ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.rule_states import States
 from outdim.analysis.rules import RULES
 from outdim.analysis.step import Accumulator, Json, Observer
 from outdim.analysis.table import SELECTIONS
-from outdim.errors import ArgumentError, DataError, EmptyCorpusError
+from outdim.errors import ArgumentError
 from outdim.stats import Covariates, Derived, Extremes, Magnitudes, PointMoments
 from outdim.tokens import GROUPS
 
@@ -64,7 +65,7 @@ class FindByCriteria(Observer):
                 f"{options.min_fraction}."
             )
         recorded = super().resolve(options, inputs)
-        return {**recorded, "rules": rules, "parameters": _outliers_by_parameters(inputs)}
+        return {**recorded, "rules": rules, "parameters": outliers_by_parameters(inputs)}
 
     def accumulators(self) -> Mapping[str, Accumulator]:
         """Nothing is kept per token."""
@@ -97,9 +98,7 @@ class FindByCriteria(Observer):
                 states[point, name] = States(found, *counts)
                 within[point, name] = tokens.moments(point, groups).compute()
         if not states:
-            raise EmptyCorpusError(
-                f"source: {' '.join(self.inputs.options['source'])}: the corpus has no token."
-            )
+            raise self.no_token()
         parameters = self.recorded["parameters"]
         return Criteria(
             self.layers,
@@ -180,12 +179,3 @@ def kurtosis_of_tokens(hidden: torch.Tensor) -> torch.Tensor:
     second = squares.sum(-1).double() / hidden.shape[-1]
     kurtosis: torch.Tensor = (fourth / second.square() - 3)[:, None]
     return kurtosis
-
-
-def _outliers_by_parameters(inputs: Inputs) -> list[int] | None:
-    from outdim.analysis.detect import detect
-
-    try:
-        return list(detect(inputs.model, permutations=0).dims)
-    except DataError:  # norms that say nothing
-        return None

@@ -94,6 +94,19 @@ def detect(
     )
 
 
+def outliers_by_parameters(inputs: Inputs) -> list[int] | None:
+    """The outliers of the model at hand; None where its norms say nothing."""
+
+    def find() -> list[int] | None:
+        try:
+            return list(detect(inputs.model, permutations=0).dims)
+        except DataError:
+            return None
+
+    found: list[int] | None = inputs.keep("outliers by parameters", find)
+    return found
+
+
 class Norms(NamedTuple):
     """The parameters in which outlier dimensions are looked for: of one norm a layer.
 

@@ -16,12 +16,7 @@ import torch
 from outdim.analysis.each_variant import EachVariant, inputs_of, run_in_memory
 from outdim.analysis.evaluation import Evaluation
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
-from outdim.analysis.input_options import (
-    ForwardOptions,
-    ModelOptions,
-    TextOptions,
-    TokenizerOptions,
-)
+from outdim.analysis.input_options import MODEL_ON_TEXT, ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskedTokens, Masking, MaskingOptions, NextTokens, Task
 from outdim.analysis.scoring import Documents, Runner, Tally, scored
@@ -66,15 +61,6 @@ class EvaluateMaskedOptions(MaskingOptions, EvaluateOptions):
             counts.parquet, or published counts as JSON; none takes the text's own.
         draws: How often the documents are drawn for the intervals.
     """
-
-
-_READS: tuple[type[Any], ...] = (
-    TextOptions,
-    TokenizerOptions,
-    ModelOptions,
-    ForwardOptions,
-    AblationOptions,
-)
 
 
 class Evaluate(EachVariant):
@@ -144,7 +130,7 @@ class EvaluateLm(Evaluate, NextTokens):
     """A causal language model."""
 
     name = "evaluate-lm"
-    reads = (*_READS, LanguageModel)
+    reads = (*MODEL_ON_TEXT, AblationOptions, LanguageModel)
 
 
 class EvaluateMlm(Evaluate, MaskedTokens):
@@ -152,7 +138,7 @@ class EvaluateMlm(Evaluate, MaskedTokens):
 
     name = "evaluate-mlm"
     Options = EvaluateMaskedOptions
-    reads = (*_READS, MaskedLanguageModel)
+    reads = (*MODEL_ON_TEXT, AblationOptions, MaskedLanguageModel)
 
 
 def evaluate(

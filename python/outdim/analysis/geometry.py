@@ -17,7 +17,7 @@ from outdim.analysis.isotropy import Geometry, Space
 from outdim.analysis.probe import read_first
 from outdim.analysis.step import Accumulator, Json, Observer
 from outdim.analysis.table import SELECTIONS
-from outdim.errors import ArgumentError, EmptyCorpusError
+from outdim.errors import ArgumentError
 from outdim.stats import Covariates, PointMoments
 from outdim.stats.covariance import PointCovariances
 from outdim.stats.unit_sums import UnitSums
@@ -151,9 +151,7 @@ class MeasureGeometry(Observer):
                     tuple(self.recorded["left_out"].get(point, ())),
                 )
         if not spaces:
-            raise EmptyCorpusError(
-                f"source: {' '.join(self.inputs.options['source'])}: the corpus has no token."
-            )
+            raise self.no_token()
         return Geometry(self.layers, spaces, self.recorded["given"])
 
 

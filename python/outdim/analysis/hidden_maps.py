@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import torch
 
+from outdim.analysis.sentences import MOST_TOKENS
 from outdim.models import Architecture, Forward, architecture, observe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-#: More would not be read: sentences, and tokens of each.
-MOST_SENTENCES, MOST_TOKENS = 4, 32
 
 SCHEMA = pa.schema(
     [

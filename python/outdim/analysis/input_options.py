@@ -224,6 +224,14 @@ def option_names(kind: type[Any]) -> list[str]:
     return [*(part.name for part in dataclasses.fields(kind)), *getattr(kind, "derived", ())]
 
 
+#: What steps read that run a model over a text.
+MODEL_ON_TEXT: tuple[type[Any], ...] = (
+    TextOptions,
+    TokenizerOptions,
+    ModelOptions,
+    ForwardOptions,
+)
+
 #: In the order in which they are resolved: a tokenizer may be the model's.
 GROUPS: tuple[type[Any], ...] = (
     ModelOptions,

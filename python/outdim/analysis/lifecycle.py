@@ -15,15 +15,17 @@ import numpy as np
 from torch import Tensor
 
 from outdim.analysis.analyze import analyze
-from outdim.analysis.hidden_maps import MOST_SENTENCES, hidden_maps
+from outdim.analysis.detect import outliers_by_parameters
+from outdim.analysis.hidden_maps import hidden_maps
 from outdim.analysis.input_options import ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.life_sums import LifeSums
 from outdim.analysis.lives import Lives
 from outdim.analysis.places import Places
 from outdim.analysis.probe import read_first
+from outdim.analysis.sentences import check_sentences
 from outdim.analysis.step import Accumulator, Json, Observer
-from outdim.errors import ArgumentError, DataError, EmptyCorpusError
+from outdim.errors import ArgumentError, DataError
 from outdim.tables import parquet_bytes, read_parquet
 
 if TYPE_CHECKING:
@@ -71,10 +73,7 @@ class FollowLives(Observer):
             "layers": [point.layer for point in points],
             "rms": {point.name: _rms(point, found) for point in points},
         }
-        if len(options.sentences or ()) > MOST_SENTENCES:
-            raise ArgumentError(
-                f"sentences: expected {MOST_SENTENCES} at most, got {len(options.sentences or ())}."
-            )
+        check_sentences(options.sentences)
         return {**recorded, "dims": _dimensions(options, inputs, recorded)}
 
     @classmethod
@@ -98,9 +97,7 @@ class FollowLives(Observer):
     @cached_property
     def places(self) -> Places:
         """Kinds of tokens."""
-        tokenizer, vocab = self.inputs.tokenizer, self.inputs.architecture.vocab_size
-        places: Places = self.inputs.keep("places", lambda: Places.of(tokenizer, vocab))
-        return places
+        return Places.kept(self.inputs)
 
     @cached_property
     def sums(self) -> LifeSums:
@@ -133,9 +130,7 @@ class FollowLives(Observer):
     def check_tokens(self) -> None:
         """Raise EmptyCorpusError where no token was read."""
         if "sequences" not in self.sums.sums or not self.sums.sums["sequences"].any():
-            raise EmptyCorpusError(
-                f"source: {' '.join(self.inputs.options['source'])}: the corpus has no token."
-            )
+            raise self.no_token()
 
     def result(self) -> Lives:
         """The lives.
@@ -228,15 +223,10 @@ def _dimensions(options: LifecycleOptions, inputs: Inputs, recorded: Json) -> li
 
 def _outliers(inputs: Inputs, recorded: Json) -> list[int]:
     """Those that stand out among the first tokens, and those by parameters."""
-    from outdim.analysis.detect import detect
-
     probe = read_first(FollowLives({**inputs.options, **recorded, "dims": []}, inputs))
     probe.check_tokens()
     strongest = probe.sums.standing_out()[:_STRONGEST]
-    try:
-        by_parameters = list(detect(inputs.model, permutations=0).dims)
-    except DataError:  # norms that say nothing
-        by_parameters = []
+    by_parameters = outliers_by_parameters(inputs) or []
     if not strongest and not by_parameters:
         raise DataError(
             "dims: every sequence of the first tokens gives NaN, so that nothing is known of "

@@ -5,13 +5,16 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from outdim.tokens import GROUPS, special_ids
 from outdim.tokens.labels import token_labels
+
+if TYPE_CHECKING:
+    from outdim.analysis.inputs import Inputs
 
 _MOST_SPECIAL = 8
 FIRST, DELIMITERS = "first position", "delimiters"
@@ -45,6 +48,13 @@ class Places:
         member[special, torch.arange(len(special))] = 1
         member[delimiters, -1] = 1
         return cls((*(labels[i] for i in special), DELIMITERS, FIRST), labels, member)
+
+    @classmethod
+    def kept(cls, inputs: Inputs) -> Places:
+        """Those of the tokenizer at hand, made once."""
+        tokenizer, vocab = inputs.tokenizer, inputs.architecture.vocab_size
+        found: Places = inputs.keep("places", lambda: cls.of(tokenizer, vocab))
+        return found
 
     def of_batch(self, ids: Tensor, position: Tensor) -> Tensor:
         """[B, S, P] float64 of ids and positions [B, S]."""

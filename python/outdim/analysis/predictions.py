@@ -19,12 +19,7 @@ from torch import Tensor
 
 from outdim.analysis.each_variant import EachVariant, inputs_of, run_in_memory
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
-from outdim.analysis.input_options import (
-    ForwardOptions,
-    ModelOptions,
-    TextOptions,
-    TokenizerOptions,
-)
+from outdim.analysis.input_options import MODEL_ON_TEXT, ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.likely import Likely, UnitOfText, likely
 from outdim.analysis.parts_of_speech import CLASSES, PartsOfSpeech, SpacyTagger, Tagger
@@ -78,15 +73,6 @@ class PredictionsMaskedOptions(MaskingOptions, PredictionsOptions):
         tagger: A pipeline of spaCy (en_core_web_sm, or a directory) that gives the parts of speech
             of true and predicted words; none leaves them out.
     """
-
-
-_READS: tuple[type[Any], ...] = (
-    TextOptions,
-    TokenizerOptions,
-    ModelOptions,
-    ForwardOptions,
-    AblationOptions,
-)
 
 
 class Predict(EachVariant):
@@ -211,7 +197,7 @@ class PredictLm(Predict, NextTokens):
 
     name = "predictions-lm"
     readings = ("next",)
-    reads = (*_READS, LanguageModel)
+    reads = (*MODEL_ON_TEXT, AblationOptions, LanguageModel)
 
     def read(self, piece: Piece, documents: Documents) -> Sequence[Iterable[Item]]:
         """Every token but the first of a piece."""
@@ -224,7 +210,7 @@ class PredictMlm(Predict, MaskedTokens):
     name = "predictions-mlm"
     Options = PredictionsMaskedOptions
     readings = ("masked", "unmasked")
-    reads = (*_READS, MaskedLanguageModel)
+    reads = (*MODEL_ON_TEXT, AblationOptions, MaskedLanguageModel)
 
     def read(self, piece: Piece, documents: Documents) -> Sequence[Iterable[Item]]:
         """Masked tokens; then every token, none of them masked."""

@@ -12,6 +12,7 @@ from outdim.analysis.cautions import no_interval
 from outdim.analysis.compared import ends, variant_row
 from outdim.analysis.parts_of_speech import CLASSES
 from outdim.analysis.predictions_found import TRUTH, interval_of
+from outdim.analysis.table import OF_VARIANT
 from outdim.stats.jackknife import LeftOut, ratio
 from outdim.stats.prediction_measures import FREQUENCY, READ_OUT
 from outdim.text import counted
@@ -21,14 +22,6 @@ if TYPE_CHECKING:
     from outdim.stats.prediction_sums import Reading
 
 _STRINGS = ("reading", "measure", "variant", "role")
-_OF_VARIANT = [
-    ("group", pa.int32()),  # ablated variants and their controls have the same
-    ("dims", pa.list_(pa.int32())),
-    ("layers", pa.list_(pa.int32())),  # null: all blocks
-    ("at", pa.string()),
-    ("mode", pa.string()),
-    ("dose", pa.float64()),  # the factor, where dimensions are scaled
-]
 _FLOATS = (
     *("value", "value_low", "value_high", "difference", "difference_low", "difference_high"),
     *("beyond", "beyond_low", "beyond_high", "control", "control_low", "control_high"),
@@ -37,7 +30,7 @@ _FLOATS = (
 MEASURES = pa.schema(
     [
         *((name, pa.string()) for name in _STRINGS),
-        *_OF_VARIANT,
+        *OF_VARIANT,
         *((name, pa.float64()) for name in _FLOATS),
         ("tokens", pa.int64()),
         ("blocks", pa.int64()),  # of documents, left out in turn

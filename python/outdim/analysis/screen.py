@@ -17,12 +17,7 @@ from numpy.typing import NDArray
 
 from outdim.analysis.fitting import Fitting, autocast
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
-from outdim.analysis.input_options import (
-    ForwardOptions,
-    ModelOptions,
-    TextOptions,
-    TokenizerOptions,
-)
+from outdim.analysis.input_options import MODEL_ON_TEXT
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskedTokens, MaskingOptions, NextTokens, Predicting
 from outdim.analysis.reading import Reading
@@ -224,14 +219,11 @@ def _parts(batch: TargetBatch) -> Iterator[TargetBatch]:
         yield from _parts(half)
 
 
-_READS: tuple[type[Any], ...] = (TextOptions, TokenizerOptions, ModelOptions, ForwardOptions)
-
-
 class ScreenLm(_Screen, NextTokens):
     """By the loss of the next tokens."""
 
     name = "screen-lm"
-    reads = (*_READS, LanguageModel)
+    reads = (*MODEL_ON_TEXT, LanguageModel)
 
 
 class ScreenMlm(_Screen, MaskedTokens):
@@ -239,4 +231,4 @@ class ScreenMlm(_Screen, MaskedTokens):
 
     name = "screen-mlm"
     Options = ScreenMaskedOptions
-    reads = (*_READS, MaskedLanguageModel)
+    reads = (*MODEL_ON_TEXT, MaskedLanguageModel)

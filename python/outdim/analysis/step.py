@@ -14,16 +14,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from outdim.analysis.input_options import (
-    ForwardOptions,
+    MODEL_ON_TEXT,
     InputOptions,
-    ModelOptions,
     ObserveOptions,
     TextOptions,
     TokenizerOptions,
     option_names,
 )
 from outdim.analysis.inputs import Inputs
-from outdim.errors import ArgumentError
+from outdim.errors import ArgumentError, EmptyCorpusError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -199,7 +198,7 @@ class Observer(TextStep):
     Most observers are nothing but `accumulators`, perhaps `derive`, and `result`.
     """
 
-    reads = (TextOptions, TokenizerOptions, ModelOptions, ForwardOptions, ObserveOptions)
+    reads = (*MODEL_ON_TEXT, ObserveOptions)
 
     #: Whether ``outdim analyze`` runs it without being asked: every model has what it looks at.
     by_default: ClassVar[bool] = True
@@ -251,6 +250,11 @@ class Observer(TextStep):
     def layers(self) -> dict[str, int]:
         """Layer of each point: 0 for the embeddings, i + 1 for block i."""
         return dict(zip(self.points, self.recorded["layers"], strict=True))
+
+    def no_token(self) -> EmptyCorpusError:
+        """The error where no token was read in all of the text."""
+        source = " ".join(self.inputs.options["source"])
+        return EmptyCorpusError(f"source: {source}: the corpus has no token.")
 
     def begin(self, batch: Batch) -> None:
         """The next forward reads ``batch``, whose tensors are on the model's device."""

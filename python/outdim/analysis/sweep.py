@@ -15,13 +15,7 @@ import torch
 from outdim.analysis.each_variant import EachVariant, inputs_of
 from outdim.analysis.evaluation import SUMS, Evaluation
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
-from outdim.analysis.input_options import (
-    ForwardOptions,
-    InputOptions,
-    ModelOptions,
-    TextOptions,
-    TokenizerOptions,
-)
+from outdim.analysis.input_options import MODEL_ON_TEXT, ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import (
     MaskedTokens,
@@ -209,20 +203,12 @@ class _Sweep(EachVariant):
         )
 
 
-_READS: tuple[type[InputOptions], ...] = (
-    TextOptions,
-    TokenizerOptions,
-    ModelOptions,
-    ForwardOptions,
-)
-
-
 class SweepLm(_Sweep, NextTokens):
     """A causal language model."""
 
     name = "sweep-lm"
     needs = ("screen-lm",)
-    reads = (*_READS, LanguageModel)
+    reads = (*MODEL_ON_TEXT, LanguageModel)
 
 
 class SweepMlm(_Sweep, MaskedTokens):
@@ -231,7 +217,7 @@ class SweepMlm(_Sweep, MaskedTokens):
     name = "sweep-mlm"
     needs = ("screen-mlm",)
     Options = SweepMaskedOptions
-    reads = (*_READS, MaskedLanguageModel)
+    reads = (*MODEL_ON_TEXT, MaskedLanguageModel)
 
 
 def sweep(
@@ -259,11 +245,11 @@ def sweep(
 ) -> Sweep:
     """Disable every dimension of a language model in turn, and say which break it.
 
-    What a variant gives is to the bit what the same `outdim.Ablation` gives in `outdim.evaluate`
-    with the same batches (with ``variants_at_once`` above 1, up to rounding). The layers below the
-    first edited one run once for all variants: a grid of every layer and dimension costs half a
-    forward a variant. For runs that must survive interruption or be spread over processes, use the
-    command line, ``outdim sweep lm``.
+    The states of a variant are to the bit those of the same `outdim.Ablation` in `outdim.evaluate`
+    with the same batches (with ``variants_at_once`` above 1, up to rounding), and its loss is the
+    same up to 2e-6 nats a token. The layers below the first edited one run once for all variants: a
+    grid of every layer and dimension costs half a forward a variant. For runs that must survive
+    interruption or be spread over processes, use the command line, ``outdim sweep lm``.
 
     Args:
         model: A Hugging Face model with a head for the task, in eval mode.

@@ -35,6 +35,16 @@ SCHEMA = pa.schema(
     ]
 )
 
+#: What a variant of a model is, in a row.
+OF_VARIANT: list[tuple[str, pa.DataType]] = [
+    ("group", pa.int32()),  # ablated variants and their controls have the same
+    ("dims", pa.list_(pa.int32())),
+    ("layers", pa.list_(pa.int32())),  # null: all blocks
+    ("at", pa.string()),
+    ("mode", pa.string()),
+    ("dose", pa.float64()),  # the factor, where dimensions are scaled
+]
+
 #: Columns of ``evaluate_lm.parquet`` and the like: one row a metric and variant of the model.
 EVALUATION = pa.schema(
     [
@@ -42,12 +52,7 @@ EVALUATION = pa.schema(
         ("metric", pa.string()),
         ("variant", pa.string()),
         ("role", pa.string()),  # intact, ablated or control
-        ("group", pa.int32()),  # ablated variants and their controls have the same
-        ("dims", pa.list_(pa.int32())),
-        ("layers", pa.list_(pa.int32())),  # null: all blocks
-        ("at", pa.string()),
-        ("mode", pa.string()),
-        ("dose", pa.float64()),  # the factor, where dimensions are scaled
+        *OF_VARIANT,
         ("value", pa.float64()),
         ("low", pa.float64()),  # intervals over documents; null where there is none
         ("high", pa.float64()),
