@@ -2,13 +2,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests by as many processes as there are cores, but not more than memory is likely to bear.
+WORKERS := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test lint emulated clean
+.PHONY: demo test slow lint emulated clean
 demo: $(if $(wildcard $(VENV)/test),$(VENV)/test,$(VENV)/demo)
 	$(BIN)/outdim demo
 
 test: $(VENV)/test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(PYTEST_ARGS)
+
+# Processes, workers, torchrun, browsers. Those that kill, measure and crowd processes are disturbed
+# by what else the machine does: what fails must fail twice, the second time alone.
+slow: $(VENV)/test
+	$(INSTALL) ray lm_eval
+	$(BIN)/python -m pytest $(WORKERS) -m slow || \
+	  $(BIN)/python -m pytest -m slow --last-failed --last-failed-no-failures none
 
 lint: $(VENV)/test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -26,7 +35,7 @@ emulated: $(VENV)/test
 	! command -v nvcc >/dev/null || $(BIN)/python benchmarks/ptxas.py --arch 90 --limits $(EMULATED)/limits.json
 	OUTDIM_EMULATOR=$$(ls $(abspath $(EMULATED))/_core*.so) \
 	  OUTDIM_EMULATOR_LIMITS=$$(ls $(abspath $(EMULATED))/limits.json 2>/dev/null) \
-	  $(BIN)/python -m pytest -m slow tests/emulator
+	  $(BIN)/python -m pytest $(WORKERS) -m slow tests/emulator
 
 clean:
 	rm -rf $(VENV) build dist python/outdim/_core*.so

@@ -16,6 +16,9 @@ from transformers import PreTrainedTokenizerFast
 
 # The tests count threads themselves; tokenizers' own threads would only warn about forks.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Processes that run tests side by side share the cores.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    torch.set_num_threads(max(1, torch.get_num_threads() // int(workers)))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny import tiny_model, tiny_tokenizer
