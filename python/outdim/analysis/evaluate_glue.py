@@ -154,13 +154,43 @@ def resolve_items(options: StsOptions, inputs: Inputs, seed: int) -> Json:
     }
 
 
-def recorded_items(task: Task, recorded: Mapping[str, Any]) -> LabelledTexts:
-    """The items that a plan recorded.
+def resolve_glue(options: GlueOptions, inputs: Inputs, seed: int) -> Json:
+    """What a plan records of the items of a classifier: the labels of the task are its own.
+
+    Raises:
+        ArgumentError: A value out of range, or outputs that are no labels.
+        DataError: Items that cannot be read, or a classifier of something else.
+    """
+    config = inputs.model_with("classifier").config
+    order = label_order(config, task_of(options).labels, options.outputs)
+    if order.caution:
+        inputs.cautions.append(order.caution)
+    found = {"order": list(order.outputs), "named": not order.caution}
+    recorded = {**resolve_items(options, inputs, seed), **found}
+    trained = training_of(inputs.options["model"]) if "model" in inputs.options else None
+    if trained and trained["validation"]["sha256"] == recorded["items"]["sha256"]:
+        inputs.cautions.append(
+            f"The model was fine-tuned on {trained['train']['rows']:,} rows, and the best of "
+            f"{len(trained['history'])} epochs was chosen on these very items: what the intact "
+            "model scores is a little too good."
+        )
+    return recorded
+
+
+def recorded_task(kind: type[StsOptions], recorded: Mapping[str, Any]) -> Task:
+    """The task of options ``kind`` that a plan recorded."""
+    return task_of(kind(**{part.name: recorded[part.name] for part in dataclasses.fields(kind)}))
+
+
+def recorded_items(kind: type[StsOptions], recorded: Mapping[str, Any]) -> LabelledTexts:
+    """The items that a plan recorded of options ``kind``.
 
     Raises:
         DataError: They are others now.
     """
-    items = read_items(task, recorded["data"]).take(recorded["rows"], recorded["seed"])
+    items = read_items(recorded_task(kind, recorded), recorded["data"]).take(
+        recorded["rows"], recorded["seed"]
+    )
     if items.sha256 != recorded["items"]["sha256"]:
         raise DataError("data: the files were changed since the run was planned.")
     return items
@@ -240,7 +270,7 @@ class Sts(Step):
         """Metrics of every variant, beside the intact model and random dimensions."""
         return LabelledResult(
             step=self.name,
-            task=task_of(_options(self.Options, self.recorded)),
+            asked=recorded_task(self.Options, self.recorded),
             variants=self.variants,
             outputs=[self._tensors[f"outputs/{k}"].numpy() for k in range(len(self.variants))],
             truth=self._tensors["truth"].numpy(),
@@ -250,7 +280,7 @@ class Sts(Step):
         )
 
     def _items(self) -> LabelledTexts:
-        return recorded_items(task_of(_options(self.Options, self.recorded)), self.recorded)
+        return recorded_items(self.Options, self.recorded)
 
     def _how(self, progress: Progress) -> dict[str, Any]:
         def count(tokens: int) -> None:
@@ -271,20 +301,7 @@ class Glue(Sts):
     @classmethod
     def resolve(cls, options: GlueOptions, inputs: Inputs) -> Json:  # type: ignore[override]
         """The labels of the task are those of the model."""
-        task = task_of(options)
-        order = label_order(inputs.model_with("classifier").config, task.labels, options.outputs)
-        if order.caution:
-            inputs.cautions.append(order.caution)
-        found = {"order": list(order.outputs), "named": not order.caution}
-        recorded = {**super().resolve(options, inputs), **found}
-        trained = training_of(inputs.options["model"])
-        if trained and trained["validation"]["sha256"] == recorded["items"]["sha256"]:
-            inputs.cautions.append(
-                f"The model was fine-tuned on {trained['train']['rows']:,} rows, and the best of "
-                f"{len(trained['history'])} epochs was chosen on these very items: what the intact "
-                "model scores is a little too good."
-            )
-        return recorded
+        return resolve_glue(options, inputs, inputs.options["seed"])
 
     @property
     def model(self) -> PreTrainedModel:
@@ -299,8 +316,3 @@ class Glue(Sts):
             self.model, self.inputs.tokenizer, items.texts, items.pairs, **self._how(progress)
         )
         return found[:, self.recorded["order"]]
-
-
-def _options(kind: type, recorded: Mapping[str, Any]) -> Any:
-    """Options as they were recorded."""
-    return kind(**{part.name: recorded[part.name] for part in dataclasses.fields(kind)})

@@ -80,6 +80,14 @@ _STEPS = {
         "Disable every dimension of a masked language model in turn.",
         "outdim.analysis.sweep:SweepMlm",
     ),
+    "sweep-glue": (
+        "Disable every dimension of a classifier in turn, on a labelled task.",
+        "outdim.analysis.sweep_glue:SweepGlue",
+    ),
+    "sweep-cosine": (
+        "Disable every dimension of a model in turn: how far that moves the vectors of texts.",
+        "outdim.analysis.sweep_cosine:SweepCosine",
+    ),
     "sweep-sts": (
         "Take every dimension out of the cosine of pooled texts, in closed form.",
         "outdim.analysis.sweep_sts:SweepSts",

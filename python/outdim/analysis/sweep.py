@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 
+from outdim.analysis.compared import Compared
 from outdim.analysis.each_variant import EachVariant, inputs_of
 from outdim.analysis.evaluation import SUMS, Evaluation
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
@@ -22,7 +23,6 @@ from outdim.analysis.predicting import (
     Masking,
     NextTokens,
     Predicting,
-    Task,
 )
 from outdim.analysis.scoring import Documents, Runner, Tally, scored
 from outdim.analysis.screen import (
@@ -36,8 +36,9 @@ from outdim.analysis.screen import (
 )
 from outdim.analysis.step import Json, Progress, add_accounts
 from outdim.analysis.sweep_options import SweepMaskedOptions, SweepOptions
-from outdim.analysis.sweep_variants import ALL, Grid, Mode, chosen, grid
+from outdim.analysis.sweep_variants import ALL, Grid, Mode, chosen
 from outdim.analysis.swept import Sweep
+from outdim.analysis.tasks import GLUE
 from outdim.analysis.variants import Variant
 from outdim.errors import ArgumentError
 from outdim.models.ablation import At
@@ -53,39 +54,30 @@ _OWN = ("place", "first", "last")  # what a shard says beside the unit of text
 _KEPT = [SUMS.index(name) for name in ("loss", "correct", "kl", "agreement", "nonfinite")]
 
 
-class _Sweep(EachVariant):
+class SweepText(EachVariant):
     """Sums over the predicted tokens of every document, for blocks of the variants of a grid."""
 
     Options: ClassVar[type] = SweepOptions
     presentation = ("draws",)
+    kept: ClassVar[Any] = _KEPT  # of the sums
 
     @classmethod
     def resolve(cls, options: Any, inputs: Inputs) -> Json:
         """The grid of variants; where a screening is verified, all that is known of it."""
-        options.check(inputs)
-        found = grid(
-            inputs,
-            dims=options.dims,
-            layers=options.layers,
-            at=options.at,
-            mode=options.mode,
-            controls=options.control_count(),
-            seed=options.seed,
-        )
-        options.check_draws(1 if options.verify is not None else len(found.places))
+        found = options.grid(inputs)
         return {**super().resolve(options, inputs), "grid": found.as_dict()}
 
     @classmethod
     def requires(cls, recorded: Mapping[str, Any]) -> tuple[str, ...]:
         """The screening, where it is verified."""
-        return () if recorded["verify"] is None else cls.needs
+        return () if recorded.get("verify") is None else cls.needs
 
     @classmethod
     def work(cls, recorded: Mapping[str, Any], inputs: Inputs) -> list[Json]:
         """Blocks of variants, each with every unit of text."""
         layers, at_once = inputs.architecture.layers, recorded["block"]
         blocks = Grid.from_dict(recorded["grid"]).blocks(layers, at_once)
-        if recorded["verify"] is not None:
+        if recorded.get("verify") is not None:
             size = recorded["verify"] + recorded["verify_random"]
             blocks = ((0, i, min(i + at_once, size)) for i in range(0, size, at_once))
         units = [unit.as_dict() for unit in inputs.corpus.units]
@@ -109,7 +101,7 @@ class _Sweep(EachVariant):
         """The variants."""
         recorded = self.recorded
         whole = Grid.from_dict(recorded["grid"])
-        if recorded["verify"] is None:
+        if recorded.get("verify") is None:
             return whole
         ranked = self.screened.ranked(recorded["score"], by_layer=len(whole.places) > 1)
         return chosen(
@@ -125,10 +117,10 @@ class _Sweep(EachVariant):
         found, read = self.measured(text, ablations, progress)
         if not place and not first:  # the other blocks read the same text again
             self.account = add_accounts(self.account, read)
-        found["sums"] = found["sums"][..., _KEPT]
+        found["sums"] = found["sums"][..., self.kept]
         return self.merge({f"{place}.{first}/{name}": one for name, one in found.items()})
 
-    def runner(self) -> Runner[Scores]:
+    def runner(self) -> Runner[Any]:
         """What runs the model, several variants at once."""
         at_once, brief = self.recorded["variants_at_once"], partial(scored, brief=True)
         found: Runner[Scores] = self.inputs.keep(
@@ -173,10 +165,11 @@ class _Sweep(EachVariant):
             DataError: No token was predicted in all of the text.
         """
         places = tuple(map(self._place, range(len(self.grid.places))))
-        verified = None if self.recorded["verify"] is None else self.screened
-        return Sweep(places, self.grid, verified, self.recorded["score"])
+        if self.recorded.get("verify") is None:
+            return Sweep(self.name, places, self.grid)
+        return Sweep(self.name, places, self.grid, self.screened, self.recorded["score"])
 
-    def _place(self, place: int) -> Evaluation:
+    def _place(self, place: int) -> Compared:
         """The variants of one place on all documents."""
         numbers = sorted(
             int(first)
@@ -186,16 +179,22 @@ class _Sweep(EachVariant):
         blocks = [self._block(f"{place}.{first}") for first in numbers]
         if not len(blocks[0]["tokens"]):
             raise self.nothing_to_predict()
-        kept = torch.cat([blocks[0]["sums"][:, :1], *(one["sums"][:, 1:] for one in blocks)], 1)
-        sums = torch.full((*kept.shape[:2], len(SUMS)), torch.nan, dtype=torch.float64)
-        sums[..., _KEPT] = kept
+        sums = torch.cat([blocks[0]["sums"][:, :1], *(one["sums"][:, 1:] for one in blocks)], 1)
+        return self.compared((Variant("intact"), *self.grid.variants(place)), sums, blocks[0])
+
+    def compared(
+        self, variants: Sequence[Variant], sums: torch.Tensor, read: Mapping[str, torch.Tensor]
+    ) -> Compared:
+        """Variants of one place, of ``sums`` [N, M, K] by document and what was read of each."""
+        every = torch.full((*sums.shape[:2], len(SUMS)), torch.nan, dtype=torch.float64)
+        every[..., _KEPT] = sums
         return Evaluation(
             task=self.task,
             masking=self.recorded.get("masking"),
-            variants=(Variant("intact"), *self.grid.variants(place)),
-            sums=sums.numpy(),
-            tokens=blocks[0]["tokens"].numpy(),
-            bytes=blocks[0]["bytes"].numpy(),
+            variants=tuple(variants),
+            sums=every.numpy(),
+            tokens=read["tokens"].numpy(),
+            bytes=read["bytes"].numpy(),
             draws=self.recorded["draws"],
             seed=self.recorded["seed"],
             note=self.recorded["note"],
@@ -203,7 +202,7 @@ class _Sweep(EachVariant):
         )
 
 
-class SweepLm(_Sweep, NextTokens):
+class SweepLm(SweepText, NextTokens):
     """A causal language model."""
 
     name = "sweep-lm"
@@ -211,7 +210,7 @@ class SweepLm(_Sweep, NextTokens):
     reads = (*MODEL_ON_TEXT, LanguageModel)
 
 
-class SweepMlm(_Sweep, MaskedTokens):
+class SweepMlm(SweepText, MaskedTokens):
     """A masked language model."""
 
     name = "sweep-mlm"
@@ -225,7 +224,7 @@ def sweep(
     tokenizer: PreTrainedTokenizerFast,
     texts: str | Path | Sequence[str] | Corpus,
     *,
-    task: Task = "lm",
+    task: str = "lm",
     dims: str | Sequence[str | int | Sequence[int]] = ALL,
     layers: str | Sequence[str | int | Sequence[int]] = ALL,
     at: At = "state",
@@ -243,7 +242,7 @@ def sweep(
     draws: int = 2000,
     seed: int = 0,
 ) -> Sweep:
-    """Disable every dimension of a language model in turn, and say which break it.
+    """Disable every dimension of a model in turn, and say which break it.
 
     The states of a variant are to the bit those of the same `outdim.Ablation` in `outdim.evaluate`
     with the same batches (with ``variants_at_once`` above 1, up to rounding), and its loss is the
@@ -254,12 +253,16 @@ def sweep(
     Args:
         model: A Hugging Face model with a head for the task, in eval mode.
         tokenizer: Its tokenizer.
-        texts: Documents, or where they are, see `outdim.evaluate`.
-        task: ``"lm"``: every token from those before it. ``"mlm"``: masked tokens.
+        texts: Documents, or where they are, see `outdim.evaluate`; of a task of GLUE its labelled
+            files.
+        task: ``"lm"``: every token from those before it. ``"mlm"``: masked tokens. ``"cosine"``:
+            how far the vectors of texts move. ``"glue:sst2"`` and the like: a classifier on a task
+            of `outdim evaluate glue`.
         dims: ``"all"``, or some: each a variant, ranges as ``"0-99"``, tuples together.
         layers: ``"all"`` at once, ``"each"`` alone, ``"window:3"``, or some: tuples together.
         at: What is edited, see `outdim.ablate`.
-        mode: ``"zero"``, or ``"mean"``: that of the text, or of the other parameters of a norm.
+        mode: ``"zero"``, or, of language models, ``"mean"``: that of the text, or of the other
+            parameters of a norm.
         controls: Random dimensions beside them at every place; None takes 10.
         verify: Screen by gradients, and measure only so many that come first, in all layers
             together or, with ``layers="each"``, of all layers and dimensions, and beside them
@@ -286,35 +289,71 @@ def sweep(
         >>> found = sweep(model, tokenizer, texts, layers="each")  # doctest: +SKIP
         >>> found.headline()  # doctest: +SKIP
     """
-    forward = ForwardOptions(max_length=max_length, token_budget=token_budget, autocast=autocast)
-    inputs = inputs_of(model, tokenizer, texts, forward, None)
-    plain: dict[str, Any] = {
+    swept: dict[str, Any] = {
         "dims": _words(dims),
         "layers": _words(layers),
         "at": at,
-        "mode": mode,
         "controls": controls,
         "seed": seed,
         "variants_at_once": variants_at_once,
         "draws": draws,
-        "verify": verify,
-        "verify_random": verify_random,
-        "score": score,
     }
+    ranked = {"mode": mode, "verify": verify, "verify_random": verify_random, "score": score}
     given: dict[str, Any] = {"masking": masking, "mask_share": mask_share}
-    step: type[_Sweep]
-    screen: type[Predicting]
-    if task == "lm":
-        step, options, screen, of_screen = SweepLm, SweepOptions(**plain), ScreenLm, ScreenOptions()
-    elif task == "mlm":
-        step, options = SweepMlm, SweepMaskedOptions(**plain, **given)
-        screen, of_screen = ScreenMlm, ScreenMaskedOptions(**given, seed=seed)
-    else:
-        raise ArgumentError(f"task: expected 'lm' or 'mlm', got {task!r}.")
-    whole = step({**inputs.options, **step.resolve(options, inputs)}, inputs)
-    if verify is not None:
-        scores = screen({**inputs.options, **screen.resolve(of_screen, inputs)}, inputs)
-        whole.screened = _run(scores, inputs).result()
+    forward = ForwardOptions(max_length=max_length, token_budget=token_budget, autocast=autocast)
+    if task in ("lm", "mlm"):
+        inputs = inputs_of(model, tokenizer, texts, forward, None)
+        return _sweep_predictions(task, {**swept, **ranked}, given, inputs)
+    if (mode, verify, masking, mask_share) != ("zero", None, "random", None):
+        raise ArgumentError(
+            "mode, verify, masking, mask_share: they go with task='lm' or 'mlm' alone; leave them "
+            "out."
+        )
+    if task == "cosine":
+        from outdim.analysis.sweep_cosine import SweepCosine
+
+        return _in_memory(SweepCosine, swept, inputs_of(model, tokenizer, texts, forward, None))
+    kind, _, name = task.partition(":")
+    if kind != "glue" or name not in GLUE:
+        raise ArgumentError(
+            f"task: expected 'lm', 'mlm', 'cosine', or 'glue:sst2' and the like, got {task!r}."
+        )
+    from outdim.analysis.sweep_glue import SweepGlue
+
+    given_files = [texts] if isinstance(texts, str | Path) else texts
+    if not isinstance(given_files, Sequence):
+        raise ArgumentError(f"texts: expected labelled files for task={task!r}, got a corpus.")
+    files = [str(one) for one in given_files]
+    options = {**swept, "task": name, "data": files}
+    if max_length is not None:
+        options["max_length"] = max_length
+    return _in_memory(SweepGlue, options, Inputs.of(model=model, tokenizer=tokenizer))
+
+
+def _sweep_predictions(
+    task: str, options: Mapping[str, Any], masking: Mapping[str, Any], inputs: Inputs
+) -> Sweep:
+    """Sweep a language model, screened first if that is to be verified."""
+    step: type[SweepText] = SweepLm
+    screen: tuple[type[Predicting], Any] = (ScreenLm, ScreenOptions())
+    if task == "mlm":
+        step, options = SweepMlm, {**options, **masking}
+        screen = ScreenMlm, ScreenMaskedOptions(**masking, seed=options["seed"])
+    screened = None
+    if options["verify"] is not None:
+        cls, of_screen = screen
+        scores = cls({**inputs.options, **cls.resolve(of_screen, inputs)}, inputs)
+        screened = _run(scores, inputs).result()
+    return _in_memory(step, options, inputs, screened)
+
+
+def _in_memory(
+    step: type[Any], options: Mapping[str, Any], inputs: Inputs, screened: Screened | None = None
+) -> Sweep:
+    """The result of a step that takes all of its work."""
+    whole = step({**inputs.options, **step.resolve(step.Options(**options), inputs)}, inputs)
+    if screened is not None:
+        whole.screened = screened
     found: Sweep = _run(whole, inputs).result()
     return found
 

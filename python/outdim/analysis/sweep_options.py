@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskingOptions
 from outdim.analysis.screen import LEADING, Score
-from outdim.analysis.sweep_variants import ALL, EACH, Mode
+from outdim.analysis.sweep_variants import ALL, EACH, Grid, Mode, grid
 from outdim.errors import ArgumentError
 from outdim.models.ablation import At
 
@@ -17,7 +17,78 @@ _LEVEL = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepOptions:
+class GridOptions:
+    """Which dimensions are disabled in turn, and where.
+
+    Args:
+        dims: All, ranges such as 0-99, single ones, or with commas those that go together.
+        layers: All at once; each alone; window:N, so many in a row from every layer on; 4-6 or 4,6
+            together; or 4. Several words make a place each; 0 stands for the embeddings.
+        at: State, parameters, denominator or readers, see outdim.ablate.
+        controls: So many random dimensions beside them at every place, drawn from all where most
+            are swept; none takes 10.
+        seed: Of all that is drawn: controls, masks, documents.
+        variants_at_once: How many variants share a forward; more help where batches are small.
+        block: So many forwards of all layers, about, make a shard with a unit of text.
+        draws: How often the documents are drawn for the intervals.
+    """
+
+    dims: list[str] = field(default_factory=lambda: [ALL])
+    layers: list[str] = field(default_factory=lambda: [ALL])
+    at: At = "state"
+    controls: int | None = None
+    seed: int = 0
+    variants_at_once: int = 1
+    block: int = _BLOCK
+    draws: int = 2000
+
+    def check_grid(self, inputs: Inputs) -> None:
+        """Raise ArgumentError for what is out of range or does not go together."""
+        for name in ("variants_at_once", "block"):
+            if getattr(self, name) < 1:
+                said = name.replace("_", "-")
+                raise ArgumentError(f"{said}: expected at least 1, got {getattr(self, name)}.")
+        if self.draws < 2:
+            raise ArgumentError(f"draws: expected at least 2, got {self.draws}.")
+
+    def grid(self, inputs: Inputs) -> Grid:
+        """The grid of variants.
+
+        Raises:
+            ArgumentError: Options out of range; dimensions or layers that the model does not have;
+                more places than so many draws could make sure of.
+        """
+        self.check_grid(inputs)
+        found = grid(
+            inputs,
+            dims=self.dims,
+            layers=self.layers,
+            at=self.at,
+            mode=self.grid_mode,
+            controls=self.control_count,
+            seed=self.seed,
+        )
+        least = int(len(found.places) / _LEVEL)
+        if self.draws < least:
+            raise ArgumentError(
+                f"draws: expected at least {least} for {len(found.places)} places, where nothing "
+                f"could be sure with fewer; got {self.draws}."
+            )
+        return found
+
+    @property
+    def grid_mode(self) -> Mode:
+        """What the dimensions are set to."""
+        return "zero"
+
+    @property
+    def control_count(self) -> int:
+        """Controls at a place."""
+        return _CONTROLS if self.controls is None else self.controls
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions(GridOptions):
     """Which dimensions are disabled in turn, where and how.
 
     Args:
@@ -39,44 +110,28 @@ class SweepOptions:
         draws: How often the documents are drawn for the intervals.
     """
 
-    dims: list[str] = field(default_factory=lambda: [ALL])
-    layers: list[str] = field(default_factory=lambda: [ALL])
-    at: At = "state"
     mode: Mode = "zero"
-    controls: int | None = None
-    seed: int = 0
-    variants_at_once: int = 1
-    block: int = _BLOCK
     verify: int | None = None
     verify_random: int = 40
     score: Score = LEADING
-    draws: int = 2000
 
-    def check(self, inputs: Inputs) -> None:
+    def check_grid(self, inputs: Inputs) -> None:
         """Raise ArgumentError for what is out of range or does not go together."""
-        for name in ("variants_at_once", "block", "verify_random"):
-            if getattr(self, name) < 1:
-                said = name.replace("_", "-")
-                raise ArgumentError(f"{said}: expected at least 1, got {getattr(self, name)}.")
-        if self.draws < 2:
-            raise ArgumentError(f"draws: expected at least 2, got {self.draws}.")
+        super().check_grid(inputs)
+        if self.verify_random < 1:
+            raise ArgumentError(f"verify-random: expected at least 1, got {self.verify_random}.")
         if self.verify is not None:
             self._check_verify(inputs)
 
-    def check_draws(self, places: int) -> None:
-        """Raise ArgumentError where no p could be small enough for as many places."""
-        least = int(places / _LEVEL)
-        if self.draws < least:
-            raise ArgumentError(
-                f"draws: expected at least {least} for {places} places, where nothing could be "
-                f"sure with fewer; got {self.draws}."
-            )
+    @property
+    def grid_mode(self) -> Mode:
+        """As asked."""
+        return self.mode
 
+    @property
     def control_count(self) -> int:
-        """Controls at a place; of a verified screening the random others take their part."""
-        if self.verify is not None:
-            return 0
-        return _CONTROLS if self.controls is None else self.controls
+        """Of a verified screening the random others take the part of controls."""
+        return 0 if self.verify is not None else super().control_count
 
     def _check_verify(self, inputs: Inputs) -> None:
         layers = list(self.layers)

@@ -7,7 +7,6 @@ that keeps dimensions apart. For some dimensions, drawn at random, the model is 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +26,7 @@ from outdim.analysis.predict import text_vectors
 from outdim.analysis.step import Json, Progress, Result, Step
 from outdim.analysis.tasks import TASKS
 from outdim.analysis.variants import Variant
-from outdim.corpus.labelled import Columns, LabelledTexts
+from outdim.corpus.labelled import LabelledTexts
 from outdim.errors import ArgumentError
 from outdim.models.ablation import Ablation, At
 from outdim.stats.leave_one_out import LeaveOneOut, cosines_without, leave_one_out
@@ -167,12 +166,7 @@ class SweepSts(Step):
         return Ablation((dim,), (self.recorded["layer"],), self.recorded["at"])
 
     def _items(self) -> LabelledTexts:
-        task, recorded = TASKS["sts"], self.recorded
-        if recorded["text"] or recorded["label"]:
-            text = tuple(recorded["text"]) or task.columns[0].texts
-            columns = (Columns(text, recorded["label"] or task.columns[0].label),)
-            task = dataclasses.replace(task, columns=columns)
-        return recorded_items(task, recorded)
+        return recorded_items(SweepStsOptions, self.recorded)
 
 
 @dataclass(frozen=True, eq=False)
