@@ -91,12 +91,11 @@ class Moved(Compared):
 
     def reason(self, metric: str, variant: int) -> str:
         """States that are not finite, or texts of one token."""
-        value = self.comparison(metric).value.value[variant]
-        if np.isfinite(value):
-            return ""
-        return (
-            "states that are not finite" if np.isnan(self.sums[:, variant]).any() else "one token"
-        )
+        if np.isnan(self.sums[:, variant]).any():
+            return "states that are not finite"
+        found = self.comparison(metric).value
+        few = len(self.tokens) > 1 and np.isnan(found.low[variant])
+        return "too few texts of two tokens" if few else ""
 
     def intact_in_words(self) -> str:
         """How alike the tokens of a text are."""

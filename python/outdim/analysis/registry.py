@@ -88,6 +88,14 @@ _STEPS = {
         "Disable every dimension of a model in turn: how far that moves the vectors of texts.",
         "outdim.analysis.sweep_cosine:SweepCosine",
     ),
+    "greedy-lm": (
+        "Choose dimensions of a causal language model that together break it, or spare it.",
+        "outdim.analysis.greedy:GreedyLm",
+    ),
+    "greedy-mlm": (
+        "Choose dimensions of a masked language model that together break it, or spare it.",
+        "outdim.analysis.greedy:GreedyMlm",
+    ),
     "sweep-sts": (
         "Take every dimension out of the cosine of pooled texts, in closed form.",
         "outdim.analysis.sweep_sts:SweepSts",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 
+from outdim.analysis.by_block import ByBlock
 from outdim.analysis.compared import Compared
 from outdim.analysis.each_variant import EachVariant, inputs_of
 from outdim.analysis.evaluation import SUMS, Evaluation
@@ -64,8 +65,13 @@ class SweepText(EachVariant):
     @classmethod
     def resolve(cls, options: Any, inputs: Inputs) -> Json:
         """The grid of variants; where a screening is verified, all that is known of it."""
-        found = options.grid(inputs)
-        return {**super().resolve(options, inputs), "grid": found.as_dict()}
+        variants = cls.gridded(options, inputs)
+        return {**super().resolve(options, inputs), **variants}
+
+    @classmethod
+    def gridded(cls, options: Any, inputs: Inputs) -> Json:
+        """What the plan says of the variants."""
+        return {"grid": options.grid(inputs).as_dict()}
 
     @classmethod
     def requires(cls, recorded: Mapping[str, Any]) -> tuple[str, ...]:
@@ -87,7 +93,7 @@ class SweepText(EachVariant):
 
     def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:
         super().__init__(recorded, inputs)
-        self._blocks: dict[str, list[Mapping[str, torch.Tensor]]] = {}
+        self._blocks = ByBlock()
 
     @cached_property
     def screened(self) -> Screened:
@@ -138,24 +144,11 @@ class SweepText(EachVariant):
 
         ``sums`` [N, 1 + M, 5], ``tokens`` [N], ``bytes`` [N].
         """
-        return {
-            f"{block}/{name}": tensor
-            for block in self._blocks
-            for name, tensor in self._block(block).items()
-        }
-
-    def _block(self, block: str) -> dict[str, torch.Tensor]:
-        parts = self._blocks[block]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return self._blocks.state_dict()
 
     def merge(self, tensors: Mapping[str, torch.Tensor]) -> Self:
         """Take other blocks, and put documents behind those of the same block."""
-        by_block: dict[str, dict[str, torch.Tensor]] = {}
-        for key, tensor in tensors.items():
-            block, _, name = key.partition("/")
-            by_block.setdefault(block, {})[name] = tensor
-        for block, part in by_block.items():
-            self._blocks.setdefault(block, []).append(part)
+        self._blocks.merge(tensors)
         return self
 
     def result(self) -> Sweep:
@@ -171,12 +164,7 @@ class SweepText(EachVariant):
 
     def _place(self, place: int) -> Compared:
         """The variants of one place on all documents."""
-        numbers = sorted(
-            int(first)
-            for at, first in (block.split(".") for block in self._blocks)
-            if int(at) == place
-        )
-        blocks = [self._block(f"{place}.{first}") for first in numbers]
+        blocks = self._blocks.blocks(place)
         if not len(blocks[0]["tokens"]):
             raise self.nothing_to_predict()
         sums = torch.cat([blocks[0]["sums"][:, :1], *(one["sums"][:, 1:] for one in blocks)], 1)
@@ -230,6 +218,7 @@ def sweep(
     at: At = "state",
     mode: Mode = "zero",
     controls: int | None = None,
+    pairs: bool = False,
     verify: int | None = None,
     verify_random: int = 40,
     score: Score = LEADING,
@@ -264,6 +253,8 @@ def sweep(
         mode: ``"zero"``, or, of language models, ``"mean"``: that of the text, or of the other
             parameters of a norm.
         controls: Random dimensions beside them at every place; None takes 10.
+        pairs: Beside single dimensions all pairs of them, ``.interactions``: whether two do more
+            harm together than the sum of both.
         verify: Screen by gradients, and measure only so many that come first, in all layers
             together or, with ``layers="each"``, of all layers and dimensions, and beside them
         verify_random: random others: whether the screening is to be believed.
@@ -290,10 +281,11 @@ def sweep(
         >>> found.headline()  # doctest: +SKIP
     """
     swept: dict[str, Any] = {
-        "dims": _words(dims),
-        "layers": _words(layers),
+        "dims": words_of(dims),
+        "layers": words_of(layers),
         "at": at,
         "controls": controls,
+        "pairs": pairs,
         "seed": seed,
         "variants_at_once": variants_at_once,
         "draws": draws,
@@ -312,7 +304,7 @@ def sweep(
     if task == "cosine":
         from outdim.analysis.sweep_cosine import SweepCosine
 
-        return _in_memory(SweepCosine, swept, inputs_of(model, tokenizer, texts, forward, None))
+        return in_memory(SweepCosine, swept, inputs_of(model, tokenizer, texts, forward, None))
     kind, _, name = task.partition(":")
     if kind != "glue" or name not in GLUE:
         raise ArgumentError(
@@ -327,7 +319,7 @@ def sweep(
     options = {**swept, "task": name, "data": files}
     if max_length is not None:
         options["max_length"] = max_length
-    return _in_memory(SweepGlue, options, Inputs.of(model=model, tokenizer=tokenizer))
+    return in_memory(SweepGlue, options, Inputs.of(model=model, tokenizer=tokenizer))
 
 
 def _sweep_predictions(
@@ -344,10 +336,10 @@ def _sweep_predictions(
         cls, of_screen = screen
         scores = cls({**inputs.options, **cls.resolve(of_screen, inputs)}, inputs)
         screened = _run(scores, inputs).result()
-    return _in_memory(step, options, inputs, screened)
+    return in_memory(step, options, inputs, screened)
 
 
-def _in_memory(
+def in_memory(
     step: type[Any], options: Mapping[str, Any], inputs: Inputs, screened: Screened | None = None
 ) -> Sweep:
     """The result of a step that takes all of its work."""
@@ -364,7 +356,7 @@ def _run(step: Any, inputs: Inputs) -> Any:
     return step
 
 
-def _words(given: str | Sequence[str | int | Sequence[int]]) -> list[str]:
+def words_of(given: str | Sequence[str | int | Sequence[int]]) -> list[str]:
     """Words as on the command line; numbers that go together become "507,247"."""
     several = [given] if isinstance(given, str | int) else given
     return [str(one) if isinstance(one, str | int) else ",".join(map(str, one)) for one in several]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskingOptions
+from outdim.analysis.ranking import named_by
 from outdim.analysis.screen import LEADING, Score
 from outdim.analysis.sweep_variants import ALL, EACH, Grid, Mode, grid
 from outdim.errors import ArgumentError
@@ -21,12 +22,15 @@ class GridOptions:
     """Which dimensions are disabled in turn, and where.
 
     Args:
-        dims: All, ranges such as 0-99, single ones, or with commas those that go together.
+        dims: All, ranges such as 0-99, single ones, or with commas those that go together; worst:8
+            or least:8, those that do most or least harm in the run named by ranking.
         layers: All at once; each alone; window:N, so many in a row from every layer on; 4-6 or 4,6
             together; or 4. Several words make a place each; 0 stands for the embeddings.
         at: State, parameters, denominator or readers, see outdim.ablate.
         controls: So many random dimensions beside them at every place, drawn from all where most
             are swept; none takes 10.
+        pairs: Beside single dimensions all pairs of them: whether two do more harm than the sum.
+        ranking: Run directory of a sweep or a screening, by which dims may be named.
         seed: Of all that is drawn: controls, masks, documents.
         variants_at_once: How many variants share a forward; more help where batches are small.
         block: So many forwards of all layers, about, make a shard with a unit of text.
@@ -37,6 +41,8 @@ class GridOptions:
     layers: list[str] = field(default_factory=lambda: [ALL])
     at: At = "state"
     controls: int | None = None
+    pairs: bool = False
+    ranking: str | None = None
     seed: int = 0
     variants_at_once: int = 1
     block: int = _BLOCK
@@ -61,7 +67,8 @@ class GridOptions:
         self.check_grid(inputs)
         found = grid(
             inputs,
-            dims=self.dims,
+            dims=named_by(self.ranking, self.dims),
+            pairs=self.pairs,
             layers=self.layers,
             at=self.at,
             mode=self.grid_mode,
@@ -92,13 +99,16 @@ class SweepOptions(GridOptions):
     """Which dimensions are disabled in turn, where and how.
 
     Args:
-        dims: All, ranges such as 0-99, single ones, or with commas those that go together.
+        dims: All, ranges such as 0-99, single ones, or with commas those that go together; worst:8
+            or least:8, those that do most or least harm in the run named by ranking.
         layers: All at once; each alone; window:N, so many in a row from every layer on; 4-6 or 4,6
             together; or 4. Several words make a place each; 0 stands for the embeddings.
         at: State, parameters, denominator or readers, see outdim.ablate.
         mode: Zero, or mean: of the text for the state, of the other parameters for those of a norm.
         controls: So many random dimensions beside them at every place, drawn from all where most
             are swept; none takes 10.
+        pairs: Beside single dimensions all pairs of them: whether two do more harm than the sum.
+        ranking: Run directory of a sweep or a screening, by which dims may be named.
         seed: Of all that is drawn: controls, masks, documents.
         variants_at_once: How many variants share a forward; more help where batches are small.
         block: So many forwards of all layers, about, make a shard with a unit of text.
@@ -140,10 +150,11 @@ class SweepOptions(GridOptions):
                 "verify: it takes what comes first in a screening: leave --dims out, and --layers, "
                 "or give --layers each."
             )
-        if (self.at, self.mode) != ("state", "zero") or self.controls is not None:
+        plain = (self.at, self.mode, self.controls, self.pairs) == ("state", "zero", None, False)
+        if not plain:
             raise ArgumentError(
-                "verify: the scores are of the state set to zero, and random others stand beside "
-                "it: leave --at, --mode and --controls out."
+                "verify: the scores are of single states set to zero, and random others stand "
+                "beside them: leave --at, --mode, --controls and --pairs out."
             )
         found = inputs.architecture
         population = found.hidden_size * (found.layers if layers == [EACH] else 1)

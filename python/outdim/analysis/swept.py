@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from outdim.analysis.compared import Compared
+from outdim.analysis.interactions import Interactions
 from outdim.analysis.screen import LEADING as LEADING_SCORE
 from outdim.analysis.screen import Score, Screened
 from outdim.analysis.step import Result
@@ -77,11 +78,14 @@ class Sweep(Result):
     def tables(self) -> dict[str, Any]:
         """``sweep_lm`` and the like: a row a metric, place and set; with a score if screened.
 
-        And ``sweep_lm_verification``: what is to be said of the screening.
+        And ``sweep_lm_pairs``, see `Interactions`, or ``sweep_lm_verification``: what is to be said
+        of the screening.
         """
         metrics, stem = self.places[0].swept, self.step.replace("-", "_")
         rows = [row for metric in metrics for row in self._rows(metric)]
         table = pa.Table.from_pylist(rows, self.places[0].schema)
+        if self.interactions is not None:
+            return {stem: table, f"{stem}_pairs": self.interactions.table()}
         if self.verification is None:
             return {stem: table}
         scores = pa.array([None, *self._scores()] * len(metrics), pa.float64())
@@ -94,6 +98,12 @@ class Sweep(Result):
             stem: table.append_column("score", scores),
             f"{stem}_verification": {**plain, **said},
         }
+
+    @cached_property
+    def interactions(self) -> Interactions | None:
+        """Of pairs of dimensions that were swept alone as well; None where there are none."""
+        found = Interactions(self.places, self.grid)
+        return found if self.screened is None and found.pairs else None
 
     def _rows(self, metric: str) -> Iterator[dict[str, Any]]:
         q = self._adjusted(metric)
@@ -148,7 +158,9 @@ class Sweep(Result):
             self.places[p].harm_in_words(i, beside=self.screened is None)
             for p, i in self.ranking[:_NAMED]
         ]
-        if total > _NAMED and self.screened is None:
+        if self.interactions is not None:
+            said += self.interactions.headline()
+        elif total > _NAMED and self.screened is None:
             rest = self.harm().ravel()
             median = float(np.nanmedian(np.abs(rest)))
             said.append(f"The median variant changes {first.noun} by {number(median, 3)}.")

@@ -11,6 +11,7 @@ from outdim.analysis.table import Statistic
 from outdim.report.figures.base import Figure
 from outdim.report.figures.curves import Curve, curves
 from outdim.report.figures.heat_map import heat_map
+from outdim.report.figures.pairs import Pair, pairs
 from outdim.report.figures.spikes import Spikes, spikes
 from outdim.report.figures.verified import Measured, verified
 from outdim.report.section import Section, Table
@@ -47,6 +48,7 @@ _WORDS = {
 }
 _CURVES = 6  # of the worst dimensions
 _FLOOR = 1e-3  # smaller differences have no colour
+_SURE = 0.05
 _BESIDE = 20  # variants of which all metrics are shown
 
 
@@ -65,7 +67,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
         figures: list[Figure | None] = [_verified(stem, rows)]
     else:
         figures = [_spikes(stem, at, words), _grid(stem, at, marked, words)]
-        figures += [_curves(stem, at, words)]
+        figures += [_curves(stem, at, words), *_pairs(study, stem, words)]
     worst = replace(losses(rows, noun=words.noun), title="The worst of the sweep")
     return Section(
         step,
@@ -204,6 +206,30 @@ def _curves(stem: str, rows: Sequence[Row], words: Words) -> Figure | None:
         words.axis,
         lines,
     )
+
+
+def _pairs(study: Study, stem: str, words: Words) -> list[Figure]:
+    """Interactions of pairs, a matrix a place."""
+    table = study.table(f"{stem}_pairs.parquet")
+    by_place: dict[Layers, list[Row]] = {}
+    for row in table.to_pylist() if table is not None else ():
+        place = None if row["layers"] is None else tuple(row["layers"])
+        by_place.setdefault(place, []).append(row)
+    return [
+        pairs(
+            f"{stem}_pairs{number or ''}",
+            f"Pairs of dimensions, {_words(place)}",
+            f"How much more {words.noun} two dimensions cost together than the sum of what each "
+            "costs alone. Orange: more, as where two carry the same; blue: less, as where one "
+            "needs the other. A star: surely so, whatever other pairs do.",
+            [Pair(row["dim"], row["other"], row["interaction"], _surely(row)) for row in rows],
+        )
+        for number, (place, rows) in enumerate(by_place.items())
+    ]
+
+
+def _surely(row: Row) -> bool:
+    return row["family"] is not None and row["family"] < _SURE
 
 
 def _verified(stem: str, rows: Sequence[Row]) -> Figure:
