@@ -1,52 +1,66 @@
-"""Losses in closed form are those of real ablations."""
+"""Scores in closed form are those of real ablations."""
 
 import pytest
 import torch
-from outdim.errors import ArgumentError
 from outdim.models import Ablation, Predictor, apply_ablation, architecture, observe
 from outdim.models.last_layer import LastLayer
+from outdim.models.losses import scores
 from tiny import LAYERS, tiny_inputs, tiny_model
-from torch.nn.functional import cross_entropy
 
-DIMS = (0, 9, 16, 17, 31)
+SETS = ([0], [9], [16, 3], [17], list(range(5, 30)))
 # LayerNorm and no bias, RMSNorm, soft cap and 1 + weight, a bias in the output layer, a norm
 # without parameters.
 FAMILIES = ("gpt2", "llama", "gemma2", "phi", "olmo")
 
 
-def real(model, ids, at, dims=DIMS):
-    """The loss of every token but the first without each dimension, [R, M]."""
-    found, losses = architecture(model), []
-    for dim in dims:
-        ablation = Ablation([dim], [LAYERS], at)
+def real(model, ids, asked):
+    """The scores of every token but the first, intact and of each ablation."""
+    found, predictor, states = architecture(model), Predictor(model), []
+    for ablation in (None, *asked):
         with torch.inference_mode(), apply_ablation(model, ablation, found=found):
-            logits = model(ids).logits[:, :-1].double()
-        losses.append(cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"))
-    return torch.stack(losses, 1)
+            states.append(predictor.states(ids, torch.ones_like(ids))[:, :-1].flatten(0, 1))
+    targets = ids[:, 1:].flatten()
+    with torch.inference_mode():
+        return scores(predictor.logits, states, targets, predictor.vocab_size)
 
 
-def closed(model, ids, at, dims=DIMS):
-    last = architecture(model).blocks()[-1]
+def form_of(model):
+    found = architecture(model)
+    return found.blocks()[-1], LastLayer(model, Predictor(model), found)
+
+
+def closed(model, ids, asked, intact):
+    (last, form), targets = form_of(model), ids[:, 1:].flatten()
+    assert form.note == ""
+    assert all(map(form.takes, asked))
     with torch.inference_mode(), observe(model, [last]) as seen:
         model(ids)
-    hidden = seen[last.name][:, :-1].flatten(0, 1)
-    return LastLayer(model, at).losses(hidden, ids[:, 1:].flatten(), dims)
+        return form.scores(seen[last.name][:, :-1].flatten(0, 1), targets, intact, asked)
+
+
+def compare(model, at, sets=SETS, ids=None, tolerance=2e-5):
+    """Loss and KL of each set; the likeliest token where it is one of two that are asked for."""
+    ids = tiny_inputs(model)["input_ids"] if ids is None else ids
+    asked = [Ablation(one, [LAYERS], at) for one in sets]
+    intact, *expected = real(model, ids, asked)
+    found, targets = closed(model, ids, asked, intact), ids[:, 1:].flatten()
+    for one, other in zip(found, expected, strict=True):
+        assert one.brief
+        assert one.loss.dtype == torch.float64
+        torch.testing.assert_close(one.loss, other.loss, rtol=1e-6, atol=tolerance)
+        torch.testing.assert_close(one.kl, other.kl, rtol=1e-6, atol=tolerance)
+        named = (other.predicted == targets) | (other.predicted == intact.predicted)
+        assert torch.equal(one.predicted, torch.where(named, other.predicted, -1))
+    return found
 
 
 @pytest.mark.parametrize("at", ["state", "readers"])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_losses_are_those_of_real_ablations(family, at, dtype):
-    model = tiny_model(family, head="CausalLM").to(dtype)
-    ids = tiny_inputs(model)["input_ids"]
+def test_scores_are_those_of_real_ablations(family, at, dtype):
     if family == "olmo" and at == "readers":
-        with pytest.raises(ArgumentError, match="no gamma"):
-            LastLayer(model, at)
-        return
-    found = closed(model, ids, at)
-    assert found.dtype == torch.float64
-    assert found.shape == (18, len(DIMS))
-    torch.testing.assert_close(found, real(model, ids, at), rtol=1e-6, atol=2e-5)
+        return  # its norms have no parameters
+    compare(tiny_model(family, head="CausalLM").to(dtype), at)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -64,10 +78,8 @@ def test_a_massive_activation_is_taken_out_without_loss_of_digits(family):
         return output
 
     block.forward = massive
-    ids = tiny_inputs(model)["input_ids"]
-    found = closed(model, ids, "state", [4, 5])
-    torch.testing.assert_close(found, real(model, ids, "state", [4, 5]), rtol=0, atol=2e-5)
-    assert (found[:, 1] - found[:, 0]).abs().max() > 0.1
+    four, five = compare(model, "state", ([4], [5]))
+    assert (four.loss - five.loss).abs().max() > 0.1
 
 
 def test_post_layer_norm_without_a_head_of_its_own():
@@ -77,41 +89,57 @@ def test_post_layer_norm_without_a_head_of_its_own():
     config = OpenAIGPTConfig(vocab_size=200, n_embd=32, n_layer=LAYERS, n_head=4, n_positions=64)
     torch.manual_seed(0)
     model = OpenAIGPTLMHeadModel(config).eval()
-    ids = tiny_inputs(model)["input_ids"]
     for at in ("state", "parameters"):
-        torch.testing.assert_close(closed(model, ids, at), real(model, ids, at), rtol=0, atol=2e-5)
+        compare(model, at)
 
 
-def test_parts_of_tokens_and_vocabulary(monkeypatch):
+@pytest.mark.parametrize("at", ["state", "readers"])
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_large_logits_are_taken_in_float64(family, at):
+    model = tiny_model(family, head="CausalLM").double()
+    model.get_output_embeddings().weight.data *= 60
+    compare(model, at, tolerance=1e-9 if family == "gpt2" else 2e-5)
+
+
+def test_parts_of_tokens_and_vocabulary_change_nothing(monkeypatch):
+    monkeypatch.setattr("outdim.models.last_layer._CPU", (5, 33))
+    compare(tiny_model("gpt2", head="CausalLM"), "state")
+
+
+def test_a_variant_is_the_same_whatever_stands_beside_it():
     model = tiny_model("gpt2", head="CausalLM")
-    ids = tiny_inputs(model)["input_ids"]
-    whole = closed(model, ids, "state")
-    monkeypatch.setattr("outdim.models.last_layer._ROWS", 5)
-    monkeypatch.setattr("outdim.models.last_layer._COLUMNS", 33)
-    torch.testing.assert_close(closed(model, ids, "state"), whole, rtol=0, atol=1e-5)
+    alone, together = compare(model, "state", SETS[2:3]), compare(model, "state")
+    for name in ("loss", "kl", "predicted"):
+        assert torch.equal(getattr(alone[0], name), getattr(together[2], name))
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert", "modernbert"])
 def test_a_head_that_transforms_has_no_closed_form(family):
-    with pytest.raises(ArgumentError, match="no closed form"):
-        LastLayer(tiny_model(family, head="MaskedLM"))
+    _, form = form_of(tiny_model(family, head="MaskedLM"))
+    assert "more than a norm stands" in form.note
+    assert not form.takes(Ablation([1], [LAYERS]))
 
 
-def test_a_projection_has_no_closed_form():
-    with pytest.raises(ArgumentError, match="no closed form"):
-        LastLayer(tiny_model("opt-post", head="CausalLM"))
+def test_neither_has_a_projection_nor_half_precision():
+    _, form = form_of(tiny_model("opt-post", head="CausalLM"))
+    assert "more than a norm stands" in form.note
+    _, form = form_of(tiny_model("gpt2", head="CausalLM").bfloat16())
+    assert "torch.bfloat16 rounds" in form.note
 
 
-def test_bad_input():
-    model = tiny_model("gpt2", head="CausalLM")
-    with pytest.raises(ArgumentError, match="denominator"):
-        LastLayer(model, "denominator")
-    with pytest.raises(ArgumentError, match="'parameters' has no meaning"):
-        LastLayer(model, "parameters")
-    last = LastLayer(model, predictor=Predictor(model), found=architecture(model))
-    with pytest.raises(ArgumentError, match="dims: expected 0 to 31, got 32"):
-        last.losses(torch.ones(2, 32), torch.zeros(2, dtype=torch.int64), [32])
-    with pytest.raises(ArgumentError, match="targets: expected one for each"):
-        last.losses(torch.ones(2, 32), torch.zeros(3, dtype=torch.int64), [1])
-    none = last.losses(torch.ones(0, 32), torch.zeros(0, dtype=torch.int64), [1])
-    assert none.shape == (0, 1)
+@pytest.mark.parametrize(
+    "other",
+    [
+        Ablation([1], [LAYERS - 1]),
+        Ablation([1], [LAYERS - 1, LAYERS]),
+        Ablation([1]),
+        Ablation([1], [LAYERS], "denominator"),
+        Ablation([1], [LAYERS], "readers", only="gamma"),
+        Ablation([1], [LAYERS], mode="scale", value=0.5),
+        Ablation([[1]], [LAYERS]),
+    ],
+)
+def test_what_it_does_not_take(other):
+    _, form = form_of(tiny_model("gpt2", head="CausalLM"))
+    assert form.takes(Ablation([1], [LAYERS]))
+    assert not form.takes(other)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -70,6 +70,18 @@ def scored(
     return scores(predictor.logits, states, rows.targets, predictor.vocab_size, brief=brief)
 
 
+class Closed(Protocol[T]):
+    """What measures some variants without running them, as `outdim.models.last_layer`."""
+
+    def takes(self, ablation: Ablation) -> bool:
+        """Whether this is one of them."""
+
+    def scores(
+        self, hidden: Tensor, targets: Tensor, intact: T, ablations: Sequence[Ablation]
+    ) -> list[T]:
+        """Measure them from the hidden states [R, D] of the last layer."""
+
+
 class Runner(Generic[T]):
     """Runs variants over the same batches; layers below their first edit run once for all.
 
@@ -78,16 +90,24 @@ class Runner(Generic[T]):
         head: What the model predicts with.
         measure: Of the states of every variant.
         at_once: How many variants share a forward.
+        closed: What measures some of them otherwise.
     """
 
     def __init__(
-        self, inputs: Inputs, head: type[WithHead], measure: Measure[T], at_once: int = 1
+        self,
+        inputs: Inputs,
+        head: type[WithHead],
+        measure: Measure[T],
+        at_once: int = 1,
+        closed: Closed[T] | None = None,
     ) -> None:
         self._model = inputs.model_with(head.head)
         check_eval_mode(self._model)
         self.predictor = predictor_of(inputs, head)
-        self._forward = PrefixForward(self._model, architecture(self._model), self.predictor.states)
-        self._at_once, self._measure = at_once, measure
+        found = architecture(self._model)
+        self._layers = found.layers
+        self._forward = PrefixForward(self._model, found, self.predictor.states)
+        self._at_once, self._measure, self._closed = at_once, measure, closed
         self._autocast = inputs.options["autocast"]
         self._fitting = Fitting()
         self.reading = Reading(inputs)
@@ -138,15 +158,37 @@ class Runner(Generic[T]):
         rows = Rows(documents[chosen], places[chosen], batch.labels[chosen], chosen.nonzero()[:, 0])
         ids, mask = batch.input_ids, batch.batch.attention_mask
         with torch.inference_mode(), autocast(self._autocast, self._model.device):
-            intact = self._forward.keep(ids, mask, ablations)[chosen]
-            found = [] if ablations else self._measure(self.predictor, [intact], rows)
-            at_once = max(1, _STATE_BYTES // (intact.numel() * intact.element_size()))
-            for start in range(0, len(ablations), at_once):
-                some = ablations[start : start + at_once]
-                states = [h[chosen] for h in self._forward.variants(some, self._at_once)]
-                measured = self._measure(self.predictor, [intact, *states], rows)
-                found += measured[1:] if start else measured
+            closed = self._in_closed_form(ablations)
+            last = [self._layers] if closed else []
+            intact = self._forward.keep(ids, mask, ablations, last)[chosen]
+            run = [one for number, one in enumerate(ablations) if number not in closed]
+            found = self._run(run, intact, chosen, rows)
+            if self._closed is not None and closed:
+                hidden = self._forward.hidden(self._layers)[chosen]
+                some = [ablations[number] for number in closed]
+                scores = self._closed.scores(hidden, rows.targets, found[0], some)
+                for number, one in zip(closed, scores, strict=True):
+                    found.insert(1 + number, one)
         yield Predicted(rows, found)
+
+    def _in_closed_form(self, ablations: Sequence[Ablation]) -> list[int]:
+        """The numbers of those that need not be run."""
+        if self._closed is None or self._autocast or self._forward.note:
+            return []
+        return [number for number, one in enumerate(ablations) if self._closed.takes(one)]
+
+    def _run(
+        self, ablations: Sequence[Ablation], intact: Tensor, chosen: Tensor, rows: Rows
+    ) -> list[T]:
+        """Measure the intact model and ablated ones on the batch that is kept."""
+        found = [] if ablations else self._measure(self.predictor, [intact], rows)
+        at_once = max(1, _STATE_BYTES // (intact.numel() * intact.element_size()))
+        for start in range(0, len(ablations), at_once):
+            some = ablations[start : start + at_once]
+            states = [h[chosen] for h in self._forward.variants(some, self._at_once)]
+            measured = self._measure(self.predictor, [intact, *states], rows)
+            found += measured[1:] if start else measured
+        return found
 
 
 class Documents:

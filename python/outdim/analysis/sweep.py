@@ -25,7 +25,7 @@ from outdim.analysis.predicting import (
     NextTokens,
     Predicting,
 )
-from outdim.analysis.scoring import Documents, Runner, Tally, scored
+from outdim.analysis.scoring import Documents, Runner, Tally, predictor_of, scored
 from outdim.analysis.screen import (
     LEADING,
     Score,
@@ -43,6 +43,8 @@ from outdim.analysis.tasks import GLUE
 from outdim.analysis.variants import Variant
 from outdim.errors import ArgumentError
 from outdim.models.ablation import At
+from outdim.models.architecture import architecture
+from outdim.models.last_layer import LastLayer
 from outdim.models.losses import Scores
 
 if TYPE_CHECKING:
@@ -127,12 +129,18 @@ class SweepText(EachVariant):
         return self.merge({f"{place}.{first}/{name}": one for name, one in found.items()})
 
     def runner(self) -> Runner[Any]:
-        """What runs the model, several variants at once."""
-        at_once, brief = self.recorded["variants_at_once"], partial(scored, brief=True)
-        found: Runner[Scores] = self.inputs.keep(
-            "sweeping", lambda: Runner(self.inputs, self.head, brief, at_once)
-        )
+        """What runs the model, several variants at once, and the last layer in closed form."""
+        found: Runner[Scores] = self.inputs.keep("sweeping", self._runner)
         return found
+
+    def _runner(self) -> Runner[Scores]:
+        model, predictor = (
+            self.inputs.model_with(self.head.head),
+            predictor_of(self.inputs, self.head),
+        )
+        last = LastLayer(model, predictor, architecture(model))
+        at_once, brief = self.recorded["variants_at_once"], partial(scored, brief=True)
+        return Runner(self.inputs, self.head, brief, at_once, last)
 
     def keeping(self, runner: Runner[Any], documents: Documents, variants: int) -> Tally:
         """Sums by document; nothing is related to counts."""

@@ -1,14 +1,14 @@
-"""Losses without each dimension of the last layer, from its hidden states alone.
+"""Predictions without dimensions of the last layer, from its hidden states alone.
 
 Between the last layer of a decoder and its logits stand a norm and the output layer W [V, D], so
-that taking one dimension out changes the logits of a token by a vector that is known in advance:
+that taking dimensions S out changes the logits of a token by vectors that are known in advance:
 
     x = (h - m) / s,  y = gamma x + beta,  l = W y + b          (RMSNorm: m = 0)
 
-    readers   gamma_d = beta_d = 0:   l' = l - y_d W_d
-    state     h_d = 0:                l' = r (z + (h_d / s) e_d) + c
+    readers   gamma_d = beta_d = 0:   l' = l - sum_S y_d W_d
+    state     h_d = 0:                l' = r (z + sum_S (h_d / s) e_d) + c
 
-with c = W beta + b, z = l - c, r = s / s', s' the deviation without h_d, and e_d = -gamma_d W_d;
+with c = W beta + b, z = l - c, r = s / s', s' the deviation without h_S, and e_d = -gamma_d W_d;
 for LayerNorm, whose mean moves as well, e_d = sum_j gamma_j W_j / D - gamma_d W_d. So a variant
 costs R x V for R tokens, where the output layer would cost R x D x V. Products are taken once, in
 float64; what follows in float32 where no logit can be above 128 (an error of 1e-5 at most), else in
@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from outdim.errors import ArgumentError
-from outdim.models.ablation import Ablation, At
-from outdim.models.ablation_sites import sites
-from outdim.models.architecture import Architecture, architecture
+from outdim.models.ablation import Ablation
+from outdim.models.architecture import Architecture
+from outdim.models.losses import Scores, joined
 from outdim.models.norms import Norm
 from outdim.models.observe import observe
 from outdim.models.predictor import Predictor
@@ -36,173 +35,160 @@ from outdim.models.unchanged import unchanged
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# At a time: such a part of the logits, 0.5 MB, stays in the cache; with four times as many, and
-# with torch's logsumexp, which looks for its maximum, it takes four times as long a logit.
-_ROWS, _COLUMNS = 64, 2048
+# Rows and columns at a time: on a CPU such a part of the logits, 0.5 MB, and its like stay in the
+# cache; smaller parts cost more calls.
+_CPU, _CUDA = (64, 2048), (2048, 8192)
 _LARGE = 128.0  # of a logit: float32 rounds it by 8e-6
-_FAR = 60.0  # below the bound exp is still a normal number in float32
-# Of the standard deviation of the states: whether they are those of the norm.
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+# Of the standard deviation of the states: whether they are those of the norm. In half precision
+# the model rounds what is exact here.
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 class LastLayer:
-    """Computes losses without dimensions of the last layer of a model, without running it.
+    """Scores a model without dimensions of its last layer, and runs nothing for it.
 
     Where a soft cap or a scale follows the output layer (Gemma, Cohere), it is done to each logit.
+    What is scored is within 2e-5 nats a token of the model ablated (float32).
 
     Args:
         model: With a head over the vocabulary.
-        at: "state", "readers" or "parameters", see `outdim.ablate`.
         predictor: Predictor(model).
         found: architecture(model).
 
-    Raises:
-        ArgumentError: An ``at`` that means nothing for the model, or "denominator"; more than a
-            norm stands between the last layer and the output layer, as in the masked-LM heads of
-            BERT and RoBERTa: there is no closed form, and the head has to be run.
+    Attributes:
+        note: Why there is no closed form; "" where there is one. Such as that more than a norm
+            stands between the last layer and the output layer, as in the masked-LM heads of BERT
+            and RoBERTa, or that the model computes in half precision.
 
     Example:
+        >>> from outdim.models import Predictor, architecture
         >>> from transformers import GPT2Config, GPT2LMHeadModel
         >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_layer=2, n_embd=8, n_head=2)).eval()
-        >>> hidden, targets = torch.randn(5, 8), torch.arange(5)
-        >>> LastLayer(model).losses(hidden, targets, [3, 7]).shape
-        torch.Size([5, 2])
+        >>> last = LastLayer(model, Predictor(model), architecture(model))
+        >>> last.takes(Ablation([3], [2])), last.takes(Ablation([3], [1]))
+        (True, False)
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        at: At = "state",
-        *,
-        predictor: Predictor | None = None,
-        found: Architecture | None = None,
-    ) -> None:
-        found = architecture(model) if found is None else found
-        predictor = Predictor(model) if predictor is None else predictor
-        if at == "denominator":
-            raise ArgumentError(
-                "at: expected 'state', 'parameters' or 'readers', got 'denominator'; run the model"
-            )
-        sites(found, Ablation((0,), (found.layers,), at))  # or it says what has a meaning
+    def __init__(self, model: PreTrainedModel, predictor: Predictor, found: Architecture) -> None:
         readers = [point for point in found.readers if point.layer == found.layers]
-        self._at = at
         self._norm: Norm | None = found.modules[readers[0].module] if readers else None
-        self._predictor = predictor
-        _check(model, found, predictor, self._norm)
+        self._predictor, self._layer = predictor, found.layers
+        self.note = _why_not(model, predictor, found, self._norm)
 
-    def losses(self, hidden: Tensor, targets: Tensor, dims: Sequence[int]) -> Tensor:
-        """-log p of the true token without each of M dimensions in turn, float64 [R, M].
+    def takes(self, ablation: Ablation) -> bool:
+        """Whether there is a closed form of an ablation that has a meaning for the model."""
+        return (
+            not self.note
+            and ablation.layers == (self._layer,)
+            and ablation.mode == "zero"
+            and ablation.only is None
+            and not ablation.by_layer
+            and ablation.at != "denominator"
+        )
+
+    def scores(
+        self, hidden: Tensor, targets: Tensor, intact: Scores, ablations: Sequence[Ablation]
+    ) -> list[Scores]:
+        """Score M ablations that it takes, all of one ``at``.
 
         Args:
-            hidden: What the last block gives at R positions, [R, D].
+            hidden: What the last block of the intact model gives at R > 0 positions, [R, D].
             targets: The token that each predicts, int64 [R].
-            dims: M of them.
+            intact: Of the intact model.
+            ablations: M of them, at least one.
 
-        Raises:
-            ArgumentError: Shapes that do not fit, dimensions that are not there.
+        Returns:
+            As `outdim.models.losses.scores` gives with ``brief``, but that ``predicted`` is -1
+            where it is neither the true token nor that of the intact model.
         """
-        if hidden.dim() != 2 or targets.shape != hidden.shape[:1]:
-            raise ArgumentError(
-                f"targets: expected one for each of hidden [R, D], got {tuple(targets.shape)} for "
-                f"{tuple(hidden.shape)}"
-            )
-        if wrong := [dim for dim in dims if not 0 <= dim < hidden.shape[1]]:
-            raise ArgumentError(f"dims: expected 0 to {hidden.shape[1] - 1}, got {wrong[0]}")
-        of = torch.tensor(list(dims), dtype=torch.int64, device=hidden.device)
-        with torch.inference_mode():
-            rows = [slice(i, i + _ROWS) for i in range(0, max(1, len(hidden)), _ROWS)]
-            tokens = [self._tokens(hidden[some].double(), of) for some in rows]
-            total = [torch.full_like(some.factor, -torch.inf) for some in tokens]
-            for outputs in self._columns():  # outside, since weights in float64 are large
-                edits = outputs.edits(of).T.contiguous()
-                for n, some in enumerate(tokens):
-                    total[n] = torch.logaddexp(total[n], self._part(some, outputs, edits))
-            true = [
-                self._true(some, targets[row], of) for some, row in zip(tokens, rows, strict=True)
-            ]
-            return torch.cat(total) - torch.cat(true)
+        rows, columns = _CUDA if hidden.is_cuda else _CPU
+        edits = _edits(ablations, hidden, normed=self._norm is not None)
+        parts = [slice(i, i + rows) for i in range(0, len(hidden), rows)]
+        blocks = [
+            _Block(self._tokens(hidden[i].double(), edits), targets[i], intact.predicted[i])
+            for i in parts
+        ]
+        for outputs in self._outputs(edits, columns):  # outside: weights in float64 are large
+            for block in blocks:
+                block.take(outputs, edits, self._predictor)
+        every = (block.scores() for block in blocks)
+        return [joined(variant) for variant in zip(*every, strict=True)]
 
-    def _true(self, tokens: _Tokens, targets: Tensor, dims: Tensor) -> Tensor:
-        """The logits of the true tokens [R, M]."""
-        true = self._outputs(targets)
-        z = (tokens.source * true.weight).sum(1, keepdim=True) + true.start[:, None]
-        own = torch.addcmul(z, tokens.factor, true.edits(dims)) * tokens.ratio
-        return self._predictor.finish(own + true.end[:, None])
-
-    def _part(self, tokens: _Tokens, outputs: _Outputs, edits: Tensor) -> Tensor:
-        """Log sum exp [R, M] over a part of the vocabulary, of edits [M, C]."""
-        finish, end = self._predictor.finish, outputs.end
-        moved = bool(end.any())
-        z = torch.addmm(outputs.start, tokens.source, outputs.weight.T)
-        change = tokens.factor.abs() * edits.abs().amax(1)
-        size = tokens.ratio * (z.abs().amax(1, keepdim=True) + change) + end.abs().amax()
-        # No logit is above it, and the largest not much below: what a maximum is needed for.
-        bound = finish(tokens.ratio * (z.amax(1, keepdim=True) + change) + end.amax())
-        below = 2 * tokens.ratio * change + end.amax() - end.amin()
-        exact = ((size > _LARGE) | (below > _FAR)).any(0).tolist()
-        narrow = [v.float() for v in (z, tokens.factor, tokens.ratio, edits, end, bound)]
-        found = torch.empty_like(tokens.factor)
-        for k, wide in enumerate(exact):
-            if wide:
-                logits = torch.addcmul(z, tokens.factor[:, k, None], edits[k])
-                logits = logits.mul_(tokens.ratio[:, k, None]).add_(end)
-                found[:, k] = finish(logits).logsumexp(1)
-                continue
-            base, factor, ratio, edit, added, most = narrow
-            logits = torch.addcmul(base, factor[:, k, None], edit[k])
-            if self._rescales:
-                logits.mul_(ratio[:, k, None])
-            if moved:
-                logits.add_(added)
-            found[:, k] = finish(logits).sub_(most[:, k, None]).exp_().sum(1).log()
-            found[:, k] += most[:, k]
-        return found
-
-    @property
-    def _rescales(self) -> bool:
-        return self._at == "state" and self._norm is not None
-
-    def _tokens(self, h: Tensor, dims: Tensor) -> _Tokens:
-        norm = self._norm
-        ones = h.new_ones(len(h), len(dims))
+    def _tokens(self, h: Tensor, edits: _Edits) -> _Tokens:
+        """What the output layer takes of hidden states [R, D]."""
+        norm, ones = self._norm, h.new_ones(edits.kept.shape[1], len(h))
         if norm is None:
-            return _Tokens(h, h[:, dims], ones)
+            return _Tokens(h, h[:, edits.dims], ones)
         mean = torch.zeros_like(h[:, :1]) if norm.rms else h.mean(1, keepdim=True)
         s = ((h - mean).square().mean(1, keepdim=True) + norm.eps).sqrt()
         y = (h - mean) / s
         if norm.gamma is not None:
             y = y * norm.gamma.double()
-        if not self._rescales:
+        if not edits.rescale:
             if norm.beta is not None:
                 y = y + norm.beta.double()
-            return _Tokens(y, y[:, dims], ones)
-        return _Tokens(y, h[:, dims] / s, s / _deviations_without(h, dims, norm))
+            return _Tokens(y, y[:, edits.dims], ones)
+        # Summed anew: what is left where a massive activation is subtracted would be rounding.
+        means = 0 if norm.rms else h @ edits.kept / h.shape[1]
+        without = h.square() @ edits.kept / h.shape[1] - means**2
+        ratio = s / (without.clamp(min=0) + norm.eps).sqrt()
+        return _Tokens(y, h[:, edits.dims] / s, ratio.T.contiguous())
 
-    def _outputs(self, columns: slice | Tensor) -> _Outputs:
-        """Of some entries of the vocabulary."""
+    def _outputs(self, edits: _Edits, step: int) -> Iterator[_Outputs]:
+        """Parts of the vocabulary."""
         output, norm = self._predictor.output, self._norm
         assert output is not None
-        weight = output.weight[columns].double()
-        nothing = weight.new_zeros(len(weight))
-        end = nothing if output.bias is None else output.bias[columns].double()
-        if not self._rescales or norm is None:
-            return _Outputs(weight, end, nothing, None, nothing)
-        if norm.beta is not None:
-            end = end + weight @ norm.beta.double()
-        gamma = weight.new_ones(weight.shape[1]) if norm.gamma is None else norm.gamma.double()
-        mean = nothing if norm.rms else weight @ gamma / weight.shape[1]
-        return _Outputs(weight, nothing, end, gamma, mean)
+        for start in range(0, self._predictor.vocab_size, step):
+            columns = slice(start, min(start + step, self._predictor.vocab_size))
+            weight = output.weight[columns].double()
+            bias = weight.new_zeros(len(weight))
+            if output.bias is not None:
+                bias = output.bias[columns].double()
+            changes = weight[:, edits.dims]
+            if not edits.rescale or norm is None:
+                yield _Outputs(start, weight, bias, torch.zeros_like(bias), -changes.T.contiguous())
+                continue
+            if norm.beta is not None:
+                bias = bias + weight @ norm.beta.double()
+            gamma = weight.new_ones(weight.shape[1]) if norm.gamma is None else norm.gamma.double()
+            moving = torch.zeros_like(bias) if norm.rms else weight @ gamma / weight.shape[1]
+            changes = moving[:, None] - changes * gamma[edits.dims]
+            yield _Outputs(start, weight, torch.zeros_like(bias), bias, changes.T.contiguous())
 
-    def _columns(self) -> Iterator[_Outputs]:
-        size = self._predictor.vocab_size
-        for start in range(0, size, _COLUMNS):
-            yield self._outputs(slice(start, min(start + _COLUMNS, size)))
+
+class _Edits(NamedTuple):
+    """What M ablations take out.
+
+    Attributes:
+        dims: All of the dimensions, [U].
+        of: By ablation, which of these it has.
+        kept: 1 for a dimension that is left and 0 for one that is not, [D, M].
+        rescale: Whether the norm is another without them.
+    """
+
+    dims: Tensor
+    of: list[Tensor]
+    kept: Tensor
+    rescale: bool
+
+
+def _edits(ablations: Sequence[Ablation], hidden: Tensor, *, normed: bool) -> _Edits:
+    sets = [torch.tensor(ablation.one_set, device=hidden.device) for ablation in ablations]
+    dims = torch.unique(torch.cat(sets))
+    kept = hidden.new_ones(hidden.shape[1], len(sets), dtype=torch.float64)
+    for number, one in enumerate(sets):
+        kept[one, number] = 0
+    of = [torch.searchsorted(dims, one) for one in sets]
+    return _Edits(dims, of, kept, normed and ablations[0].at == "state")
 
 
 class _Tokens(NamedTuple):
-    """R tokens: what the output layer takes, without beta where that is not rescaled, [R, D].
+    """R tokens.
 
-    And for each of M dimensions by what its edit is multiplied, and what all is then, [R, M].
+    Attributes:
+        source: What the output layer takes, without beta where that is not rescaled, [R, D].
+        factor: By what the edit of each dimension is multiplied, [R, U].
+        ratio: By what all is multiplied then, [M, R].
     """
 
     source: Tensor
@@ -211,54 +197,114 @@ class _Tokens(NamedTuple):
 
 
 class _Outputs(NamedTuple):
-    """C entries of the vocabulary: weights [C, D], and what is added before and after the ratio.
+    """C entries of the vocabulary from ``start`` on.
 
-    gamma: [D] by which weights are scaled in an edit; None for 1.
-    mean: What the moving mean adds to an edit, [C].
+    Attributes:
+        weight: [C, D].
+        before, after: What is added before and after all is multiplied by the ratio, [C].
+        edits: The vectors e, [U, C].
     """
 
+    start: int
     weight: Tensor
-    start: Tensor
-    end: Tensor
-    gamma: Tensor | None
-    mean: Tensor
-
-    def edits(self, dims: Tensor) -> Tensor:
-        """The vectors e [C, M]."""
-        scaled = self.weight[:, dims]
-        if self.gamma is not None:
-            scaled = scaled * self.gamma[dims]
-        return self.mean[:, None] - scaled
+    before: Tensor
+    after: Tensor
+    edits: Tensor
 
 
-def _deviations_without(h: Tensor, dims: Tensor, norm: Norm) -> Tensor:
-    """The deviation of each token [R, M] where a dimension is 0."""
-    size = h.shape[1]
-    own = h[:, dims]
-    squares = h.square().sum(1, keepdim=True) - own.square()
-    mean = torch.zeros_like(own) if norm.rms else (h.sum(1, keepdim=True) - own) / size
-    # Of what is all but one dimension rounding may leave less than nothing.
-    return ((squares / size - mean.square()).clamp(min=0) + norm.eps).sqrt()
+class _Block:
+    """Sums of R tokens over the part of the vocabulary that was seen, [M, R] in float64."""
+
+    def __init__(self, tokens: _Tokens, targets: Tensor, predicted: Tensor) -> None:
+        self._tokens, self._named = tokens, torch.stack([targets, predicted], 1)
+        none = torch.zeros_like(tokens.ratio)
+        self._top, self._normaliser = none - torch.inf, none - torch.inf  # log sum exp(l)
+        self._cross = none  # sum exp(l0 - largest of l0) l
+        self._own = none.new_full((*none.shape, 2), torch.nan)  # the logits of the named tokens
+        zero = tokens.ratio.new_zeros(len(targets))
+        # Of the intact model: the largest l0, sum exp(l0 - that), and the same times l0.
+        self._largest, self._total, self._self = zero - torch.inf, zero, zero
+
+    def take(self, outputs: _Outputs, edits: _Edits, predictor: Predictor) -> None:
+        """Take a part of the vocabulary."""
+        tokens, after = self._tokens, outputs.after
+        z = torch.addmm(outputs.before, tokens.source, outputs.weight.T)
+        weights = self._take_intact(predictor.finish(z + after))
+        column = self._named - outputs.start
+        here = (column >= 0) & (column < len(after))
+        column = torch.where(here, column, 0)
+        wide = (z, tokens.factor, outputs.edits, tokens.ratio, after, weights)
+        narrow = [one.float() for one in wide]
+        moved = bool(after.any())
+        found = []
+        for k, (of, large) in enumerate(zip(edits.of, self._large(z, outputs, edits), strict=True)):
+            base, factor, edit, ratio, added, own = wide if large else narrow
+            logits = torch.addmm(base, factor[:, of], edit[of])
+            if edits.rescale:
+                logits.mul_(ratio[k, :, None])
+            if moved:
+                logits.add_(added)
+            logits = predictor.finish(logits)
+            top, named = logits.amax(1), logits.gather(1, column)
+            logits.sub_(top[:, None])
+            cross = (logits * own).sum(1)
+            found.append((top, cross, logits.exp_().sum(1), named))
+        top, cross, total, named = (
+            torch.stack([one.double() for one in each]) for each in zip(*found, strict=True)
+        )
+        self._normaliser = torch.logaddexp(self._normaliser, top + total.log())
+        self._cross = self._cross + cross + top * weights.sum(1)
+        self._top = torch.maximum(self._top, top)
+        self._own = torch.where(here, named, self._own)
+
+    def _take_intact(self, logits: Tensor) -> Tensor:
+        """exp(l0 - largest) [R, C] in float64, after rescaling the sums to the largest so far."""
+        largest = torch.maximum(self._largest, logits.amax(1))
+        rescale = (self._largest - largest).exp()
+        weights = (logits - largest[:, None]).exp()
+        self._total = self._total * rescale + weights.sum(1)
+        self._self = self._self * rescale + (weights * logits).sum(1)
+        self._cross = self._cross * rescale
+        self._largest = largest
+        return weights
+
+    def _large(self, z: Tensor, outputs: _Outputs, edits: _Edits) -> list[bool]:
+        """By ablation, whether a logit before a soft cap may be too large for float32."""
+        tokens, taken = self._tokens, 1 - edits.kept[edits.dims]
+        change = (tokens.factor.abs() * outputs.edits.abs().amax(1)) @ taken
+        size = tokens.ratio * (z.abs().amax(1) + change.T)
+        return (size.amax(1) + outputs.after.abs().amax() > _LARGE).tolist()
+
+    def scores(self) -> list[Scores]:
+        """By ablation."""
+        of_intact = self._largest + self._total.log()
+        kl = (self._self - self._cross) / self._total - of_intact + self._normaliser
+        true, likeliest = self._own.unbind(2)
+        targets, predicted = self._named.unbind(1)
+        same = torch.where(likeliest >= self._top, predicted, -1)
+        chosen = torch.where(true >= self._top, targets, same)
+        unknown = torch.full_like(of_intact, torch.nan)
+        rows = zip(self._normaliser - true, kl.clamp(min=0), chosen, strict=True)
+        return [Scores(loss, unknown, kl, unknown, chosen) for loss, kl, chosen in rows]
 
 
-def _check(
-    model: PreTrainedModel, found: Architecture, predictor: Predictor, norm: Norm | None
-) -> None:
-    """Raise where the output layer takes something else than the norm of the last layer."""
-    ids = dummy_inputs(model)["input_ids"]
-    last = found.blocks()[-1]
-    name = type(model).__name__
+def _why_not(
+    model: PreTrainedModel, predictor: Predictor, found: Architecture, norm: Norm | None
+) -> str:
+    """Why there is no closed form: the output layer takes something else than the norm gives."""
     if predictor.output is None:
-        raise ArgumentError(f"model: {predictor.note} There is no closed form; run the model")
+        return predictor.note
+    ids, last = dummy_inputs(model)["input_ids"], found.blocks()[-1]
     with torch.no_grad(), alone(model), unchanged(model), observe(model, [last]) as seen:
         states = predictor.states(ids, torch.ones_like(ids))
         hidden = seen[last.name]
         expected = hidden if norm is None else norm.module(hidden)
-    tolerance = _TOLERANCE[states.dtype] * float(states.double().std())
-    if states.shape != expected.shape or bool(
-        ((states.double() - expected.double()).abs() > tolerance).any()
-    ):
-        raise ArgumentError(
-            f"model: in {name} more than a norm stands between the last layer and the output layer "
-            "(a transform, a projection), so that there is no closed form; run the head instead"
+    if states.dtype not in _TOLERANCE:
+        return f"A model in {states.dtype} rounds what is exact in closed form."
+    off = (states.double() - expected.double()).abs() if states.shape == expected.shape else None
+    if off is None or bool((off > _TOLERANCE[states.dtype] * states.double().std()).any()):
+        return (
+            f"In {type(model).__name__} more than a norm stands between the last layer and the "
+            "output layer (a transform, a projection)."
         )
+    return ""

@@ -57,7 +57,10 @@ class Scores:
         return self.top.numel() > 0 and bool(self.top.isnan().all())
 
 
-_FIELDS = tuple(field.name for field in fields(Scores))
+def joined(parts: Sequence[Scores]) -> Scores:
+    """The tokens of several, one after the other."""
+    names = (field.name for field in fields(Scores))
+    return Scores(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 def scores(
@@ -88,10 +91,7 @@ def scores(
         _block(logits, [s[part] for s in states], targets[part], vocab_size, width, brief)
         for part in parts
     ]
-    return [
-        Scores(*(torch.cat([getattr(block[v], n) for block in blocks]) for n in _FIELDS))
-        for v in range(len(states))
-    ]
+    return [joined(variant) for variant in zip(*blocks, strict=True)]
 
 
 def _block(

@@ -12,7 +12,7 @@ Variants that begin at the same layer stand side by side in one batch, as in `ab
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -80,17 +80,30 @@ class PrefixForward:
             return 0
         return min(self._needed(site.point) for site in sites(self._found, ablation))
 
-    def keep(self, input_ids: Tensor, attention_mask: Tensor, for_: Sequence[Any] = ()) -> Tensor:
+    def keep(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        for_: Sequence[Any] = (),
+        layers: Collection[int] = (),
+    ) -> Tensor:
         """Run the intact model on a batch, and keep what the ablations ``for_`` will need.
+
+        And the hidden states of ``layers`` above 0, for `hidden`, where ``note`` is empty.
 
         Returns:
             What ``run`` gives.
         """
         self._batch = input_ids, attention_mask
         self._kept, self._shapes = {}, {}
-        layers = {self.begins(ablation) for ablation in for_} - {0}
-        with self._recording(layers):
+        needed = {self.begins(ablation) for ablation in for_} - {0}
+        with self._recording(needed.union(layers)):
             return self._run(input_ids, attention_mask)
+
+    def hidden(self, layer: int) -> Tensor:
+        """What a layer of the intact model gave on the batch, [B, S, D]; one that was kept."""
+        kept = self._kept[layer]
+        return kept if self._found.blocks()[0].batch_first else kept.transpose(0, 1)
 
     def variants(self, ablations: Sequence[Ablation], at_once: int = 1) -> Iterator[Tensor]:
         """Run ablated models on the batch that is kept, in order.
