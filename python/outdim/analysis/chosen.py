@@ -117,10 +117,11 @@ class Chosen(Result):
         last = len(self.choices)
         controls = controls_of(self.measured.variants).get(last, ())
         if len(controls):
-            change = number(float(found.control[last]), 3)
+            change = f"by {number(float(found.control[last]), 3)}"
+            verb = f"change it {change} on average" if len(controls) > 1 else f"changes it {change}"
             said.append(
-                f"{counted(len(controls), 'random set')} of as many other dimensions change it by "
-                f"{change} on average, which leaves {estimate(found.beyond, last).words()}."
+                f"{counted(len(controls), 'random set')} of as many other dimensions {verb}, which "
+                f"leaves {estimate(found.beyond, last).words()}."
             )
         return said
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from outdim.analysis.screen import ABSOLUTE
 from outdim.errors import ArgumentError
@@ -70,7 +71,7 @@ def ranked_dims(run: Path) -> list[int]:
     return sorted(harm, key=lambda dim: -harm[dim])
 
 
-def _screening(run: Path) -> list[dict[str, float]]:
+def _screening(run: Path) -> list[dict[str, Any]]:
     path = run / "stats.parquet"
     rows = read_parquet(path).to_pylist() if path.is_file() else []
     found = [row for row in rows if row["statistic"] == ABSOLUTE.name]

@@ -312,7 +312,9 @@ def sweep(
     if task == "cosine":
         from outdim.analysis.sweep_cosine import SweepCosine
 
-        return in_memory(SweepCosine, swept, inputs_of(model, tokenizer, texts, forward, None))
+        inputs = inputs_of(model, tokenizer, texts, forward, None)
+        moved: Sweep = in_memory(SweepCosine, swept, inputs)
+        return moved
     kind, _, name = task.partition(":")
     if kind != "glue" or name not in GLUE:
         raise ArgumentError(
@@ -327,7 +329,8 @@ def sweep(
     options = {**swept, "task": name, "data": files}
     if max_length is not None:
         options["max_length"] = max_length
-    return in_memory(SweepGlue, options, Inputs.of(model=model, tokenizer=tokenizer))
+    found: Sweep = in_memory(SweepGlue, options, Inputs.of(model=model, tokenizer=tokenizer))
+    return found
 
 
 def _sweep_predictions(
@@ -344,18 +347,18 @@ def _sweep_predictions(
         cls, of_screen = screen
         scores = cls({**inputs.options, **cls.resolve(of_screen, inputs)}, inputs)
         screened = _run(scores, inputs).result()
-    return in_memory(step, options, inputs, screened)
+    found: Sweep = in_memory(step, options, inputs, screened)
+    return found
 
 
 def in_memory(
     step: type[Any], options: Mapping[str, Any], inputs: Inputs, screened: Screened | None = None
-) -> Sweep:
+) -> Any:
     """The result of a step that takes all of its work."""
     whole = step({**inputs.options, **step.resolve(step.Options(**options), inputs)}, inputs)
     if screened is not None:
         whole.screened = screened
-    found: Sweep = _run(whole, inputs).result()
-    return found
+    return _run(whole, inputs).result()
 
 
 def _run(step: Any, inputs: Inputs) -> Any:

@@ -68,8 +68,8 @@ def _runner_up(choice: Row) -> str:
 def _figure(stem: str, sets: Sequence[Row], choices: Sequence[Row]) -> Figure:
     size = [choice["round"] for choice in choices]
     none = [_NONE] * len(size)
-    ends = (_column(sets, f"difference{end}") for end in ("", "_low", "_high"))
-    lines = [Curve("chosen, other half", size, *ends)]
+    y, low, high = (_column(sets, f"difference{end}") for end in ("", "_low", "_high"))
+    lines = [Curve("chosen", size, y, low, high)]
     if sets[0]["control"] is not None:
         lines.append(Curve("random sets", size, _column(sets, "control"), none, none, beside=True))
     return curves(
