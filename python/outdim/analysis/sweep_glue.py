@@ -12,15 +12,16 @@ from typing import Any, Self
 
 import torch
 
-from outdim.analysis.evaluate_glue import (
+from outdim.analysis.heads import Classifier
+from outdim.analysis.input_options import ModelOptions, TokenizerOptions
+from outdim.analysis.inputs import Inputs
+from outdim.analysis.labelled_items import (
     GlueOptions,
+    batching,
     recorded_items,
     recorded_task,
     resolve_glue,
 )
-from outdim.analysis.heads import Classifier
-from outdim.analysis.input_options import ModelOptions, TokenizerOptions
-from outdim.analysis.inputs import Inputs
 from outdim.analysis.labelled_result import LabelledResult
 from outdim.analysis.predict import VariantLogits
 from outdim.analysis.step import Json, Progress, Step
@@ -73,19 +74,13 @@ class SweepGlue(Step):
         )
         some = self.grid.variants(place)[first : unit["last"]]
 
-        def count(tokens: int) -> None:
-            inputs.resources.check_stop()
-            progress(tokens)
-
         outputs = self._forward(inputs)(
             inputs.tokenizer,
             items.texts,
             items.pairs,
             [variant.ablation for variant in some if variant.ablation is not None],
             at_once=recorded["variants_at_once"],
-            batch_size=recorded["batch_size"],
-            max_length=recorded["max_length"],
-            progress=count,
+            **batching(recorded, inputs, progress),
         )[..., recorded["order"]]
         found = {f"{place}.{first + i}": one for i, one in enumerate(outputs[1:])}
         if not place and not first:  # what the others have again

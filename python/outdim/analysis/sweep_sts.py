@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from outdim.analysis.compared import compared_row
-from outdim.analysis.evaluate_glue import StsOptions, recorded_items, resolve_items
 from outdim.analysis.input_options import ModelOptions, TokenizerOptions
 from outdim.analysis.inputs import Inputs
+from outdim.analysis.labelled_items import StsOptions, batching, recorded_items, resolve_items
 from outdim.analysis.labelled_result import SCHEMA
 from outdim.analysis.predict import text_vectors
 from outdim.analysis.step import Json, Progress, Result, Step
@@ -113,18 +113,12 @@ class SweepSts(Step):
         assert items.pairs is not None
         ablation = None if dim is None else self._ablation(dim)
 
-        def count(tokens: int) -> None:
-            inputs.resources.check_stop()
-            progress(tokens)
-
         with apply_ablation(inputs.model, ablation, found=inputs.architecture):
             vectors = text_vectors(
                 inputs.model,
                 inputs.tokenizer,
                 [*items.texts, *items.pairs],
-                batch_size=self.recorded["batch_size"],
-                max_length=self.recorded["max_length"],
-                progress=count,
+                **batching(self.recorded, inputs, progress),
             )
         left, right = vectors[: len(items.texts)], vectors[len(items.texts) :]
         if dim is None:
