@@ -13,6 +13,7 @@ from outdim.analysis.sweep import sweep
 from outdim.analysis.sweep_variants import Grid, grid
 from outdim.analysis.swept import Sweep
 from outdim.errors import ArgumentError, DataError
+from outdim.models.prefix import PrefixForward
 from tiny import LAYERS, tiny_model, tiny_texts, tiny_tokenizer
 
 PLANTED = 7
@@ -93,6 +94,28 @@ class TestNumbers:
         )
         for left, right in zip(one.places, other.places, strict=True):
             np.testing.assert_allclose(right.sums, left.sums, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("budget", "given", "expected"),
+        [(200, None, 4), (64, None, 1), (4096, None, 10), (200, 2, 2)],
+    )
+    def test_variants_share_a_forward_as_a_batch_is_filled(
+        self, llama, tokenizer, texts, monkeypatch, budget, given, expected
+    ):
+        """Of one text of 50 tokens: up to the token budget, and 512 tokens on a CPU."""
+        shared, variants = [], PrefixForward.variants
+
+        def noting(self, ablations, at_once):
+            shared.append(at_once)
+            return variants(self, ablations, at_once)
+
+        monkeypatch.setattr(PrefixForward, "variants", noting)
+        text = " ".join(" ".join(texts).split()[:50])
+        sweep(
+            llama, tokenizer, [text], dims=["0-3"], controls=0, draws=50, max_length=50,
+            token_budget=budget, variants_at_once=given,
+        )  # fmt: skip
+        assert shared[0] == expected
 
     @pytest.mark.slow
     def test_blocks_of_variants_change_nothing(self, llama, tokenizer, texts):

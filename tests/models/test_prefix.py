@@ -154,6 +154,14 @@ def test_out_of_memory_fewer_share_a_forward(monkeypatch):
     assert [count // len(ids) for count in rows] == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
     assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
 
+    # What is learnt is a number of tokens: of a batch half as large twice as many fit.
+    with torch.inference_mode():
+        forward.keep(ids[:1], mask[:1], asked)
+        rows.clear()
+        list(forward.variants(asked, at_once=8))
+    most = 2 * len(ids)
+    assert rows == [min(most, 8)] * (8 // most) + [8 % most] * bool(8 % most)
+
     def never(*given):
         raise torch.OutOfMemoryError("CUDA out of memory")
 

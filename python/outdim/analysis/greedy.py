@@ -10,9 +10,8 @@ sets, beside random ones of the same sizes, is measured on the other half.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -20,16 +19,15 @@ import torch
 from outdim.analysis.by_block import ByBlock
 from outdim.analysis.chosen import Choice, Chosen
 from outdim.analysis.each_variant import inputs_of
+from outdim.analysis.greedy_options import Goal, GreedyMaskedOptions, GreedyOptions
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
 from outdim.analysis.input_options import MODEL_ON_TEXT, ForwardOptions
 from outdim.analysis.inputs import Inputs
-from outdim.analysis.predicting import MaskedTokens, Masking, MaskingOptions, NextTokens
-from outdim.analysis.ranking import named_by
+from outdim.analysis.predicting import MaskedTokens, Masking, NextTokens
 from outdim.analysis.scoring import Documents
 from outdim.analysis.step import Json, Progress, State, add_accounts
 from outdim.analysis.sweep import SweepText, in_memory, words_of
-from outdim.analysis.sweep_options import GridOptions
-from outdim.analysis.sweep_variants import ALL, Grid, grid
+from outdim.analysis.sweep_variants import ALL
 from outdim.analysis.variants import Variant
 from outdim.errors import ArgumentError, DataError
 from outdim.files import digest
@@ -42,74 +40,8 @@ if TYPE_CHECKING:
 
     from outdim.corpus import Corpus
 
-Goal = Literal["break", "spare"]
-
 _OWN = ("round", "first", "last", "follows")  # what a shard says beside the unit of text
 _LOSS = 0  # of the sums that are kept
-
-
-@dataclass(frozen=True, kw_only=True)
-class GreedyOptions:
-    """Which dimensions are tried, and how many are chosen one after the other.
-
-    Args:
-        rounds: How many are chosen.
-        goal: Break takes what does most harm beside those chosen before, spare what does least.
-        dims: Candidates: all, ranges such as 0-99, single ones; worst:32 or least:32, those that do
-            most or least harm in the run named by ranking. A round tries each.
-        ranking: Run directory of a sweep or a screening.
-        layers: Where they are disabled: all at once, 4-6 or 4,6 together, or 4.
-        at: State, parameters, denominator or readers, see outdim.ablate.
-        controls: So many random sets of each size stand beside the chosen ones.
-        seed: Of all that is drawn: halves, controls, masks, documents.
-        variants_at_once: How many variants share a forward; more help where batches are small.
-        block: So many variants make a shard with a unit of text.
-        draws: How often the documents are drawn for the intervals.
-    """
-
-    rounds: int = 5
-    goal: Goal = "break"
-    dims: list[str] = field(default_factory=lambda: [ALL])
-    ranking: str | None = None
-    layers: str = ALL
-    at: At = "state"
-    controls: int = 10
-    seed: int = 0
-    variants_at_once: int = GridOptions.variants_at_once
-    block: int = GridOptions.block
-    draws: int = 2000
-
-    def candidates(self, inputs: Inputs) -> Grid:
-        """What is tried in the first round.
-
-        Raises:
-            ArgumentError: Options out of range; dimensions or layers that the model does not have.
-        """
-        if self.goal not in get_args(Goal):
-            raise ArgumentError(f"goal: expected break or spare, got {self.goal!r}.")
-        for name, least in (("rounds", 1), ("variants_at_once", 1), ("block", 1), ("draws", 2)):
-            if (value := getattr(self, name)) < least:
-                said = name.replace("_", "-")
-                raise ArgumentError(f"{said}: expected at least {least}, got {value}.")
-        dims = named_by(self.ranking, self.dims)
-        found = grid(
-            inputs, dims=dims, layers=[self.layers], at=self.at, controls=0, seed=self.seed
-        )
-        if self.controls < 0:
-            raise ArgumentError(f"controls: expected 0 or more, got {self.controls}.")
-        if len(found.places) > 1 or any(len(one) > 1 for one in found.sets):
-            raise ArgumentError("dims, layers: expected single dimensions, at one place.")
-        if self.rounds > len(found.sets):
-            raise ArgumentError(
-                f"rounds: expected at most {len(found.sets)}, the candidates there are, got "
-                f"{self.rounds}."
-            )
-        return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class GreedyMaskedOptions(MaskingOptions, GreedyOptions):  # noqa: D101 - what the two say
-    __doc__ = f"{GreedyOptions.__doc__}{(MaskingOptions.__doc__ or '').partition('Args:')[2]}"
 
 
 class Greedy(SweepText):
@@ -307,7 +239,7 @@ def greedy(
     mask_share: float | None = None,
     max_length: int | None = None,
     token_budget: int = 4096,
-    variants_at_once: int = 1,
+    variants_at_once: int | None = None,
     autocast: Literal["bfloat16", "float16"] | None = None,
     draws: int = 2000,
     seed: int = 0,
@@ -330,7 +262,7 @@ def greedy(
         mask_share: How many of the tokens are predicted, with random masking; None takes 0.15.
         max_length: Tokens per sequence; None takes the model's own limit, at most 512.
         token_budget: Tokens per batch of text, padding included.
-        variants_at_once: How many variants share a forward.
+        variants_at_once: How many variants share a forward; None takes as many as fill a batch.
         autocast: Run the model under `torch.autocast` with this type.
         draws: How often documents are drawn for the intervals.
         seed: Of halves, controls, masks and draws.

@@ -234,18 +234,20 @@ def sweep(
     mask_share: float | None = None,
     max_length: int | None = None,
     token_budget: int = 4096,
-    variants_at_once: int = 1,
+    variants_at_once: int | None = None,
     autocast: Literal["bfloat16", "float16"] | None = None,
     draws: int = 2000,
     seed: int = 0,
 ) -> Sweep:
     """Disable every dimension of a model in turn, and say which break it.
 
-    The states of a variant are to the bit those of the same `outdim.Ablation` in `outdim.evaluate`
-    with the same batches (with ``variants_at_once`` above 1, up to rounding), and its loss is the
-    same up to 2e-6 nats a token. The layers below the first edited one run once for all variants: a
-    grid of every layer and dimension costs half a forward a variant. For runs that must survive
-    interruption or be spread over processes, use the command line, ``outdim sweep lm``.
+    The states of a variant are those of the same `outdim.Ablation` in `outdim.evaluate` with the
+    same batches: to the bit where each has a forward of its own (``variants_at_once`` 1, and on
+    CPUs with batches of more than 256 tokens), else up to rounding. Its loss is the same up to 2e-6
+    nats a token, after the last layer alone up to 2e-5. The layers below the first edited one run
+    once for all variants: a grid of every layer and dimension costs half a forward a variant. For
+    runs that must survive interruption or be spread over processes, use the command line,
+    ``outdim sweep lm``.
 
     Args:
         model: A Hugging Face model with a head for the task, in eval mode.
@@ -273,7 +275,7 @@ def sweep(
         token_budget: Tokens per batch of text, padding included.
         autocast: Run the model under `torch.autocast` with this type.
         draws: How often documents are drawn for the intervals.
-        variants_at_once: How many variants share a forward.
+        variants_at_once: How many variants share a forward; None takes as many as fill a batch.
         seed: Of controls, masks and draws.
 
     Returns:

@@ -32,7 +32,8 @@ class GridOptions:
         pairs: Beside single dimensions all pairs of them: whether two do more harm than the sum.
         ranking: Run directory of a sweep or a screening, by which dims may be named.
         seed: Of all that is drawn: controls, masks, documents.
-        variants_at_once: How many variants share a forward; more help where batches are small.
+        variants_at_once: How many variants share a forward; none takes as many as fill a batch, on
+            CPUs up to 512 tokens. 1: each as it is in outdim evaluate, to the bit.
         block: So many forwards of all layers, about, make a shard with a unit of text.
         draws: How often the documents are drawn for the intervals.
     """
@@ -44,16 +45,17 @@ class GridOptions:
     pairs: bool = False
     ranking: str | None = None
     seed: int = 0
-    variants_at_once: int = 1
+    variants_at_once: int | None = None
     block: int = _BLOCK
     draws: int = 2000
 
     def check_grid(self, inputs: Inputs) -> None:
         """Raise ArgumentError for what is out of range or does not go together."""
         for name in ("variants_at_once", "block"):
-            if getattr(self, name) < 1:
+            given = getattr(self, name)
+            if given is not None and given < 1:
                 said = name.replace("_", "-")
-                raise ArgumentError(f"{said}: expected at least 1, got {getattr(self, name)}.")
+                raise ArgumentError(f"{said}: expected at least 1, got {given}.")
         if self.draws < 2:
             raise ArgumentError(f"draws: expected at least 2, got {self.draws}.")
 
@@ -110,7 +112,8 @@ class SweepOptions(GridOptions):
         pairs: Beside single dimensions all pairs of them: whether two do more harm than the sum.
         ranking: Run directory of a sweep or a screening, by which dims may be named.
         seed: Of all that is drawn: controls, masks, documents.
-        variants_at_once: How many variants share a forward; more help where batches are small.
+        variants_at_once: How many variants share a forward; none takes as many as fill a batch, on
+            CPUs up to 512 tokens. 1: each as it is in outdim evaluate, to the bit.
         block: So many forwards of all layers, about, make a shard with a unit of text.
         verify: Measure only so many that come first in a screening by gradients (all layers
             together, or each alone), and a random sample of the others: whether to believe it. The

@@ -68,7 +68,7 @@ class PrefixForward:
         self._kept: dict[int, Tensor] = {}
         self._shapes: dict[int, Any] = {}  # what a block gives around its hidden states
         self._batch: tuple[Tensor, Tensor] | None = None
-        self._most: int | None = None  # variants in a forward that fit, once too many were tried
+        self._most: int | None = None  # tokens in a forward that fit, once too many were tried
         self.note = self._find_blocks() or self._try()
 
     def begins(self, ablation: Ablation | None) -> int:
@@ -113,13 +113,16 @@ class PrefixForward:
 
         Args:
             ablations: Each a variant; those for which `keep` kept the layers.
-            at_once: How many that begin at the same layer share a forward; fewer, for good, where
-                so many do not fit into the memory of the device.
+            at_once: How many that begin at the same layer share a forward; where so many tokens do
+                not fit into the memory of the device half as many, from then on.
 
         Yields:
             What ``run`` gives for each.
         """
-        at_once = min(at_once, self._most or at_once)
+        assert self._batch is not None, "keep() comes first"
+        tokens = self._batch[0].numel()
+        if self._most is not None:
+            at_once = max(1, min(at_once, self._most // tokens))
         starts = [self.begins(one) for one in ablations]
         done = 0
         while done < len(ablations):
@@ -129,7 +132,8 @@ class PrefixForward:
             given = self._attempt(ablations[done:end], starts[done])
             if given is None:
                 torch.cuda.empty_cache()
-                at_once = self._most = (end - done) // 2
+                at_once = (end - done) // 2
+                self._most = at_once * tokens
                 continue
             yield from given.chunk(end - done)
             done = end
