@@ -26,7 +26,8 @@ from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskedTokens, Masking, NextTokens
 from outdim.analysis.scoring import Documents
 from outdim.analysis.step import Json, Progress, State, add_accounts
-from outdim.analysis.sweep import SweepText, in_memory, words_of
+from outdim.analysis.sweep import in_memory, words_of
+from outdim.analysis.sweep_text import SweepText
 from outdim.analysis.sweep_variants import ALL
 from outdim.analysis.variants import Variant
 from outdim.errors import ArgumentError, DataError

@@ -74,11 +74,11 @@ _STEPS = {
     ),
     "sweep-lm": (
         "Disable every dimension of a causal language model in turn.",
-        "outdim.analysis.sweep:SweepLm",
+        "outdim.analysis.sweep_text:SweepLm",
     ),
     "sweep-mlm": (
         "Disable every dimension of a masked language model in turn.",
-        "outdim.analysis.sweep:SweepMlm",
+        "outdim.analysis.sweep_text:SweepMlm",
     ),
     "sweep-glue": (
         "Disable every dimension of a classifier in turn, on a labelled task.",
