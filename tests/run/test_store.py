@@ -71,6 +71,27 @@ def test_nodes_that_only_see_sound_shards_keep_their_names():
     assert sorted(changed) == [(0, 8), (0, 11), (4, 6), (4, 8), (5, 6)]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_state_until_a_shard_has_all_before_it_and_no_shard_twice(tmp_path, seed):
+    """Whatever was committed beyond it, and merged with it."""
+
+    def beside(first: State, second: State) -> State:
+        assert not set(first.tensors) & set(second.tensors)
+        return State({**first.tensors, **second.tensors}, {})
+
+    store, stop = StateStore(tmp_path, entry(13)), 6
+    rng = random.Random(seed)
+    committed = [*range(stop), *rng.sample(range(stop, 13), 4)]
+    rng.shuffle(committed)
+    for shard in committed:
+        store.commit(shard, State({str(shard): torch.tensor([shard])}, {}), beside)
+    found = store.until(stop, beside).tensors
+    assert set(map(str, range(stop))) <= set(found) <= set(map(str, committed))
+    missing = min(set(range(13)) - set(committed))
+    with pytest.raises(PartialRunError, match=f"shard {missing} of 'sum', which shard 13 follows"):
+        store.until(13, beside)
+
+
 @pytest.mark.parametrize("shards", [1, 2, 5, 16, 21])
 def test_bytes_do_not_depend_on_the_order(tmp_path, shards):
     found = []
