@@ -161,7 +161,8 @@ def _by_chance(values: int) -> float:
 
 
 def _z(values: Tensor) -> Floats:
-    found = values.numpy()
-    spread = found.std(ddof=1)
-    deviation: Floats = found - found.mean()
-    return deviation / spread if spread > 0 else np.zeros_like(deviation)
+    """0 where all are alike."""
+    from scipy.stats import zscore
+
+    found: Floats = values.numpy()
+    return np.asarray(zscore(found, ddof=1)) if np.ptp(found) else np.zeros_like(found)

@@ -8,7 +8,7 @@ frequent tokens.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -132,7 +132,7 @@ class Predict(EachVariant):
         for reading, items in enumerate(self.read(piece, documents)):
             number = piece.document * self.layout.cells + reading * BLOCKS + block
             for item in items:
-                yield Item(**{**vars(item), "document": number})
+                yield replace(item, document=number)
 
     def read(self, piece: Piece, documents: Documents) -> Sequence[Iterable[Item]]:
         """What is to be predicted of a piece in each reading."""
