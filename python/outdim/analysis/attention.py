@@ -88,7 +88,7 @@ class AttentionStep(Observer):
                 )
         if not dims or options.ablate == []:
             raise ArgumentError("dims, ablate: expected at least one dimension, got none.")
-        check_sentences(options.sentences)
+        check_sentences(options.sentences, inputs.tokenizer)
         if options.ablate is None and options.at != AttentionOptions.at:
             raise ArgumentError(
                 f"at: says where dimensions are disabled, got {options.at!r} and none to disable; "

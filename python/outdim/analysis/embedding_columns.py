@@ -23,7 +23,7 @@ EDGES = tuple(np.arange(-40, 41) / 4)
 #: A column further than so many standard deviations from the mean of the columns stands out.
 BOUND = 3.0
 #: What parts are called.
-PARTS = {
+PART_LABELS = {
     "word": "words",
     "position": "positions",
     "type": "token types",
@@ -141,7 +141,7 @@ class Embeddings(Result):
         """Which dimensions stand out in which part."""
         size = len(next(iter(self.parts.values())).mean)
         said = [
-            f"{PARTS[part]} {listing(dims, _NAMED) if (dims := found.outside()) else 'none'}"
+            f"{PART_LABELS[part]} {listing(dims, _NAMED) if (dims := found.outside()) else 'none'}"
             for part, found in self.parts.items()
         ]
         one, both = (size * _by_chance(values) for values in (1, 2))
