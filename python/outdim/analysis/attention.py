@@ -28,6 +28,7 @@ from outdim.models.ablation import At
 from outdim.models.ablation_sites import sites
 from outdim.stats import Covariates, PointMoments
 from outdim.stats.head_sums import HeadSums
+from outdim.stats.jackknife import BLOCKS
 from outdim.stats.named import below
 from outdim.tables import parquet_bytes
 from outdim.tokens import GROUPS
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from outdim.models import Point
     from outdim.tokens import Batch
 
-#: Documents fall into so many blocks, which a jackknife leaves out in turn.
-BLOCKS = 20
 #: Which state is paired with the attention of a layer: that which it reads, or that which it
 #: writes, as Puccetti et al. have it.
 PAIRINGS = ("read", "written")

@@ -87,8 +87,8 @@ def _where(life: Life) -> str:
         f"{sign} values"
     )
     if life.norm_share is not None:
-        share = f"{life.norm_share:.0%}"
-        text += f"; at the worst token of a sequence it is {share} of what a norm divides by"
+        part = f"{life.norm_share:.0%}"
+        text += f"; at the worst token of a sequence it is {part} of what a norm divides by"
         text += ", on average"
     return f"{text}."
 

@@ -29,6 +29,7 @@ from outdim.analysis.scoring import Documents, Runner, predictor_of
 from outdim.analysis.step import Json
 from outdim.analysis.variants import AblationOptions, Kind, variants
 from outdim.errors import ArgumentError
+from outdim.stats.jackknife import BLOCKS
 from outdim.stats.prediction_measures import read_out
 from outdim.stats.prediction_sums import Layout, PredictionSums
 from outdim.tokens import Piece
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from outdim.corpus import Corpus
     from outdim.models import Ablation, Predictor
     from outdim.tokens import TokenFrequencies
-
-#: Documents fall into so many blocks by a hash of their text, which a jackknife leaves out in turn.
-BLOCKS = 20
 
 
 @dataclass(frozen=True, kw_only=True)

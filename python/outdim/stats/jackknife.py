@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+#: Documents fall into so many blocks, which are left out in turn.
+BLOCKS = 20
 #: With fewer blocks an interval would say little.
 MIN_BLOCKS = 5
 
