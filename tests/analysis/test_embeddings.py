@@ -50,6 +50,24 @@ def test_parts_are_found_by_what_they_give(family):
         assert torch.equal(one.weight.reshape(-1), getattr(module, name).reshape(-1))
 
 
+def test_what_runs_within_a_block_is_no_part():
+    class Counting(torch.nn.Module):
+        """Has a table of positions of its own, as relative ones are."""
+
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.table = inner, torch.nn.Embedding(64, HIDDEN)
+
+        def forward(self, hidden):
+            self.table(torch.arange(hidden.shape[-2]))
+            return self.inner(hidden)
+
+    model = tiny_model("llama")
+    model.layers[0].mlp = Counting(model.layers[0].mlp)
+    parts = embedding_parts(model, architecture(model))
+    assert [one.part for one in parts] == ["word"]
+
+
 @pytest.mark.parametrize("part", sorted(FULL - {"type"}))
 def test_a_planted_column_is_found_in_its_part_alone(part):
     model = tiny_model("bert", hidden_size=64)

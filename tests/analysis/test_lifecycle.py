@@ -6,92 +6,26 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from outdim.analysis.analyze import analyze
 from outdim.analysis.input_options import ForwardOptions, ObserveOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.life import Course
 from outdim.analysis.lifecycle import FollowLives, LifecycleOptions, lifecycle
+from outdim.analysis.lives_tables import kinds_table, tokens_table
 from outdim.corpus import open_corpus
 from outdim.errors import ArgumentError, DataError, EmptyCorpusError
 from outdim.models import Forward, load_model, observe
 from outdim.tokens import load_tokenizer
+from planted_lives import DIM, LAYER, SIZE, WORD, planted, spoiled, write_text
 from run_helpers import give, results, small
 from tiny import HIDDEN, LAYERS, SINGLE, tiny_model, tiny_tokenizer
 
-DIM, LAYER = 7, 2
-WORD = "w7"
-SIZE = 200.0
 #: Families that read text.
 READING = tuple(family for family in SINGLE if family != "vit")
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """60 documents of words; every third has the word at which a dimension is planted."""
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    rng = np.random.default_rng(0)
-    lines = []
-    for number in range(60):
-        words = [f"w{w}" for w in rng.integers(10, 80, rng.integers(4, 20))]
-        if number % 3 == 0:
-            words[2] = WORD
-        lines.append(" ".join([*words, "."]))
-    path.write_text("\n".join(lines))
-    return str(path)
-
-
-def word_id():
-    return tiny_tokenizer()(WORD).input_ids[1]
-
-
-def planted(branch, *, erased=None, gain=SIZE):
-    """A Llama in which one branch of a block writes a dimension where a word stands.
-
-    The word has a dimension of its own, 0 at all others, which the branch copies. Another block may
-    take it away again.
-    """
-    model = tiny_model("llama")
-    words = model.embed_tokens.weight.data
-    words[:, [DIM, 0]] = 0
-    words[word_id(), 0] = 3
-    for layer in model.layers:  # nobody else writes either, or mixes the mark with others
-        layer.self_attn.o_proj.weight.data[[DIM, 0]] = 0
-        layer.mlp.down_proj.weight.data[[DIM, 0]] = 0
-    write(model.layers[LAYER - 1], branch, gain)
-    if erased is not None:
-        erase(model, erased)
-    return model
-
-
-def erase(model, layer):
-    """Let the feed-forward part of a layer take the dimension away where it is large."""
-    mlp = model.layers[layer - 1].mlp
-    for part in (mlp.gate_proj, mlp.up_proj):
-        part.weight.data[0] = 0
-        part.weight.data[0, DIM] = 4
-    mlp.down_proj.weight.data[:, 0] = 0
-    mlp.down_proj.weight.data[DIM, 0] = 1
-    ids = torch.tensor([tiny_tokenizer()(WORD).input_ids])
-    with torch.inference_mode(), observe(model, [f"block.{layer - 1}.mlp", "block.2"]) as seen:
-        model(ids)
-    wrong = float(seen["block.2"][0, 1, DIM] / seen[f"block.{layer - 1}.mlp"][0, 1, DIM])
-    mlp.down_proj.weight.data[DIM, 0] = -wrong
-
-
-def write(layer, branch, gain):
-    if branch == "mlp":
-        mlp = layer.mlp
-        for part in (mlp.gate_proj, mlp.up_proj):
-            part.weight.data[0] = 0
-            part.weight.data[0, 0] = 4
-        mlp.down_proj.weight.data[:, 0] = 0
-        mlp.down_proj.weight.data[DIM, 0] = gain / 50
-    else:  # values of the first head carry the mark to every later token
-        attention = layer.self_attn
-        attention.v_proj.weight.data[0] = 0
-        attention.v_proj.weight.data[0, 0] = 1
-        attention.o_proj.weight.data[:, 0] = 0
-        attention.o_proj.weight.data[DIM, 0] = gain
+    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +45,7 @@ def test_a_planted_writer_is_found_with_its_tokens(found):
     assert life.kind_share > 0.99
     assert life.positive > 0.999
     assert life.norm_share > 0.3  # in two of three documents there is nothing
-    tokens = [row for row in found.tokens_table().to_pylist()
+    tokens = [row for row in tokens_table(found).to_pylist()
               if (row["dim"], row["layer"], row["point"]) == (DIM, LAYER, "block.1")]  # fmt: skip
     assert [row["token"] for row in tokens] == [WORD] * 8
     assert [row["position"] for row in tokens] == [3] * 8
@@ -171,7 +105,7 @@ def test_numbers_are_those_of_all_states(source):
         values.append(h[:, 4])
         shares.append(x[:, 4].square() / x.square().sum(-1))
     spike = torch.stack(largest).mean(0)
-    np.testing.assert_allclose(found.sums.spike("block.2").value, spike, rtol=1e-5)
+    np.testing.assert_allclose(found.spikes["block.2"].value, spike, rtol=1e-5)
     times = spike / spike.quantile(0.5)
     np.testing.assert_allclose(found.sums.times("block.2").value, times, rtol=1e-5)
     share = torch.cat(shares).mean()
@@ -184,7 +118,7 @@ def test_numbers_are_those_of_all_states(source):
             if (row["statistic"], row["point"]) == ("positive_squares", "block.2")]  # fmt: skip
     assert rows[0]["value"] == pytest.approx(float(positive), rel=1e-5)
     assert rows[0]["low"] < rows[0]["value"] < rows[0]["high"]
-    kinds = {row["kind"]: row for row in found.kinds_table().to_pylist()
+    kinds = {row["kind"]: row for row in kinds_table(found).to_pylist()
              if row["point"] == "block.2"}  # fmt: skip
     assert kinds.keys() == {"[CLS]", "[SEP]", "delimiters", "other text"}
     assert sum(row["squares"] for row in kinds.values()) == pytest.approx(1)
@@ -221,24 +155,6 @@ def test_the_course_of_a_life(size, times, rises, peak, plateau, fell):
     assert (course.peak, course.plateau, course.fell) == (peak, plateau, fell)
 
 
-def test_values_that_are_not_finite_are_said(source):
-    model = tiny_model("llama")
-    model.embed_tokens.weight.data[tiny_tokenizer()("w13").input_ids[1], 5] = torch.nan
-    found = lifecycle(model, tiny_tokenizer(), source, dims=[3, 5])
-    (said,) = found.cautions()
-    assert "is NaN or infinite" in said
-    rows = [row for row in found.tables()["stats"].to_pylist()
-            if (row["statistic"], row["point"]) == ("spike", "embeddings")]  # fmt: skip
-    assert [row["dim"] for row in rows if row["reason"]] == [5]
-    assert np.isfinite([row["value"] for row in rows if row["dim"] != 5]).all()
-
-
-def spoiled(model, word="w13"):
-    """The model with a NaN in the embedding of a word, which its attention hands on."""
-    model.embed_tokens.weight.data[tiny_tokenizer()(word).input_ids[1], 5] = torch.nan
-    return model
-
-
 def test_a_word_that_gives_nan_does_not_choose_the_dimensions(source):
     assert 0 < sum("w13" in line.split() for line in Path(source).read_text().splitlines()) < 20
     (first, *_) = lifecycle(planted("mlp"), tiny_tokenizer(), source).headline()
@@ -252,41 +168,6 @@ def test_nothing_to_choose_from_is_said(tmp_path):
     (tmp_path / "text.txt").write_text("w13 w14 .\nw13 .")
     with pytest.raises(DataError, match="dims: every sequence of the first tokens gives NaN"):
         lifecycle(spoiled(tiny_model("llama")), tiny_tokenizer(), str(tmp_path / "text.txt"))
-
-
-def test_a_size_that_is_not_finite_is_no_fall(source):
-    model = spoiled(tiny_model("llama"))
-    model.embed_tokens.weight.data[word_id(), DIM] = SIZE
-    found = lifecycle(model, tiny_tokenizer(), source, dims=[DIM])
-    life = found.lives[DIM]
-    assert (life.born.layer, life.plateau) == (0, (0, 0))
-    assert (life.fell, life.fall_branch) == (None, "not known")
-    assert "and not finite in layer 1" in found.headline()[0]
-
-
-def test_a_share_of_what_is_not_finite_is_not_known(source):
-    found = lifecycle(spoiled(tiny_model("llama")), tiny_tokenizer(), source, dims=[3, 5])
-    for share in (found.share("embeddings"), found.share_largest("embeddings")):
-        assert np.isnan(share.value).all()
-    assert np.isfinite(found.sums.spike("embeddings").value[3])
-    rows = [row for row in found.tables()["stats"].to_pylist()
-            if row["statistic"].startswith("denominator_share")]  # fmt: skip
-    assert {row["reason"] for row in rows} == {"nonfinite values"}
-    assert {found.lives[dim].norm_share for dim in (3, 5)} == {None}
-
-
-def test_a_token_that_is_0_everywhere_has_no_share(source):
-    model = tiny_model("llama")
-    model.embed_tokens.weight.data[tiny_tokenizer()("w13").input_ids[1]] = 0
-    found = lifecycle(model, tiny_tokenizer(), source, dims=[3])
-    assert 0 < found.share("embeddings").value[0] < 1
-
-
-def test_few_documents_have_no_intervals(source, tmp_path):
-    (tmp_path / "few.txt").write_text("\n".join(Path(source).read_text().splitlines()[:4]))
-    found = lifecycle(tiny_model("bert"), tiny_tokenizer(), str(tmp_path / "few.txt"), dims=[1])
-    assert [said[:29] for said in found.cautions()] == ["Documents fill 4 blocks only,"]
-    assert np.isnan(found.lives[1].low)
 
 
 def test_states_merge_in_any_grouping(source, tmp_path):
@@ -357,25 +238,6 @@ def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
 def test_errors_name_the_argument(source, options, message):
     with pytest.raises(ArgumentError, match=message):
         lifecycle(tiny_model("bert"), tiny_tokenizer(), source, **options)
-
-
-def test_sentences_are_drawn_in_memory_with_the_dimensions_that_are_followed(source):
-    options = LifecycleOptions(dims=[7, 7, 3], sentences=["w1 w2 .", "w3"])
-    model, tokenizer = tiny_model("bert"), tiny_tokenizer()
-    found = analyze(model, tokenizer, source, {"lifecycle": options})["lifecycle"]
-    rows = found.maps.to_pylist()
-    assert {row["sentence"] for row in rows} == {0, 1}
-    assert [(row["dims"][: row["chosen"]], len(row["dims"])) for row in rows] == [([3, 7], 12)] * 10
-    with torch.inference_mode(), observe(model, ["block.1"]) as seen:
-        model(torch.tensor([tokenizer("w3").input_ids]))
-    (values,) = (row["values"] for row in rows if (row["sentence"], row["layer"]) == (1, 2))
-    np.testing.assert_allclose(values[:2], seen["block.1"][0, 0, [3, 7]])
-
-
-def test_too_many_sentences_are_refused():
-    inputs = Inputs.of({"source": ["x"]}, model=tiny_model("bert"), tokenizer=tiny_tokenizer())
-    with pytest.raises(ArgumentError, match="sentences: expected 4 at most, got 5"):
-        FollowLives.resolve(LifecycleOptions(dims=[1], sentences=["w1"] * 5), inputs)
 
 
 @pytest.mark.parametrize("dims", [None, [1]])

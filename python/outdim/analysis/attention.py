@@ -28,6 +28,7 @@ from outdim.models.ablation import At
 from outdim.models.ablation_sites import sites
 from outdim.stats import Covariates, PointMoments
 from outdim.stats.head_sums import HeadSums
+from outdim.stats.jackknife import BLOCKS
 from outdim.stats.named import below
 from outdim.tables import parquet_bytes
 from outdim.tokens import GROUPS
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from outdim.models import Point
     from outdim.tokens import Batch
 
-#: Documents fall into so many blocks, which a jackknife leaves out in turn.
-BLOCKS = 20
 #: Which state is paired with the attention of a layer: that which it reads, or that which it
 #: writes, as Puccetti et al. have it.
 PAIRINGS = ("read", "written")
@@ -88,7 +87,7 @@ class AttentionStep(Observer):
                 )
         if not dims or options.ablate == []:
             raise ArgumentError("dims, ablate: expected at least one dimension, got none.")
-        check_sentences(options.sentences)
+        check_sentences(options.sentences, inputs.tokenizer)
         if options.ablate is None and options.at != AttentionOptions.at:
             raise ArgumentError(
                 f"at: says where dimensions are disabled, got {options.at!r} and none to disable; "

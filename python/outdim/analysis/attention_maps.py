@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from outdim.analysis.sentences import MOST_TOKENS
+from outdim.analysis.sentences import ids_of
 from outdim.models import (
     Ablation,
     Architecture,
@@ -57,8 +57,7 @@ def attention_maps(
     found = architecture(model) if found is None else found
     forward = Forward(model)
     rows: list[dict[str, Any]] = []
-    for number, sentence in enumerate(sentences):
-        ids = tokenizer(sentence, truncation=True, max_length=MOST_TOKENS).input_ids
+    for number, ids in enumerate(ids_of(sentences, tokenizer)):
         full = _weights(model, forward, ids, None, found)
         ablated = None if ablation is None else _weights(model, forward, ids, ablation, found)
         tokens = tokenizer.convert_ids_to_tokens(ids)

@@ -23,7 +23,7 @@ EDGES = tuple(np.arange(-40, 41) / 4)
 #: A column further than so many standard deviations from the mean of the columns stands out.
 BOUND = 3.0
 #: What parts are called.
-PARTS = {
+PART_LABELS = {
     "word": "words",
     "position": "positions",
     "type": "token types",
@@ -141,7 +141,7 @@ class Embeddings(Result):
         """Which dimensions stand out in which part."""
         size = len(next(iter(self.parts.values())).mean)
         said = [
-            f"{PARTS[part]} {listing(dims, _NAMED) if (dims := found.outside()) else 'none'}"
+            f"{PART_LABELS[part]} {listing(dims, _NAMED) if (dims := found.outside()) else 'none'}"
             for part, found in self.parts.items()
         ]
         one, both = (size * _by_chance(values) for values in (1, 2))
@@ -161,7 +161,8 @@ def _by_chance(values: int) -> float:
 
 
 def _z(values: Tensor) -> Floats:
-    found = values.numpy()
-    spread = found.std(ddof=1)
-    deviation: Floats = found - found.mean()
-    return deviation / spread if spread > 0 else np.zeros_like(deviation)
+    """0 where all are alike."""
+    from scipy.stats import zscore
+
+    found: Floats = values.numpy()
+    return np.asarray(zscore(found, ddof=1)) if np.ptp(found) else np.zeros_like(found)

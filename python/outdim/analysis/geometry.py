@@ -20,6 +20,7 @@ from outdim.analysis.table import SELECTIONS
 from outdim.errors import ArgumentError
 from outdim.stats import Covariates, PointMoments
 from outdim.stats.covariance import PointCovariances
+from outdim.stats.jackknife import BLOCKS
 from outdim.stats.unit_sums import UnitSums
 from outdim.tokens import GROUPS, Batch
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from outdim.corpus import Corpus
     from outdim.models import Point
 
-_BLOCKS = 20  # of documents, for the jackknife
 _SAMPLED = 16  # one token of so many is sorted; a median of every token would cost more than a norm
 _MAX_COVARIANCE_DIMS = 4096
 
@@ -95,7 +95,7 @@ class MeasureGeometry(Observer):
         return {
             "moments": PointMoments(self.points, GROUPS, position, device=device),
             "ratios": PointMoments(self.points, GROUPS, position, device=device),
-            "units": UnitSums(self.points, GROUPS, _BLOCKS, self.recorded["left_out"]),
+            "units": UnitSums(self.points, GROUPS, BLOCKS, self.recorded["left_out"]),
             "covariances": PointCovariances(self.recorded["covariance"], GROUPS),
         }
 
@@ -118,7 +118,7 @@ class MeasureGeometry(Observer):
         self._sampled = sampled.nonzero()[:, 0]
         self.parts["moments"].begin(ids, group, rows)
         self.parts["ratios"].begin(ids[self._sampled], group[self._sampled], rows[:, self._sampled])
-        self.parts["units"].begin(ids, group, document.reshape(-1) % _BLOCKS)
+        self.parts["units"].begin(ids, group, document.reshape(-1) % BLOCKS)
         self.parts["covariances"].begin(ids, group)
 
     def observe(self, point: Point, hidden: torch.Tensor, *, taken: bool) -> None:

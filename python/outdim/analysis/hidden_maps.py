@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import torch
 
-from outdim.analysis.sentences import MOST_TOKENS
+from outdim.analysis.sentences import ids_of
 from outdim.models import Architecture, Forward, architecture, observe
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def hidden_maps(
     forward = Forward(model)
     columns = [*dims, *others]
     rows: list[dict[str, Any]] = []
-    for number, sentence in enumerate(sentences):
-        ids = tokenizer(sentence, truncation=True, max_length=MOST_TOKENS).input_ids
+    for number, ids in enumerate(ids_of(sentences, tokenizer)):
         inputs = torch.tensor([ids], device=model.device)
         with torch.inference_mode(), observe(model, points) as seen:
             forward(inputs, torch.ones_like(inputs))

@@ -28,7 +28,8 @@ class Rise:
         branch: What adds most there at the token where |h| is largest behind it: ``embeddings``,
             ``attention``, ``mlp``, ``norms``, or ``not known``.
         took, attention, mlp, rest: What the block took and what each added, in the direction of h.
-        size: The largest |h| of a sequence behind it, on average.
+        added, added_low, added_high: The largest of the last three, with its interval.
+        size, size_low, size_high: The largest |h| of a sequence behind it, on average.
     """
 
     layer: int
@@ -38,7 +39,12 @@ class Rise:
     attention: float
     mlp: float
     rest: float
+    added: float
+    added_low: float
+    added_high: float
     size: float
+    size_low: float
+    size_high: float
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Life:
         agreement: Share of the samples without one block of documents with the same birth.
         peak: Layer where the largest |h| of a sequence, on average, is largest.
         size, low, high: How large, with its interval.
-        times: That over the median dimension's.
+        times, times_low, times_high: That over the median dimension's.
         plateau: First and last layer around the peak with at least half of that size.
         fell: The layer after the plateau; None where it lasts to the end, and where its size behind
             the plateau is not finite.
@@ -59,11 +65,13 @@ class Life:
             ``not known`` where its size behind the plateau is not finite.
         size_final: After the final norm; None where there is none.
         times_final: The same over that of the median dimension.
-        kind: The kind of tokens with most of the sum of h^2 at the peak.
+        kind: The kind of tokens with most of the sum of h^2 at the peak; empty where h is 0 or not
+            finite there.
         kind_share, kind_low, kind_high: How much of it.
         positive, positive_low, positive_high: Share of the sum of h^2 at the peak where h > 0.
         norm: The tensor that a norm takes where the dimension's share is largest.
-        norm_share: Largest share of a sequence there, on average; None where no norm takes any.
+        norm_share, norm_low, norm_high: Largest share of a sequence there, on average; None where
+            no norm takes any.
     """
 
     dim: int
@@ -74,6 +82,8 @@ class Life:
     low: float
     high: float
     times: float
+    times_low: float
+    times_high: float
     plateau: tuple[int, int]
     fell: int | None
     fall_branch: str
@@ -88,6 +98,8 @@ class Life:
     positive_high: float
     norm: str
     norm_share: float | None
+    norm_low: float | None
+    norm_high: float | None
 
     @property
     def born(self) -> Rise | None:

@@ -12,11 +12,9 @@ from torch import Tensor
 
 from outdim.stats.block_sums import BlockSums
 from outdim.stats.extreme_tokens import ExtremeTokens
-from outdim.stats.jackknife import LeftOut, ratio
+from outdim.stats.jackknife import BLOCKS, LeftOut, ratio
 from outdim.tokens import Batch
 
-#: Documents fall into so many blocks, which a jackknife leaves out in turn.
-BLOCKS = 20
 #: What a block makes of a dimension at one token: what it took, what its branches added, and the
 #: rest: what norms did to it, and branches that are not known.
 PARTS = ("before", "attention", "mlp", "rest")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -73,7 +73,7 @@ class FollowLives(Observer):
             "layers": [point.layer for point in points],
             "rms": {point.name: _rms(point, found) for point in points},
         }
-        check_sentences(options.sentences)
+        check_sentences(options.sentences, inputs.tokenizer)
         return {**recorded, "dims": _dimensions(options, inputs, recorded)}
 
     @classmethod
@@ -139,12 +139,14 @@ class FollowLives(Observer):
             EmptyCorpusError: There was no token in all of the text.
         """
         self.check_tokens()
+        # What goes on being filled is not what was found.
+        whole = FollowLives(self.recorded, self.inputs).merge(self.state_dict())
         path = self.inputs.attached(_MAPS)
         return Lives(
-            self.sums,
+            whole.sums,
             self.inputs.architecture.placement,
             self.places.labels,
-            self.inputs.tokenizer.decode,
+            partial(self.inputs.tokenizer.batch_decode, clean_up_tokenization_spaces=False),
             None if path is None else read_parquet(path),
         )
 

@@ -12,6 +12,7 @@ from outdim.analysis.parts_of_speech import PartsOfSpeech
 from outdim.analysis.scoring import Documents, Predicted, Rows
 from outdim.models import Predictor
 from outdim.models.losses import likeliest
+from outdim.ops import segment_sums, segments
 from outdim.stats.prediction_sums import PredictionSums
 
 _TAGGED_AT_ONCE = 1 << 14  # rows
@@ -93,7 +94,7 @@ class UnitOfText:
 
 
 def _sums(states: Tensor, cell: Tensor, finite: Tensor, cells: int) -> Tensor:
-    """Sums of h and |h| by cell, [cells, 2, D]: a product, whose order is always the same."""
-    rows, of_row = states[finite].double(), cell[finite]
-    member = (of_row == torch.arange(cells, device=cell.device)[:, None]).double()
-    return torch.stack([member @ rows, member @ rows.abs()], 1)
+    """Sums of h and |h| by cell, [cells, 2, D] float64, in the order of the rows."""
+    sums = torch.zeros(cells, 3, states.shape[-1], dtype=torch.float64, device=states.device)
+    segment_sums(states, *segments(torch.where(finite, cell, -1), cells), sums)
+    return sums[:, :2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from outdim.analysis.cautions import few_blocks
 from outdim.analysis.life import Course, Life, Rise
 from outdim.analysis.life_sums import PARTS, LifeSums
+from outdim.analysis.lives_tables import tables
 from outdim.analysis.lives_words import in_words
-from outdim.analysis.pass_ import UNIT_DOCUMENTS
 from outdim.analysis.step import Result
-from outdim.analysis.table import Statistic, TidyRows, define
-from outdim.stats.jackknife import LeftOut, ratio
+from outdim.analysis.table import Statistic, define
+from outdim.stats.jackknife import MIN_BLOCKS, LeftOut, ratio
 from outdim.text import counted
 
 Floats = NDArray[np.float64]
@@ -52,14 +52,14 @@ class Lives(Result):
         sums: What was kept.
         placement: Where the norms of the model are.
         labels: The token of each id.
-        decode: Makes text of ids.
+        decode: Makes texts of lists of ids, every blank kept.
         maps: Hidden states of the sentences, as `outdim.analysis.hidden_maps` has them.
     """
 
     sums: LifeSums
     placement: str
     labels: Sequence[str]
-    decode: Callable[[Sequence[int]], str]
+    decode: Callable[[list[list[int]]], list[str]]
     maps: pa.Table | None = None
 
     @cached_property
@@ -68,11 +68,13 @@ class Lives(Result):
         return {dim: self._life(place) for place, dim in enumerate(self.sums.dims)}
 
     @cached_property
-    def _spikes(self) -> dict[str, LeftOut]:
+    def spikes(self) -> dict[str, LeftOut]:
+        """Largest |h| of a sequence, on average, of every dimension, by state."""
         return {name: self.sums.spike(name) for name in self.sums.states}
 
     @cached_property
-    def _times(self) -> dict[str, LeftOut]:
+    def times(self) -> dict[str, LeftOut]:
+        """The same over that of the median dimension."""
         return {name: self.sums.times(name) for name in self.sums.states}
 
     def _life(self, place: int) -> Life:
@@ -80,50 +82,52 @@ class Lives(Result):
         states = sums.blocks
         size, times = (
             np.stack([found[name].value[dim] for name in states])
-            for found in (self._spikes, self._times)
+            for found in (self.spikes, self.times)
         )
         course = Course.of(size, times)
         peak = states[course.peak]
-        low, high = (end[dim] for end in self._spikes[peak].interval())
-        squares = sums.sums[f"values/{peak}"][:, :, 1, place]
-        of_kind = ratio(squares, squares.sum(1, keepdims=True))
-        most = int(np.nan_to_num(of_kind.value, nan=-1).argmax())
-        kind_low, kind_high = (end[most] for end in of_kind.interval(share=True))
-        positive, *ends = self._positive(peak, place)
-        norm, norm_share = self._norm(place)
+        most, low, high = _one(self.spikes[peak], dim)
+        over, over_low, over_high = _one(self.times[peak], dim)
+        kind, kind_share, kind_low, kind_high = self._kind(peak, place)
+        positive, positive_low, positive_high = _one(self.positive(peak), place, share=True)
+        norm, norm_share, norm_low, norm_high = self._norm(place)
         final = "final_norm" if "final_norm" in sums.states else None
         return Life(
             dim=dim,
             rises=tuple(self._rise(*rise, place) for rise in course.rises),
             agreement=self._agreement(course, dim),
             peak=course.peak,
-            size=float(size[course.peak]),
-            low=float(low),
-            high=float(high),
-            times=float(times[course.peak]),
+            size=most,
+            low=low,
+            high=high,
+            times=over,
+            times_low=over_low,
+            times_high=over_high,
             plateau=course.plateau,
             fell=course.fell,
             fall_branch=self._fall_branch(course, place),
-            size_final=None if final is None else float(self._spikes[final].value[dim]),
-            times_final=None if final is None else float(self._times[final].value[dim]),
-            kind=sums.kinds[most],
-            kind_share=float(of_kind.value[most]),
-            kind_low=float(kind_low),
-            kind_high=float(kind_high),
+            size_final=None if final is None else float(self.spikes[final].value[dim]),
+            times_final=None if final is None else float(self.times[final].value[dim]),
+            kind=kind,
+            kind_share=kind_share,
+            kind_low=kind_low,
+            kind_high=kind_high,
             positive=positive,
-            positive_low=ends[0],
-            positive_high=ends[1],
+            positive_low=positive_low,
+            positive_high=positive_high,
             norm=norm,
             norm_share=norm_share,
+            norm_low=norm_low,
+            norm_high=norm_high,
         )
 
     def _agreement(self, course: Course, dim: int) -> float:
         """Share of the samples without one block that have the same birth."""
         states = self.sums.blocks
-        used = self._spikes[states[0]].used
+        used = self.spikes[states[0]].used
         size, times = (
             np.stack([found[name].without[used, dim] for name in states], 1)
-            for found in (self._spikes, self._times)
+            for found in (self.spikes, self.times)
         )
         if used.sum() < 2:
             return float("nan")
@@ -136,15 +140,18 @@ class Lives(Result):
         return ratio(self.sums.sums[f"{name}/{point}"], self.sums.sums["sequences"][:, None, None])
 
     def _rise(self, state: int, factor: float, place: int) -> Rise:
-        size = float(self._spikes[self.sums.blocks[state]].value[self.sums.dims[place]])
-        took, attention, mlp, rest = self._parts("written", state, place).tolist()
-        branch = self._branch("written", state, place)
-        return Rise(state, factor, branch, took, attention, mlp, rest, size)
-
-    def _parts(self, name: str, state: int, place: int) -> Floats:
+        point = self.sums.blocks[state]
+        size = _one(self.spikes[point], self.sums.dims[place])
         if not state:
-            return np.full(len(PARTS), np.nan)
-        return np.asarray(self.parts(name, self.sums.blocks[state]).value[place])
+            unknown = (np.nan, np.nan, np.nan, np.nan)
+            return Rise(0, factor, "embeddings", *unknown, *size, *size)
+        parts = self.parts("written", point)
+        most = 1 + _most(parts.value[place, 1:])
+        took, attention, mlp, rest = parts.value[place].tolist()
+        return Rise(
+            state, factor, self._branch("written", state, place), took, attention, mlp, rest,
+            *_one(parts, (place, most)), *size,
+        )  # fmt: skip
 
     def _fall_branch(self, course: Course, place: int) -> str:
         """What takes most away at the fall, see `Life`."""
@@ -154,35 +161,51 @@ class Lives(Result):
 
     def _branch(self, name: str, state: int, place: int) -> str:
         """What adds most where it was ``written``, or takes most away where it was ``erased``."""
-        if state == 0:
-            return "embeddings"
         point = self.sums.blocks[state]
-        added = self._parts(name, state, place)[1:] * (1 if name == "written" else -1)
+        added = self.parts(name, point).value[place, 1:] * (1 if name == "written" else -1)
         if np.isnan(added).any():
             return "not known"
-        most = PARTS[1:][int(added.argmax())]
+        most = PARTS[1:][_most(added)]
         if most != "rest":
             return most
         known = {f"{point}.{branch}" for branch in PARTS[1:3]} <= set(self.sums.layers)
         return "norms" if known and self.placement == "post" else "not known"
 
-    def _positive(self, point: str, place: int) -> tuple[float, float, float]:
-        values = self.sums.sums[f"values/{point}"][..., place].sum(1)
-        found = ratio(values[:, 2], values[:, 1])
-        low, high = found.interval(share=True)
-        return float(found.value), float(low), float(high)
+    def positive(self, point: str) -> LeftOut:
+        """Share of the sum of h^2 where h > 0, [k]."""
+        values = self.sums.sums[f"values/{point}"].sum(1)  # [K, 3, k]
+        return ratio(values[:, 2], values[:, 1])
 
-    def _norm(self, place: int) -> tuple[str, float | None]:
+    def kind_shares(self, point: str) -> tuple[Floats, Floats, Floats]:
+        """Share of the sum of h^2 by kind of token, with the ends of its interval, [C, k] each.
+
+        A kind that stands in fewer blocks of documents than an interval needs has none.
+        """
+        squares = self.sums.sums[f"values/{point}"][:, :, 1]
+        found = ratio(squares, squares.sum(1, keepdims=True))
+        few = (self.sums.sums["tokens"] > 0).sum(0) < MIN_BLOCKS
+        low, high = (np.where(few[:, None], np.nan, end) for end in found.interval(share=True))
+        return found.value, low, high
+
+    def _kind(self, point: str, place: int) -> tuple[str, float, float, float]:
+        """The kind of tokens with the largest share, and that; "" where none is known."""
+        value, low, high = (part[:, place] for part in self.kind_shares(point))
+        if np.isnan(value).all():
+            return "", np.nan, np.nan, np.nan
+        most = int(np.nanargmax(value))
+        return self.sums.kinds[most], float(value[most]), float(low[most]), float(high[most])
+
+    def _norm(self, place: int) -> tuple[str, float | None, float | None, float | None]:
         shares = {
-            name: float(self.share_largest(name).value[place])
+            name: _one(self.share_largest(name), place, share=True)
             for name in self.sums.norms
             if f"largest_share/{name}" in self.sums.sums
         }
-        known = {name: share for name, share in shares.items() if np.isfinite(share)}
+        known = [name for name, share in shares.items() if np.isfinite(share[0])]
         if not known:
-            return "", None
-        most = max(known, key=lambda name: known[name])
-        return most, known[most]
+            return "", None, None, None
+        most = max(known, key=lambda name: shares[name][0])
+        return most, *shares[most]
 
     def share(self, point: str) -> LeftOut:
         """Share of each dimension in what the norm at a point divides by, mean over tokens [k]."""
@@ -195,103 +218,7 @@ class Lives(Result):
 
     def tables(self) -> dict[str, pa.Table | Mapping[str, Any]]:
         """Tidy rows, and tables of lives, kinds of tokens, and the tokens with largest values."""
-        found: dict[str, Any] = {
-            "stats": self._stats(),
-            "lifecycle": pa.Table.from_pylist([asdict(life) for life in self.lives.values()]),
-            "lifecycle_kinds": self.kinds_table(),
-            "lifecycle_tokens": self.tokens_table(),
-        }
-        return found if self.maps is None else {**found, "hidden_maps": self.maps}
-
-    def _stats(self) -> pa.Table:
-        rows, sums = TidyRows(), self.sums
-        tokens = int(sums.sums["tokens"].sum())
-
-        def add(
-            statistic: str,
-            point: str,
-            found: LeftOut,
-            dims: Sequence[int] | None = sums.dims,
-            *,
-            share: bool = False,
-        ) -> None:
-            low, high = found.interval(share=share)
-            reasons = np.where(np.isfinite(found.value), "", "nonfinite values")
-            rows.add(
-                statistic, found.value, point=point, layer=sums.layers[point], selection="all",
-                n=tokens, dims=dims, low=low, high=high, reason=reasons,
-            )  # fmt: skip
-
-        for point in sums.states:
-            add("spike", point, self._spikes[point], None)
-            add("spike_times", point, self._times[point], None)
-        for point in sums.states:
-            values = sums.sums[f"values/{point}"].sum(1)  # [K, 3, k]
-            add("positive_squares", point, ratio(values[:, 2], values[:, 1]), share=True)
-            if f"written/{point}" in sums.sums:
-                parts = self.parts("written", point)
-                for place, name in enumerate(PARTS):
-                    one = LeftOut(parts.value[:, place], parts.without[..., place], parts.used)
-                    add(f"from_{name}", point, one)
-        for point in sums.norms:
-            add("denominator_share", point, self.share(point), share=True)
-            add("denominator_share_largest", point, self.share_largest(point), share=True)
-        return rows.table()
-
-    def kinds_table(self) -> pa.Table:
-        """By dimension, state and kind of token: mean |h|, and share of the sum of h^2."""
-        sums, rows = self.sums, []
-        tokens = sums.sums["tokens"]
-        there = np.flatnonzero(tokens.sum(0))
-        for point in sums.states:
-            values = sums.sums[f"values/{point}"]  # [K, C, 3, k]
-            means = ratio(values[:, :, 0], tokens[..., None])
-            squares = values[:, :, 1]
-            shares = ratio(squares, squares.sum(1, keepdims=True))
-            ends = means.interval(), shares.interval(share=True)
-            for place, dim in enumerate(sums.dims):
-                rows += [
-                    {
-                        "dim": dim,
-                        "point": point,
-                        "layer": sums.layers[point],
-                        "kind": sums.kinds[kind],
-                        "tokens": int(tokens[:, kind].sum()),
-                        "mean_abs": means.value[kind, place],
-                        "low": ends[0][0][kind, place],
-                        "high": ends[0][1][kind, place],
-                        "squares": shares.value[kind, place],
-                        "squares_low": ends[1][0][kind, place],
-                        "squares_high": ends[1][1][kind, place],
-                    }
-                    for kind in there
-                ]
-        return pa.Table.from_pylist(rows)
-
-    def tokens_table(self) -> pa.Table:
-        """The tokens at which each dimension is largest, by state, with what stands around them."""
-        rows = [
-            {
-                "dim": dim,
-                "point": point,
-                "layer": self.sums.layers[point],
-                "rank": rank,
-                "value": token.value,
-                "id": token.id,
-                "token": self.labels[token.id],
-                "text": self.decode([token.id]),
-                "unit": token.document // UNIT_DOCUMENTS,
-                "document": token.document % UNIT_DOCUMENTS,
-                "offset": token.offset,
-                "position": token.position,
-                "before": self.decode(list(token.before)),
-                "after": self.decode(list(token.after)),
-            }
-            for place, dim in enumerate(self.sums.dims)
-            for point in self.sums.states
-            for rank, token in enumerate(self.sums.extremes.tokens(point, place), 1)
-        ]
-        return pa.Table.from_pylist(rows)
+        return tables(self)
 
     def headline(self) -> list[str]:
         """The lives of those that stand out most, in a sentence each."""
@@ -322,3 +249,14 @@ class Lives(Result):
                 f"{len(sums.blocks) - 1}: no modules were found there whose outputs add up to it."
             )
         return said
+
+
+def _most(added: Floats) -> int:
+    """Which adds most, of those that are known; the first where none is."""
+    return int(np.nan_to_num(added, nan=-np.inf).argmax())
+
+
+def _one(found: LeftOut, index: Any, *, share: bool = False) -> tuple[float, float, float]:
+    """One value with the ends of its interval."""
+    low, high = found.interval(share=share)
+    return float(found.value[index]), float(low[index]), float(high[index])

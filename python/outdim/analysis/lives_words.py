@@ -10,12 +10,8 @@ from outdim.analysis.life import STANDS_OUT, Life, Rise
 from outdim.text import counted, listing, number
 
 _TOLD, _MOST_RISES = 3, 3
-_BRANCHES = {
-    "attention": "by the attention of",
-    "mlp": "by the feed-forward part of",
-    "norms": "by the norms of",
-    "not known": "at",
-}
+#: What branches of a block are called.
+BRANCHES = {"attention": "the attention", "mlp": "the feed-forward part", "norms": "the norms"}
 
 
 def in_words(lives: Sequence[Life]) -> list[str]:
@@ -39,19 +35,25 @@ def in_words(lives: Sequence[Life]) -> list[str]:
 def _life(life: Life) -> str:
     births = ", then ".join(_birth(rise) for rise in life.rises[:_MOST_RISES])
     return (
-        f"Dimension {life.dim} is {births}; it is largest in {_layer(life.peak)} "
-        f"({_size(life.size)}, {number(life.times, 0)} times the median dimension), {_end(life)}. "
+        f"Dimension {life.dim} is {births}{_agreement(life)}; it is largest in {_layer(life.peak)} "
+        f"({size(life.size)}, {number(life.times, 0)} times the median dimension), {_end(life)}. "
         f"{_where(life)}"
     )
 
 
+def _agreement(life: Life) -> str:
+    """How far the layer of birth can be trusted; "" where every sample says the same."""
+    if not life.agreement < 1:
+        return ""
+    share = f"{life.agreement:.0%}"
+    return f" (the first layer is so in {share} of the samples without one block of documents)"
+
+
 def _birth(rise: Rise) -> str:
     if rise.layer == 0:
-        return f"there from the embeddings on ({_size(rise.size)})"
-    return (
-        f"written {_BRANCHES[rise.branch]} layer {rise.layer} (from {_size(rise.took)} to "
-        f"{_size(rise.size)})"
-    )
+        return f"there from the embeddings on ({size(rise.size)})"
+    by = f"by {BRANCHES[rise.branch]} of" if rise.branch in BRANCHES else "at"
+    return f"written {by} layer {rise.layer} (from {size(rise.took)} to {size(rise.size)})"
 
 
 def _layer(layer: int) -> str:
@@ -62,7 +64,9 @@ def _end(life: Life) -> str:
     first, last = life.plateau
     plateau = f"at half of that or more in layers {first} to {last}" if last > first else ""
     if life.fell is not None:
-        fall = f"lost in layer {life.fell}"
+        fall = f"falls below half of it in layer {life.fell}"
+        if life.fall_branch in BRANCHES:
+            fall += f", where {BRANCHES[life.fall_branch]} takes most away"
     elif life.fall_branch:
         fall = f"and not finite in layer {last + 1}"
     else:
@@ -83,9 +87,17 @@ def _where(life: Life) -> str:
         f"{sign} values"
     )
     if life.norm_share is not None:
-        text += f"; a norm finds up to {life.norm_share:.0%} of a token's sum of squares in it"
+        part = f"{life.norm_share:.0%}"
+        text += f"; at the worst token of a sequence it is {part} of what a norm divides by"
+        text += ", on average"
     return f"{text}."
 
 
-def _size(value: float) -> str:
-    return number(value, 0 if abs(value) >= 100 else 1)
+def digits(value: float) -> int:
+    """How many digits of a size behind the point are told."""
+    return 0 if abs(value) >= 100 else 1
+
+
+def size(value: float | None) -> str:
+    """A size of a dimension, for people."""
+    return number(value, 1 if value is None else digits(value))

@@ -29,7 +29,8 @@ class Places:
         names: Of the special tokens, of the delimiters, and of the first position of a sequence,
             which may be a special token as well.
         labels: The token of each id.
-        member: [V, P - 1] float64: 1 where an id is in a place that ids decide.
+        member: [V, P - 1] float64, on the device of batches: 1 where an id is in a place that ids
+            decide.
     """
 
     names: tuple[str, ...]
@@ -37,7 +38,7 @@ class Places:
     member: Tensor
 
     @classmethod
-    def of(cls, tokenizer: Any, vocab: int) -> Places:
+    def of(cls, tokenizer: Any, vocab: int, device: torch.device) -> Places:
         """Those of a tokenizer: its special tokens but the one that pads, eight at most."""
         labels = token_labels(tokenizer, vocab)
         ids = sorted(i for i in special_ids(tokenizer) if i < vocab)
@@ -47,19 +48,19 @@ class Places:
         member = torch.zeros(vocab, len(special) + 1, dtype=torch.float64)
         member[special, torch.arange(len(special))] = 1
         member[delimiters, -1] = 1
-        return cls((*(labels[i] for i in special), DELIMITERS, FIRST), labels, member)
+        return cls((*(labels[i] for i in special), DELIMITERS, FIRST), labels, member.to(device))
 
     @classmethod
     def kept(cls, inputs: Inputs) -> Places:
         """Those of the tokenizer at hand, made once."""
         tokenizer, vocab = inputs.tokenizer, inputs.architecture.vocab_size
-        found: Places = inputs.keep("places", lambda: cls.of(tokenizer, vocab))
+        found: Places = inputs.keep("places", lambda: cls.of(tokenizer, vocab, inputs.device))
         return found
 
     def of_batch(self, ids: Tensor, position: Tensor) -> Tensor:
         """[B, S, P] float64 of ids and positions [B, S]."""
         first = (position == 0).double()[..., None]
-        return torch.cat([self.member.to(ids.device)[ids], first], -1)
+        return torch.cat([self.member[ids], first], -1)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -72,7 +73,7 @@ class Places:
         A special token is of its own kind, wherever it stands; the first position is that of
         ordinary tokens.
         """
-        own, delimiter = (table.to(ids.device)[ids] for table in self._tables)
+        own, delimiter = (table[ids] for table in self._tables)
         special = len(self.names) - 2
         kind = torch.where(delimiter, special + 2, special + 3)
         kind = torch.where(group == 1 + GROUPS.index("first"), special + 1, kind)
@@ -82,7 +83,7 @@ class Places:
     def _tables(self) -> tuple[Tensor, Tensor]:
         """By id [V]: which special token it is, their number where none; whether it delimits."""
         special = self.member[:, :-1].bool()
-        own = torch.full((len(special),), special.shape[1])
+        own = torch.full((len(special),), special.shape[1], device=special.device)
         for place in range(special.shape[1]):
             own[special[:, place]] = place
         return own, self.member[:, -1].bool()

@@ -8,7 +8,7 @@ frequent tokens.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -29,6 +29,7 @@ from outdim.analysis.scoring import Documents, Runner, predictor_of
 from outdim.analysis.step import Json
 from outdim.analysis.variants import AblationOptions, Kind, variants
 from outdim.errors import ArgumentError
+from outdim.stats.jackknife import BLOCKS
 from outdim.stats.prediction_measures import read_out
 from outdim.stats.prediction_sums import Layout, PredictionSums
 from outdim.tokens import Piece
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from outdim.corpus import Corpus
     from outdim.models import Ablation, Predictor
     from outdim.tokens import TokenFrequencies
-
-#: Documents fall into so many blocks by a hash of their text, which a jackknife leaves out in turn.
-BLOCKS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +130,7 @@ class Predict(EachVariant):
         for reading, items in enumerate(self.read(piece, documents)):
             number = piece.document * self.layout.cells + reading * BLOCKS + block
             for item in items:
-                yield Item(**{**vars(item), "document": number})
+                yield replace(item, document=number)
 
     def read(self, piece: Piece, documents: Documents) -> Sequence[Iterable[Item]]:
         """What is to be predicted of a piece in each reading."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from outdim.errors import ArgumentError
 
@@ -10,9 +11,19 @@ from outdim.errors import ArgumentError
 MOST_SENTENCES, MOST_TOKENS = 4, 32
 
 
-def check_sentences(sentences: Sequence[str] | None) -> None:
-    """Raise ArgumentError for more than will be read."""
-    if len(sentences or ()) > MOST_SENTENCES:
-        raise ArgumentError(
-            f"sentences: expected {MOST_SENTENCES} at most, got {len(sentences or ())}."
-        )
+def check_sentences(sentences: Sequence[str] | None, tokenizer: Any) -> None:
+    """Raise ArgumentError for more than will be read, and for one without a token."""
+    given = sentences or ()
+    if len(given) > MOST_SENTENCES:
+        raise ArgumentError(f"sentences: expected {MOST_SENTENCES} at most, got {len(given)}.")
+    for sentence, ids in zip(given, ids_of(given, tokenizer), strict=True):
+        if not ids:
+            raise ArgumentError(f"sentences: expected text, got {sentence!r}, which has no token.")
+
+
+def ids_of(sentences: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """The tokens of each, cut at `MOST_TOKENS`."""
+    return [
+        tokenizer(sentence, truncation=True, max_length=MOST_TOKENS).input_ids
+        for sentence in sentences
+    ]

@@ -48,7 +48,8 @@ def embedding_parts(model: Any, found: Architecture) -> tuple[EmbeddingPart, ...
     parts = []
     if isinstance(getattr(words, "weight", None), Tensor):
         parts.append(EmbeddingPart("word", paths[words], words.weight.detach()))
-    for module, rows in _others(base, words).items():
+    first = model.get_submodule(found.blocks()[0].module)
+    for module, rows in _others(base, words, first).items():
         if (part := _role(rows)) is not None and part not in {one.part for one in parts}:
             parts.append(EmbeddingPart(part, paths[module], module.weight.detach()))
     parts = [one for one in parts if one.weight.shape[-1] == found.hidden_size]
@@ -66,18 +67,24 @@ def embedding_parts(model: Any, found: Architecture) -> tuple[EmbeddingPart, ...
     return tuple(parts)
 
 
-def _others(base: Any, words: nn.Module) -> dict[nn.Embedding, Tensor]:
-    """Which rows the other embeddings gave for the tokens of a dummy sequence, by module."""
+def _others(base: Any, words: nn.Module, first: nn.Module) -> dict[nn.Embedding, Tensor]:
+    """Which rows the other embeddings gave for the tokens of a dummy sequence, by module.
+
+    Those that ran before the first block did.
+    """
     rows: dict[nn.Embedding, Tensor] = {}
+    begun: list[nn.Module] = []
 
     def look(module: Any, args: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() >= 2 and module not in rows:
+        known = begun or module in rows
+        if not known and isinstance(output, Tensor) and output.dim() >= 2:
             given = output.detach().reshape(-1, output.shape[-1])[:LENGTH]
             rows[module] = _rows_of(given, module.weight.detach())
 
     others = [m for m in base.modules() if isinstance(m, nn.Embedding) and m is not words]
     with quiet_unless_terminal(), alone(base):
         handles = [module.register_forward_hook(look) for module in others]
+        handles.append(first.register_forward_pre_hook(lambda module, args: begun.append(module)))
         try:
             with unchanged(base), torch.no_grad():
                 base(**dummy_inputs(base))

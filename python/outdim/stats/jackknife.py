@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+#: Documents fall into so many blocks, which are left out in turn.
+BLOCKS = 20
 #: With fewer blocks an interval would say little.
 MIN_BLOCKS = 5
 
@@ -72,7 +74,8 @@ class LeftOut(NamedTuple):
         bound = 1 - 1e-15
         to = (lambda r: np.arctanh(np.clip(r, -bound, bound))) if correlation else np.asarray
         without = to(np.where(held, self.without, 0.0))
-        apart = np.where(held, without - without.sum(0) / count, 0.0)
+        with np.errstate(invalid="ignore"):  # what is infinite has no interval
+            apart = np.where(held, without - without.sum(0) / count, 0.0)
         spread = (apart**2).sum(0) * (count - 1) / count
         t = stdtrit(np.maximum(np.arange(len(held) + MIN_BLOCKS) - 1, 1), (1 + level) / 2)[count]
         reach = np.where(enough, t * np.sqrt(spread), np.nan)

@@ -68,7 +68,7 @@ def frequency_measures(counts: Floats, frequency: Floats, whole: float) -> Float
 
 
 def _measures(own: Floats, frequency: Floats, total: float, whole: float) -> list[float]:
-    from scipy.stats import rankdata
+    from scipy.stats import entropy
 
     there = own > 0
     p, f = own[there] / total, frequency[there]
@@ -77,26 +77,28 @@ def _measures(own: Floats, frequency: Floats, total: float, whole: float) -> lis
     return [
         float(p @ np.log1p(f)),
         float(there.sum()),
-        float(-(p @ np.log(p))),
+        float(entropy(p)),
         float(p[~both].sum()),
         _slope(x, y) * whole,
         _slope(np.log(x), np.log(y)),
-        _r(rankdata(x), rankdata(y)),
+        _rho(x, y),
     ]
 
 
 def _slope(x: Floats, y: Floats) -> float:
-    if len(x) < 2 or np.ptp(x) == 0:
-        return np.nan
-    dx = x - x.mean()
-    return float(dx @ (y - y.mean()) / (dx @ dx))
+    from scipy.stats import linregress
+
+    return float(linregress(x, y).slope) if _varies(x) else np.nan
 
 
-def _r(x: Floats, y: Floats) -> float:
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return np.nan
-    dx, dy = x - x.mean(), y - y.mean()
-    return float(dx @ dy / np.sqrt((dx @ dx) * (dy @ dy)))
+def _rho(x: Floats, y: Floats) -> float:
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(x, y).statistic) if _varies(x) and _varies(y) else np.nan
+
+
+def _varies(values: Floats) -> bool:
+    return len(values) > 1 and bool(np.ptp(values) > 0)
 
 
 def measured(counts: Floats, frequency: Floats, whole: float) -> LeftOut:
@@ -183,7 +185,7 @@ def _spearman(weight: Tensor, ids: Ints, counts: Ints) -> Floats:
     x -= x.mean()
     rows = torch.from_numpy(ids).to(weight.device)
     for start in range(0, len(found), _COLUMNS):
-        part = weight[:, start : start + _COLUMNS][rows].float().cpu().numpy()
+        part = weight[:, start : start + _COLUMNS][rows].double().cpu().numpy()
         y = rankdata(part, axis=0)
         y -= y.mean(0)
         size = np.sqrt((x @ x) * (y * y).sum(0))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outdim.analysis.embedding_columns import BOUND, PARTS
+from outdim.analysis.embedding_columns import BOUND, PART_LABELS
 from outdim.report.figures.histograms import histograms
 from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
@@ -38,7 +38,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
                 counts,
                 document["edges"],
                 dims[:_DRAWN],
-                {part: PARTS[part] for part in parts},
+                {part: PART_LABELS[part] for part in parts},
             )
         ],
         definitions="embeddings.html.j2",
@@ -100,13 +100,13 @@ def _z(
                                 ("column_sd_z", "z of the spread")):  # fmt: skip
             if (values := _values(found, statistic, part)) is None:
                 continue
-            columns.append(f"{PARTS[part]}: {name}")
+            columns.append(f"{PART_LABELS[part]}: {name}")
             for dim, row in zip(dims, cells, strict=True):
                 value = float(values[dim])
                 row.append(Cell(number(value, 1), marked=abs(value) > BOUND))
         extreme = _values(found, "column_extreme", part)
         if extreme is not None and not single:
-            columns.append(f"{PARTS[part]}: furthest (row)")
+            columns.append(f"{PART_LABELS[part]}: furthest (row)")
             for dim, row in zip(dims, cells, strict=True):
                 row.append(Cell(f"{number(float(extreme[dim]), 2)} ({rows[part, dim]})"))
     return Table(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from outdim.analysis.estimate import Estimate
+from outdim.analysis.lives_words import BRANCHES, digits, size
 from outdim.report.figures.base import Figure
 from outdim.report.figures.hidden_map import hidden_map
 from outdim.report.section import Cell, Section, Table
@@ -16,7 +17,6 @@ from outdim.report.views import topics
 from outdim.text import number, visible
 
 _TOKENS, _TOLD, _RISES = 3, 6, 3
-_BRANCHES = {"mlp": "feed-forward"}
 
 
 def section(study: Study, step: str, marked: Sequence[int]) -> Section:
@@ -60,26 +60,30 @@ def _maps(rows: list[dict[str, Any]]) -> list[Figure]:
 def _lives(lives: list[dict[str, Any]], marked: Sequence[int]) -> Table:
     return Table(
         title="Lives",
-        caption="The layer where a dimension is largest, how large with its interval, and how many "
-        "times the median dimension that is; the layers with at least half of it; the layer that "
-        "takes it away; what share of its squares is of positive values; the largest share of a "
-        "token's sum of squares that a norm finds in it; the kind of tokens with most of its "
-        "squares; and the layers that write it (0: the embeddings), by which branch, from which "
-        "size to which. n/a: nowhere three times the median dimension.",
-        columns=["dimension", "largest in", "size", "times", "plateau", "lost in", "positive",
-                 "in a norm", "most at", "written"],
+        caption="Where a dimension is largest, how large, and how many times the median dimension "
+        "that is; the layers with at least half of it, and the one behind them with what "
+        "takes most away there; the share of its squares that is of positive values; how much "
+        "of what a norm divides by it is at the worst token of a sequence, on average; the "
+        "kind of tokens with most of its squares; the layers that write it (0: the "
+        "embeddings), from which size to which, and what the branch that writes most adds; "
+        "and in which share of the samples without one block of documents the first of these "
+        "layers is the same. Intervals are over documents. n/a: nowhere three times the "
+        "median dimension.",
+        columns=["dimension", "largest in", "size", "times", "plateau", "below half in",
+                 "% positive", "% of a norm", "most at", "written", "same birth"],
         rows=[
             [
                 Cell(str(row["dim"]), heading=True, marked=row["dim"] in marked),
                 str(row["peak"]),
-                Estimate(row["size"], row["low"], row["high"]).words(_digits(row["size"])),
-                number(row["times"], 1),
+                _sized(row, "size", "low", "high"),
+                Estimate(row["times"], row["times_low"], row["times_high"]).words(1),
                 "–".join(str(layer) for layer in dict.fromkeys(row["plateau"])),
                 _fall(row["fell"], row["fall_branch"]),
-                f"{row['positive']:.0%}",
-                "n/a" if row["norm_share"] is None else f"{row['norm_share']:.0%}",
-                f"{visible(row['kind'])} ({row['kind_share']:.0%})",
+                _percent(row["positive"], row["positive_low"], row["positive_high"]),
+                _percent(row["norm_share"], row["norm_low"], row["norm_high"]),
+                _kind(row),
                 "; ".join(_rise(rise) for rise in row["rises"][:_RISES]) or "n/a",
+                f"{row['agreement']:.0%}" if row["rises"] and row["agreement"] >= 0 else "n/a",
             ]
             for row in lives
         ],
@@ -91,14 +95,24 @@ def _lives(lives: list[dict[str, Any]], marked: Sequence[int]) -> Table:
 def _fall(layer: int | None, branch: str) -> str:
     if layer is None:
         return "not known" if branch else "never"
-    return str(layer)
+    return f"{layer}, by {BRANCHES.get(branch, 'what is not known')}"
+
+
+def _kind(row: dict[str, Any]) -> str:
+    if not row["kind"]:
+        return "n/a"
+    share = _percent(row["kind_share"], row["kind_low"], row["kind_high"])
+    return f"{visible(row['kind'])}: {share} %"
 
 
 def _rise(rise: dict[str, Any]) -> str:
-    branch = _BRANCHES.get(rise["branch"], rise["branch"])
     if rise["layer"] == 0:
-        return f"0 {branch}: {_size(rise['size'])}"
-    return f"{rise['layer']} {branch}: {_size(rise['took'])} → {_size(rise['size'])}"
+        return f"0: {_sized(rise, 'size', 'size_low', 'size_high')}"
+    sizes = f"{rise['layer']}: {size(rise['took'])} → {size(rise['size'])}"
+    if rise["branch"] not in BRANCHES:
+        return sizes
+    added = _sized(rise, "added", "added_low", "added_high")
+    return f"{sizes}, {BRANCHES[rise['branch']]} adds {added}"
 
 
 def _kinds(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
@@ -127,7 +141,7 @@ def _kinds(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
                 ),
                 Cell(visible(row["kind"])),
                 number(row["tokens"]),
-                Estimate(row["mean_abs"], row["low"], row["high"]).words(_digits(row["mean_abs"])),
+                _sized(row, "mean_abs", "low", "high"),
                 _percent(row["squares"], row["squares_low"], row["squares_high"]),
             ]
             for dim, found in by_dim.items()
@@ -137,9 +151,17 @@ def _kinds(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
     )
 
 
-def _percent(*parts: float) -> str:
+def _sized(row: dict[str, Any], *names: str) -> str:
+    """A size with its interval."""
+    parts: list[Any] = [row[name] for name in names]
+    return Estimate(*parts).words(digits(parts[0]))
+
+
+def _percent(*parts: float | None) -> str:
     """A share with its interval, in percent."""
-    percents: list[Any] = [0.0 if abs(part) < 1e-5 else 100 * part for part in parts]
+    if parts[0] is None:
+        return "n/a"
+    percents: list[Any] = [0.0 if abs(part or 0) < 1e-5 else 100 * (part or 0) for part in parts]
     return Estimate(*percents).words(1)
 
 
@@ -161,7 +183,7 @@ def _tokens(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
             [
                 str(row["dim"]),
                 str(row["layer"]),
-                _size(row["value"]),
+                size(row["value"]),
                 str(row["position"]),
                 token_text(row["token"]),
                 visible(f"{row['before']}[{row['text']}]{row['after']}"),
@@ -170,11 +192,3 @@ def _tokens(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
         ],
         left=1,
     )
-
-
-def _size(value: float | None) -> str:
-    return number(value, 1 if value is None else _digits(value))
-
-
-def _digits(value: float) -> int:
-    return 0 if abs(value) >= 100 else 1
