@@ -15,64 +15,10 @@ from outdim.corpus.labelled import Columns, read_labelled
 from outdim.errors import ArgumentError, BackendError, DataError, ResumeError
 from outdim.models import Ablation
 from outdim.stats.scores import score
+from planted_classifier import CARRIER, ITEMS, planted_classifier, sentences
 from run_helpers import Options, give, replaced
 from tiny import tiny_model, tiny_tokenizer
 from transformers import FNetConfig, FNetForSequenceClassification
-
-CARRIER = 3  # the dimension of the hidden states that carries the label
-POSITIVE, NEGATIVE = "w20", "w21"
-ITEMS = 120
-
-
-def planted_classifier(names=("negative", "positive"), scale: float = 1.0):
-    """A BERT that reads the label off one dimension of its first token's last hidden state.
-
-    Word embeddings of w20 and w21 write +8 and -8 there; attention is uniform and hands it to every
-    token; all other weights of the blocks are 0, so that the residual stream carries it on.
-    """
-    model = tiny_model(
-        "bert",
-        head="SequenceClassification",
-        num_labels=len(names),
-        id2label=dict(enumerate(names)),
-        label2id={name: i for i, name in enumerate(names)},
-    )
-    vocabulary = tiny_tokenizer().get_vocab()
-    bert = model.bert
-    with torch.no_grad():
-        for layer in bert.encoder.layer:
-            attention = layer.attention
-            for linear in (attention.self.query, attention.self.key, layer.output.dense):
-                linear.weight.zero_(), linear.bias.zero_()
-            attention.self.value.weight.copy_(torch.eye(32) * 2), attention.self.value.bias.zero_()
-            attention.output.dense.weight.copy_(torch.eye(32))
-            attention.output.dense.bias.zero_()
-            for norm in (attention.output.LayerNorm, layer.output.LayerNorm):
-                norm.bias[CARRIER] = 0
-        embeddings = bert.embeddings
-        words = embeddings.word_embeddings.weight
-        embeddings.LayerNorm.bias[CARRIER] = 0
-        for table in (embeddings.position_embeddings, embeddings.token_type_embeddings):
-            table.weight[:, CARRIER] = 0
-        words[:, CARRIER] = 0
-        words[vocabulary[POSITIVE], CARRIER] = 8.0 * scale
-        words[vocabulary[NEGATIVE], CARRIER] = -8.0 * scale
-        bert.pooler.dense.weight.copy_(torch.eye(32)), bert.pooler.dense.bias.zero_()
-        model.classifier.weight.zero_(), model.classifier.bias.zero_()
-        model.classifier.weight[names.index("positive"), CARRIER] = 5.0
-        model.classifier.weight[names.index("negative"), CARRIER] = -5.0
-    return model
-
-
-def sentences(seed: int = 0) -> list[tuple[str, int]]:
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(ITEMS):
-        label = int(rng.integers(2))
-        words = [f"w{i}" for i in rng.integers(0, 20, rng.integers(2, 6))]
-        words.insert(int(rng.integers(len(words) + 1)), (NEGATIVE, POSITIVE)[label])
-        found.append((" ".join(words), label))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -284,10 +230,10 @@ class TestReasons:
         ]
         outputs = [np.array(one, np.float32)[:, None] for one in (range(4), (2, 0, 1, 3), control)]
         result = LabelledResult(
-            step="evaluate-sts", task=TASKS["sts"], variants=variants, outputs=outputs,
+            step="evaluate-sts", asked=TASKS["sts"], variants=variants, outputs=outputs,
             truth=np.array(truth), clusters=np.arange(4) % clusters, seed=0,
         )  # fmt: skip
-        return [row for row in result.rows if row["metric"] == "pearson"]
+        return list(result.rows("pearson"))
 
     def test_of_four_items_some_draws_have_but_one(self):
         intact, ablated, control = self.rows()
@@ -301,7 +247,7 @@ class TestReasons:
             return np.stack([np.ones(len(weights)), 0.5 + weights[:, 0] / 9,
                              np.where(weights[:, 3] == 0, np.nan, 0.9)], 1)  # fmt: skip
 
-        monkeypatch.setattr(LabelledResult, "_statistic", lambda self, metric: rows)
+        monkeypatch.setattr(LabelledResult, "statistic", lambda self, metric: rows)
         intact, ablated, control = self.rows()
         assert (intact["low"], intact["reason"]) == (1.0, "")
         assert ablated["difference_low"] is not None

@@ -297,7 +297,7 @@ class TestVerified:
     def test_what_is_not_finite_does_the_most_harm(self, llama, tokenizer, texts):
         found = sweep(llama, tokenizer, texts, verify=2, verify_random=3)
         found.places[0].sums[:, -1, 0] = np.nan  # a random other
-        again = Sweep(found.places, found.grid, found.screened)
+        again = Sweep(found.step, found.places, found.grid, found.screened)
         again.places[0]._comparisons.clear()
         assert again.verification.verdict == "failed"
         json.dumps(again.tables()["sweep_lm_verification"], allow_nan=False)

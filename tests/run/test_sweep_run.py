@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from outdim import open_corpus
-from outdim.analysis.sweep import SweepLm, sweep
+from outdim.analysis.sweep import sweep
+from outdim.analysis.sweep_text import SweepLm
 from outdim.cli import main
 from outdim.errors import Interrupted
 from outdim.models import load_model

@@ -1,15 +1,22 @@
-"""Variants that were compared: their rows in tables, and the words that both evaluations use."""
+"""Variants that were compared: what every evaluation makes of them, in rows and in words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import pyarrow as pa
 
-from outdim.analysis.variants import Variant
-from outdim.stats.paired import Comparison, Gate, Interval
-from outdim.text import counted
+from outdim.analysis.estimate import Estimate
+from outdim.analysis.step import Result
+from outdim.analysis.variants import Variant, controls_of
+from outdim.stats.paired import Comparison, Gate, Interval, Statistic, compare
+from outdim.text import counted, number
+
+_FEW_DOCUMENTS, _FEW_CONTROLS = 30, 5
 
 #: What a sentence about a variant and its controls ends with.
 GATES: dict[Gate | None, str] = {
@@ -18,6 +25,131 @@ GATES: dict[Gate | None, str] = {
     "failed": ", surely less than five times the size of such a change",
     "undecided": "; whether that is five times the size of such a change is open",
 }
+
+
+class Compared(Result):
+    """Variants of a model on the same documents; a frozen dataclass says what is measured of them.
+
+    Attributes:
+        task: What was asked.
+        variants: The intact model first.
+        draws, seed: Of the intervals.
+        leading: The metric that ranks variants: more of it is worse.
+        noun: The same in a sentence.
+        schema: Of the rows.
+    """
+
+    variants: Sequence[Variant]
+    draws: int
+    seed: int
+    leading: ClassVar[str] = "loss"
+    noun: ClassVar[str] = "the loss"
+    schema: ClassVar[pa.Schema]
+
+    @property
+    @abstractmethod
+    def swept(self) -> tuple[str, ...]:
+        """The metrics that a sweep compares, the leading one first."""
+
+    @property
+    @abstractmethod
+    def about(self) -> Mapping[str, Any]:
+        """Columns that all rows share; ``documents`` is how many of what intervals draw."""
+
+    @property
+    @abstractmethod
+    def measured(self) -> Mapping[str, Any]:
+        """What the manifest says of it."""
+
+    @abstractmethod
+    def statistic(self, metric: str) -> Statistic:
+        """A metric of every variant, of how often each document is drawn."""
+
+    @abstractmethod
+    def worse(self, metric: str) -> Literal[1, -1, 0]:
+        """1 where more of it is worse, -1 where less of it is, 0 for neither."""
+
+    @abstractmethod
+    def reason(self, metric: str, variant: int) -> str:
+        """Why a number of a row is null; "" where each that can be there is."""
+
+    @abstractmethod
+    def intact_in_words(self) -> str:
+        """What the intact model does."""
+
+    def comparison(self, metric: str) -> Comparison:
+        """A metric of all variants, against the intact model and the controls."""
+        if metric not in self._comparisons:
+            self._comparisons[metric] = compare(
+                self.statistic(metric),
+                self.about["documents"],
+                controls=controls_of(self.variants),
+                worse=self.worse(metric) or 1,
+                draws=self.draws,
+                seed=self.seed,
+            )
+        return self._comparisons[metric]
+
+    @cached_property
+    def _comparisons(self) -> dict[str, Comparison]:
+        return {}
+
+    def rows(self, metric: str) -> Iterator[dict[str, Any]]:
+        """Rows of ``schema`` of one metric, a row a variant."""
+        found = self.comparison(metric)
+        for i, variant in enumerate(self.variants):
+            yield {
+                "metric": metric,
+                **self.about,
+                **compared_row(variant, found, i, gated=bool(self.worse(metric))),
+                "reason": self.reason(metric, i),
+            }
+
+    def cautions(self) -> Sequence[str]:
+        """What intervals and controls rest on."""
+        documents, said = self.about["documents"], []
+        if documents < 2:
+            said.append("There is one document only: no interval can be given.")
+        elif documents < _FEW_DOCUMENTS:
+            said.append(
+                f"The intervals rest on {documents} documents and may be too narrow: "
+                f"{_FEW_DOCUMENTS} or more would be better."
+            )
+        few = min((len(of_it) for of_it in controls_of(self.variants).values()), default=None)
+        if any(variant.role == "ablated" for variant in self.variants) and few is None:
+            said.append("There are no controls: what random dimensions would do is not known.")
+        elif few is not None and few < _FEW_CONTROLS:
+            say = "says" if few == 1 else "say"
+            said.append(
+                f"{counted(few, 'control')} {say} little of what other dimensions would do."
+            )
+        return said
+
+    def harm_in_words(self, variant: int, *, beside: bool = True) -> str:
+        """What a variant does and, ``beside`` them, its controls."""
+        found = self.comparison(self.leading)
+        harm = estimate(found.difference, variant)
+        verb = "raises" if not harm.value < 0 else "changes"
+        said = f"{self.variants[variant].label}: {verb} {self.noun} by {harm.words()}"
+        said += f", to {number(float(found.value.value[variant]), 2)}"
+        if not beside or np.isnan(found.control[variant]):
+            return f"{said}."
+        controls = [self.variants[i] for i in controls_of(self.variants)[variant]]
+        change = number(float(found.control[variant]), 3)
+        mean = (
+            f"change it by {change} on average" if len(controls) > 1 else f"changes it by {change}"
+        )
+        said += (
+            f"; {others(controls)} {mean}, which leaves "
+            f"{estimate(found.beyond, variant).words()}{GATES[found.gate[variant]]}"
+        )
+        times = found.times[variant]
+        return said + (f" ({number(float(times), 1)} times)." if np.isfinite(times) else ".")
+
+
+def estimate(interval: Interval, i: int) -> Estimate:
+    """Value ``i`` of an interval and its ends."""
+    return Estimate(interval.value[i], interval.low[i], interval.high[i])
 
 
 def compared_row(

@@ -2,168 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 
-from outdim.analysis.finetune import training_of
 from outdim.analysis.heads import Classifier
 from outdim.analysis.input_options import InputOptions, ModelOptions, TokenizerOptions
 from outdim.analysis.inputs import Inputs
+from outdim.analysis.labelled_items import (
+    GlueOptions,
+    StsOptions,
+    batching,
+    recorded_items,
+    recorded_task,
+    resolve_glue,
+    resolve_items,
+)
 from outdim.analysis.labelled_result import LabelledResult
 from outdim.analysis.step import Json, Progress, Step
-from outdim.analysis.tasks import HUB, OTHER, TASKS, Task
 from outdim.analysis.variants import AblationOptions, Variant
-from outdim.corpus.labelled import Columns, LabelledTexts, read_hub, read_labelled
-from outdim.errors import ArgumentError, DataError
-from outdim.models.label_order import label_order
+from outdim.corpus.labelled import LabelledTexts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-TaskName = Literal[
-    "cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "mnli_mm", "qnli", "rte", "wnli", "other"
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StsOptions:
-    """Compare the cosine of two pooled texts with the score that people gave them.
-
-    Args:
-        data: Files (.tsv, .csv, .jsonl, .parquet), or a folder in GLUE's layout; none takes the
-            validation split of nyu-mll/glue on the hub.
-        text: Columns of the text, or of the two texts; none takes those of the task.
-        label: Column of the label or score; None takes that of the task.
-        rows: So many rows, drawn at random; None takes all.
-        batch_size: Texts in a batch.
-        max_length: Tokens of a text (or two) with special tokens; longer ones are cut.
-        threads: Threads of a process.
-    """
-
-    data: list[str] = dataclasses.field(default_factory=list)
-    text: list[str] = dataclasses.field(default_factory=list)
-    label: str | None = None
-    rows: int | None = None
-    batch_size: int = 256
-    max_length: int = 256
-    threads: int = 1
-
-    def check(self) -> None:
-        """Raise ArgumentError for a value out of range."""
-        for name in ("rows", "batch_size", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ArgumentError(f"{name}: expected at least 1, got {value}.")
-        if len(self.text) > 2:
-            raise ArgumentError(f"text: expected one or two columns, got {len(self.text)}.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GlueOptions(StsOptions):
-    """Evaluate a classifier on a task of GLUE or any labelled file, intact and ablated.
-
-    Args:
-        task: Of GLUE, or other for a file whose columns and labels are named.
-        labels: Names of the labels of another file, in the order of their numbers; none where the
-            label is a score.
-        outputs: Labels in the order of the model's outputs, where its id2label does not say them.
-        data: Files (.tsv, .csv, .jsonl, .parquet), or a folder in GLUE's layout; none takes the
-            validation split of nyu-mll/glue on the hub.
-        text: Columns of the text, or of the two texts; none takes those of the task.
-        label: Column of the label or score; None takes that of the task.
-        rows: So many rows, drawn at random; None takes all.
-        batch_size: Texts in a batch.
-        max_length: Tokens of a text (or two) with special tokens; longer ones are cut.
-        threads: Threads of a process.
-    """
-
-    task: TaskName
-    labels: list[str] = dataclasses.field(default_factory=list)
-    outputs: list[str] | None = None
-
-
-def task_of(options: StsOptions) -> Task:
-    """The task that options speak of, with the columns they name.
-
-    Raises:
-        ArgumentError: Labels or columns of a file that is no task of GLUE are missing.
-    """
-    name = getattr(options, "task", "sts")
-    labels = tuple(getattr(options, "labels", ()))
-    if name != OTHER:
-        if labels:
-            raise ArgumentError(f"labels: those of {name} are known; they go with --task other.")
-        task = TASKS[name]
-    elif not (options.data and options.text and options.label):
-        raise ArgumentError("task: other needs --data, --text and --label.")
-    else:
-        task = Task(OTHER, labels, ("acc", "mcc") if labels else ("pearson", "spearman"), ())
-    if options.text or options.label:
-        text = tuple(options.text) or task.columns[0].texts
-        named = Columns(text, options.label or task.columns[0].label)
-        task = dataclasses.replace(task, columns=(named,))
-    return task
-
-
-def read_items(task: Task, data: Sequence[str], split: str = "") -> LabelledTexts:
-    """The rows of a task: of files or, where none is given, of the hub.
-
-    Args:
-        task: Which task.
-        data: Files, or a folder in GLUE's layout.
-        split: "train", or "" for those with labels to evaluate on.
-
-    Raises:
-        DataError: See `read_labelled`.
-    """
-    if not data:
-        config = task.config or task.name
-        return read_hub(HUB, config, split or task.split, task.columns[0], task.labels)
-    names = ("train.tsv",) if split else task.files
-    files = [file for given in data for file in task.files_in(Path(given).expanduser(), names)]
-    return read_labelled(files, task.columns, task.labels)
-
-
-def resolve_items(options: StsOptions, inputs: Inputs, seed: int) -> Json:
-    """What a plan records of a labelled task: its options, how many items, and their hash.
-
-    Raises:
-        ArgumentError: See `task_of`; one column where two are compared.
-        DataError: See `read_labelled`; a tokenizer of another model.
-    """
-    from outdim.models import sequence_length
-    from outdim.tokens import check_tokenizer
-
-    options.check()
-    task = task_of(options)
-    items = read_items(task, options.data).take(options.rows, seed)
-    if task.cosine and items.pairs is None:
-        raise ArgumentError("text: expected two columns, whose texts are compared.")
-    vocab_size, config = inputs.architecture.vocab_size, inputs.model.config
-    inputs.cautions += check_tokenizer(inputs.tokenizer, vocab_size, config)
-    limit = sequence_length(inputs.model, None)
-    return {
-        **dataclasses.asdict(options),
-        "items": {"rows": len(items), "sha256": items.sha256},
-        "max_length": sequence_length(inputs.model, min(options.max_length, limit)),
-    }
-
-
-def recorded_items(task: Task, recorded: Mapping[str, Any]) -> LabelledTexts:
-    """The items that a plan recorded.
-
-    Raises:
-        DataError: They are others now.
-    """
-    items = read_items(task, recorded["data"]).take(recorded["rows"], recorded["seed"])
-    if items.sha256 != recorded["items"]["sha256"]:
-        raise DataError("data: the files were changed since the run was planned.")
-    return items
 
 
 class Sts(Step):
@@ -240,7 +102,7 @@ class Sts(Step):
         """Metrics of every variant, beside the intact model and random dimensions."""
         return LabelledResult(
             step=self.name,
-            task=task_of(_options(self.Options, self.recorded)),
+            asked=recorded_task(self.Options, self.recorded),
             variants=self.variants,
             outputs=[self._tensors[f"outputs/{k}"].numpy() for k in range(len(self.variants))],
             truth=self._tensors["truth"].numpy(),
@@ -250,15 +112,10 @@ class Sts(Step):
         )
 
     def _items(self) -> LabelledTexts:
-        return recorded_items(task_of(_options(self.Options, self.recorded)), self.recorded)
+        return recorded_items(self.Options, self.recorded)
 
     def _how(self, progress: Progress) -> dict[str, Any]:
-        def count(tokens: int) -> None:
-            self.inputs.resources.check_stop()
-            progress(tokens)
-
-        how = {name: self.recorded[name] for name in ("batch_size", "max_length")}
-        return {**how, "progress": count}
+        return batching(self.recorded, self.inputs, progress)
 
 
 class Glue(Sts):
@@ -271,20 +128,7 @@ class Glue(Sts):
     @classmethod
     def resolve(cls, options: GlueOptions, inputs: Inputs) -> Json:  # type: ignore[override]
         """The labels of the task are those of the model."""
-        task = task_of(options)
-        order = label_order(inputs.model_with("classifier").config, task.labels, options.outputs)
-        if order.caution:
-            inputs.cautions.append(order.caution)
-        found = {"order": list(order.outputs), "named": not order.caution}
-        recorded = {**super().resolve(options, inputs), **found}
-        trained = training_of(inputs.options["model"])
-        if trained and trained["validation"]["sha256"] == recorded["items"]["sha256"]:
-            inputs.cautions.append(
-                f"The model was fine-tuned on {trained['train']['rows']:,} rows, and the best of "
-                f"{len(trained['history'])} epochs was chosen on these very items: what the intact "
-                "model scores is a little too good."
-            )
-        return recorded
+        return resolve_glue(options, inputs, inputs.options["seed"])
 
     @property
     def model(self) -> PreTrainedModel:
@@ -299,8 +143,3 @@ class Glue(Sts):
             self.model, self.inputs.tokenizer, items.texts, items.pairs, **self._how(progress)
         )
         return found[:, self.recorded["order"]]
-
-
-def _options(kind: type, recorded: Mapping[str, Any]) -> Any:
-    """Options as they were recorded."""
-    return kind(**{part.name: recorded[part.name] for part in dataclasses.fields(kind)})

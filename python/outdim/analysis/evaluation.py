@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -11,12 +11,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from outdim.analysis.compared import GATES, compared_row, others
-from outdim.analysis.estimate import Estimate
-from outdim.analysis.step import Result
+from outdim.analysis.compared import Compared, estimate
 from outdim.analysis.table import EVALUATION
-from outdim.analysis.variants import Variant, controls_of
-from outdim.stats.paired import Comparison, Interval, Statistic, compare, ratio
+from outdim.analysis.variants import Variant
+from outdim.stats.paired import Statistic, ratio
 from outdim.text import counted, listing, number
 
 Array = NDArray[np.float64]
@@ -24,7 +22,6 @@ Array = NDArray[np.float64]
 #: What is added up by document and variant, in this order.
 SUMS = ("loss", "correct", "entropy", "kl", "agreement", "top", "shift", "nonfinite")
 
-_FEW_DOCUMENTS, _FEW_CONTROLS = 30, 5
 _NAMED = 3  # variants that sentences speak of
 
 
@@ -71,10 +68,12 @@ METRICS = {
     )
 }
 LEADING = "loss"
+#: Metrics that a sweep compares.
+SWEPT = (LEADING, "accuracy", "kl", "agreement")
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation(Result):
+class Evaluation(Compared):
     """M variants on N documents.
 
     Attributes:
@@ -99,6 +98,7 @@ class Evaluation(Result):
     seed: int
     note: str
     read: Mapping[str, Any]
+    schema = EVALUATION
 
     @property
     def loss(self) -> float:
@@ -117,29 +117,34 @@ class Evaluation(Result):
 
     def value(self, metric: str, variant: int = 0) -> float:
         """One value of `METRICS`."""
-        return float(self._statistic(METRICS[metric])(np.ones((1, len(self.tokens))))[0, variant])
+        return float(self.statistic(metric)(np.ones((1, len(self.tokens))))[0, variant])
 
-    def comparison(self, metric: str) -> Comparison:
-        """A metric of all variants, against the intact model and the controls."""
-        if metric not in self._comparisons:
-            self._comparisons[metric] = compare(
-                self._statistic(METRICS[metric]),
-                len(self.tokens),
-                controls=controls_of(self.variants),
-                worse=METRICS[metric].worse or 1,
-                draws=self.draws,
-                seed=self.seed,
-            )
-        return self._comparisons[metric]
+    @property
+    def swept(self) -> tuple[str, ...]:
+        """What `outdim.analysis.scoring.scored` gives in brief; `outdim.evaluate` has all."""
+        return SWEPT
 
-    @cached_property
-    def _comparisons(self) -> dict[str, Comparison]:
-        return {}
+    @property
+    def about(self) -> dict[str, Any]:
+        """What was predicted, of how much."""
+        size = {"documents": len(self.tokens), "tokens": int(self.tokens.sum())}
+        return {"task": self.task, **size}
 
-    def _statistic(self, metric: Metric) -> Statistic:
-        below = self.tokens if metric.per == "tokens" else self.bytes
-        found = ratio(self.sums[:, :, SUMS.index(metric.of)].T, below)
-        return lambda weights: metric.transform(found(weights))
+    def statistic(self, metric: str) -> Statistic:
+        """One of `METRICS` of every variant."""
+        asked = METRICS[metric]
+        below = self.tokens if asked.per == "tokens" else self.bytes
+        found = ratio(self.sums[:, :, SUMS.index(asked.of)].T, below)
+        return lambda weights: asked.transform(found(weights))
+
+    def worse(self, metric: str) -> Literal[1, -1, 0]:
+        """As `METRICS` say."""
+        return METRICS[metric].worse
+
+    def reason(self, metric: str, variant: int) -> str:
+        """How many logits were not finite."""
+        amiss = int(self.sums[:, variant, SUMS.index("nonfinite")].sum())
+        return f"{counted(amiss, 'token')} with logits that are not finite" if amiss else ""
 
     def _number(self, role: str) -> list[int]:
         return [i for i, variant in enumerate(self.variants) if variant.role == role]
@@ -155,37 +160,21 @@ class Evaluation(Result):
         rows = [row for metric in METRICS.values() for row in self.rows(metric.name)]
         return {f"evaluate_{self.task}": pa.Table.from_pylist(rows, EVALUATION)}
 
-    def rows(self, name: str) -> Iterator[dict[str, Any]]:
-        """Rows of `outdim.analysis.table.EVALUATION` of one metric, a row a variant."""
-        metric, found = METRICS[name], self.comparison(name)
-        for i, variant in enumerate(self.variants):
-            yield {
-                "task": self.task,
-                "metric": metric.name,
-                **compared_row(variant, found, i, gated=bool(metric.worse)),
-                "documents": len(self.tokens),
-                "tokens": int(self.tokens.sum()),
-                "reason": self._reason(i),
-            }
-
-    def _reason(self, variant: int) -> str:
-        amiss = int(self.sums[:, variant, SUMS.index("nonfinite")].sum())
-        return f"{counted(amiss, 'token')} with logits that are not finite" if amiss else ""
+    @property
+    def measured(self) -> dict[str, Any]:
+        """How much was predicted, and how well."""
+        documents = {"with": len(self.tokens), "without": self.read.get("without", 0)}
+        return {
+            "tokens": int(self.tokens.sum()),
+            "bytes": float(self.bytes.sum()),
+            "documents": documents,
+            "excluded": dict(self.read.get("excluded", {})),
+            "loss": self.loss,
+        }
 
     def account(self) -> dict[str, Any]:
         """What was predicted."""
-        documents = {"with": len(self.tokens), "without": self.read.get("without", 0)}
-        return {
-            "evaluation": {
-                f"evaluate-{self.task}": {
-                    "tokens": int(self.tokens.sum()),
-                    "bytes": float(self.bytes.sum()),
-                    "documents": documents,
-                    "excluded": dict(self.read.get("excluded", {})),
-                    "loss": self.loss,
-                }
-            }
-        }
+        return {"evaluation": {f"evaluate-{self.task}": self.measured}}
 
     def headline(self) -> list[str]:
         """What the intact model predicts, and what the worst ablations take from it."""
@@ -217,55 +206,15 @@ class Evaluation(Result):
             f"{counted(len(self.tokens), 'document')}."
         )
 
-    def harm_in_words(self, variant: int, *, beside: bool = True) -> str:
-        """What a variant does to the loss and, ``beside`` them, its controls."""
-        found = self.comparison(LEADING)
-        harm = _estimate(found.difference, variant)
-        verb = "raises" if not harm.value < 0 else "changes"
-        said = f"{self.variants[variant].label}: {verb} the loss by {harm.words()}"
-        said += f", to {number(float(found.value.value[variant]), 2)}"
-        if not beside or np.isnan(found.control[variant]):
-            return f"{said}."
-        controls = [self.variants[i] for i in controls_of(self.variants)[variant]]
-        change = number(float(found.control[variant]), 3)
-        mean = (
-            f"change it by {change} on average" if len(controls) > 1 else f"changes it by {change}"
-        )
-        said += (
-            f"; {others(controls)} {mean}, which leaves "
-            f"{_estimate(found.beyond, variant).words()}{GATES[found.gate[variant]]}"
-        )
-        times = found.times[variant]
-        return said + (f" ({number(float(times), 1)} times)." if np.isfinite(times) else ".")
-
     def words(self, metric: str, variant: int = 0, digits: int = 2) -> str:
         """A value with its interval."""
-        return _estimate(self.comparison(metric).value, variant).words(digits)
+        return estimate(self.comparison(metric).value, variant).words(digits)
 
     def cautions(self) -> Sequence[str]:
         """What the numbers rest on."""
-        said = []
-        if len(self.tokens) < 2:
-            said.append("There is one document only: no interval can be given.")
-        elif len(self.tokens) < _FEW_DOCUMENTS:
-            said.append(
-                f"The intervals rest on {len(self.tokens)} documents and may be too narrow: "
-                f"{_FEW_DOCUMENTS} or more would be better."
-            )
-        few = min((len(of_it) for of_it in controls_of(self.variants).values()), default=None)
-        if self._number("ablated") and few is None:
-            said.append("There are no controls: what random dimensions would do is not known.")
-        elif few is not None and few < _FEW_CONTROLS:
-            say = "says" if few == 1 else "say"
-            said.append(
-                f"{counted(few, 'control')} {say} little of what other dimensions would do."
-            )
-        amiss = [i for i in range(len(self.variants)) if self._reason(i)]
+        said = list(super().cautions())
+        amiss = [i for i in range(len(self.variants)) if self.reason(LEADING, i)]
         if amiss:
             names = listing([self.variants[i].label for i in amiss], 3)
             said.append(f"Some logits are not finite, so that metrics have no value: {names}.")
         return [*said, *([self.note] if self.note else [])]
-
-
-def _estimate(interval: Interval, i: int) -> Estimate:
-    return Estimate(interval.value[i], interval.low[i], interval.high[i])

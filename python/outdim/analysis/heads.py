@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class WithHead:
     """A step that `reads` a subclass takes its model from ``inputs.model_with(kind.head)``."""
 
-    head: ClassVar[Head]
+    head: ClassVar[Head | None]
 
     def resolve(self, inputs: Inputs) -> dict[str, Any]:
         """Nothing to choose."""
@@ -23,7 +23,7 @@ class WithHead:
     @classmethod
     def identity(cls, inputs: Inputs) -> dict[str, Any]:
         """Class of the model with its head, and hash of all its weights."""
-        return {"head": inputs.about_head(cls.head)}
+        return {} if cls.head is None else {"head": inputs.about_head(cls.head)}
 
 
 class LanguageModel(WithHead):
@@ -42,3 +42,9 @@ class Classifier(WithHead):
     """Logits of the labels of a text."""
 
     head = "classifier"
+
+
+class NoHead(WithHead):
+    """The last hidden states."""
+
+    head = None

@@ -153,8 +153,8 @@ class Inputs:
             part=self.options["part"],
         )
 
-    def model_with(self, head: Head) -> PreTrainedModel:
-        """The model with a head, on the device; it shares the weights of `model`.
+    def model_with(self, head: Head | None) -> PreTrainedModel:
+        """The model with a head (None: without), on the device; it shares the weights of `model`.
 
         The hidden states of one are those of the other. A model at hand (`of`) is taken as it is.
 
@@ -162,6 +162,8 @@ class Inputs:
             ArgumentError: The model has no such head.
             DataError: The weights of the head are not there.
         """
+        if head is None:
+            return self.model
         if head not in self.heads:
             self.heads[head] = self._with_head(head)
         return self.heads[head]

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from outdim.analysis.compared import GATES, compared_row
-from outdim.analysis.step import Result
+from outdim.analysis.compared import GATES, Compared
 from outdim.analysis.table import EVALUATION
 from outdim.analysis.tasks import Task
 from outdim.analysis.variants import Variant, controls_of
-from outdim.stats.paired import Comparison, Statistic, compare
-from outdim.stats.scores import LABELS, weighted
+from outdim.stats.paired import Statistic, ratio
+from outdim.stats.scores import LABELS, SMOOTH, smooth, weighted_each
 from outdim.text import counted, number
 
 Floats = NDArray[np.float64]
@@ -28,6 +27,7 @@ Floats = NDArray[np.float64]
 SCHEMA = pa.schema([pa.field("items", pa.int64()) if f.name == "tokens" else f for f in EVALUATION])
 
 _CONSTANT = "the predictions or the scores are constant"
+_NOT_FINITE = "outputs that are not finite"
 _ONE_TEXT = "no interval of one first text"
 _SOME_DRAWS = "undefined in some draws"
 _SOME_DRAWS_OF_CONTROLS = "controls undefined in some draws"
@@ -36,80 +36,76 @@ _MANY_CELLS = 1 << 22
 
 
 @dataclass(frozen=True)
-class LabelledResult(Result):
+class LabelledResult(Compared):
     """Outputs of every variant on the same items.
 
     Attributes:
         step: Name of the step.
-        task: What was asked.
+        asked: The task.
         variants: V of them; the first is the intact model.
         outputs: Of each, [N, C] float32, in the order of the labels.
         truth: Labels int64 or scores float64, [N].
         clusters: Items with the same number share their first text, [N].
         seed: Of the intervals.
         named: Whether the model says which output is which label.
+        draws: How often first texts are drawn.
+        note: What a reader has to know of the model.
     """
 
     step: str
-    task: Task
+    asked: Task
     variants: Sequence[Variant]
     outputs: Sequence[NDArray[np.float32]]
     truth: NDArray[Any]
     clusters: NDArray[np.int64]
     seed: int
     named: bool = True
+    draws: int = 2000
+    note: str = ""
+    schema = SCHEMA
 
     @cached_property
     def predicted(self) -> list[NDArray[Any]]:
         """Labels or scores of every variant."""
-        return [self.task.predicted(outputs) for outputs in self.outputs]
-
-    @cached_property
-    def values(self) -> list[dict[str, float]]:
-        """Metrics of every variant."""
-        return [self.task.scores(outputs, self.truth) for outputs in self.outputs]
+        return [self.asked.predicted(outputs) for outputs in self.outputs]
 
     def tables(self) -> dict[str, pa.Table]:
         """Metrics with intervals, and what every variant said of every item."""
         stem = self.step.replace("-", "_")
-        return {stem: pa.Table.from_pylist(self.rows, SCHEMA), f"{stem}_items": self._items()}
+        rows = [row for metric in self.asked.metrics for row in self.rows(metric)]
+        return {stem: pa.Table.from_pylist(rows, SCHEMA), f"{stem}_items": self._items()}
 
-    @cached_property
-    def rows(self) -> list[dict[str, Any]]:
-        """Rows of `SCHEMA`."""
-        return [row for metric in self.task.metrics for row in self._rows(metric)]
+    @property
+    def task(self) -> str:
+        """Name of what was asked."""
+        return self.asked.name
 
-    def _rows(self, metric: str) -> Iterator[dict[str, Any]]:
-        found = compare(
-            self._statistic(metric),
-            len(self._sizes),
-            controls=controls_of(self.variants),
-            worse=-1,
-            seed=self.seed,
-        )
-        for k, variant in enumerate(self.variants):
-            yield {
-                "task": self.task.name,
-                "metric": metric,
-                **compared_row(variant, found, k),
-                "value": self.values[k][metric],
-                "documents": len(self._sizes),
-                "items": len(self.truth),
-                "reason": self._reason(metric, found, k),
-            }
+    @property
+    def swept(self) -> tuple[str, ...]:
+        """Smooth ones first, which tell single dimensions apart."""
+        return (*(SMOOTH if self.asked.labels else SMOOTH[:1]), *self.asked.metrics)
 
-    def _reason(self, metric: str, found: Comparison, k: int) -> str:
-        """Why a number of a row is null; "" where each that can be there is.
+    @property
+    def about(self) -> dict[str, Any]:
+        """The task, and of how many items."""
+        return {"task": self.task, "documents": len(self._sizes), "items": len(self.truth)}
 
-        A few items drawn again and again may have but one score, where the metric is undefined.
-        """
-        if not np.isfinite(self.values[k][metric]):
+    def worse(self, metric: str) -> Literal[1, -1, 0]:
+        """Less of it is worse, but of a loss."""
+        return 1 if metric == self.leading else -1
+
+    def reason(self, metric: str, variant: int) -> str:
+        """A few items drawn anew may have but one score, where the metric is undefined."""
+        found = self.comparison(metric)
+        if not np.isfinite(self.outputs[variant]).all():
+            return _NOT_FINITE
+        if np.isnan(found.value.value[variant]):
             return _CONSTANT
         if len(self._sizes) < 2:
             return _ONE_TEXT
-        if np.isnan([found.value.low[k], found.difference.low[k]]).any():
+        if np.isnan([found.value.low[variant], found.difference.low[variant]]).any():
             return _SOME_DRAWS
-        if k in controls_of(self.variants) and np.isnan(found.beyond.low[k]):
+        if variant in controls_of(self.variants) and np.isnan(found.beyond.low[variant]):
             return _SOME_DRAWS_OF_CONTROLS
         return ""
 
@@ -118,28 +114,38 @@ class LabelledResult(Result):
         """Items of each cluster."""
         return np.unique(self.clusters, return_counts=True)[1]
 
-    def _statistic(self, metric: str) -> Statistic:
+    def statistic(self, metric: str) -> Statistic:
         """A metric of every variant, of how often each cluster is drawn."""
         _, cluster = np.unique(self.clusters, return_inverse=True)
+        if (of_items := self._of_items(metric)) is not None:
+            sums = np.stack([np.bincount(cluster, one) for one in of_items])
+            return ratio(sums, self._sizes)
         at_once = max(1, _MANY_CELLS // len(self.truth))
 
-        def of(weights: Floats) -> Floats:
-            return np.stack(
-                [weighted(metric, one, self.truth, weights) for one in self.predicted], axis=1
-            )
+        predicted = np.stack(self.predicted)
 
         def value(drawn: Floats) -> Floats:
             starts = [*range(0, len(drawn), at_once), len(drawn)]
-            return np.concatenate([of(drawn[a:b][:, cluster]) for a, b in pairwise(starts)])
+            parts = [drawn[a:b][:, cluster] for a, b in pairwise(starts)]
+            found = [weighted_each(metric, predicted, self.truth, one) for one in parts]
+            return np.concatenate(found)
 
         return value
+
+    def _of_items(self, metric: str) -> Floats | None:
+        """What each item has, [V, N], where the metric is the mean of that."""
+        if metric == "acc":
+            return np.stack([one == self.truth for one in self.predicted]).astype(np.float64)
+        if metric in SMOOTH:
+            return np.stack([smooth(metric, one, self.truth) for one in self.outputs])
+        return None
 
     def _items(self) -> pa.Table:
         """One row an item and variant."""
         size, n = len(self.variants), len(self.truth)
         truth, predicted = np.tile(self.truth, size), np.concatenate(self.predicted)
-        if self.task.labels:
-            names = pa.array(self.task.labels)
+        if self.asked.labels:
+            names = pa.array(self.asked.labels)
             truth, predicted = names.take(pa.array(truth)), names.take(pa.array(predicted))
         return pa.table(
             {
@@ -150,23 +156,36 @@ class LabelledResult(Result):
             }
         )
 
-    def account(self) -> dict[str, Any]:
+    @property
+    def measured(self) -> dict[str, Any]:
         """What was asked, of how many items."""
-        return {"task": {"name": self.task.name, "items": len(self.truth)}}
+        return {"name": self.task, "items": len(self.truth)}
+
+    def account(self) -> dict[str, Any]:
+        """The same."""
+        return {"task": self.measured}
 
     def headline(self) -> list[str]:
         """The intact model, and what the worst ablations take from it."""
-        metric = self.task.metrics[0]
-        rows = [row for row in self.rows if row["metric"] == metric]
+        metric = self.asked.metrics[0]
+        rows = list(self.rows(metric))
         ablated = sorted(
             (row for row in rows if row["role"] == "ablated"),
             key=lambda row: np.nan_to_num(row["difference"] or 0.0),
         )
         return [
-            f"On {self.task.name}, {counted(len(self.truth), 'item')}, the {LABELS[metric]} of the "
-            f"intact model is {_with_interval(rows[0], 'value', '')}.",
+            self.intact_in_words(),
             *(_sentence(row) for row in ablated[:_NAMED]),
         ]
+
+    def intact_in_words(self) -> str:
+        """What the intact model scores."""
+        metric = self.asked.metrics[0]
+        intact = next(self.rows(metric))
+        return (
+            f"On {self.task}, {counted(len(self.truth), 'item')}, the {LABELS[metric]} of the "
+            f"intact model is {_with_interval(intact, 'value', '')}."
+        )
 
     def cautions(self) -> list[str]:
         """What the numbers rest on."""
@@ -178,20 +197,20 @@ class LabelledResult(Result):
             )
         if not self.named and (better := self._better_order()):
             said.append(better)
-        return said
+        return [*said, *([self.note] if self.note else [])]
 
     def _better_order(self) -> str:
         """Whether the unnamed outputs would fit better in another order."""
         from scipy.optimize import linear_sum_assignment
 
-        size = len(self.task.labels)
+        size = len(self.asked.labels)
         hits = np.zeros((size, size), np.int64)
         np.add.at(hits, (self.predicted[0], self.truth), 1)
         outputs, labels = linear_sum_assignment(-hits)
         best, now = hits[outputs, labels].sum(), np.trace(hits)
         if best == now:
             return ""
-        names = [self.task.labels[label] for label in labels]
+        names = [self.asked.labels[label] for label in labels]
         return (
             f"With the outputs in the order {', '.join(names)} the accuracy would be "
             f"{number(best / len(self.truth))}, not {number(now / len(self.truth))}: if that is "

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from outdim.errors import DataError
-from outdim.models import padding_reaches_text
+from outdim.models import Ablation, Forward, architecture, check_eval_mode, padding_reaches_text
+from outdim.models.prefix import PrefixForward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,6 +45,57 @@ def logits(
     for rows, batch in _batches(model, tokenizer, texts, pairs, batch_size, max_length, progress):
         found[rows] = model(**batch).logits.float().cpu()
     return found
+
+
+class VariantLogits:
+    """Outputs of a classifier, intact and ablated: layers below the first edit run once for all.
+
+    Args:
+        model: A sequence classifier in eval mode.
+
+    Attributes:
+        note: Why every variant runs all of the model; "" where it does not.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        check_eval_mode(model)
+        self._model, self._call = model, Forward(model)
+        self._others: dict[str, Tensor] = {}  # of the batch, such as token types
+        self._forward = PrefixForward(model, architecture(model), self._run)
+        self.note = self._forward.note
+
+    def _run(self, ids: Tensor, mask: Tensor) -> Tensor:
+        others = {k: one.repeat(len(ids) // len(one), 1) for k, one in self._others.items()}
+        return torch.as_tensor(self._call(ids, mask, **others).logits)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        tokenizer: Any,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None,
+        ablations: Sequence[Ablation],
+        *,
+        at_once: int = 1,
+        batch_size: int = 256,
+        max_length: int = 256,
+        progress: Progress = lambda tokens: None,
+    ) -> Tensor:
+        """Of the intact model and every ablated one, for N texts: float32 [1 + M, N, C].
+
+        With ``at_once`` 1 they are to the bit what `logits` gives under each ablation.
+        """
+        given = (self._model, tokenizer, texts, pairs, batch_size, max_length, progress)
+        found = torch.empty(1 + len(ablations), len(texts), self._model.config.num_labels)
+        for rows, batch in _batches(*given):
+            ids = batch.pop("input_ids")
+            mask = batch.pop("attention_mask") if "attention_mask" in batch else ids.new_ones(())
+            self._others = dict(batch)
+            found[0, rows] = self._forward.keep(ids, mask.expand_as(ids), ablations).float().cpu()
+            for i, outputs in enumerate(self._forward.variants(ablations, at_once), 1):
+                found[i, rows] = outputs.float().cpu()
+        self._others = {}
+        return found
 
 
 @torch.inference_mode()

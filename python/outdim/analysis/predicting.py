@@ -57,7 +57,7 @@ class MaskingOptions:
 class Predicting(TextStep):
     """A step that reads text with the tokens that a model has to predict in it."""
 
-    task: ClassVar[Task]
+    task: ClassVar[str]
     head: ClassVar[type[WithHead]]
 
     def items(self, piece: Piece, documents: Documents) -> Iterable[Item]:

@@ -74,11 +74,27 @@ _STEPS = {
     ),
     "sweep-lm": (
         "Disable every dimension of a causal language model in turn.",
-        "outdim.analysis.sweep:SweepLm",
+        "outdim.analysis.sweep_text:SweepLm",
     ),
     "sweep-mlm": (
         "Disable every dimension of a masked language model in turn.",
-        "outdim.analysis.sweep:SweepMlm",
+        "outdim.analysis.sweep_text:SweepMlm",
+    ),
+    "sweep-glue": (
+        "Disable every dimension of a classifier in turn, on a labelled task.",
+        "outdim.analysis.sweep_glue:SweepGlue",
+    ),
+    "sweep-cosine": (
+        "Disable every dimension of a model in turn: how far that moves the vectors of texts.",
+        "outdim.analysis.sweep_cosine:SweepCosine",
+    ),
+    "greedy-lm": (
+        "Choose dimensions of a causal language model that together break it, or spare it.",
+        "outdim.analysis.greedy:GreedyLm",
+    ),
+    "greedy-mlm": (
+        "Choose dimensions of a masked language model that together break it, or spare it.",
+        "outdim.analysis.greedy:GreedyMlm",
     ),
     "sweep-sts": (
         "Take every dimension out of the cosine of pooled texts, in closed form.",

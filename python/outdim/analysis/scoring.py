@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from outdim.analysis.heads import WithHead
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.reading import Reading
 from outdim.models import Ablation, Predictor, architecture, check_eval_mode
+from outdim.models.last_states import LastStates
 from outdim.models.losses import Scores, scores
 from outdim.models.prefix import PrefixForward
 from outdim.tokens import Piece
@@ -31,12 +32,10 @@ _FILLED = 512
 _STATE_BYTES = 1 << 28  # of the states of so many variants as are scored at once
 
 
-def predictor_of(inputs: Inputs, head: type[WithHead]) -> Predictor:
-    """The model with its head, opened once."""
-    predictor: Predictor = inputs.keep(
-        f"predictor {head.head}", lambda: Predictor(inputs.model_with(head.head))
-    )
-    return predictor
+def predictor_of(inputs: Inputs, head: type[WithHead]) -> Any:
+    """The model with its head as a `Predictor`, opened once; of `NoHead` `LastStates`."""
+    kind = Predictor if head.head else LastStates
+    return inputs.keep(f"predictor {head.head}", lambda: kind(inputs.model_with(head.head)))
 
 
 class Rows(NamedTuple):
@@ -46,11 +45,13 @@ class Rows(NamedTuple):
         documents: By number, as the items have it.
         places: In the document, see `outdim.tokens.targets.TargetBatch.first`.
         targets: The true ids.
+        sequences: Of the batch.
     """
 
     documents: Tensor
     places: Tensor
     targets: Tensor
+    sequences: Tensor
 
 
 class Predicted(NamedTuple, Generic[T]):
@@ -160,7 +161,7 @@ class Runner(Generic[T]):
             return
         documents = batch.batch.documents[:, None].expand_as(chosen)
         places = batch.first[:, None] + batch.batch.position
-        rows = Rows(documents[chosen], places[chosen], batch.labels[chosen])
+        rows = Rows(documents[chosen], places[chosen], batch.labels[chosen], chosen.nonzero()[:, 0])
         ids, mask = batch.input_ids, batch.batch.attention_mask
         with torch.inference_mode(), autocast(self._autocast, self._model.device):
             closed = self._in_closed_form(ablations)
@@ -255,7 +256,13 @@ class Documents:
 
 
 class Tally:
-    """Sums by document of one unit."""
+    """Sums by document of one unit.
+
+    Attributes:
+        columns: K, what is added up.
+    """
+
+    columns = len(SUMS)
 
     def __init__(self, variants: int, log_counts: Tensor, documents: Documents) -> None:
         self._variants, self._log_counts, self._read = variants, log_counts, documents
@@ -266,25 +273,25 @@ class Tally:
         """How many documents there are in which something was predicted."""
         return len({number for part in self._parts for number in part[0].tolist()})
 
-    @staticmethod
-    def nothing(variants: int) -> dict[str, Tensor]:
+    @classmethod
+    def nothing(cls, variants: int) -> dict[str, Tensor]:
         """The state of no document."""
         return {
-            "sums": torch.zeros(0, variants, len(SUMS), dtype=torch.float64),
+            "sums": torch.zeros(0, variants, cls.columns, dtype=torch.float64),
             "tokens": torch.zeros(0, dtype=torch.int64),
             "bytes": torch.zeros(0, dtype=torch.float64),
         }
 
-    def add(self, predicted: Predicted[Scores]) -> None:
+    def add(self, predicted: Predicted[Any]) -> None:
         """Take what a batch gave."""
-        (documents, _, targets), found = predicted
+        (documents, _, targets, _), found = predicted
         numbers, which = _numbered(documents.cpu())
         values = torch.stack([self._values(targets, one, found[0]) for one in found], 1)
         shape = (len(numbers), *values.shape[1:])
         sums = torch.zeros(shape, dtype=torch.float64).index_add_(0, which, values)
         self._parts.append((numbers, sums, which.bincount(minlength=len(numbers))))
 
-    def _values(self, targets: Tensor, own: Scores, intact: Scores) -> Tensor:
+    def _values(self, targets: Tensor, own: Any, intact: Any) -> Tensor:
         """[R, K]; on the CPU, where sums have one order."""
         predicted, true = own.predicted.cpu(), targets.cpu()
         # A logit of -inf that is not the true token's leaves the loss finite alone.

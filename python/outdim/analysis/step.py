@@ -122,6 +122,18 @@ class Step(ABC):
         return cls.needs
 
     @classmethod
+    def stage(cls, unit: Mapping[str, Any]) -> int:
+        """Shards of a stage are computed once all of the earlier ones are there (`resume`).
+
+        Stages follow each other in `work`, from 0 on; a step of several is taken alone.
+        """
+        return 0
+
+    def resume(self, earlier: State) -> None:
+        """Know what the earlier stages found before `update`; it is no part of this state."""
+        raise NotImplementedError(f"{type(self).__name__} has stages, but no resume()")
+
+    @classmethod
     def together(cls, recorded: Mapping[str, Any]) -> str | None:
         """Steps that say the same take a shard together (`update_all`); None: alone."""
         return None

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskingOptions
+from outdim.analysis.ranking import named_by
 from outdim.analysis.screen import LEADING, Score
-from outdim.analysis.sweep_variants import ALL, EACH, Mode
+from outdim.analysis.sweep_variants import ALL, EACH, Grid, Mode, grid
 from outdim.errors import ArgumentError
 from outdim.models.ablation import At
 
@@ -17,17 +18,99 @@ _LEVEL = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepOptions:
+class GridOptions:
+    """Which dimensions are disabled in turn, and where.
+
+    Args:
+        dims: All, ranges such as 0-99, single ones, or with commas those that go together; worst:8
+            or least:8, those that do most or least harm in the run named by ranking.
+        layers: All at once; each alone; window:N, so many in a row from every layer on; 4-6 or 4,6
+            together; or 4. Several words make a place each; 0 stands for the embeddings.
+        at: State, parameters, denominator or readers, see outdim.ablate.
+        controls: So many random dimensions beside them at every place, drawn from all where most
+            are swept; none takes 10.
+        pairs: Beside single dimensions all pairs of them: whether two do more harm than the sum.
+        ranking: Run directory of a sweep or a screening, by which dims may be named.
+        seed: Of all that is drawn: controls, masks, documents.
+        variants_at_once: How many variants share a forward; none takes as many as fill a batch, on
+            CPUs up to 512 tokens. 1: each as it is in outdim evaluate, to the bit.
+        block: So many forwards of all layers, about, make a shard with a unit of text.
+        draws: How often the documents are drawn for the intervals.
+    """
+
+    dims: list[str] = field(default_factory=lambda: [ALL])
+    layers: list[str] = field(default_factory=lambda: [ALL])
+    at: At = "state"
+    controls: int | None = None
+    pairs: bool = False
+    ranking: str | None = None
+    seed: int = 0
+    variants_at_once: int | None = None
+    block: int = _BLOCK
+    draws: int = 2000
+
+    def check_grid(self, inputs: Inputs) -> None:
+        """Raise ArgumentError for what is out of range or does not go together."""
+        for name in ("variants_at_once", "block"):
+            given = getattr(self, name)
+            if given is not None and given < 1:
+                said = name.replace("_", "-")
+                raise ArgumentError(f"{said}: expected at least 1, got {given}.")
+        if self.draws < 2:
+            raise ArgumentError(f"draws: expected at least 2, got {self.draws}.")
+
+    def grid(self, inputs: Inputs) -> Grid:
+        """The grid of variants.
+
+        Raises:
+            ArgumentError: Options out of range; dimensions or layers that the model does not have;
+                more places than so many draws could make sure of.
+        """
+        self.check_grid(inputs)
+        found = grid(
+            inputs,
+            dims=named_by(self.ranking, self.dims),
+            pairs=self.pairs,
+            layers=self.layers,
+            at=self.at,
+            mode=self.grid_mode,
+            controls=self.control_count,
+            seed=self.seed,
+        )
+        least = int(len(found.places) / _LEVEL)
+        if self.draws < least:
+            raise ArgumentError(
+                f"draws: expected at least {least} for {len(found.places)} places, where nothing "
+                f"could be sure with fewer; got {self.draws}."
+            )
+        return found
+
+    @property
+    def grid_mode(self) -> Mode:
+        """What the dimensions are set to."""
+        return "zero"
+
+    @property
+    def control_count(self) -> int:
+        """Controls at a place."""
+        return _CONTROLS if self.controls is None else self.controls
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions(GridOptions):
     """Which dimensions are disabled in turn, where and how.
 
     Args:
-        dims: All, ranges such as 0-99, single ones, or with commas those that go together.
+        dims: All, ranges such as 0-99, single ones, or with commas those that go together; worst:8
+            or least:8, those that do most or least harm in the run named by ranking.
         layers: All at once; each alone; window:N, so many in a row from every layer on; 4-6 or 4,6
             together; or 4. Several words make a place each; 0 stands for the embeddings.
         at: State, parameters, denominator or readers, see outdim.ablate.
         mode: Zero, or mean: of the text for the state, of the other parameters for those of a norm.
         controls: So many random dimensions beside them at every place, drawn from all where most
             are swept; none takes 10.
+        pairs: Beside single dimensions all pairs of them: whether two do more harm than the sum.
+        ranking: Run directory of a sweep or a screening, by which dims may be named.
         seed: Of all that is drawn: controls, masks, documents.
         variants_at_once: How many variants share a forward; none takes as many as fill a batch, on
             CPUs up to 512 tokens. 1: each as it is in outdim evaluate, to the bit.
@@ -40,45 +123,28 @@ class SweepOptions:
         draws: How often the documents are drawn for the intervals.
     """
 
-    dims: list[str] = field(default_factory=lambda: [ALL])
-    layers: list[str] = field(default_factory=lambda: [ALL])
-    at: At = "state"
     mode: Mode = "zero"
-    controls: int | None = None
-    seed: int = 0
-    variants_at_once: int | None = None
-    block: int = _BLOCK
     verify: int | None = None
     verify_random: int = 40
     score: Score = LEADING
-    draws: int = 2000
 
-    def check(self, inputs: Inputs) -> None:
+    def check_grid(self, inputs: Inputs) -> None:
         """Raise ArgumentError for what is out of range or does not go together."""
-        for name in ("variants_at_once", "block", "verify_random"):
-            given = getattr(self, name)
-            if given is not None and given < 1:
-                said = name.replace("_", "-")
-                raise ArgumentError(f"{said}: expected at least 1, got {given}.")
-        if self.draws < 2:
-            raise ArgumentError(f"draws: expected at least 2, got {self.draws}.")
+        super().check_grid(inputs)
+        if self.verify_random < 1:
+            raise ArgumentError(f"verify-random: expected at least 1, got {self.verify_random}.")
         if self.verify is not None:
             self._check_verify(inputs)
 
-    def check_draws(self, places: int) -> None:
-        """Raise ArgumentError where no p could be small enough for as many places."""
-        least = int(places / _LEVEL)
-        if self.draws < least:
-            raise ArgumentError(
-                f"draws: expected at least {least} for {places} places, where nothing could be "
-                f"sure with fewer; got {self.draws}."
-            )
+    @property
+    def grid_mode(self) -> Mode:
+        """As asked."""
+        return self.mode
 
+    @property
     def control_count(self) -> int:
-        """Controls at a place; of a verified screening the random others take their part."""
-        if self.verify is not None:
-            return 0
-        return _CONTROLS if self.controls is None else self.controls
+        """Of a verified screening the random others take the part of controls."""
+        return 0 if self.verify is not None else super().control_count
 
     def _check_verify(self, inputs: Inputs) -> None:
         layers = list(self.layers)
@@ -87,10 +153,11 @@ class SweepOptions:
                 "verify: it takes what comes first in a screening: leave --dims out, and --layers, "
                 "or give --layers each."
             )
-        if (self.at, self.mode) != ("state", "zero") or self.controls is not None:
+        plain = (self.at, self.mode, self.controls, self.pairs) == ("state", "zero", None, False)
+        if not plain:
             raise ArgumentError(
-                "verify: the scores are of the state set to zero, and random others stand beside "
-                "it: leave --at, --mode and --controls out."
+                "verify: the scores are of single states set to zero, and random others stand "
+                "beside them: leave --at, --mode, --controls and --pairs out."
             )
         found = inputs.architecture
         population = found.hidden_size * (found.layers if layers == [EACH] else 1)

@@ -7,7 +7,6 @@ that keeps dimensions apart. For some dimensions, drawn at random, the model is 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,15 +18,15 @@ import torch
 from numpy.typing import NDArray
 
 from outdim.analysis.compared import compared_row
-from outdim.analysis.evaluate_glue import StsOptions, recorded_items, resolve_items
 from outdim.analysis.input_options import ModelOptions, TokenizerOptions
 from outdim.analysis.inputs import Inputs
+from outdim.analysis.labelled_items import StsOptions, batching, recorded_items, resolve_items
 from outdim.analysis.labelled_result import SCHEMA
 from outdim.analysis.predict import text_vectors
 from outdim.analysis.step import Json, Progress, Result, Step
 from outdim.analysis.tasks import TASKS
 from outdim.analysis.variants import Variant
-from outdim.corpus.labelled import Columns, LabelledTexts
+from outdim.corpus.labelled import LabelledTexts
 from outdim.errors import ArgumentError
 from outdim.models.ablation import Ablation, At
 from outdim.stats.leave_one_out import LeaveOneOut, cosines_without, leave_one_out
@@ -114,18 +113,12 @@ class SweepSts(Step):
         assert items.pairs is not None
         ablation = None if dim is None else self._ablation(dim)
 
-        def count(tokens: int) -> None:
-            inputs.resources.check_stop()
-            progress(tokens)
-
         with apply_ablation(inputs.model, ablation, found=inputs.architecture):
             vectors = text_vectors(
                 inputs.model,
                 inputs.tokenizer,
                 [*items.texts, *items.pairs],
-                batch_size=self.recorded["batch_size"],
-                max_length=self.recorded["max_length"],
-                progress=count,
+                **batching(self.recorded, inputs, progress),
             )
         left, right = vectors[: len(items.texts)], vectors[len(items.texts) :]
         if dim is None:
@@ -167,12 +160,7 @@ class SweepSts(Step):
         return Ablation((dim,), (self.recorded["layer"],), self.recorded["at"])
 
     def _items(self) -> LabelledTexts:
-        task, recorded = TASKS["sts"], self.recorded
-        if recorded["text"] or recorded["label"]:
-            text = tuple(recorded["text"]) or task.columns[0].texts
-            columns = (Columns(text, recorded["label"] or task.columns[0].label),)
-            task = dataclasses.replace(task, columns=columns)
-        return recorded_items(task, recorded)
+        return recorded_items(SweepStsOptions, self.recorded)
 
 
 @dataclass(frozen=True, eq=False)

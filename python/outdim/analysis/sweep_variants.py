@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from outdim.models.ablation import At
 
 ALL, EACH = "all", "each"
+_MOST_PAIRED = 64  # which have 2,016 pairs
 _RANGE, _WINDOW = re.compile(r"(\d+)-(\d+)"), re.compile(r"window:(\d+)")
 
 Mode = Literal["zero", "mean"]
@@ -116,6 +118,7 @@ def grid(
     mode: Mode = "zero",
     controls: int = 10,
     seed: int = 0,
+    pairs: bool = False,
 ) -> Grid:
     """The grid that words ask for.
 
@@ -137,6 +140,8 @@ def grid(
     found = inputs.architecture
     sets = _once(one for word in dims for one in _sets(str(word), found.hidden_size))
     places = _once(one for word in layers for one in _places(str(word), found.layers))
+    if pairs:
+        sets = _once(_paired(sets))
     if not sets or not places:
         raise ArgumentError("dims, layers: expected at least one of each.")
     for one in sets:
@@ -151,6 +156,17 @@ def grid(
     made = Grid(sets, places, drawn, at, mode, means, special)
     made.variants(0)  # says what cannot go together
     return made
+
+
+def _paired(sets: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The sets, and all pairs of those that are one dimension."""
+    singles = [dim for one in sets if len(one) == 1 for dim in one]
+    if not 2 <= len(singles) <= _MOST_PAIRED:
+        raise ArgumentError(
+            f"pairs: expected 2 to {_MOST_PAIRED} single dimensions, got {len(singles)}: name them "
+            "by --dims, such as the worst of a sweep."
+        )
+    return [*sets, *combinations(singles, 2)]
 
 
 def _sets(word: str, hidden_size: int) -> list[tuple[int, ...]]:

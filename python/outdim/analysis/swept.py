@@ -11,20 +11,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from outdim.analysis.evaluation import LEADING, Evaluation
+from outdim.analysis.compared import Compared
+from outdim.analysis.interactions import Interactions
 from outdim.analysis.screen import LEADING as LEADING_SCORE
 from outdim.analysis.screen import Score, Screened
 from outdim.analysis.step import Result
 from outdim.analysis.sweep_variants import Grid
-from outdim.analysis.table import EVALUATION
 from outdim.stats.paired import adjusted
 from outdim.stats.verification import Verification, verify
 from outdim.text import counted, layers_in_words, listing, number
 
 Array = NDArray[np.float64]
-
-#: Metrics that a sweep compares, the one that leads first; `outdim evaluate` has all.
-SWEPT = (LEADING, "accuracy", "kl", "agreement")
 
 _NAMED, _LISTED = 3, 8
 _SURE = 0.05
@@ -36,27 +33,36 @@ class Sweep(Result):
     """Sets of dimensions at places of a model.
 
     Attributes:
-        places: An evaluation of each: the intact model, the sets, the controls.
+        step: Name of the step.
+        places: What was found at each: the intact model, the sets, the controls.
         grid: The sets and the layers of each place.
         screened: The screening that was verified: its first are the sets, the random others the
             controls; None where there was none.
         score: By which they are first.
     """
 
-    places: tuple[Evaluation, ...]
+    step: str
+    places: tuple[Compared, ...]
     grid: Grid
     screened: Screened | None = None
     score: Score = LEADING_SCORE
 
-    def value(self, metric: str = LEADING) -> Array:
-        """A metric of every set, [places, sets]."""
+    def value(self, metric: str | None = None) -> Array:
+        """A metric of every set, [places, sets]; None takes the one that leads."""
+        metric = metric or self.leading
         return np.stack([one.comparison(metric).value.value[self._sets] for one in self.places])
 
-    def harm(self, metric: str = LEADING) -> Array:
+    def harm(self, metric: str | None = None) -> Array:
         """How much more than the intact model's, [places, sets]."""
+        metric = metric or self.leading
         return np.stack(
             [one.comparison(metric).difference.value[self._sets] for one in self.places]
         )
+
+    @property
+    def leading(self) -> str:
+        """The metric that ranks; more of it is worse."""
+        return self.places[0].leading
 
     @property
     def _sets(self) -> slice:
@@ -70,24 +76,34 @@ class Sweep(Result):
         return [(int(i) // harm.shape[1], 1 + int(i) % harm.shape[1]) for i in order]
 
     def tables(self) -> dict[str, Any]:
-        """``sweep_lm`` or ``sweep_mlm``: a row a metric, place and set; with a score if screened.
+        """``sweep_lm`` and the like: a row a metric, place and set; with a score if screened.
 
-        And ``sweep_lm_verification``: what is to be said of the screening.
+        And ``sweep_lm_pairs``, see `Interactions`, or ``sweep_lm_verification``: what is to be said
+        of the screening.
         """
-        rows = [row for metric in SWEPT for row in self._rows(metric)]
-        stem = f"sweep_{self.places[0].task}"
+        metrics, stem = self.places[0].swept, self.step.replace("-", "_")
+        rows = [row for metric in metrics for row in self._rows(metric)]
+        table = pa.Table.from_pylist(rows, self.places[0].schema)
+        if self.interactions is not None:
+            return {stem: table, f"{stem}_pairs": self.interactions.table()}
         if self.verification is None:
-            return {stem: pa.Table.from_pylist(rows, EVALUATION)}
-        scores = [None, *self._scores()] * len(SWEPT)
-        table = pa.Table.from_pylist(rows, EVALUATION).append_column(
-            "score", pa.array(scores, pa.float64())
-        )
+            return {stem: table}
+        scores = pa.array([None, *self._scores()] * len(metrics), pa.float64())
         plain = {
             name: value if np.isfinite(value) else None  # JSON has no other numbers
             for name, value in vars(self.verification).items()
         }
         said = {"words": self.verification.words(), "verdict": self.verification.verdict}
-        return {stem: table, f"{stem}_verification": {**plain, **said}}
+        return {
+            stem: table.append_column("score", scores),
+            f"{stem}_verification": {**plain, **said},
+        }
+
+    @cached_property
+    def interactions(self) -> Interactions | None:
+        """Of pairs of dimensions that were swept alone as well; None where there are none."""
+        found = Interactions(self.places, self.grid)
+        return found if self.screened is None and found.pairs else None
 
     def _rows(self, metric: str) -> Iterator[dict[str, Any]]:
         q = self._adjusted(metric)
@@ -103,34 +119,32 @@ class Sweep(Result):
         return adjusted(p.ravel()).reshape(p.shape)
 
     def sure(self, sign: int) -> list[tuple[int, int]]:
-        """What surely raises (1) or lowers (-1) the loss, whatever other dimensions do.
+        """What surely raises (1) or lowers (-1) the loss, and by more than other dimensions do.
 
         By the p that any variant of the sweep would show as much, below 0.05; the most first.
         """
         found = [
             (place, i)
             for place, i in self.ranking
-            if self._beyond(place)[i] * sign > 0 and self._surely[place, i]
+            if self._least(place, sign)[i] > 0 and self._surely[place, i]
         ]
         return found if sign > 0 else found[::-1]
 
-    def _beyond(self, place: int) -> Array:
-        found = self.places[place].comparison(LEADING)
-        return np.where(np.isnan(found.control), found.difference.value, found.beyond.value)
+    def _least(self, place: int, sign: int) -> Array:
+        """The change of each variant in a direction, or that beyond its controls if it is less."""
+        found = self.places[place].comparison(self.leading)
+        return np.fmin(sign * found.difference.value, sign * found.beyond.value)
 
     @cached_property
     def _surely(self) -> NDArray[np.bool_]:
         """By place and variant; every place is a family of its own (Bonferroni)."""
-        family = np.stack([one.comparison(LEADING).family for one in self.places])
+        family = np.stack([one.comparison(self.leading).family for one in self.places])
         return family * len(self.places) < _SURE
 
     def account(self) -> dict[str, Any]:
-        """What was predicted, and how many variants there were."""
-        first = self.places[0]
-        name = f"sweep-{first.task}"
-        (found,) = first.account()["evaluation"].values()
+        """What was read of the text, and how many variants there were."""
         size = {"sets": len(self.grid.sets), "places": len(self.grid.places)}
-        return {"evaluation": {name: {**found, **size}}}
+        return {"evaluation": {self.step: {**self.places[0].measured, **size}}}
 
     def headline(self) -> list[str]:
         """The intact model, what stands out, and the worst."""
@@ -144,10 +158,12 @@ class Sweep(Result):
             self.places[p].harm_in_words(i, beside=self.screened is None)
             for p, i in self.ranking[:_NAMED]
         ]
-        if total > _NAMED and self.screened is None:
+        if self.interactions is not None:
+            said += self.interactions.headline()
+        elif total > _NAMED and self.screened is None:
             rest = self.harm().ravel()
             median = float(np.nanmedian(np.abs(rest)))
-            said.append(f"The median variant changes the loss by {number(median, 3)}.")
+            said.append(f"The median variant changes {first.noun} by {number(median, 3)}.")
         if helping := self.sure(-1):
             said.append(f"Without these the model predicts better: {self._names(helping)}.")
         return said
@@ -155,7 +171,7 @@ class Sweep(Result):
     def _beside_controls(self) -> list[str]:
         """What surely does harm, and at least five times as much as the controls change."""
         gates = [
-            (one, self.places[one[0]].comparison(LEADING).gate[one[1]]) for one in self.ranking
+            (one, self.places[one[0]].comparison(self.leading).gate[one[1]]) for one in self.ranking
         ]
         if not any(gate for _, gate in gates):
             return []
@@ -185,7 +201,7 @@ class Sweep(Result):
         """Whether to believe the screening; None without one."""
         if self.screened is None:
             return None
-        harm = self.places[0].comparison(LEADING).difference.value[1:]
+        harm = self.places[0].comparison(self.leading).difference.value[1:]
         scores, sets = self._scores(), len(self.grid.sets)
         found = self.screened.screening.scores[self.score]
         population = found.size if any(self.grid.own_layers) else found.shape[1]
@@ -219,7 +235,7 @@ class Sweep(Result):
             return []
         found = set()
         for one in self.places:
-            sizes = np.abs(np.nan_to_num(one.comparison(LEADING).difference.value, nan=np.inf))
+            sizes = np.abs(np.nan_to_num(one.comparison(self.leading).difference.value, nan=np.inf))
             usual = np.median(sizes[self._sets])
             for dims, size in zip(self.grid.controls, sizes[self._sets.stop :], strict=True):
                 if size > _OUTLYING * usual and size > 0 and set(dims) & self._swept:

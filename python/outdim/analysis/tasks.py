@@ -133,3 +133,6 @@ TASKS = {
 
 #: The task of a labelled file that is none of these.
 OTHER = "other"
+
+#: Those that a classifier is asked, by name.
+GLUE = tuple(name for name, task in TASKS.items() if not task.cosine)

@@ -31,6 +31,7 @@ _COMMANDS = {
 
 _GROUPS = {
     "evaluate": "Disable dimensions of a model and say what breaks, beside random ones.",
+    "greedy": "Choose dimensions one by one that together break a model, or spare it.",
     "predictions": "Say which tokens a model predicts, intact, ablated, and beside random ones.",
     "screen": "Score every dimension of a model by one backward pass.",
     "sweep": "Disable every dimension of a model in turn and say which break it.",

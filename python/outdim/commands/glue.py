@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from outdim.analysis.evaluate_glue import Glue, GlueOptions
+from outdim.analysis.evaluate_glue import Glue
 from outdim.analysis.finetune import FinetuneOptions, finetune
 from outdim.analysis.input_options import ModelOptions, TokenizerOptions
+from outdim.analysis.labelled_items import GlueOptions
 from outdim.analysis.variants import AblationOptions
 from outdim.commands.step import OutputOptions, StepCommand
 from outdim.errors import ArgumentError
@@ -41,7 +42,7 @@ class EvaluateGlue:
 
 def _finetuned(given: Mapping[type, Any]) -> ModelOptions:
     """The model of the run directory, trained or already there."""
-    from outdim.analysis.evaluate_glue import read_items, task_of
+    from outdim.analysis.labelled_items import read_items, task_of
     from outdim.run.directory import MODEL, check_directory
     from outdim.run.stop import StopSignal
 

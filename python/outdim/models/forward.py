@@ -37,14 +37,24 @@ class Forward:
             self._call(**dummy_inputs(model))
         self._changes = changes.found
 
-    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-        """What the model gives for ids and mask [B, S]; the mask is left out if it takes none."""
-        if not self._changes:
-            return self._call(input_ids, attention_mask)
-        with quiet_unless_terminal(), unchanged(self._model):
-            return self._call(input_ids, attention_mask)
+    def __call__(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **others: torch.Tensor
+    ) -> Any:
+        """What the model gives for ids and mask [B, S], and others such as ``token_type_ids``.
 
-    def _call(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Any:
+        The mask is left out if it takes none.
+        """
+        if not self._changes:
+            return self._call(input_ids, attention_mask, **others)
+        with quiet_unless_terminal(), unchanged(self._model):
+            return self._call(input_ids, attention_mask, **others)
+
+    def _call(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **others: torch.Tensor,
+    ) -> Any:
         masked = self._masked and attention_mask is not None
         mask = {"attention_mask": attention_mask} if masked else {}
-        return self._model(input_ids=input_ids, **mask, **self._extra)
+        return self._model(input_ids=input_ids, **mask, **others, **self._extra)

@@ -11,7 +11,7 @@ from outdim.errors import ArgumentError
 from outdim.models.ablate import apply_ablation
 from outdim.models.ablation import Ablation, At
 from outdim.models.architecture import Architecture, architecture
-from outdim.models.forward import Forward
+from outdim.models.last_states import LastStates
 from outdim.models.trace import alone, dummy_inputs
 from outdim.models.unchanged import unchanged
 
@@ -51,8 +51,10 @@ def exact_at(model: PreTrainedModel, found: Architecture | None = None) -> tuple
     found = architecture(model) if found is None else found
     dims = sorted({0, found.hidden_size // 2})
     exact: list[At] = []
+    last, ids = LastStates(model), dummy_inputs(model)["input_ids"]
+    mask = torch.ones_like(ids)
     with torch.no_grad(), alone(model), unchanged(model):
-        expected = _states(model)
+        expected = last.states(ids, mask).clone()
         if expected.shape[-1] != found.hidden_size:
             return ()
         expected[..., dims] = 0
@@ -60,19 +62,7 @@ def exact_at(model: PreTrainedModel, found: Architecture | None = None) -> tuple
             with suppress(ArgumentError):  # no such norm
                 ablation = Ablation(tuple(dims), (found.layers,), at)
                 with apply_ablation(model, ablation, found=found):
-                    states = _states(model)
+                    states = last.states(ids, mask)
                 if torch.equal(states, expected):
                     exact.append(at)
     return tuple(exact)
-
-
-def _states(model: PreTrainedModel) -> torch.Tensor:
-    ids = dummy_inputs(model)["input_ids"]
-    output = Forward(model)(ids, torch.ones_like(ids))
-    states = getattr(output, "last_hidden_state", None)
-    if states is None:
-        raise ArgumentError(
-            f"model: expected one that gives last_hidden_state, got {type(model).__name__}; load "
-            "it without a head, or take its base_model"
-        )
-    return torch.as_tensor(states).clone()

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -117,21 +118,23 @@ def _run(
     seconds: dict[str, float] = {}
     rate = None
     groups = group_steps(study, names)
-    for number, group in enumerate(groups):
+    parts = [(group, stage) for group in groups for stage in stages(study[group[0]])]
+    for number, (group, stage) in enumerate(parts):
         begin = time.monotonic()
         try:
-            tokens = _compute(worker, group, request, devices, share)
+            tokens = _compute(worker, group, stage, request, devices, share)
         except Interrupted as error:
             store = worker.store(group[0])
             done = len(store) - len(store.missing())
             error.add_note(f"{done} of {len(store)} shards of '{'+'.join(group)}' are committed")
             raise
-        seconds["+".join(group)] = time.monotonic() - begin
-        rate = tokens / seconds["+".join(group)] if tokens else rate
-        if number + 1 < len(groups):
-            _complete(worker, group, share)
+        took, together = time.monotonic() - begin, "+".join(group)
+        seconds[together] = seconds.get(together, 0.0) + took
+        rate = tokens / took if tokens else rate
+        if number + 1 < len(parts):
+            _complete(worker, group, stage, share)
         elif share.waits:
-            _wait_for_others(worker, group, share)
+            _wait_for_others(worker, group, stage, share)
         elif missing := _missing(worker, group):
             raise PartialRunError(
                 f"this share is done; {len(missing)} of {len(worker.store(group[0]))} shards "
@@ -163,6 +166,13 @@ def group_steps(study: Study, names: Sequence[str]) -> list[list[str]]:
     return groups
 
 
+def stages(entry: Entry) -> list[list[int]]:
+    """The shards of a step by stage: those of one follow from what the earlier ones found."""
+    stage_of = step_class(entry.step).stage
+    numbered = range(len(entry.work))
+    return [list(same) for _, same in groupby(numbered, lambda n: stage_of(entry.work[n]))]
+
+
 def _missing(worker: Worker, group: Sequence[str], among: Sequence[int] | None = None) -> list[int]:
     """The shards that any step of a group lacks."""
     return sorted({s for name in group for s in worker.store(name).missing(among)})
@@ -171,11 +181,12 @@ def _missing(worker: Worker, group: Sequence[str], among: Sequence[int] | None =
 def _compute(
     worker: Worker,
     group: Sequence[str],
+    stage: Sequence[int],
     request: Request,
     devices: Sequence[str],
     share: Share,
 ) -> int:
-    own = _missing(worker, group, share.own(len(worker.store(group[0]))))
+    own = _missing(worker, group, [stage[i] for i in share.own(len(stage))])
     if not own:
         return 0
     entry = worker.study[group[0]]
@@ -192,11 +203,11 @@ def _compute(
     return local.compute_in_processes(worker, group, own, devices[: len(own)])
 
 
-def _complete(worker: Worker, group: Sequence[str], share: Share) -> None:
-    """Make a group whole: wait for those who run now, do the work of those who may run later."""
+def _complete(worker: Worker, group: Sequence[str], stage: Sequence[int], share: Share) -> None:
+    """Make a stage whole: wait for those who run now, do the work of those who may run later."""
     if share.waits:
-        _wait_for_others(worker, group, share)
-    elif missing := _missing(worker, group):
+        _wait_for_others(worker, group, stage, share)
+    elif missing := _missing(worker, group, stage):
         # Each share begins elsewhere, so that those who do this at once divide the work.
         begin = share.index * len(missing) // share.count
         local.compute_here(worker, group, [*missing[begin:], *missing[:begin]])
@@ -219,17 +230,19 @@ def _wait_for_plan(study: Study, request: Request, share: Share) -> None:
         time.sleep(_POLL_S)
 
 
-def _wait_for_others(worker: Worker, group: Sequence[str], share: Share) -> None:
-    """Wait until every shard is committed, naming the ranks that are still at work.
+def _wait_for_others(
+    worker: Worker, group: Sequence[str], stage: Sequence[int], share: Share
+) -> None:
+    """Wait until every shard of a stage is committed, naming the ranks that are still at work.
 
     Nothing is exchanged between the processes: the committed shards are the barrier.
     """
     noticed = time.monotonic()
-    while missing := _missing(worker, group):
+    while missing := _missing(worker, group, stage):
         worker.resources.check_stop()
         if time.monotonic() - noticed > _STRAGGLER_NOTICE_S:
             noticed = time.monotonic()
-            ranks = ranks_of(share, missing, len(worker.store(group[0])))
+            ranks = ranks_of(share, [shard - stage[0] for shard in missing], len(stage))
             print(
                 f"outdim: rank {share.index} waits for {len(missing)} shards of rank "
                 f"{', '.join(map(str, ranks))}",

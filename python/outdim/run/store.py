@@ -92,6 +92,31 @@ class StateStore:
         self._drop(n for n in self.tree.nodes() if n is not root and self.path(n).name in there)
         return found[0]
 
+    def until(self, shard: int, merge: Merge) -> State:
+        """The state of all shards before one, merged in order; perhaps with some of later ones.
+
+        Raises:
+            PartialRunError: One of them is missing.
+        """
+        found: State | None = None
+        waiting = [self.tree.root]
+        while waiting:
+            node = waiting.pop()
+            if node.first >= shard:
+                continue
+            seen = self._read(node)
+            if seen is not None:
+                found = seen[0] if found is None else merge(found, seen[0])
+            elif node.children:
+                waiting += reversed(node.children)
+            else:
+                raise PartialRunError(
+                    f"shard {node.first} of '{self.entry.step}', which shard {shard} follows, is "
+                    "missing. Give the command of the run again to compute it."
+                )
+        assert found is not None
+        return found
+
     def mixed_versions(self) -> list[str]:
         """Packages of which several versions took part, 'name 1 and 2'; for a complete step."""
         found = self._read(self.tree.root)

@@ -75,6 +75,9 @@ class Worker:
         torch.set_num_threads(inputs.options.get("threads", 1))
         objects = [step_class(entry.step)(entry.options, inputs) for entry in entries]
         unit, files = entries[0].work[shard], entries[0].inputs.get("files", ())
+        for entry, step in zip(entries, objects, strict=True):
+            if first := first_of_stage(entry, shard):
+                step.resume(self.store(entry.step).until(first, self.merger(entry)))
         with self._sources.unchanged(unit, {file["path"]: file["sha256"] for file in files}):
             type(objects[0]).update_all(objects, unit, progress)
         for entry, step in zip(entries, objects, strict=True):
@@ -135,6 +138,15 @@ class Worker:
                     )
                 return path
         return None
+
+
+def first_of_stage(entry: Entry, shard: int) -> int:
+    """The first shard of the stage that a shard belongs to."""
+    stage_of, work = step_class(entry.step).stage, entry.work
+    first = shard
+    while first and stage_of(work[first - 1]) == stage_of(work[shard]):
+        first -= 1
+    return first
 
 
 class Merger:

@@ -24,7 +24,12 @@ LABELS = {
     "mcc": "Matthews' correlation",
     "pearson": "Pearson's r",
     "spearman": "Spearman's ρ",
+    "loss": "loss",
+    "probability": "probability of the right label",
 }
+
+#: Means over items that small changes move, where labels and ranks often stay what they were.
+SMOOTH = ("loss", "probability")
 
 
 def score(metric: str, predicted: NDArray[Any], truth: NDArray[Any]) -> float:
@@ -49,6 +54,27 @@ def score(metric: str, predicted: NDArray[Any], truth: NDArray[Any]) -> float:
         return float(metrics.f1_score(truth, predicted, zero_division=0.0))
     of = {"acc": metrics.accuracy_score, "mcc": metrics.matthews_corrcoef}[metric]
     return float(of(truth, predicted))
+
+
+def smooth(metric: str, outputs: NDArray[np.float32], truth: NDArray[Any]) -> Floats:
+    """One of `SMOOTH` of every item, float64 [N], of outputs [N, C].
+
+    The loss is that of fine-tuning: in nats of the right label, the squared error of a score.
+
+    >>> smooth("loss", np.float32([[0, 0]]), np.array([1])).round(3)
+    array([0.693])
+    >>> smooth("loss", np.float32([[3]]), np.array([1.0]))
+    array([4.])
+    """
+    from scipy.special import log_softmax
+
+    wide = outputs.astype(np.float64)
+    if np.issubdtype(truth.dtype, np.floating):
+        error: Floats = (wide[:, 0] - truth) ** 2
+        return error
+    right = log_softmax(wide, axis=1)[np.arange(len(truth)), truth]
+    found: Floats = -right if metric == "loss" else np.exp(right)
+    return found
 
 
 def weighted(metric: str, predicted: NDArray[Any], truth: NDArray[Any], weights: Floats) -> Floats:

@@ -37,7 +37,7 @@ def planted() -> Sweep:
         harm = np.full(DIMS + 3, 0.05)
         harm[PLANTED], harm[3] = cost, -0.4
         places.append(evaluated(grid, place, harm))
-    return Sweep(tuple(places), grid)
+    return Sweep("sweep-lm", tuple(places), grid)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def study(tmp_path_factory):
 
 
 def test_the_worst_comes_first(study):
-    (table,) = section_of(study, "sweep-lm", []).tables
+    table, _ = section_of(study, "sweep-lm", []).tables
     rows = table.cells()
     assert [row[0].text for row in rows[:3]] == [
         "intact", "7 off (state, layer 3)", "7 off (state)"
@@ -98,7 +98,7 @@ def test_a_verified_screening_is_a_scatter_and_a_verdict(tmp_path):
     assert grid.layers_of(0, place) == (2,)
     harm = np.full(35, 0.05)
     harm[place] = 2.0
-    found = Sweep((evaluated(grid, 0, harm),), grid, screened)
+    found = Sweep("sweep-lm", (evaluated(grid, 0, harm),), grid, screened)
     study = read_study(write_study(tmp_path / "run", {"sweep-lm": found}))
     (figure,) = section_of(study, "sweep-lm", []).figures
     table = figure.table.to_pandas()

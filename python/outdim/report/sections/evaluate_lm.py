@@ -40,22 +40,21 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     )
 
 
-def _ranked(rows: Sequence[Row]) -> list[Row]:
+def ranked(rows: Sequence[Row]) -> list[Row]:
     """The intact model, then what was ablated, the worst first."""
     ablated = [row for row in rows if row["role"] == "ablated"]
     ablated.sort(key=lambda row: -_or(row["difference"], float("inf")))
     return [row for row in rows if row["role"] == "intact"] + ablated[:_SHOWN]
 
 
-def losses(rows: Sequence[Row]) -> Table:
-    """The loss of every variant, the worst first, beside controls."""
+def losses(rows: Sequence[Row], *, noun: str = "loss") -> Table:
+    """The loss, or another ``noun``, of every variant, the worst first, beside controls."""
     beside = any(row["role"] == "control" for row in rows)
-    columns = ["variant", "loss", "more than intact"]
+    columns = ["variant", noun, "more than intact"]
     return Table(
-        title="Loss of every variant",
-        caption=f"Mean loss in nats over {rows[0]['tokens']:,} tokens of {rows[0]['documents']:,} "
-        "documents, and how much more that is than the intact model's on the same tokens; in "
-        "brackets 95 % intervals over documents."
+        title=f"{noun.capitalize()} of every variant",
+        caption=f"Mean {noun} over {amount(rows[0])}, and how much more that is than the intact "
+        "model's on the same; in brackets 95 % intervals over documents."
         + (
             " Controls: the mean of the same for as many random dimensions, which is taken off in "
             "“beyond controls” (interval over documents and controls). Times: the harm as a "
@@ -65,28 +64,35 @@ def losses(rows: Sequence[Row]) -> Table:
             else ""
         ),
         columns=[*columns, "controls", "beyond controls", "times", "q"] if beside else columns,
-        rows=[[*_values(row), *(_against(row) if beside else [])] for row in _ranked(rows)],
+        rows=[[*_values(row), *(_against(row) if beside else [])] for row in ranked(rows)],
         brief=True,
         marks="surely at least five times the harm of random dimensions" if beside else "",
     )
 
 
+def amount(row: Row) -> str:
+    """How much a row rests on."""
+    if "items" in row:
+        return f"{row['items']:,} items of {row['documents']:,} first texts"
+    return f"{row['tokens']:,} tokens of {row['documents']:,} documents"
+
+
 def _values(row: Row) -> list[Cell | str]:
-    return [row["variant"], _interval(row, "value", ""), _interval(row, "difference")]
+    return [row["variant"], interval(row, "value", ""), interval(row, "difference")]
 
 
 def _against(row: Row) -> list[Cell | str]:
     times = Cell(_or_blank(row["times"], 1), marked=row["gate"] == "passed")
     return [
         _or_blank(row["control"], 3),
-        _interval(row, "beyond"),
+        interval(row, "beyond"),
         times,
         _or_blank(row["q"], 3),
     ]
 
 
 def _others(by_metric: Mapping[str, Sequence[Row]]) -> Table:
-    order = [row["variant"] for row in _ranked(by_metric["loss"])]
+    order = [row["variant"] for row in ranked(by_metric["loss"])]
     values = {
         metric: {row["variant"]: row["value"] for row in by_metric[metric]} for metric in _BESIDE
     }
@@ -108,7 +114,7 @@ def _heading(metric: str) -> str:
 
 
 def _differences(stem: str, rows: Sequence[Row]) -> Figure | None:
-    ablated = _ranked(rows)[1:]
+    ablated = ranked(rows)[1:]
     if not ablated:
         return None
     controls: dict[int, list[float]] = {}
@@ -197,7 +203,8 @@ def _ends(row: Row) -> tuple[float, float, float]:
     )
 
 
-def _interval(row: Row, name: str, stem: str | None = None) -> str:
+def interval(row: Row, name: str, stem: str | None = None) -> str:
+    """A value with its ends; the columns of these begin with ``stem``, None for ``<name>_``."""
     before = f"{name}_" if stem is None else stem
     if row[name] is None:
         return ""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,43 +11,92 @@ from outdim.analysis.table import Statistic
 from outdim.report.figures.base import Figure
 from outdim.report.figures.curves import Curve, curves
 from outdim.report.figures.heat_map import heat_map
+from outdim.report.figures.pairs import Pair, pairs
 from outdim.report.figures.spikes import Spikes, spikes
 from outdim.report.figures.verified import Measured, verified
-from outdim.report.section import Section
+from outdim.report.section import Section, Table
 from outdim.report.sections import _default
-from outdim.report.sections.evaluate_lm import losses
+from outdim.report.sections.evaluate_lm import losses, ranked
 from outdim.report.statistics import Floats, Key
 from outdim.report.study import Study
 from outdim.report.views import View
-from outdim.text import layers_in_words
+from outdim.text import layers_in_words, number
 
 Row = Mapping[str, Any]
 Layers = tuple[int, ...] | None
 
-_TITLES = {"lm": "Every dimension, next tokens", "mlm": "Every dimension, masked tokens"}
+
+class Words(NamedTuple):
+    """What is said of a sweep.
+
+    Attributes:
+        title: Of the section.
+        noun: What leads: more of it is worse.
+        axis: The same beside an axis.
+    """
+
+    title: str
+    noun: str = "loss"
+    axis: str = "more loss, in nats"
+
+
+_WORDS = {
+    "sweep-lm": Words("Every dimension, next tokens"),
+    "sweep-mlm": Words("Every dimension, masked tokens"),
+    "sweep-glue": Words("Every dimension, labelled texts"),
+    "sweep-cosine": Words("Every dimension, vectors of texts", "distance", "distance, 1 - cosine"),
+}
 _CURVES = 6  # of the worst dimensions
-_FLOOR = 1e-3  # nats: smaller differences have no colour
-_MORE = "more loss, in nats"
+_FLOOR = 1e-3  # smaller differences have no colour
+_SURE = 0.05
+_BESIDE = 20  # variants of which all metrics are shown
 
 
 def section(study: Study, step: str, marked: Sequence[int]) -> Section:
-    """What every dimension does to the loss, at every place."""
-    stem = step.replace("-", "_")
+    """What every dimension does to what leads, at every place."""
+    stem, words = step.replace("-", "_"), _WORDS[step]
     table = study.table(f"{stem}.parquet")
     if table is None:
         return _default.section(study, step, marked)
-    rows = [row for row in table.to_pylist() if row["metric"] == "loss"]
+    by_metric: dict[str, list[Row]] = {}
+    for row in table.to_pylist():
+        by_metric.setdefault(row["metric"], []).append(row)
+    rows = next(iter(by_metric.values()))
     at = [row for row in rows if row["role"] == "ablated"]
     if "score" in table.column_names:
         figures: list[Figure | None] = [_verified(stem, rows)]
     else:
-        figures = [_spikes(stem, at), _grid(stem, at, marked), _curves(stem, at)]
+        figures = [_spikes(stem, at, words), _grid(stem, at, marked, words)]
+        figures += [_curves(stem, at, words), *_pairs(study, stem, words)]
+    worst = replace(losses(rows, noun=words.noun), title="The worst of the sweep")
     return Section(
         step,
-        _TITLES[rows[0]["task"]],
-        tables=[replace(losses(rows), title="The worst of the sweep")],
+        words.title,
+        tables=[worst, _others(by_metric)],
         figures=[figure for figure in figures if figure is not None],
     )
+
+
+def _others(by_metric: Mapping[str, Sequence[Row]]) -> Table:
+    """The other metrics of the worst."""
+    leading, *others = by_metric
+    by_variant = {metric: {row["variant"]: row for row in by_metric[metric]} for metric in others}
+    return Table(
+        title="What else they change",
+        caption="The other metrics of the same variants, and in brackets how much that is more "
+        "than the intact model's. Intervals and controls are in the table of results.",
+        columns=["variant", *(metric.replace("_", " ") for metric in others)],
+        rows=[
+            [row["variant"], *(_with_change(by_variant[m][row["variant"]]) for m in others)]
+            for row in ranked(by_metric[leading])[: 1 + _BESIDE]
+        ],
+        brief=True,
+    )
+
+
+def _with_change(row: Row) -> str:
+    said = number(row["value"], 3)
+    return said if row["difference"] is None else f"{said} ({row['difference']:+.3f})"
 
 
 def _by_place(rows: Sequence[Row]) -> dict[Layers, list[Row]]:
@@ -83,22 +132,22 @@ def spikes_of(label: str, rows: Sequence[Row]) -> Spikes:
     )
 
 
-def _spikes(stem: str, rows: Sequence[Row]) -> Figure | None:
+def _spikes(stem: str, rows: Sequence[Row], words: Words) -> Figure | None:
     shown = [spikes_of(_words(place), own) for place, own in _by_place(rows).items() if own[1:]]
     if not shown:
         return None
     beside = " Dotted: the mean of random dimensions." if np.isfinite(shown[0].usual) else ""
     return spikes(
         f"{stem}_spikes",
-        "What each dimension does to the loss",
-        "How much more than the intact model the one without a dimension loses on the same tokens; "
-        f"the largest are named, with their 95 % intervals over documents.{beside}",
-        _MORE,
+        f"What each dimension does to the {words.noun}",
+        f"How much more {words.noun} than the intact model the one without a dimension has on the "
+        f"same text; the largest are named, with their 95 % intervals over documents.{beside}",
+        words.axis,
         shown,
     )
 
 
-def _grid(stem: str, rows: Sequence[Row], marked: Sequence[int]) -> Figure | None:
+def _grid(stem: str, rows: Sequence[Row], marked: Sequence[int], words: Words) -> Figure | None:
     """Layer x dimension, in orders of magnitude: one dimension would hide all others."""
     places = {place: own for place, own in _by_place(rows).items() if place is not None}
     if len(places) < 2:
@@ -110,7 +159,9 @@ def _grid(stem: str, rows: Sequence[Row], marked: Sequence[int]) -> Figure | Non
     layers = [place[0] for place in places]
     view = View(
         key=Key("loss_difference", "", ""),
-        statistic=Statistic("loss_difference", "order of magnitude of the change of the loss"),
+        statistic=Statistic(
+            "loss_difference", f"order of magnitude of the change of the {words.noun}"
+        ),
         place="hidden states",
         points=[_words(place) for place in places],
         layers=layers,
@@ -123,13 +174,13 @@ def _grid(stem: str, rows: Sequence[Row], marked: Sequence[int]) -> Figure | Non
         "Layer by layer, every dimension",
         [view],
         [dim for dim in marked if dim < size],
-        "Orange: without the dimension after this layer alone the model loses more, blue: less. "
-        f"The scale is sign(x) log10(1 + |x| / {_FLOOR:g} nats): 1 stands for 0.009 nats, 2 for "
-        "0.099, 3 for 0.999.",
+        f"Orange: without the dimension after this layer alone there is more {words.noun}, blue: "
+        f"less. The scale is sign(x) log10(1 + |x| / {_FLOOR:g}): 1 stands for 0.009, 2 for 0.099, "
+        "3 for 0.999.",
     )
 
 
-def _curves(stem: str, rows: Sequence[Row]) -> Figure | None:
+def _curves(stem: str, rows: Sequence[Row], words: Words) -> Figure | None:
     """The worst dimensions by layer, and the mean of the controls."""
     places = {place: own for place, own in _by_place(rows).items() if place and len(place) == 1}
     if len(places) < 2:
@@ -149,12 +200,36 @@ def _curves(stem: str, rows: Sequence[Row]) -> Figure | None:
     return curves(
         f"{stem}_layers",
         "The worst dimensions, layer by layer",
-        "How much more than the intact model the one without the dimension after one layer alone "
-        "loses; whiskers: 95 % intervals over documents.",
+        f"How much more {words.noun} than the intact model the one without the dimension after one "
+        "layer alone has; whiskers: 95 % intervals over documents.",
         "layer",
-        _MORE,
+        words.axis,
         lines,
     )
+
+
+def _pairs(study: Study, stem: str, words: Words) -> list[Figure]:
+    """Interactions of pairs, a matrix a place."""
+    table = study.table(f"{stem}_pairs.parquet")
+    by_place: dict[Layers, list[Row]] = {}
+    for row in table.to_pylist() if table is not None else ():
+        place = None if row["layers"] is None else tuple(row["layers"])
+        by_place.setdefault(place, []).append(row)
+    return [
+        pairs(
+            f"{stem}_pairs{number or ''}",
+            f"Pairs of dimensions, {_words(place)}",
+            f"How much more {words.noun} two dimensions cost together than the sum of what each "
+            "costs alone. Orange: more, as where two carry the same; blue: less, as where one "
+            "needs the other. A star: surely so, whatever other pairs do.",
+            [Pair(row["dim"], row["other"], row["interaction"], _surely(row)) for row in rows],
+        )
+        for number, (place, rows) in enumerate(by_place.items())
+    ]
+
+
+def _surely(row: Row) -> bool:
+    return row["family"] is not None and row["family"] < _SURE
 
 
 def _verified(stem: str, rows: Sequence[Row]) -> Figure:
@@ -177,7 +252,7 @@ def _verified(stem: str, rows: Sequence[Row]) -> Figure:
         "its score in the screening. Blue: those with the highest scores. Grey: random others; "
         "one of them above the worst of the blue ones would say that the screening misses some.",
         "score: mean of |h dL/dh|",
-        _MORE,
+        "more loss, in nats",
         dots,
     )
 

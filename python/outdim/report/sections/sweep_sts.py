@@ -6,10 +6,10 @@ from typing import Any
 from outdim.report.figures.spikes import spikes
 from outdim.report.section import Section, Table
 from outdim.report.sections import _default
+from outdim.report.sections.evaluate_lm import interval
 from outdim.report.sections.sweep_lm import spikes_of
 from outdim.report.study import Study
 from outdim.stats.scores import LABELS
-from outdim.text import number
 
 Row = Mapping[str, Any]
 
@@ -58,16 +58,10 @@ def _table(metric: str, rows: Sequence[Row]) -> Table:
         rows=[
             [
                 "nothing" if row["role"] == "intact" else str(row["dims"][0]),
-                _interval(row, "value", ""),
-                "" if row["role"] == "intact" else _interval(row, "difference", "difference_"),
+                interval(row, "value", ""),
+                "" if row["role"] == "intact" else interval(row, "difference"),
             ]
             for row in (rows[0], *own[:_SHOWN])
         ],
         brief=True,
     )
-
-
-def _interval(row: Row, name: str, stem: str) -> str:
-    low, high = row[f"{stem}low"], row[f"{stem}high"]
-    said = number(row[name], 3)
-    return said if low is None else f"{said} [{number(low, 3)}, {number(high, 3)}]"

@@ -1,0 +1,82 @@
+"""Options of greedy choices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from outdim.analysis.inputs import Inputs
+from outdim.analysis.predicting import MaskingOptions
+from outdim.analysis.ranking import named_by
+from outdim.analysis.sweep_options import GridOptions
+from outdim.analysis.sweep_variants import ALL, Grid, grid
+from outdim.errors import ArgumentError
+from outdim.models.ablation import At
+
+Goal = Literal["break", "spare"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreedyOptions:
+    """Which dimensions are tried, and how many are chosen one after the other.
+
+    Args:
+        rounds: How many are chosen.
+        goal: Break takes what does most harm beside those chosen before, spare what does least.
+        dims: Candidates: all, ranges such as 0-99, single ones; worst:32 or least:32, those that do
+            most or least harm in the run named by ranking. A round tries each.
+        ranking: Run directory of a sweep or a screening.
+        layers: Where they are disabled: all at once, 4-6 or 4,6 together, or 4.
+        at: State, parameters, denominator or readers, see outdim.ablate.
+        controls: So many random sets of each size stand beside the chosen ones.
+        seed: Of all that is drawn: halves, controls, masks, documents.
+        variants_at_once: How many variants share a forward; none takes as many as fill a batch, on
+            CPUs up to 512 tokens.
+        block: So many variants make a shard with a unit of text.
+        draws: How often the documents are drawn for the intervals.
+    """
+
+    rounds: int = 5
+    goal: Goal = "break"
+    dims: list[str] = field(default_factory=lambda: [ALL])
+    ranking: str | None = None
+    layers: str = ALL
+    at: At = "state"
+    controls: int = 10
+    seed: int = 0
+    variants_at_once: int | None = None
+    block: int = GridOptions.block
+    draws: int = 2000
+
+    def candidates(self, inputs: Inputs) -> Grid:
+        """What is tried in the first round.
+
+        Raises:
+            ArgumentError: Options out of range; dimensions or layers that the model does not have.
+        """
+        if self.goal not in get_args(Goal):
+            raise ArgumentError(f"goal: expected break or spare, got {self.goal!r}.")
+        for name, least in (("rounds", 1), ("variants_at_once", 1), ("block", 1), ("draws", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                said = name.replace("_", "-")
+                raise ArgumentError(f"{said}: expected at least {least}, got {value}.")
+        dims = named_by(self.ranking, self.dims)
+        found = grid(
+            inputs, dims=dims, layers=[self.layers], at=self.at, controls=0, seed=self.seed
+        )
+        if self.controls < 0:
+            raise ArgumentError(f"controls: expected 0 or more, got {self.controls}.")
+        if len(found.places) > 1 or any(len(one) > 1 for one in found.sets):
+            raise ArgumentError("dims, layers: expected single dimensions, at one place.")
+        if self.rounds > len(found.sets):
+            raise ArgumentError(
+                f"rounds: expected at most {len(found.sets)}, the candidates there are, got "
+                f"{self.rounds}."
+            )
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreedyMaskedOptions(MaskingOptions, GreedyOptions):  # noqa: D101 - what the two say
+    __doc__ = f"{GreedyOptions.__doc__}{(MaskingOptions.__doc__ or '').partition('Args:')[2]}"

@@ -1,0 +1,80 @@
+"""Dimensions as an earlier run ranks them: by harm in its sweep, or by its screening."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from outdim.analysis.screen import ABSOLUTE
+from outdim.errors import ArgumentError
+from outdim.tables import read_parquet
+
+_WORD = re.compile(r"(worst|least):(\d+)")
+_SWEEPS = ("sweep_lm", "sweep_mlm", "sweep_glue", "sweep_cosine")
+
+
+def named_by(ranking: str | None, words: Sequence[str]) -> list[str]:
+    """Words that name dimensions, ``worst:8`` and ``least:8`` replaced by what they stand for.
+
+    Args:
+        ranking: Run directory of a sweep, or of a screening where it has no sweep.
+        words: See `outdim.analysis.sweep_options.GridOptions`.
+
+    Raises:
+        ArgumentError: No ranking, one with fewer dimensions, or a directory that holds none.
+        DataError: Its table cannot be read.
+    """
+    found: list[str] = []
+    for word in words:
+        asked = _WORD.fullmatch(word)
+        if asked is None:
+            found.append(word)
+            continue
+        if ranking is None:
+            raise ArgumentError(
+                f"dims: {word} is of a sweep or screening: name its run: --ranking."
+            )
+        order, count = ranked_dims(Path(ranking).expanduser()), int(asked[2])
+        if not 1 <= count <= len(order):
+            raise ArgumentError(
+                f"dims: expected 1 to {len(order)}, as many as {ranking} ranks; got {word}."
+            )
+        of_it = order[:count] if asked[1] == "worst" else order[: -count - 1 : -1]
+        found += map(str, of_it)
+    return found
+
+
+def ranked_dims(run: Path) -> list[int]:
+    """Dimensions, the worst first: by most harm at any place of a sweep, or by |h dL/dh|.
+
+    Raises:
+        ArgumentError: A run without a sweep or a screening.
+        DataError: Its table cannot be read.
+    """
+    harm: dict[int, float] = {}
+    for path in (run / f"{stem}.parquet" for stem in _SWEEPS):
+        if not path.is_file():
+            continue
+        rows = read_parquet(path).to_pylist()
+        for row in rows:
+            leading = row["metric"] == rows[0]["metric"] and row["role"] == "ablated"
+            if leading and len(row["dims"]) == 1:
+                (dim,) = row["dims"]
+                value = float("inf") if row["difference"] is None else row["difference"]
+                harm[dim] = max(harm.get(dim, value), value)
+        break
+    else:
+        for row in _screening(run):
+            harm[row["dim"]] = harm.get(row["dim"], 0.0) + row["value"]
+    return sorted(harm, key=lambda dim: -harm[dim])
+
+
+def _screening(run: Path) -> list[dict[str, Any]]:
+    path = run / "stats.parquet"
+    rows = read_parquet(path).to_pylist() if path.is_file() else []
+    found = [row for row in rows if row["statistic"] == ABSOLUTE.name]
+    if not found:
+        raise ArgumentError(f"ranking: {run} holds no sweep and no screening.")
+    return found

@@ -1,0 +1,89 @@
+"""A value of every pair: a matrix of names, the same above and below its diagonal."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+import pyarrow as pa
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure as Canvas
+from numpy.typing import NDArray
+
+from outdim.report.colours import DIVERGING, scale
+from outdim.report.figures.base import Figure, canvas, layout
+from outdim.text import number
+
+_SPELT = 16  # names up to which every value is written into its cell
+
+
+class Pair(NamedTuple):
+    """Two names, their value, and whether it is marked by a star."""
+
+    one: int
+    other: int
+    value: float
+    marked: bool
+
+
+def pairs(id_: str, title: str, caption: str, given: Sequence[Pair]) -> Figure:
+    """Draw the matrix; names are in the order in which they first come."""
+    return Figure(
+        id=id_,
+        title=title,
+        caption=caption,
+        alt=f"Matrix of {len(given)} pairs of {len(_names(given))}.",
+        table=pa.Table.from_pylist([pair._asdict() for pair in given]),
+        plot=lambda: _interactive(given),
+        draw=lambda: _draw(given),
+    )
+
+
+def _names(given: Sequence[Pair]) -> list[int]:
+    return list(dict.fromkeys(name for pair in given for name in pair[:2]))
+
+
+def _matrix(given: Sequence[Pair]) -> tuple[NDArray[np.float64], NDArray[np.object_]]:
+    """Values, NaN on the diagonal, and what is written into the cells."""
+    place = {name: i for i, name in enumerate(_names(given))}
+    values = np.full((len(place), len(place)), np.nan)
+    words = np.full(values.shape, "", object)
+    for pair in given:
+        said = number(pair.value, 2) if len(place) <= _SPELT else ""
+        for at in ((place[pair.one], place[pair.other]), (place[pair.other], place[pair.one])):
+            values[at], words[at] = pair.value, said + "*" * pair.marked
+    return values, words
+
+
+def _interactive(given: Sequence[Pair]) -> go.Figure:
+    names = [str(name) for name in _names(given)]
+    values, words = _matrix(given)
+    bound = float(np.nanmax(np.abs(values))) or 1.0
+    figure = go.Figure()
+    figure.add_heatmap(
+        x=names, y=names, z=values, text=words, texttemplate="%{text}",
+        colorscale=scale(DIVERGING), zmin=-bound, zmax=bound,
+        colorbar={"thickness": 10, "xpad": 6, "outlinewidth": 0},
+        hovertemplate="%{x} and %{y}<br>%{z:.4~f}<extra></extra>", hoverongaps=False,
+    )  # fmt: skip
+    axis = {"type": "category", "showgrid": False, "zeroline": False}
+    figure.update_layout(layout(height=180 + 26 * len(names), xaxis=axis, yaxis=axis))
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def _draw(given: Sequence[Pair]) -> Canvas:
+    names = [str(name) for name in _names(given)]
+    values, words = _matrix(given)
+    bound = float(np.nanmax(np.abs(values))) or 1.0
+    size = 2 + 0.45 * len(names)
+    figure, axes = canvas(size + 1, size)
+    colours = LinearSegmentedColormap.from_list("outdim", DIVERGING)
+    image = axes.imshow(values, cmap=colours, vmin=-bound, vmax=bound)
+    axes.grid(False)
+    for (row, column), said in np.ndenumerate(words):
+        axes.text(column, row, said, ha="center", va="center", fontsize=7, parse_math=False)
+    axes.set_xticks(range(len(names)), names, rotation=60)
+    axes.set_yticks(range(len(names)), names)
+    figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
+    return figure

@@ -1,0 +1,88 @@
+"""A set of dimensions that grew round by round: what it does, beside random ones."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from outdim.report.figures.base import Figure
+from outdim.report.figures.curves import Curve, curves
+from outdim.report.section import Section, Table
+from outdim.report.sections import _default
+from outdim.report.sections.evaluate_lm import amount, interval
+from outdim.report.study import Study
+from outdim.text import number
+
+Row = Mapping[str, Any]
+
+_NONE = float("nan")
+
+
+def section(study: Study, step: str, marked: Sequence[int]) -> Section:
+    """The loss that a growing set costs."""
+    stem = step.replace("-", "_")
+    table, rounds = (study.table(f"{stem}{part}.parquet") for part in ("", "_rounds"))
+    if table is None or rounds is None:
+        return _default.section(study, step, marked)
+    rows = [row for row in table.to_pylist() if row["metric"] == "loss"]
+    sets = [row for row in rows if row["role"] == "ablated"]
+    choices = rounds.to_pylist()
+    return Section(
+        step,
+        "Sets of dimensions, chosen one by one",
+        tables=[_table(sets, choices)],
+        figures=[_figure(stem, sets, choices)],
+    )
+
+
+def _table(sets: Sequence[Row], choices: Sequence[Row]) -> Table:
+    return Table(
+        title="Round by round",
+        caption="The dimension that each round takes out beside those before. More loss: that of "
+        f"the set so far, over {amount(sets[0])} that had no part in the choice; in brackets 95 % "
+        "intervals over documents. Random: the mean of random sets of the same size, which is "
+        "taken off in “beyond random”. On the half that chose: what the choice went by, which is "
+        "no estimate.",
+        columns=["round", "dimension", "of", "more loss", "random", "beyond random",
+                 "on the half that chose", "runner-up there"],
+        rows=[
+            [
+                str(choice["round"]),
+                str(choice["dim"]),
+                str(choice["tried"]),
+                interval(row, "difference"),
+                "" if row["control"] is None else number(row["control"], 3),
+                interval(row, "beyond"),
+                number(choice["chosen_by"], 3),
+                _runner_up(choice),
+            ]
+            for row, choice in zip(sets, choices, strict=True)
+        ],
+    )  # fmt: skip
+
+
+def _runner_up(choice: Row) -> str:
+    if choice["runner_up"] is None:
+        return ""
+    return f"{choice['runner_up']} ({number(choice['runner_up_by'], 3)})"
+
+
+def _figure(stem: str, sets: Sequence[Row], choices: Sequence[Row]) -> Figure:
+    size = [choice["round"] for choice in choices]
+    none = [_NONE] * len(size)
+    y, low, high = (_column(sets, f"difference{end}") for end in ("", "_low", "_high"))
+    lines = [Curve("chosen", size, y, low, high)]
+    if sets[0]["control"] is not None:
+        lines.append(Curve("random sets", size, _column(sets, "control"), none, none, beside=True))
+    return curves(
+        f"{stem}_rounds",
+        "What the set does as it grows",
+        "How much more than the intact model the one without the first dimensions of the table "
+        "loses, on documents that had no part in the choice; whiskers: 95 % intervals over "
+        "documents. Dotted: the mean of random sets of the same size.",
+        "dimensions taken out",
+        "more loss, in nats",
+        lines,
+    )
+
+
+def _column(rows: Sequence[Row], name: str) -> list[float]:
+    return [_NONE if row[name] is None else row[name] for row in rows]

@@ -1,0 +1,119 @@
+"""Greedy sets: planted ones found round by round, and what is said of them on other documents."""
+
+import numpy as np
+import pytest
+import torch
+from outdim.analysis.evaluate import evaluate
+from outdim.analysis.greedy import greedy
+from outdim.analysis.sweep import sweep
+from outdim.errors import ArgumentError, DataError
+from tiny import tiny_model, tiny_texts, tiny_tokenizer
+
+DIMS, LONE, TWINS = 16, 7, (4, 11)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return tiny_texts(40, 30)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer, texts):
+    """Predicts how frequent tokens are, off two twins of which one is enough, and one of its own.
+
+    Without the norm's help, 7 holds three fifths of what is known; 4 and 11 share the rest.
+    """
+    model = tiny_model("llama", head="CausalLM", hidden_size=DIMS, num_attention_heads=2)
+    for layer in model.model.layers:
+        for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            projection.weight.data *= 0.01
+    words, head = model.model.embed_tokens.weight.data, model.lm_head.weight.data
+    words *= 0.01
+    words[:, [LONE, *TWINS]] = torch.tensor([6.0, 2.5, 2.4])
+    counts = torch.ones(len(words))
+    for text in texts:
+        counts += torch.tensor(tokenizer(text).input_ids).bincount(minlength=len(words))
+    head *= 0.01
+    scale = (36 + 2.5**2 + 2.4**2) ** 0.5 / DIMS**0.5
+    head[:, LONE] = counts.log() * scale / 6 * 0.6
+    head[:, TWINS] = counts.log()[:, None] * scale / 4.9 * 0.4
+    return model
+
+
+@pytest.fixture(scope="module")
+def found(model, tokenizer, texts):
+    return greedy(model, tokenizer, texts, rounds=3, controls=4, draws=300)
+
+
+def test_the_planted_set_is_found_and_breaks_documents_that_had_no_part_in_the_choice(found):
+    assert found.dims[0] == LONE
+    assert set(found.dims) == {LONE, *TWINS}
+    harm = found.harm()
+    assert (np.diff(harm) > 0).all()
+    last = found.measured.comparison("loss")
+    assert last.beyond.low[3] > 0
+    assert (last.control[1:4] < 0.2 * harm).all()
+    assert [choice.tried for choice in found.choices] == [16, 15, 14]
+    said = " ".join(found.headline())
+    assert (
+        f"each time the one of 16 that then does most harm, and the loss it adds up to: {LONE} ("
+        in said
+    )
+    assert "of as many other dimensions change" in said
+    assert "no estimate" in found.cautions()[0]
+
+
+def test_each_choice_is_the_worst_of_its_half_and_the_halves_share_no_document(
+    found, model, tokenizer, texts
+):
+    import xxhash
+
+    halves = [[t for t in texts if xxhash.xxh64_intdigest(t.encode(), 0) % 2 == h] for h in (0, 1)]
+    assert len(halves[0]) == found.choices[0].documents
+    assert len(halves[1]) == found.measured.about["documents"]
+    one = sweep(model, tokenizer, halves[0], controls=0).harm()[0]
+    assert found.choices[0].harm == pytest.approx(one.max(), abs=1e-5)
+    assert found.choices[0].dim == one.argmax()
+    assert found.choices[0].runner_up_harm == pytest.approx(np.sort(one)[-2], abs=1e-5)
+    second = [[LONE, dim] for dim in range(DIMS) if dim != LONE]
+    asked = evaluate(model, tokenizer, halves[0], ablations=second, controls=0)
+    worst = max(asked.value("loss", i) for i in range(1, DIMS)) - asked.loss
+    assert found.choices[1].harm == pytest.approx(worst, abs=1e-5)
+    sets = [found.dims[:size] for size in (1, 2, 3)]
+    other = evaluate(model, tokenizer, halves[1], ablations=sets, controls=0)
+    expected = [other.value("loss", i) - other.loss for i in (1, 2, 3)]
+    np.testing.assert_allclose(found.harm(), expected, atol=1e-5)
+
+
+def test_to_spare_it_takes_what_does_least(model, tokenizer, texts):
+    found = greedy(
+        model, tokenizer, texts, rounds=4, goal="spare", dims=[LONE, *TWINS, 1, 2, 3, 5],
+        controls=0, draws=100,
+    )  # fmt: skip
+    assert not set(found.dims) & {LONE}
+    assert set(found.dims) <= {1, 2, 3, 5, *TWINS}
+    assert len(set(found.dims) & set(TWINS)) <= 1
+    assert abs(found.harm()[-1]) < 0.05
+    assert "does least harm" in found.headline()[1]
+
+
+def test_bad_arguments(model, tokenizer, texts):
+    for arguments, said in (
+        ({"rounds": 0}, "rounds: expected at least 1"),
+        ({"rounds": 3, "dims": [1, 2]}, "rounds: expected at most 2"),
+        ({"goal": "mend"}, "goal: expected break or spare"),
+        ({"dims": ["1,2", "3"], "rounds": 1}, "expected single dimensions"),
+        ({"layers": "each"}, "at one place"),
+        ({"controls": -1}, "controls: expected 0 or more"),
+        ({"task": "sts"}, "task: expected 'lm' or 'mlm'"),
+        ({"dims": ["worst:3"]}, "--ranking"),
+    ):
+        with pytest.raises(ArgumentError, match=said):
+            greedy(model, tokenizer, texts, **arguments)
+    with pytest.raises(DataError, match="a half of the documents"):
+        greedy(model, tokenizer, texts[:1], rounds=1, dims=[1, 2], controls=0)

@@ -1,0 +1,171 @@
+"""Sweeps of a classifier: the dimension that carries the label found, and no other."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from outdim import Ablation, cli, manifest
+from outdim.analysis.predict import VariantLogits, logits
+from outdim.analysis.sweep import sweep
+from outdim.analysis.sweep_glue import SweepGlue
+from outdim.errors import ArgumentError, Interrupted
+from outdim.models import apply_ablation
+from planted_classifier import CARRIER, planted_classifier, sentences
+from run_helpers import Options, give, replaced, results
+from tiny import LAYERS, tiny_model, tiny_tokenizer
+
+DIMS = 32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("glue")
+    planted_classifier(scale=0.1).save_pretrained(path / "model")
+    tiny_tokenizer().save_pretrained(path / "model")
+    lines = [f"{text}\t{label}" for text, label in sentences()]
+    (path / "dev.tsv").write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def options(folder) -> Options:
+    return Options(
+        model=str(folder / "model"), task="sst2", data=[str(folder / "dev.tsv")],
+        output=folder / "run", device="cpu", workers=1, layers=["all", "4"], draws=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(options):
+    return give("sweep glue", [], options)
+
+
+def test_the_dimension_that_carries_the_label_is_the_worst_and_no_other_matters(run):
+    table = pd.read_parquet(run / "sweep_glue.parquet")
+    assert set(table.metric) == {"loss", "probability", "acc"}
+    assert set(table[table.role != "intact"].group) == {0, 1}
+    for metric, worse in (("loss", 1), ("probability", -1), ("acc", -1)):
+        rows = table[(table.metric == metric) & (table.role == "ablated")]
+        assert len(rows) == 2 * DIMS
+        harm = worse * rows.difference
+        carrier = np.array([list(dims) == [CARRIER] for dims in rows.dims])
+        assert harm[carrier].min() > 5 * harm[~carrier].abs().max()
+        assert (rows[carrier].p < 0.02).all()
+    loss = table[(table.metric == "loss") & (table.role == "ablated")]
+    passed = loss[loss.gate == "passed"]
+    assert [list(dims) for dims in passed.dims] == [[CARRIER], [CARRIER]]
+    first, *said = manifest.read(run)["headlines"]["sweep-glue"]
+    assert first.startswith("On sst2, 120 items, the accuracy of the intact model is 1.000")
+    assert (
+        f"2 surely do harm, and more than five times what random dimensions change: {CARRIER}"
+        in (" ".join(said))
+    )
+    page = (run / "report.html").read_text()
+    assert "What each dimension does to the loss" in page
+    assert "probability" in page
+
+
+def test_without_a_carrier_nothing_is_found(options, tmp_path):
+    """The same model reads every other word: no dimension tells the labels apart."""
+    path = tmp_path / "dev.tsv"
+    path.write_text("".join(f"{text}\t{i % 2}\n" for i, (text, _) in enumerate(sentences(3))))
+    found = give("sweep glue", [], replaced(options, data=[str(path)], output=tmp_path / "run"))
+    said = " ".join(manifest.read(found)["headlines"]["sweep-glue"])
+    assert "surely do harm" not in said
+    assert "predicts better" not in said or str(CARRIER) in said
+
+
+def test_a_variant_is_the_same_ablation_alone(options, run, tmp_path):
+    asked = replaced(options, layers=None, window=None, ablate=["3", "9"], controls=0, draws=None)
+    asked = Options(**{k: v for k, v in vars(asked).items() if v is not None})
+    alone = give("evaluate glue", [], replaced(asked, output=tmp_path / "run"))
+    expected = pd.read_parquet(alone / "evaluate_glue.parquet").set_index("variant").value
+    table = pd.read_parquet(run / "sweep_glue.parquet")
+    found = table[(table.metric == "acc") & (table.role != "control")].set_index("variant").value
+    for variant in expected.index:
+        assert found[variant] == expected[variant]
+
+
+def test_python_gives_what_the_run_gives(options, run):
+    found = sweep(
+        planted_classifier(scale=0.1), tiny_tokenizer(), options.data, task="glue:sst2",
+        layers=["all", "4"], draws=300,
+    )  # fmt: skip
+    table = pd.read_parquet(run / "sweep_glue.parquet")
+    pd.testing.assert_frame_equal(
+        found.tables()["sweep_glue"].to_pandas()[["variant", "value", "p"]],
+        table[["variant", "value", "p"]],
+    )
+    for task, said in (("glue", "expected 'lm', 'mlm'"), ("glue:no", "task: expected")):
+        with pytest.raises(ArgumentError, match=said):
+            sweep(planted_classifier(), tiny_tokenizer(), options.data, task=task)
+    with pytest.raises(ArgumentError, match="they go with task='lm' or 'mlm' alone"):
+        sweep(planted_classifier(), tiny_tokenizer(), options.data, task="glue:sst2", verify=3)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "xlnet"])
+def test_outputs_are_to_the_bit_those_of_each_ablation(family):
+    """Pairs of texts, whose token types come along."""
+    model = tiny_model(family, head="SequenceClassification", num_labels=3)
+    tokenizer = tiny_tokenizer()
+    model.config.pad_token_id = tokenizer.pad_token_id
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    if family == "bert":
+        tokenizer.model_input_names.append("token_type_ids")
+    texts = [text for text, _ in sentences()][:30]
+    pairs = texts[::-1]
+    asked = [Ablation([2]), Ablation([5], [LAYERS]), Ablation([5, 6], [2, 3])]
+    size = {"batch_size": 8}
+    found = VariantLogits(model)(tokenizer, texts, pairs, asked, **size)
+    side_by_side = VariantLogits(model)(tokenizer, texts, pairs, asked, at_once=3, **size)
+    for ablation, own in zip([None, *asked], found, strict=True):
+        with apply_ablation(model, ablation):
+            expected = logits(model, tokenizer, texts, pairs, **size)
+        assert torch.equal(own, expected)
+    torch.testing.assert_close(side_by_side, found, atol=1e-5, rtol=1e-5)
+    assert not torch.equal(found[0], found[1])
+
+
+def test_interrupted_it_goes_on_and_ends_with_the_same_bytes(options, run, tmp_path, monkeypatch):
+    update, done = SweepGlue.update, []
+
+    def stopping(self, unit, progress):
+        done.append(unit)
+        if len(done) == 2:
+            raise Interrupted(15)
+        return update(self, unit, progress)
+
+    monkeypatch.setattr(SweepGlue, "update", stopping)
+    again = replaced(options, output=tmp_path / "run")
+    with pytest.raises(Interrupted):
+        give("sweep glue", [], again)
+    assert results(give("sweep glue", [], again)) == results(run)
+    assert len({json.dumps(unit) for unit in done}) == len(done) - 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dims": ["32"]}, "dims: expected 0 to 31, got 32"),
+        ({"layers": ["window:9"]}, "window:1 to window:4"),
+        ({"block": 0}, "block: expected at least 1"),
+        ({"rows": 0}, "rows: expected at least 1"),
+        ({"draws": 1}, "draws: expected at least 2"),
+        ({"labels": ["a", "b"]}, "labels: those of sst2 are known"),
+    ],
+)
+def test_bad_options_are_said_and_leave_nothing(options, tmp_path, changes, said):
+    with pytest.raises(ArgumentError, match=said):
+        give("sweep glue", [], replaced(options, output=tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line(options, tmp_path, capsys):
+    assert cli.main([
+        "sweep", "glue", "--model", options.model, "--task", "sst2", "--data", *options.data,
+        "--output", str(tmp_path / "run"), "--dims", "0-5", "--controls", "2", "--rows", "40",
+        "--device", "cpu", "--workers", "1", "--draws", "50",
+    ]) == 0  # fmt: skip
+    assert f"{CARRIER} off (state)" in capsys.readouterr().err

@@ -1,0 +1,115 @@
+"""A greedy choice as a run: rounds follow from each other, whoever computes them, or resumed."""
+
+import json
+from pathlib import Path
+
+import pytest
+from outdim import open_corpus
+from outdim.analysis.greedy import GreedyLm, greedy
+from outdim.cli import main
+from outdim.errors import Interrupted
+from outdim.models import load_model
+from outdim.run.execute import stages
+from outdim.run.plan import Study
+from outdim.tables import read_parquet
+from outdim.tokens import load_tokenizer
+from run_helpers import command, results, without_report
+from tiny import tiny_model, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("tiny-llama")
+    model = tiny_model(
+        "llama", head="CausalLM", num_hidden_layers=2, hidden_size=8, num_attention_heads=2
+    )
+    model.save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def common(corpus, llama) -> list[str]:
+    return ["greedy", "lm", str(corpus), "--model", str(llama), "--shard-bytes", "4096",
+            "--token-budget", "512", "--max-length", "24", "--device", "cpu", "--controls", "2",
+            "--rounds", "2", "--block", "5", "--draws", "60"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, common) -> Path:
+    path = tmp_path_factory.mktemp("alone") / "run"
+    command(*common, "--workers", 1, "--output", path)
+    return path
+
+
+def test_the_run_gives_what_python_gives(alone, corpus, llama):
+    found = greedy(
+        load_model(str(llama), head="lm"), load_tokenizer(str(llama)),
+        open_corpus(corpus, unit_bytes=4096), rounds=2, controls=2, max_length=24,
+        token_budget=512, draws=60,
+    )  # fmt: skip
+    rounds = read_parquet(alone / "greedy_lm_rounds.parquet").to_pylist()
+    assert [row["dim"] for row in rounds] == found.dims
+    for row, choice in zip(rounds, found.choices, strict=True):
+        assert row["chosen_by"] == pytest.approx(choice.harm, abs=1e-6)
+    table = read_parquet(alone / "greedy_lm.parquet").to_pandas()
+    sets = table[(table.metric == "loss") & (table.role == "ablated")]
+    assert [sorted(dims) for dims in sets.dims] == [sorted(found.dims[:n]) for n in (1, 2)]
+    assert sets.difference.to_numpy() == pytest.approx(found.harm(), abs=1e-6)
+    assert "What the set does as it grows" in (alone / "report.html").read_text()
+
+
+def test_rounds_are_stages_of_the_plan(alone):
+    entry = Study(alone)["greedy-lm"]
+    first, second, last = stages(entry)
+    assert {entry.work[shard]["round"] for shard in first} == {0}
+    assert {(entry.work[s]["first"], entry.work[s]["last"]) for s in second} == {(0, 5), (5, 7)}
+    assert {(entry.work[s]["first"], entry.work[s]["last"]) for s in last} == {(0, 5), (5, 6)}
+    assert [*first, *second, *last] == list(range(len(entry.work)))
+
+
+def test_interrupted_in_a_later_round_it_goes_on_and_ends_with_the_same_bytes(
+    alone, common, tmp_path, monkeypatch, capsys
+):
+    path, update, done = tmp_path / "run", GreedyLm.update, []
+    entry = Study(alone)["greedy-lm"]
+    stop = len(stages(entry)[0]) + 2
+
+    def stopping(self, unit, progress):
+        done.append(unit)
+        if len(done) == stop:
+            raise Interrupted(15)
+        return update(self, unit, progress)
+
+    monkeypatch.setattr(GreedyLm, "update", stopping)
+    arguments = [*common, "--workers", "1", "--output", str(path)]
+    with without_report():
+        assert main(arguments) in (130, 143)
+        assert f"{stop - 1} of {len(entry.work)} shards" in capsys.readouterr().err
+        assert main(arguments) == 0
+    assert len({json.dumps(unit) for unit in done}) == len(done) - 1  # none was computed twice
+    assert done[-1] == dict(entry.work[-1])
+    assert results(path) == results(alone)
+
+
+def test_shares_take_their_part_of_every_round(alone, common, tmp_path):
+    """The first share does what a round lacks before the next; the second finds it done."""
+    arguments = [*common, "--workers", "1", "--shard-count", "2", "--output", str(tmp_path / "run")]
+    with without_report():
+        assert main([*arguments, "--shard-index", "0"]) == 4
+        assert main([*arguments, "--shard-index", "1"]) == 0
+    assert results(tmp_path / "run") == results(alone)
+
+
+def test_another_text_in_an_earlier_round_makes_later_rounds_void(alone):
+    entry = Study(alone)["greedy-lm"]
+    follows = {unit["round"]: unit["follows"] for unit in entry.work}
+    assert follows[0] == ""
+    assert follows[1] == follows[2] != ""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_bytes(alone, common, tmp_path):
+    with without_report():
+        command(*common, "--workers", 2, "--output", tmp_path / "run")
+    assert results(tmp_path / "run") == results(alone)
