@@ -16,6 +16,7 @@ from outdim.analysis.estimate import Estimate
 from outdim.analysis.step import Result
 from outdim.analysis.table import EVALUATION
 from outdim.analysis.variants import Variant, controls_of
+from outdim.errors import one_of
 from outdim.stats.paired import Comparison, Interval, Statistic, compare, ratio
 from outdim.text import counted, listing, number
 
@@ -116,11 +117,21 @@ class Evaluation(Result):
         return self.value("accuracy")
 
     def value(self, metric: str, variant: int = 0) -> float:
-        """One value of `METRICS`."""
-        return float(self._statistic(METRICS[metric])(np.ones((1, len(self.tokens))))[0, variant])
+        """One value of `METRICS`.
+
+        Raises:
+            ArgumentError: There is no such metric.
+        """
+        measure = METRICS[one_of("metric", metric, METRICS)]
+        return float(self._statistic(measure)(np.ones((1, len(self.tokens))))[0, variant])
 
     def comparison(self, metric: str) -> Comparison:
-        """A metric of all variants, against the intact model and the controls."""
+        """A metric of all variants, against the intact model and the controls.
+
+        Raises:
+            ArgumentError: There is no such metric.
+        """
+        one_of("metric", metric, METRICS)
         if metric not in self._comparisons:
             self._comparisons[metric] = compare(
                 self._statistic(METRICS[metric]),
