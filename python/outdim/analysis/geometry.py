@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from outdim.analysis.analyze import analyze
-from outdim.analysis.input_options import ForwardOptions
+from outdim.analysis.analyze import one_step
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.isotropy import Geometry, Space
 from outdim.analysis.probe import read_first
@@ -25,6 +24,8 @@ from outdim.stats.unit_sums import UnitSums
 from outdim.tokens import GROUPS, Batch
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from outdim.corpus import Corpus
@@ -158,7 +159,7 @@ class MeasureGeometry(Observer):
 def geometry(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    source: str | Sequence[str] | Corpus,
+    texts: str | Path | Sequence[str] | Corpus,
     *,
     points: Sequence[str] | None = None,
     covariance: Sequence[str] | None = None,
@@ -174,7 +175,8 @@ def geometry(
     Args:
         model: A Hugging Face model in eval mode.
         tokenizer: Its tokenizer.
-        source: What `outdim.open_corpus` takes, or an open corpus.
+        texts: Documents, or where they are: a path, glob or dataset id, or an open corpus
+            (`outdim.open_corpus`, which takes several files too).
         points: Names of points; None observes the embeddings and the output of every block.
         covariance: Points at which the covariance is taken, 24 D^2 bytes each; None takes the
             middle and the last of the points, up to D = 4,096.
@@ -205,12 +207,18 @@ def geometry(
         top=top,
         leave_out=None if leave_out is None else list(leave_out),
     )
-    forward = ForwardOptions(
-        max_length=max_length, token_budget=token_budget, autocast=autocast, exclude=list(exclude)
+    found: Geometry = one_step(
+        "geometry",
+        options,
+        model,
+        tokenizer,
+        texts,
+        exclude=exclude,
+        max_length=max_length,
+        token_budget=token_budget,
+        autocast=autocast,
     )
-    found = analyze(model, tokenizer, source, {"geometry": options}, forward=forward)
-    result: Geometry = found["geometry"]
-    return result
+    return found
 
 
 def ratios(hidden: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
