@@ -10,6 +10,9 @@ from torch import Tensor
 
 from outdim.errors import DataError
 
+#: Columns of a product at a time: as many as a matrix product of torch is still fast with.
+_COLUMNS = 256
+
 
 class Scatter(NamedTuple):
     """Sums over n rows: the mean [D], and the products of deviations from it [D, D], float64."""
@@ -22,21 +25,23 @@ class Scatter(NamedTuple):
     def of(cls, rows: Tensor) -> Scatter:
         """That of rows [N, D].
 
-        One product of matrices, float32 but for float64 rows; what is added to it is float64. Its
+        Products of matrices, float32 but for float64 rows; what is added to them is float64. The
         relative error is that of the rows, about 1e-6.
         """
-        mean = rows.mean(0, dtype=torch.float64)
-        kind = torch.float64 if rows.dtype == torch.float64 else torch.float32
-        deviations = rows.to(kind) - mean.to(kind)
-        return cls(len(rows), mean, (deviations.T @ deviations).double())
+        rows = rows if rows.dtype == torch.float64 else rows.float()
+        ones = rows.new_ones(1, len(rows))
+        pivot = (ones @ rows)[0] / len(rows)
+        deviations = rows - pivot
+        rest = (ones @ deviations)[0].double() / len(rows)  # what rounding left of the mean
+        products = _squared(deviations).double().addr_(rest, rest, alpha=-len(rows))
+        return cls(len(rows), pivot + rest, products)
 
     def with_later(self, later: Scatter) -> Scatter:
-        """With other rows behind (Chan et al. 1983)."""
+        """With other rows behind (Chan et al. 1983); its products are in the memory of these."""
         n = self.n + later.n
         delta = later.mean - self.mean
-        products = self.products + later.products
-        products.addr_(delta, delta, alpha=self.n * later.n / n)
-        return Scatter(n, self.mean + delta * (later.n / n), products)
+        self.products.add_(later.products).addr_(delta, delta, alpha=self.n * later.n / n)
+        return Scatter(n, self.mean + delta * (later.n / n), self.products)
 
     @property
     def covariance(self) -> Tensor:
@@ -57,7 +62,7 @@ class PointCovariances:
     def __init__(self, points: Sequence[str], groups: Sequence[str]) -> None:
         self.points, self.groups = tuple(points), tuple(groups)
         self._kept: dict[tuple[str, str], Scatter] = {}  # of whole forwards
-        self._pending: dict[tuple[str, str], Scatter] = {}  # with the one under way
+        self._pending: dict[tuple[str, str], Scatter] = {}  # of the one under way
         self._rows: dict[str, Tensor] = {}
 
     def begin(self, ids: Tensor, group: Tensor, rows: Tensor | None = None) -> None:
@@ -72,14 +77,17 @@ class PointCovariances:
         hidden = hidden.reshape(-1, hidden.shape[-1])
         for name, rows in self._rows.items():
             if len(rows):
-                found = Scatter.of(hidden[rows])
-                before = self._kept.get((point, name))
-                self._pending[point, name] = found if before is None else before.with_later(found)
+                self._pending[point, name] = Scatter.of(hidden.index_select(0, rows))
 
     def commit(self) -> None:
         """The forward is complete: what it gave counts."""
-        self._kept |= self._pending
+        self._append(self._pending)
         self._pending.clear()
+
+    def _append(self, later: Mapping[tuple[str, str], Scatter]) -> None:
+        for key, found in later.items():
+            before = self._kept.get(key)
+            self._kept[key] = found if before is None else before.with_later(found)
 
     def discard(self) -> None:
         """The forward failed: nothing of it counts."""
@@ -110,7 +118,7 @@ class PointCovariances:
         Raises:
             DataError: A state of other points or groups, or of another D; nothing was merged.
         """
-        merged = {}
+        behind = {}
         known = {f"{p}/{g}/{f}" for p in self.points for g in self.groups for f in _FIELDS}
         if extra := state.keys() - known:
             raise DataError(f"state: expected the points {', '.join(self.points)}, got {extra}")
@@ -130,9 +138,20 @@ class PointCovariances:
                 if mine is not None:
                     device = mine.mean.device
                     later = Scatter(later.n, later.mean.to(device), later.products.to(device))
-                merged[point, group] = later if mine is None else mine.with_later(later)
-        self._kept |= merged
+                behind[point, group] = later
+        self._append(behind)
         return self
 
 
 _FIELDS = ("n", "mean", "products")
+
+
+def _squared(rows: Tensor) -> Tensor:
+    """The product of the columns of rows [N, D] with each other, [D, D]; half is computed."""
+    products = rows.new_empty(rows.shape[1], rows.shape[1])
+    for start in range(0, rows.shape[1], _COLUMNS):
+        mine = slice(start, start + _COLUMNS)
+        part = rows[:, start:].T @ rows[:, mine]
+        products[start:, mine] = part
+        products[mine, start:] = part.T
+    return products
