@@ -14,6 +14,7 @@ from outdim.ops._calls import (
     RankAddCall,
     RankTouchCall,
     SegmentSumsCall,
+    UnitSumsCall,
 )
 from outdim.ops.layout import BodyRow, ShapeRow, body_rows, covariates_of, head_size, shape_row
 
@@ -336,6 +337,39 @@ def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
         there = (sizes > step).nonzero().squeeze(1)
         h = hidden[order[starts[there] + step]].double()
         sums[write[there]] += torch.stack([h, h.abs(), h.square()], 1)
+
+
+@torch.no_grad()
+def unit_sums(hidden: Tensor, call: UnitSumsCall) -> None:
+    """Products of matrices: which rows each segment has, with the weights of rows."""
+    order, starts, left_out, sums = call
+    sizes = starts.diff()
+    if (sizes < 0).any() or starts[0] < 0 or starts[-1] > len(order):
+        raise IndexError("starts do not ascend within order")
+    order = order[starts[0] : starts[-1]]
+    _check_index(order, len(hidden), "order is outside hidden")
+    _check_index(left_out, hidden.shape[1], "left_out is outside the dimensions")
+    segment = torch.arange(len(sizes), device=hidden.device).repeat_interleave(sizes)
+    sums.zero_()
+    step = max(1, _BLOCK_VALUES // hidden.shape[1])
+    for start in range(0, len(order), step):
+        part = slice(start, start + step)
+        rows = hidden[order[part]].double()
+        _add_units(rows, segment[part], sums[:, :2])
+        _add_units(rows.index_fill_(1, left_out, 0), segment[part], sums[:, 2:])
+
+
+def _add_units(rows: Tensor, segment: Tensor, sums: Tensor) -> None:
+    """Add sums of h / ||h|| and of its square to [S, 2, D]; 0 / 0 is 0."""
+    norm = torch.linalg.vector_norm(rows, dim=1)
+    finite = norm.isfinite()
+    unit = torch.where(finite[:, None], rows, 0)  # else 0 * NaN, in the sums of every segment
+    unit = unit / torch.where(finite & (norm > 0), norm, 1)[:, None]
+    member = rows.new_zeros(len(sums), len(rows))
+    member[segment, torch.arange(len(rows), device=rows.device)] = 1
+    bad = member @ (~finite).double() > 0
+    found = torch.stack([member @ unit, member @ unit.square()], 1)
+    sums += found.masked_fill(bad[:, None, None], torch.nan)
 
 
 @torch.no_grad()

@@ -36,6 +36,7 @@ class Scatter(NamedTuple):
         products = _squared(deviations).double().addr_(rest, rest, alpha=-len(rows))
         return cls(len(rows), pivot + rest, products)
 
+    @torch.inference_mode()  # what a pass took cannot be changed in place outside of it
     def with_later(self, later: Scatter) -> Scatter:
         """With other rows behind (Chan et al. 1983); its products are in the memory of these."""
         n = self.n + later.n
