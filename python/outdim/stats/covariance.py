@@ -12,6 +12,8 @@ from outdim.errors import DataError
 
 #: Columns of a product at a time: as many as a matrix product of torch is still fast with.
 _COLUMNS = 256
+#: Rows of a product at least, but for the last ones.
+_ROWS = 1024
 
 
 class Scatter(NamedTuple):
@@ -53,7 +55,8 @@ class Scatter(NamedTuple):
 class PointCovariances:
     """A `Scatter` per (point, group of tokens).
 
-    Memory: 8 D² bytes a point and group, twice over while a batch is under way.
+    Rows are kept until there are `_ROWS` of a group: a product of few rows costs as much memory
+    traffic as one of many. Memory: 8 D² bytes a point and group, twice over while rows are added.
 
     Args:
         points: Names of the points; others are left alone.
@@ -63,7 +66,8 @@ class PointCovariances:
     def __init__(self, points: Sequence[str], groups: Sequence[str]) -> None:
         self.points, self.groups = tuple(points), tuple(groups)
         self._kept: dict[tuple[str, str], Scatter] = {}  # of whole forwards
-        self._pending: dict[tuple[str, str], Scatter] = {}  # of the one under way
+        self._waiting: dict[tuple[str, str], list[Tensor]] = {}  # of whole forwards, behind it
+        self._pending: dict[tuple[str, str], Tensor] = {}  # of the one under way
         self._rows: dict[str, Tensor] = {}
 
     def begin(self, ids: Tensor, group: Tensor, rows: Tensor | None = None) -> None:
@@ -78,17 +82,25 @@ class PointCovariances:
         hidden = hidden.reshape(-1, hidden.shape[-1])
         for name, rows in self._rows.items():
             if len(rows):
-                self._pending[point, name] = Scatter.of(hidden.index_select(0, rows))
+                self._pending[point, name] = hidden.index_select(0, rows)
 
     def commit(self) -> None:
         """The forward is complete: what it gave counts."""
-        self._append(self._pending)
+        for key, rows in self._pending.items():
+            self._waiting.setdefault(key, []).append(rows)
         self._pending.clear()
+        self._take_waiting(at_least=_ROWS)
 
-    def _append(self, later: Mapping[tuple[str, str], Scatter]) -> None:
-        for key, found in later.items():
-            before = self._kept.get(key)
-            self._kept[key] = found if before is None else before.with_later(found)
+    def _take_waiting(self, at_least: int = 1) -> None:
+        """Add the rows that wait, where there are so many of a point and group."""
+        for key, parts in self._waiting.items():
+            if sum(map(len, parts)) >= at_least:
+                self._append(key, Scatter.of(torch.cat(parts) if len(parts) > 1 else parts[0]))
+                parts.clear()
+
+    def _append(self, key: tuple[str, str], later: Scatter) -> None:
+        before = self._kept.get(key)
+        self._kept[key] = later if before is None else before.with_later(later)
 
     def discard(self) -> None:
         """The forward failed: nothing of it counts."""
@@ -96,6 +108,7 @@ class PointCovariances:
 
     def scatter(self, point: str, groups: Sequence[str]) -> Scatter | None:
         """That of several groups together, on the CPU; None where there is no row."""
+        self._take_waiting()
         total: Scatter | None = None
         for group in groups:
             if found := self._kept.get((point, group)):
@@ -105,6 +118,7 @@ class PointCovariances:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Flat tensors on the CPU: ``<point>/<group>/n``, ``mean`` [D] and ``products`` [D, D]."""
+        self._take_waiting()
         state = {}
         for (point, group), found in self._kept.items():
             at = f"{point}/{group}"
@@ -119,6 +133,7 @@ class PointCovariances:
         Raises:
             DataError: A state of other points or groups, or of another D; nothing was merged.
         """
+        self._take_waiting()
         behind = {}
         known = {f"{p}/{g}/{f}" for p in self.points for g in self.groups for f in _FIELDS}
         if extra := state.keys() - known:
@@ -140,7 +155,8 @@ class PointCovariances:
                     device = mine.mean.device
                     later = Scatter(later.n, later.mean.to(device), later.products.to(device))
                 behind[point, group] = later
-        self._append(behind)
+        for key, later in behind.items():
+            self._append(key, later)
         return self
 
 

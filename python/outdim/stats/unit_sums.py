@@ -65,31 +65,36 @@ class UnitSums:
         self.left_out = {point: list(left_out.get(point, ())) for point in points}
         self._sums: dict[str, Tensor] = {}  # [G, K, 4, D] of whole forwards
         self._counts: Tensor | None = None  # [G, K] int64
-        self._pending: dict[str, Tensor] = {}
+        self._pending: dict[str, Tensor] = {}  # [cells, 4, D] of the forward under way
         self._pending_counts = torch.zeros(0)
+        self._cells = torch.zeros(0, dtype=torch.int64)  # which have rows in it
         self._rows: Segments | None = None
 
     def begin(self, ids: Tensor, group: Tensor, rows: Tensor) -> None:
         """The next forward has N rows: group [N] uint8, rows [N] int64, the block of each."""
         self._pending.clear()
         cell = torch.where(group > 0, (group.long() - 1) * self.blocks + rows, -1)
-        self._rows = segments(cell, len(self.groups) * self.blocks)
-        self._pending_counts = self._rows.starts.diff().view(len(self.groups), self.blocks)
+        order, starts = segments(cell, len(self.groups) * self.blocks)
+        sizes = starts.diff()
+        self._pending_counts = sizes.view(len(self.groups), self.blocks)
+        self._cells = sizes.nonzero()[:, 0]
+        self._rows = Segments(order, torch.cat([starts[:1], starts[1:][self._cells]]))
 
     def add(self, point: str, hidden: Tensor) -> None:
         """Add ``hidden`` [..., D] at a point."""
         if self._rows is None:
             raise RuntimeError("UnitSums.begin was not called before the forward")
         dims = torch.tensor(self.left_out[point], dtype=torch.int64, device=hidden.device)
-        found = unit_sums(hidden, *self._rows, left_out=dims)
-        self._pending[point] = found.view(len(self.groups), self.blocks, UNIT_ROWS, -1)
+        self._pending[point] = unit_sums(hidden, *self._rows, left_out=dims)
 
     @torch.inference_mode()  # what a pass took cannot be changed in place outside of it
     def commit(self) -> None:
         """The forward is complete: what it gave counts."""
         for point, found in self._pending.items():
-            before = self._sums.get(point)
-            self._sums[point] = found if before is None else before.add_(found)
+            if point not in self._sums:
+                size = len(self.groups), self.blocks, UNIT_ROWS, found.shape[-1]
+                self._sums[point] = found.new_zeros(size)
+            self._sums[point].flatten(0, 1).index_add_(0, self._cells, found)
         if self._pending:
             counts = self._pending_counts
             self._counts = counts if self._counts is None else self._counts + counts
