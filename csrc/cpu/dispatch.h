@@ -134,6 +134,20 @@ struct UnitSumsKernels {
   void (*add[3])(const UnitPanel& panel);  // [dtype]
 };
 
+/// Rows of one chunk, and where their sizes go.
+struct SizesPanel {
+  const void* const* rows = nullptr;  // [count], at most kMaxPanelRows
+  int64_t count = 0;
+  int64_t d = 0;
+  bool rms = false;
+  float* largest = nullptr;          // [d], made larger; null: none
+  double* const* squares = nullptr;  // [count] two numbers each; null: none
+};
+
+struct SizesKernels {
+  void (*take[3])(const SizesPanel& panel);  // [dtype]
+};
+
 /// Queries of one block at most.
 constexpr int kMaxAttentionRows = 48;
 
@@ -182,6 +196,7 @@ struct Kernels {
   const LayerNormKernels* layer_norm;
   const SegmentSumsKernels* segment_sums;
   const UnitSumsKernels* unit_sums;
+  const SizesKernels* sizes;
   const AttentionKernels* attention;
 };
 
@@ -210,6 +225,7 @@ extern const MomentsKernels kMomentsKernels;
 extern const LayerNormKernels kLayerNormKernels;
 extern const SegmentSumsKernels kSegmentSumsKernels;
 extern const UnitSumsKernels kUnitSumsKernels;
+extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
 }  // namespace baseline
 namespace avx2 {
@@ -217,6 +233,7 @@ extern const MomentsKernels kMomentsKernels;
 extern const LayerNormKernels kLayerNormKernels;
 extern const SegmentSumsKernels kSegmentSumsKernels;
 extern const UnitSumsKernels kUnitSumsKernels;
+extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
 }  // namespace avx2
 namespace avx512 {
@@ -224,6 +241,7 @@ extern const MomentsKernels kMomentsKernels;
 extern const LayerNormKernels kLayerNormKernels;
 extern const SegmentSumsKernels kSegmentSumsKernels;
 extern const UnitSumsKernels kUnitSumsKernels;
+extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
 }  // namespace avx512
 

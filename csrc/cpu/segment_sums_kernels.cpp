@@ -49,9 +49,7 @@ OUTDIM_INLINE void add_group(const SegmentPanel& panel, int64_t column, int64_t 
     const char* from = static_cast<const char*>(panel.rows[row]) + offset;
     Group group;
     if constexpr (kPart) {
-      alignas(64) char bytes[kGroup * kItemSize<T>] = {};
-      memcpy(bytes, from, count * kItemSize<T>);
-      group = load_natural<T>(bytes);
+      group = load_natural_part<T>(from, count);
     } else {
       group = load_natural<T>(from);
     }

@@ -1,11 +1,12 @@
 #pragma once
 
-// Rows sorted by segment, as segment_sums and unit_sums take them.
+// Rows sorted by segment, as segment_sums, unit_sums and sizes take them.
 
 #include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "core/moments.h"
 #include "cpu/dispatch.h"
@@ -49,5 +50,33 @@ class OrderedRows {
   int64_t stride_;
   const int64_t* order_;
 };
+
+/// Up to kChunkRows rows of one segment: `extra` is -1 for the first chunk of a segment, and counts
+/// the others of all segments.
+struct Chunk {
+  int64_t from, to;  // of the order
+  int64_t segment;
+  int64_t extra;
+};
+
+struct Chunks {
+  std::vector<Chunk> list;
+  int64_t extra = 0;
+};
+
+constexpr int64_t kChunkRows = 1024;
+
+/// The partition follows from the rows alone: what is added up by chunk and then in the order of
+/// chunks has the same bytes for any number of threads.
+template <class Args>
+Chunks chunks_of(const Args& args) {
+  Chunks chunks;
+  for (int64_t s = 0; s < args.segments; ++s)
+    for (int64_t from = args.starts[s]; from < args.starts[s + 1]; from += kChunkRows) {
+      const int64_t to = std::min(args.starts[s + 1], from + kChunkRows);
+      chunks.list.push_back({from, to, s, from == args.starts[s] ? -1 : chunks.extra++});
+    }
+  return chunks;
+}
 
 }  // namespace outdim::cpu

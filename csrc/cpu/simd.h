@@ -252,6 +252,14 @@ OUTDIM_INLINE Group load_natural(const void* from) {
   }
 }
 
+/// The first `count` columns of a group in natural order; the rest is zero.
+template <DType T>
+OUTDIM_INLINE Group load_natural_part(const void* from, int64_t count) {
+  alignas(64) char bytes[kGroup * kItemSize<T>] = {};
+  memcpy(bytes, from, count * kItemSize<T>);
+  return load_natural<T>(bytes);
+}
+
 /// The first `count` columns of a group; the rest is zero. `count` is in natural order.
 template <DType T>
 OUTDIM_INLINE Group load_group_part(const void* from, int64_t count) {

@@ -35,12 +35,8 @@ template <DType T>
 OUTDIM_INLINE void load_columns(const char* row, int64_t column, int64_t d, VecD* values,
                                 const uint32_t* kept) {
   const char* from = row + column * kItemSize<T>;
-  alignas(64) char bytes[kGroup * kItemSize<T>] = {};
-  if (column + kGroup > d) {
-    memcpy(bytes, from, (d - column) * kItemSize<T>);
-    from = bytes;
-  }
-  Group group = load_natural<T>(from);
+  Group group =
+      column + kGroup <= d ? load_natural<T>(from) : load_natural_part<T>(from, d - column);
   if (kept != nullptr) {
     group.a = (VecF)((VecU)group.a & load<VecU>(kept + column));
     group.b = (VecF)((VecU)group.b & load<VecU>(kept + column + kWidth));

@@ -11,6 +11,7 @@ from outdim.ops.merge import merge_states
 from outdim.ops.moments import MomentsState, StatisticsArgs, moments
 from outdim.ops.rank_histogram import rank_histogram_add, rank_histogram_touch
 from outdim.ops.segment_sums import Segments, segment_sums, segments
+from outdim.ops.sizes import Sizes, sizes
 from outdim.ops.unit_sums import unit_sums
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Edit",
     "MomentsState",
     "Segments",
+    "Sizes",
     "StatisticsArgs",
     "attention_received",
     "empty_state",
@@ -29,5 +31,6 @@ __all__ = [
     "rank_histogram_touch",
     "segment_sums",
     "segments",
+    "sizes",
     "unit_sums",
 ]

@@ -13,6 +13,7 @@ from outdim.ops._calls import (
     RankAddCall,
     RankTouchCall,
     SegmentSumsCall,
+    SizesCall,
     UnitSumsCall,
 )
 
@@ -174,6 +175,21 @@ def unit_sums(hidden: Tensor, call: UnitSumsCall) -> None:
         call.sums.data_ptr(),
     )
     module.unit_sums(hidden_view(module, hidden), args, torch.get_num_threads())
+
+
+def sizes(hidden: Tensor, call: SizesCall) -> None:
+    """Run the kernel with torch's number of threads."""
+    module = core()
+    args = module.SizesArgs(
+        call.order.data_ptr(),
+        len(call.order),
+        call.starts.data_ptr(),
+        len(call.starts) - 1,
+        call.rms,
+        _address(call.largest),
+        _address(call.squares),
+    )
+    module.sizes(hidden_view(module, hidden), args, torch.get_num_threads())
 
 
 def attention_received_args(module: Any, call: AttentionReceivedCall) -> Any:
