@@ -5,6 +5,12 @@
 #include <atomic>
 #include <stdexcept>
 
+#if defined(OUTDIM_HAVE_amx)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace outdim::cpu {
 namespace {
 
@@ -12,6 +18,19 @@ namespace {
 bool runs_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+#endif
+#if defined(OUTDIM_HAVE_amx)
+/// Linux lets a process use tiles once it has asked (its signal stacks must be large enough), which
+/// is for all its threads.
+bool runs_amx() {
+  if (!runs_avx512()) return false;
+  unsigned a = 0, b = 0, c = 0, features = 0;
+  constexpr unsigned kTile = 1u << 24, kBFloat16 = 1u << 22;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &features) == 0) return false;
+  if ((features & (kTile | kBFloat16)) != (kTile | kBFloat16)) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // asm/prctl.h, Intel SDM
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 #endif
 #if defined(OUTDIM_HAVE_avx2)
@@ -26,6 +45,11 @@ const std::vector<Kernels>& available() {
     const bool streams = !__builtin_cpu_is("intel");
 #else
     const bool streams = false;
+#endif
+#if defined(OUTDIM_HAVE_amx)
+    if (runs_amx())
+      found.push_back({"amx", streams, &avx512::kMomentsKernels, &avx512::kLayerNormKernels,
+                       &avx512::kSegmentSumsKernels, &amx::kAttentionKernels});
 #endif
 #if defined(OUTDIM_HAVE_avx512)
     if (runs_avx512())
