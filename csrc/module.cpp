@@ -11,6 +11,7 @@
 
 #include "core/attention_received.h"
 #include "core/chunk_count.h"
+#include "core/comoments.h"
 #include "core/layer_norm.h"
 #include "core/moments.h"
 #include "core/rank_histogram.h"
@@ -201,6 +202,18 @@ AttentionReceivedArgs attention_received_args(
   return args;
 }
 
+ComomentsArgs comoments_args(Address rows, int count, Address group, int groups, Address head,
+                             Address body) {
+  ComomentsArgs args;
+  args.rows = address<const double>(rows);
+  args.count = count;
+  args.group = address<const uint8_t>(group);
+  args.groups = groups;
+  args.head = address<double>(head);
+  args.body = address<double>(body);
+  return args;
+}
+
 ChunkRule chunk_rule(const std::array<uint8_t, 256>& byte_class,
                      const std::array<uint16_t, 16>& cut, uint16_t solid, uint16_t drop,
                      uint16_t guard, uint16_t word, bool wide, bool spaces) {
@@ -315,6 +328,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("segment_sums", &cpu::segment_sums, Release());
   m.def("unit_sums", &cpu::unit_sums, Release());
   m.def("sizes", &cpu::sizes, Release());
+  py::class_<ComomentsArgs>(m, "ComomentsArgs").def(py::init(&comoments_args));
+  m.def("comoments", &cpu::comoments, Release());
   m.def("attention_received", &cpu::attention_received, Release());
 #ifdef OUTDIM_CUDA
   bind_cuda(m);

@@ -49,23 +49,27 @@ const std::vector<Kernels>& available() {
 #if defined(OUTDIM_HAVE_amx)
     if (runs_amx())
       found.push_back({"amx", streams, &avx512::kMomentsKernels, &avx512::kLayerNormKernels,
-                       &avx512::kSegmentSumsKernels, &amx::kAttentionKernels});
+                       &avx512::kSegmentSumsKernels, &avx512::kUnitSumsKernels,
+                       &avx512::kSizesKernels, &amx::kAttentionKernels,
+                       &avx512::kComomentsKernels});
 #endif
 #if defined(OUTDIM_HAVE_avx512)
     if (runs_avx512())
       found.push_back({"avx512", streams, &avx512::kMomentsKernels, &avx512::kLayerNormKernels,
                        &avx512::kSegmentSumsKernels, &avx512::kUnitSumsKernels,
-                       &avx512::kSizesKernels, &avx512::kAttentionKernels});
+                       &avx512::kSizesKernels, &avx512::kAttentionKernels,
+                       &avx512::kComomentsKernels});
 #endif
 #if defined(OUTDIM_HAVE_avx2)
     if (runs_avx2())
       found.push_back({"avx2", streams, &avx2::kMomentsKernels, &avx2::kLayerNormKernels,
                        &avx2::kSegmentSumsKernels, &avx2::kUnitSumsKernels, &avx2::kSizesKernels,
-                       &avx2::kAttentionKernels});
+                       &avx2::kAttentionKernels, &avx2::kComomentsKernels});
 #endif
     found.push_back({"baseline", streams, &baseline::kMomentsKernels, &baseline::kLayerNormKernels,
                      &baseline::kSegmentSumsKernels, &baseline::kUnitSumsKernels,
-                     &baseline::kSizesKernels, &baseline::kAttentionKernels});
+                     &baseline::kSizesKernels, &baseline::kAttentionKernels,
+                     &baseline::kComomentsKernels});
     return found;
   }();
   return list;

@@ -148,6 +148,27 @@ struct SizesKernels {
   void (*take[3])(const SizesPanel& panel);  // [dtype]
 };
 
+/// Rows of one group, a group of columns of them, and where their sums go.
+struct ComomentsPanel {
+  const void* const* rows = nullptr;  // [count], at most kMaxPanelRows
+  int64_t count = 0;
+  const void* const* next = nullptr;  // rows to prefetch
+  int64_t next_count = 0;
+  int64_t column = 0;               // the first
+  int64_t columns = 0;              // at most ComomentsKernels::columns
+  const double* weights = nullptr;  // [count, values] deviations
+  int values = 0;                   // padded with zeros
+  double* pivot = nullptr;          // [columns]
+  bool choose_pivot = false;        // it is written first
+  double* sums = nullptr;           // [2 + values, columns] of v, v^2 and f v, added to
+};
+
+struct ComomentsKernels {
+  int columns;                                  // of a panel
+  int values;                                   // what their number is padded to
+  void (*add[3])(const ComomentsPanel& panel);  // [dtype]
+};
+
 /// Queries of one block at most.
 constexpr int kMaxAttentionRows = 64;
 
@@ -203,6 +224,7 @@ struct Kernels {
   const UnitSumsKernels* unit_sums;
   const SizesKernels* sizes;
   const AttentionKernels* attention;
+  const ComomentsKernels* comoments;
 };
 
 /// The kernels in use: of the best instruction set of this processor, or the one set_isa has
@@ -232,6 +254,7 @@ extern const SegmentSumsKernels kSegmentSumsKernels;
 extern const UnitSumsKernels kUnitSumsKernels;
 extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
+extern const ComomentsKernels kComomentsKernels;
 }  // namespace baseline
 namespace avx2 {
 extern const MomentsKernels kMomentsKernels;
@@ -240,6 +263,7 @@ extern const SegmentSumsKernels kSegmentSumsKernels;
 extern const UnitSumsKernels kUnitSumsKernels;
 extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
+extern const ComomentsKernels kComomentsKernels;
 }  // namespace avx2
 namespace avx512 {
 extern const MomentsKernels kMomentsKernels;
@@ -248,6 +272,7 @@ extern const SegmentSumsKernels kSegmentSumsKernels;
 extern const UnitSumsKernels kUnitSumsKernels;
 extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
+extern const ComomentsKernels kComomentsKernels;
 }  // namespace avx512
 namespace amx {
 extern const AttentionKernels kAttentionKernels;

@@ -97,6 +97,14 @@ class SizesCall(NamedTuple):
     squares: Tensor | None  # [N, 2] float64 of zeros, rows of `order` to be written
 
 
+class ComomentsCall(NamedTuple):
+    """Values, selection and outputs of a comoments kernel; see csrc/core/comoments.h."""
+
+    moments: MomentsCall  # with rows and group, and memory for whoever takes all moments
+    head: Tensor  # [groups, 1 + 2 K] float64, to be written
+    body: Tensor  # [groups, 2 + K, D] float64, to be written
+
+
 class AttentionReceivedCall(NamedTuple):
     """Queries, keys and outputs of an attention_received kernel; see its header in csrc/core.
 

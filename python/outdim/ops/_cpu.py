@@ -8,6 +8,7 @@ from torch import Tensor
 from outdim.ops._binding import DTYPE_CODES, core
 from outdim.ops._calls import (
     AttentionReceivedCall,
+    ComomentsCall,
     LayerNormCall,
     MomentsCall,
     RankAddCall,
@@ -190,6 +191,21 @@ def sizes(hidden: Tensor, call: SizesCall) -> None:
         _address(call.squares),
     )
     module.sizes(hidden_view(module, hidden), args, torch.get_num_threads())
+
+
+def comoments(hidden: Tensor, call: ComomentsCall) -> None:
+    """Run the kernel with torch's number of threads."""
+    module, (rows, group) = core(), (call.moments.rows, call.moments.group)
+    assert rows is not None
+    args = module.ComomentsArgs(
+        rows.data_ptr(),
+        len(rows),
+        _address(group),
+        call.moments.groups,
+        call.head.data_ptr(),
+        call.body.data_ptr(),
+    )
+    module.comoments(hidden_view(module, hidden), args, torch.get_num_threads())
 
 
 def attention_received_args(module: Any, call: AttentionReceivedCall) -> Any:

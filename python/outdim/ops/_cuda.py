@@ -15,6 +15,7 @@ from outdim.errors import BackendError
 from outdim.ops._binding import core
 from outdim.ops._calls import (
     AttentionReceivedCall,
+    ComomentsCall,
     LayerNormCall,
     MomentsCall,
     RankAddCall,
@@ -30,6 +31,7 @@ from outdim.ops._cpu import (
     rank_touch_args,
     segment_sums_args,
 )
+from outdim.ops._reference import part_of_moments
 
 
 def _context(module: Any, device: torch.device, workspace: Tensor | None = None) -> Any:
@@ -91,6 +93,12 @@ def moments(hidden: Tensor, call: MomentsCall) -> None:
     context = _context(module, hidden.device, workspace)
     with _out_of_memory():
         module.cuda_moments(hidden_view(module, hidden), args, context)
+
+
+def comoments(hidden: Tensor, call: ComomentsCall) -> None:
+    """Queue the kernel of all moments, of which this is a part."""
+    moments(hidden, call.moments)
+    part_of_moments(call)
 
 
 def rank_histogram_touch(hidden: Tensor, call: RankTouchCall) -> None:

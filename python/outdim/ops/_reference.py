@@ -9,6 +9,7 @@ from torch import Tensor
 
 from outdim.ops._calls import (
     AttentionReceivedCall,
+    ComomentsCall,
     LayerNormCall,
     MomentsCall,
     RankAddCall,
@@ -17,7 +18,15 @@ from outdim.ops._calls import (
     SizesCall,
     UnitSumsCall,
 )
-from outdim.ops.layout import BodyRow, ShapeRow, body_rows, covariates_of, head_size, shape_row
+from outdim.ops.layout import (
+    BodyRow,
+    ShapeRow,
+    body_rows,
+    comoment_row,
+    covariates_of,
+    head_size,
+    shape_row,
+)
 
 # Rows are reduced in blocks of about this many values, which bounds the memory of the float64
 # temporaries (six of them) to about 100 MB whatever N is.
@@ -134,6 +143,28 @@ def moments(hidden: Tensor, call: MomentsCall) -> None:
         call.head[g], call.body[g] = (
             these if state is None else merge_states(state, these, call.shape)
         )
+
+
+def comoments(hidden: Tensor, call: ComomentsCall) -> None:
+    """Write head and body from all the moments."""
+    moments(hidden, call.moments)
+    part_of_moments(call)
+
+
+def part_of_moments(call: ComomentsCall) -> None:
+    """Copy what `comoments` asks for from all the moments, where these were written."""
+    k = covariates_of(call.head.shape[1])
+    first = comoment_row(k, 0, of_abs=True)
+    call.head.copy_(call.moments.head)
+    call.body.copy_(
+        torch.cat(
+            [
+                call.moments.body[:, BodyRow.MEAN_ABS : BodyRow.M2_ABS + 1],
+                call.moments.body[:, first : first + k],
+            ],
+            1,
+        )
+    )
 
 
 def merged_mean(share: Tensor, mean: Tensor, delta: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ class ShapeRow(IntEnum):
 
 
 BASE_ROWS = len(BodyRow)
+#: Rows of a body of `comoments` before the co-moments: mean and M2 of |h|.
+COMOMENTS_BASE = 2
 
 
 def head_size(covariates: int) -> int:
