@@ -18,6 +18,7 @@ _NAMES = (
     "rank_histogram",
     "segment_sums",
     "attention_received",
+    "comoments",
     "types",
     "precision",
     "forward",

@@ -299,12 +299,13 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<SegmentSumsArgs>(m, "SegmentSumsArgs").def(py::init(&segment_sums_args));
   py::class_<UnitSumsArgs>(m, "UnitSumsArgs").def(py::init(&unit_sums_args));
   py::class_<SizesArgs>(m, "SizesArgs").def(py::init(&sizes_args));
+  py::class_<ComomentsArgs>(m, "ComomentsArgs").def(py::init(&comoments_args));
   py::class_<AttentionReceivedArgs>(m, "AttentionReceivedArgs")
       .def(py::init(&attention_received_args));
   m.def("head_size", &head_size);
   m.def("body_rows", &body_rows);
 
-  m.def("isa", &cpu::isa, "Name of the instruction set in use: avx512, avx2 or baseline.");
+  m.def("isa", &cpu::isa, "Name of the instruction set in use: amx, avx512, avx2 or baseline.");
   m.def("isas", &cpu::isas, "Names this binary holds and this processor can run, best first.");
   m.def("set_isa", &cpu::set_isa, "Choose an instruction set by name (for tests and benchmarks).");
   m.def(
@@ -328,7 +329,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("segment_sums", &cpu::segment_sums, Release());
   m.def("unit_sums", &cpu::unit_sums, Release());
   m.def("sizes", &cpu::sizes, Release());
-  py::class_<ComomentsArgs>(m, "ComomentsArgs").def(py::init(&comoments_args));
   m.def("comoments", &cpu::comoments, Release());
   m.def("attention_received", &cpu::attention_received, Release());
 #ifdef OUTDIM_CUDA
