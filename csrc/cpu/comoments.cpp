@@ -117,6 +117,7 @@ class Columns {
     ComomentsPanel panel;
     panel.column = column;
     panel.columns = std::min<int64_t>(kernels_.columns, hidden_.d - column);
+    panel.item_size = item_size(hidden_.dtype);
     panel.values = values_;
     panel.pivot = pivot_.data();
     panel.sums = sums_.data();

@@ -19,6 +19,7 @@ namespace {
 constexpr int kWalked = kRegisters == 32 ? 2 : 1;  // vectors of columns side by side
 constexpr int kMost = 12;                          // values in one walk
 constexpr int kUnit = 4;                           // their number is padded to this
+constexpr int kLine = 64;                          // of the cache
 
 /// |h| of a group of columns, a vector of columns after the other.
 struct Sizes {
@@ -36,10 +37,6 @@ OUTDIM_INLINE void load_sizes(const ComomentsPanel& panel, Sizes* sizes) {
       memcpy(part, from, panel.columns * kItemSize<T>);
       from = part;
     }
-    if (row < panel.next_count) {
-      const char* next = static_cast<const char*>(panel.next[row]) + offset;
-      for (int line = 0; line < kGroup * kItemSize<T>; line += 64) __builtin_prefetch(next + line);
-    }
     const Group group = load_natural<T>(from);
     const HalfF halves[kGroupVectors] = {low_half(group.a), high_half(group.a), low_half(group.b),
                                          high_half(group.b)};
@@ -49,14 +46,20 @@ OUTDIM_INLINE void load_sizes(const ComomentsPanel& panel, Sizes* sizes) {
 
 OUTDIM_INLINE void add_to(double* sums, VecD value) { store(sums, load<VecD>(sums) + value); }
 
-/// Sums of kValues values from `first` on, and of v and v^2 where kBase.
+/// Sums of kValues values from `first` on, and of v and v^2 where kBase; those walks prefetch the
+/// next panel, a line a row, for all of it at once would wait for memory and then leave it idle.
 template <int kValues, bool kBase>
 void walk(const ComomentsPanel& panel, const Sizes& sizes, int first) {
   const double* weights = panel.weights + first;
   for (int part = 0; part < kGroupVectors; part += kWalked) {
+    const int64_t byte = panel.column * panel.item_size + part / kWalked * kLine;
+    const bool fetch = kBase && part / kWalked * kLine < kGroup * panel.item_size;
+    const int64_t fetched = fetch ? panel.next_count : 0;
     VecD pivot[kWalked], sum_v[kWalked] = {}, sum_vv[kWalked] = {}, sum_fv[kValues][kWalked] = {};
     for (int i = 0; i < kWalked; ++i) pivot[i] = load<VecD>(panel.pivot + (part + i) * kLanes);
     for (int64_t row = 0; row < panel.count; ++row) {
+      if (kBase && row < fetched)
+        __builtin_prefetch(static_cast<const char*>(panel.next[row]) + byte);
       VecD v[kWalked];
       for (int i = 0; i < kWalked; ++i) {
         v[i] = sizes.values[part + i][row] - pivot[i];

@@ -154,8 +154,9 @@ struct ComomentsPanel {
   int64_t count = 0;
   const void* const* next = nullptr;  // rows to prefetch
   int64_t next_count = 0;
-  int64_t column = 0;               // the first
-  int64_t columns = 0;              // at most ComomentsKernels::columns
+  int64_t column = 0;   // the first
+  int64_t columns = 0;  // at most ComomentsKernels::columns
+  int64_t item_size = 0;
   const double* weights = nullptr;  // [count, values] deviations
   int values = 0;                   // padded with zeros
   double* pivot = nullptr;          // [columns]
