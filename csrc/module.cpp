@@ -12,9 +12,11 @@
 #include "core/attention_received.h"
 #include "core/chunk_count.h"
 #include "core/layer_norm.h"
+#include "core/magnitude_counts.h"
 #include "core/moments.h"
 #include "core/rank_histogram.h"
 #include "core/segment_sums.h"
+#include "core/token_shape.h"
 #include "cpu/dispatch.h"
 #ifdef OUTDIM_CUDA
 #include "cuda/kernels.h"
@@ -132,6 +134,17 @@ SegmentSumsArgs segment_sums_args(Address order, int64_t ordered, Address starts
   return args;
 }
 
+MagnitudeCountsArgs magnitude_counts_args(Address group, int groups, Address fresh,
+                                          int64_t group_stride, int64_t dim_stride) {
+  return {address<const uint8_t>(group), groups, address<int32_t>(fresh), group_stride, dim_stride};
+}
+
+TokenShapeArgs token_shape_args(Address group, Address smallest, Address largest,
+                                Address kurtosis) {
+  return {address<const uint8_t>(group), address<int64_t>(smallest), address<int64_t>(largest),
+          address<double>(kurtosis)};
+}
+
 AttentionStrides strides(const std::array<int64_t, 3>& given) {
   return {given[0], given[1], given[2]};
 }
@@ -239,6 +252,8 @@ void bind_cuda(py::module_& m) {
       Release());
   m.def("cuda_rank_histogram_add", &cuda::rank_histogram_add, Release());
   m.def("cuda_segment_sums", &cuda::segment_sums, Release());
+  m.def("cuda_magnitude_counts_add", &cuda::magnitude_counts_add, Release());
+  m.def("cuda_token_shape", &cuda::token_shape, Release());
   m.def("cuda_attention_workspace_bytes", &cuda::attention_workspace_bytes);
   m.def("cuda_attention_received", &cuda::attention_received, Release());
 }
@@ -256,6 +271,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<HiddenView>(m, "HiddenView").def(py::init(&hidden_view));
   py::class_<RankHistogramArgs>(m, "RankHistogramArgs").def(py::init(&rank_histogram_args));
   py::class_<SegmentSumsArgs>(m, "SegmentSumsArgs").def(py::init(&segment_sums_args));
+  py::class_<MagnitudeCountsArgs>(m, "MagnitudeCountsArgs").def(py::init(&magnitude_counts_args));
+  py::class_<TokenShapeArgs>(m, "TokenShapeArgs").def(py::init(&token_shape_args));
   py::class_<AttentionReceivedArgs>(m, "AttentionReceivedArgs")
       .def(py::init(&attention_received_args));
   m.def("head_size", &head_size);
@@ -283,6 +300,14 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       Release());
   m.def("rank_histogram_add", &cpu::rank_histogram_add, Release());
   m.def("segment_sums", &cpu::segment_sums, Release());
+  m.def("magnitude_counts_add", &cpu::magnitude_counts_add, Release());
+  m.def(
+      "magnitude_counts_move",
+      [](const MagnitudeCountsArgs& args, int64_t d, Address counts, int threads) {
+        cpu::magnitude_counts_move(args, d, address<int64_t>(counts), threads);
+      },
+      Release());
+  m.def("token_shape", &cpu::token_shape, Release());
   m.def("attention_received", &cpu::attention_received, Release());
 #ifdef OUTDIM_CUDA
   bind_cuda(m);

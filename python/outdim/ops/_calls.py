@@ -2,7 +2,7 @@
 
 `_cpu.py` and `_cuda.py` turn these into addresses, sizes and a stream; both have the functions
 `layer_norm(call, stats, of_input)`, `moments(hidden, call)`, `rank_histogram_touch(hidden, call)`
-and `rank_histogram_add(hidden, call)`. All tensors of a call are on one device. Every matrix of
+and so on. All tensors of a call are on one device. Every matrix of
 rows is a view with contiguous columns (its row stride may be anything, also zero); every other
 tensor is contiguous.
 """
@@ -76,6 +76,22 @@ class SegmentSumsCall(NamedTuple):
     read: Tensor  # [S] int64
     write: Tensor  # [S] int64
     sums: Tensor  # [R, 3, D] float64, rows `write` to be written
+
+
+class MagnitudeCountsCall(NamedTuple):
+    """Selection and histograms of a magnitude_counts kernel; see its header in csrc/core."""
+
+    group: Tensor | None  # [N] uint8
+    fresh: Tensor  # [G, D, 512] int32, the last dimension contiguous, added to
+
+
+class TokenShapeCall(NamedTuple):
+    """Selection and outputs of a token_shape kernel; see csrc/core/token_shape.h."""
+
+    group: Tensor | None  # [N] uint8
+    smallest: Tensor  # [N] int64, to be written
+    largest: Tensor
+    kurtosis: Tensor  # [N] float64, to be written
 
 
 class AttentionReceivedCall(NamedTuple):
