@@ -134,9 +134,8 @@ SegmentSumsArgs segment_sums_args(Address order, int64_t ordered, Address starts
   return args;
 }
 
-MagnitudeCountsArgs magnitude_counts_args(Address group, int groups, Address fresh,
-                                          int64_t group_stride, int64_t dim_stride) {
-  return {address<const uint8_t>(group), groups, address<int32_t>(fresh), group_stride, dim_stride};
+MagnitudeCountsArgs magnitude_counts_args(Address group, int groups, Address fresh) {
+  return {address<const uint8_t>(group), groups, address<int32_t>(fresh)};
 }
 
 TokenShapeArgs token_shape_args(Address group, Address smallest, Address largest,

@@ -10,8 +10,10 @@
 // are integers, so that any order and any split of the rows gives the same.
 //
 // A batch is counted apart, in 32 bits, and then moved into the counts of the batches before, in 64
-// bits: so a batch that fails has changed nothing. Few bins of a dimension occur (normal values
-// have 150 of 512), and moving looks at all but writes only what it needs to.
+// bits: so a batch that fails has changed nothing. Few bins of a dimension occur (150 of 512 where
+// values are normal), and fewer in a small batch: behind the bins of a dimension stands which lines
+// of 16 have been written, and moving looks at those alone. It also keeps the bins of neighbouring
+// dimensions from lying a power of two apart, where they would share the sets of a cache.
 
 #include <cstdint>
 
@@ -24,14 +26,17 @@ constexpr int kMagnitudeLowest = -16, kMagnitudeHighest = 16;
 constexpr int kMagnitudeShift = 23 - kMagnitudeBits;
 constexpr int kMagnitudeFirst = (127 + kMagnitudeLowest) << kMagnitudeBits;
 constexpr int kMagnitudeBins = (kMagnitudeHighest - kMagnitudeLowest) << kMagnitudeBits;
+/// Bins of one power of two; bit i of the number behind the bins is set where line i was written.
+constexpr int kMagnitudeLine = 1 << kMagnitudeBits;
+/// Room of a dimension: its bins, and a line whose first number says which of theirs were written.
+constexpr int kMagnitudeRoom = kMagnitudeBins + kMagnitudeLine;
+static_assert(kMagnitudeBins / kMagnitudeLine == 32, "a bit each");
 
 struct MagnitudeCountsArgs {
   const uint8_t* group =
       nullptr;  // [n]: 0 leaves the row out, g counts it in fresh[g - 1]; null: all in fresh[0]
   int groups = 1;
-  int32_t* fresh = nullptr;  // [groups, d, kMagnitudeBins], the bins contiguous
-  int64_t group_stride = 0;  // elements
-  int64_t dim_stride = 0;
+  int32_t* fresh = nullptr;  // [groups, d, kMagnitudeRoom]
 };
 
 namespace cpu {

@@ -133,7 +133,6 @@ struct MagnitudeStrip {
   int64_t last = 0;
   int32_t* counts = nullptr;  // of the first group and column 0
   int64_t group_stride = 0;   // elements
-  int64_t dim_stride = 0;
 };
 
 struct MagnitudeCountsKernels {

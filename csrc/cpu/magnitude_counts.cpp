@@ -15,8 +15,7 @@
 namespace outdim::cpu {
 namespace {
 
-constexpr int64_t kMovedDims = 64;
-constexpr int64_t kLine = 16;  // bins that are looked at together
+constexpr int64_t kMovedDims = 128;
 
 }  // namespace
 
@@ -33,8 +32,7 @@ void magnitude_counts_add(const HiddenView& hidden, const MagnitudeCountsArgs& a
       task.first = strip * kMaxStrip;
       task.last = std::min(hidden.d, task.first + kMaxStrip);
       task.counts = args.fresh;
-      task.group_stride = args.group_stride;
-      task.dim_stride = args.dim_stride;
+      task.group_stride = hidden.d * kMagnitudeRoom;
       add(task);
     }
   });
@@ -42,20 +40,19 @@ void magnitude_counts_add(const HiddenView& hidden, const MagnitudeCountsArgs& a
 
 void magnitude_counts_move(const MagnitudeCountsArgs& args, int64_t d, int64_t* counts,
                            int threads) {
-  static_assert(kMagnitudeBins % kLine == 0);
   const int64_t dims = args.groups * d;
   run_tasks((dims + kMovedDims - 1) / kMovedDims, threads, [&](TaskQueue& queue) {
     for (int64_t task = queue.next(); task >= 0; task = queue.next()) {
       const int64_t end = std::min(dims, (task + 1) * kMovedDims);
       for (int64_t i = task * kMovedDims; i < end; ++i) {
-        int32_t* fresh = args.fresh + i / d * args.group_stride + i % d * args.dim_stride;
-        int64_t* total = counts + i * kMagnitudeBins;
-        for (int64_t line = 0; line < kMagnitudeBins; line += kLine) {
-          int32_t some = 0;
-          for (int64_t bin = line; bin < line + kLine; ++bin) some |= fresh[bin];
-          if (some == 0) continue;
-          for (int64_t bin = line; bin < line + kLine; ++bin) total[bin] += fresh[bin];
-          std::fill_n(fresh + line, kLine, 0);
+        int32_t* fresh = args.fresh + i * kMagnitudeRoom;
+        auto written = static_cast<uint32_t>(fresh[kMagnitudeBins]);
+        fresh[kMagnitudeBins] = 0;
+        for (; written != 0; written &= written - 1) {
+          const int64_t line = __builtin_ctz(written) * kMagnitudeLine;
+          int64_t* total = counts + i * kMagnitudeBins + line;
+          for (int64_t bin = 0; bin < kMagnitudeLine; ++bin) total[bin] += fresh[line + bin];
+          std::fill_n(fresh + line, kMagnitudeLine, 0);
         }
       }
     }

@@ -23,34 +23,43 @@ OUTDIM_INLINE VecU bins_of(VecF h) {
   return ((VecU)inside >> kMagnitudeShift) - kMagnitudeFirst;
 }
 
-/// Cells of the columns of one row, counted from the first of the strip.
+/// Cells of the columns of one row, counted from the first of the strip, and the lines they are in.
 template <DType T>
-OUTDIM_INLINE void cells_of(const char* row, const MagnitudeStrip& strip, VecU lanes, VecU second,
-                            uint32_t* cells) {
+OUTDIM_INLINE void find_cells(const char* row, const MagnitudeStrip& strip, uint32_t* cells,
+                              uint32_t* written) {
+  VecU lanes;
+  for (int i = 0; i < kWidth; ++i) lanes[i] = static_cast<uint32_t>(i * kMagnitudeRoom);
+  const VecU one = VecU{} + 1u;
+  const auto find = [&](VecF h, int64_t k) __attribute__((always_inline)) {
+    const VecU bins = bins_of(h);
+    store(cells + k, bins + lanes + static_cast<uint32_t>(k * kMagnitudeRoom));
+    store(written + k, load<VecU>(written + k) | (one << (bins >> kMagnitudeBits)));
+  };
   for (int64_t column = strip.first; column < strip.last; column += kGroup) {
-    const int64_t left = strip.last - column;
+    const int64_t left = strip.last - column, k = column - strip.first;
     const char* at = row + column * kItemSize<T>;
     const Group h = left >= kGroup ? load_natural<T>(at) : load_natural_part<T>(at, left);
-    const uint32_t before = static_cast<uint32_t>((column - strip.first) * strip.dim_stride);
-    store(cells, bins_of(h.a) + lanes + before);
-    store(cells + kWidth, bins_of(h.b) + second + before);
-    cells += kGroup;
+    find(h.a, k);
+    find(h.b, k + kWidth);
   }
 }
 
 template <DType T>
 void add(const MagnitudeStrip& strip) {
-  VecU lanes;
-  for (int i = 0; i < kWidth; ++i) lanes[i] = static_cast<uint32_t>(i * strip.dim_stride);
-  const VecU second = lanes + static_cast<uint32_t>(kWidth * strip.dim_stride);
   const int64_t columns = strip.last - strip.first;
-  int32_t* const first = strip.counts + strip.first * strip.dim_stride;
   alignas(64) uint32_t cells[2][kMaxStrip];
-  int now = 0;
+  alignas(64) uint32_t written[kMaxStrip] = {};
   int32_t* before = nullptr;  // counts of the row before
+  int now = 0;
   const auto count = [&](const uint32_t* found) __attribute__((always_inline)) {
 #pragma GCC unroll 8
     for (int64_t k = 0; k < columns; ++k) before[found[k]] += 1;
+  };
+  const auto note_written = [&] {
+    for (int64_t k = 0; k < columns; ++k) {
+      before[k * kMagnitudeRoom + kMagnitudeBins] |= static_cast<int32_t>(written[k]);
+      written[k] = 0;
+    }
   };
   for (int64_t i = 0; i < strip.n; ++i) {
     const int group = strip.group == nullptr ? 1 : strip.group[i];
@@ -59,12 +68,17 @@ void add(const MagnitudeStrip& strip) {
     const char* coming = row + kAhead * strip.stride;
     for (int64_t column = strip.first; column < strip.last; column += 64 / kItemSize<T>)
       __builtin_prefetch(coming + column * kItemSize<T>);
-    cells_of<T>(row, strip, lanes, second, cells[now]);
+    int32_t* counts =
+        strip.counts + (group - 1) * strip.group_stride + strip.first * kMagnitudeRoom;
+    if (before != nullptr && before != counts) note_written();
+    find_cells<T>(row, strip, cells[now], written);
     now = 1 - now;
     if (before != nullptr) count(cells[now]);
-    before = first + (group - 1) * strip.group_stride;
+    before = counts;
   }
-  if (before != nullptr) count(cells[1 - now]);
+  if (before == nullptr) return;
+  count(cells[1 - now]);
+  note_written();
 }
 
 }  // namespace

@@ -82,7 +82,7 @@ class MagnitudeCountsCall(NamedTuple):
     """Selection and histograms of a magnitude_counts kernel; see its header in csrc/core."""
 
     group: Tensor | None  # [N] uint8
-    fresh: Tensor  # [G, D, 512] int32, the last dimension contiguous, added to
+    fresh: Tensor  # [G, D, 528] int32, added to
 
 
 class TokenShapeCall(NamedTuple):

@@ -165,9 +165,7 @@ def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
 def magnitude_counts_args(module: Any, call: MagnitudeCountsCall) -> Any:
     """Build the binding's MagnitudeCountsArgs; the kernels of every device take the same."""
     group, fresh = call
-    return module.MagnitudeCountsArgs(
-        _address(group), len(fresh), fresh.data_ptr(), *fresh.stride()[:2]
-    )
+    return module.MagnitudeCountsArgs(_address(group), len(fresh), fresh.data_ptr())
 
 
 def magnitude_counts_add(hidden: Tensor, call: MagnitudeCountsCall) -> None:

@@ -19,7 +19,9 @@ from outdim.ops._calls import (
 )
 from outdim.ops.layout import (
     MAGNITUDE_BINS,
+    MAGNITUDE_BITS,
     MAGNITUDE_FIRST,
+    MAGNITUDE_ROOM,
     MAGNITUDE_SHIFT,
     BodyRow,
     ShapeRow,
@@ -356,18 +358,18 @@ def magnitude_counts_add(hidden: Tensor, call: MagnitudeCountsCall) -> None:
     if group is None:
         group = torch.ones(len(hidden), dtype=torch.uint8, device=hidden.device)
     _check_index(group, len(fresh) + 1, "there is no such group")
-    of_group, of_dim, _ = fresh.stride()
-    # What lies between the bins of two dimensions, or groups, is never named.
-    span = sum((size - 1) * step for size, step in zip(fresh.shape, fresh.stride(), strict=True))
-    flat = fresh.as_strided((span + 1,), (1,))
-    offsets = torch.arange(hidden.shape[1], device=hidden.device) * of_dim
-    step = max(1, _BLOCK_VALUES // hidden.shape[1])
-    for rows in torch.split(group.nonzero().squeeze(1), step):
+    dims = hidden.shape[1]
+    offsets = torch.arange(dims, device=hidden.device) * MAGNITUDE_ROOM
+    for rows in torch.split(group.nonzero().squeeze(1), max(1, _BLOCK_VALUES // dims)):
         bits = hidden[rows].float().contiguous().view(torch.int32)
         bins = ((bits & 0x7FFFFFFF) >> MAGNITUDE_SHIFT) - MAGNITUDE_FIRST
         cells = bins.clamp_(0, MAGNITUDE_BINS - 1) + offsets
-        cells = (cells + ((group[rows].long() - 1) * of_group)[:, None]).view(-1)
-        flat.scatter_add_(0, cells, torch.ones_like(cells, dtype=torch.int32))
+        cells += (group[rows].long() - 1)[:, None] * (dims * MAGNITUDE_ROOM)
+        ones = torch.ones_like(cells, dtype=torch.int32)
+        fresh.view(-1).scatter_add_(0, cells.view(-1), ones.view(-1))
+    lines = fresh[..., :MAGNITUDE_BINS].unflatten(-1, (-1, 1 << MAGNITUDE_BITS)).any(-1)
+    bit = torch.arange(lines.shape[-1], device=lines.device)
+    fresh[..., MAGNITUDE_BINS] = (lines.long() << bit).sum(-1).int()
 
 
 def token_shape(hidden: Tensor, call: TokenShapeCall) -> None:

@@ -36,6 +36,9 @@ MAGNITUDE_BITS, MAGNITUDE_LOWEST, MAGNITUDE_HIGHEST = 4, -16, 16
 MAGNITUDE_SHIFT = 23 - MAGNITUDE_BITS
 MAGNITUDE_FIRST = (127 + MAGNITUDE_LOWEST) << MAGNITUDE_BITS
 MAGNITUDE_BINS = (MAGNITUDE_HIGHEST - MAGNITUDE_LOWEST) << MAGNITUDE_BITS
+#: Room of a dimension in the counts of a batch: its bins, and as many numbers as a power of two,
+#: the first of which says in its bits of which powers of two bins were written.
+MAGNITUDE_ROOM = MAGNITUDE_BINS + (1 << MAGNITUDE_BITS)
 
 
 def head_size(covariates: int) -> int:

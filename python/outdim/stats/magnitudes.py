@@ -49,9 +49,8 @@ class Magnitudes(PointCounts):
         for point in self._taken:
             fresh = self._fresh[point]
             if point not in self._counts:
-                self._counts[point] = torch.zeros(
-                    fresh.shape, dtype=torch.int64, device=fresh.device
-                )
+                shape = (*fresh.shape[:2], MAGNITUDE_BINS)
+                self._counts[point] = torch.zeros(shape, dtype=torch.int64, device=fresh.device)
             ops.magnitude_counts_move(fresh, self._counts[point])
         self._taken.clear()
 
