@@ -1,4 +1,4 @@
-"""Histograms of |h| and shapes of tokens: what criteria take beside moments, by torch and outdim."""
+"""Histograms of |h| and shapes of tokens, which criteria take beside moments: torch and outdim."""
 
 from __future__ import annotations
 

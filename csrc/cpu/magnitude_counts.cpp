@@ -7,6 +7,7 @@
 #include "core/magnitude_counts.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "cpu/check_group.h"
 #include "cpu/dispatch.h"
@@ -16,6 +17,40 @@ namespace outdim::cpu {
 namespace {
 
 constexpr int64_t kMovedDims = 128;
+constexpr size_t kAhead = 12;
+
+/// The bins of one power of two in the counts of a batch, and those that they are added to.
+struct Line {
+  int32_t* fresh;
+  int64_t* total;
+
+  void prefetch() const {
+    __builtin_prefetch(fresh, 1);
+    __builtin_prefetch(total, 1);
+    __builtin_prefetch(total + kMagnitudeLine / 2, 1);
+  }
+
+  void move() const {
+    for (int bin = 0; bin < kMagnitudeLine; ++bin) total[bin] += fresh[bin];
+    std::fill_n(fresh, kMagnitudeLine, 0);
+  }
+};
+
+/// Lists the lines of some dimensions that were written, and forgets that they were.
+void find_written(int32_t* fresh, int64_t* counts, int64_t first, int64_t last,
+                  std::vector<Line>* lines) {
+  lines->clear();
+  for (int64_t i = first; i < last; ++i) {
+    int32_t* of_dim = fresh + i * kMagnitudeRoom;
+    auto written = static_cast<uint32_t>(of_dim[kMagnitudeBins]);
+    if (written == 0) continue;
+    of_dim[kMagnitudeBins] = 0;
+    for (; written != 0; written &= written - 1) {
+      const int64_t line = __builtin_ctz(written) * kMagnitudeLine;
+      lines->push_back({of_dim + line, counts + i * kMagnitudeBins + line});
+    }
+  }
+}
 
 }  // namespace
 
@@ -42,18 +77,14 @@ void magnitude_counts_move(const MagnitudeCountsArgs& args, int64_t d, int64_t* 
                            int threads) {
   const int64_t dims = args.groups * d;
   run_tasks((dims + kMovedDims - 1) / kMovedDims, threads, [&](TaskQueue& queue) {
+    std::vector<Line> lines;
     for (int64_t task = queue.next(); task >= 0; task = queue.next()) {
-      const int64_t end = std::min(dims, (task + 1) * kMovedDims);
-      for (int64_t i = task * kMovedDims; i < end; ++i) {
-        int32_t* fresh = args.fresh + i * kMagnitudeRoom;
-        auto written = static_cast<uint32_t>(fresh[kMagnitudeBins]);
-        fresh[kMagnitudeBins] = 0;
-        for (; written != 0; written &= written - 1) {
-          const int64_t line = __builtin_ctz(written) * kMagnitudeLine;
-          int64_t* total = counts + i * kMagnitudeBins + line;
-          for (int64_t bin = 0; bin < kMagnitudeLine; ++bin) total[bin] += fresh[line + bin];
-          std::fill_n(fresh + line, kMagnitudeLine, 0);
-        }
+      const int64_t first = task * kMovedDims;
+      find_written(args.fresh, counts, first, std::min(dims, first + kMovedDims), &lines);
+      for (size_t i = 0; i < lines.size(); ++i) {
+        // They lie anywhere in more memory than the caches have.
+        if (i + kAhead < lines.size()) lines[i + kAhead].prefetch();
+        lines[i].move();
       }
     }
   });

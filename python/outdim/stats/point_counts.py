@@ -92,6 +92,12 @@ class Extremes(PointCounts):
     def __init__(self, points: Sequence[str], groups: Sequence[str]) -> None:
         super().__init__(points, groups)
         self._pending: dict[str, Tensor] = {}  # of the forward under way
+        self._offsets: tuple[int, Tensor] | None = None
+
+    def begin(self, ids: Tensor, group: Tensor, rows: Tensor | None = None) -> None:
+        """The next forward has N rows: group [N] uint8."""
+        super().begin(ids, group, rows)
+        self._offsets = None
 
     def add(self, point: str, hidden: Tensor) -> None:
         """Count ``hidden`` [..., D] at ``point``, the rows in the order of `begin`."""
@@ -99,12 +105,19 @@ class Extremes(PointCounts):
 
     def place(self, point: str, shape: ops.TokenShape, dims: int) -> None:
         """Count what `outdim.ops.token_shape` said of the rows at ``point``."""
-        row = self._group.long() * dims
-        ends = [row + end.clamp(min=0) for end in (shape.smallest, shape.largest)]
-        cells = torch.cat([end * 2 + side for side, end in enumerate(ends)])
+        if self._offsets is None or self._offsets[0] != dims:
+            self._offsets = dims, self._cells_before(dims)
+        ends = torch.stack([shape.smallest, shape.largest])
+        cells = ends.mul_(2).add_(self._offsets[1]).view(-1)
         size = (1 + len(self.groups)) * dims * self.width
         found = torch.bincount(cells, minlength=size).view(-1, dims, self.width)
         self._pending[point] = found[1:]  # group 0 is padding, and what was excluded
+
+    def _cells_before(self, dims: int) -> Tensor:
+        """What the cells of the smallest, the largest of the rows begin with, [2, N]."""
+        first = self._group.long() * (dims * self.width)
+        first = torch.where(self._group > 0, first, 2)  # the places of group 0 are -1
+        return torch.stack([first, first + 1])
 
     def commit(self) -> None:
         """The forward is complete: what it gave counts."""
