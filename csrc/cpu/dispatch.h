@@ -119,6 +119,35 @@ struct SegmentSumsKernels {
   void (*add[3])(const SegmentPanel& panel);  // [dtype]
 };
 
+/// Rows of one chunk, and where their sums go.
+struct UnitPanel {
+  const void* const* rows = nullptr;  // [count], at most kMaxPanelRows
+  int64_t count = 0;
+  int64_t d = 0;
+  const uint32_t* kept =
+      nullptr;             // [d, padded to groups] all bits of a column that is not left out
+  double* sums = nullptr;  // [kUnitRows, d] added to
+};
+
+struct UnitSumsKernels {
+  int width;
+  void (*add[3])(const UnitPanel& panel);  // [dtype]
+};
+
+/// Rows of one chunk, and where their sizes go.
+struct SizesPanel {
+  const void* const* rows = nullptr;  // [count], at most kMaxPanelRows
+  int64_t count = 0;
+  int64_t d = 0;
+  bool rms = false;
+  float* largest = nullptr;          // [d], made larger; null: none
+  double* const* squares = nullptr;  // [count] two numbers each; null: none
+};
+
+struct SizesKernels {
+  void (*take[3])(const SizesPanel& panel);  // [dtype]
+};
+
 /// Columns of a strip at most: the bins that normal values of so many fall into (about 600 bytes a
 /// column) stay in the L1 cache.
 constexpr int kMaxStrip = 64;
@@ -191,6 +220,8 @@ struct Kernels {
   const MomentsKernels* moments;
   const LayerNormKernels* layer_norm;
   const SegmentSumsKernels* segment_sums;
+  const UnitSumsKernels* unit_sums;
+  const SizesKernels* sizes;
   const AttentionKernels* attention;
   const MagnitudeCountsKernels* magnitude_counts;
   const TokenShapeKernels* token_shape;
@@ -220,6 +251,8 @@ namespace baseline {
 extern const MomentsKernels kMomentsKernels;
 extern const LayerNormKernels kLayerNormKernels;
 extern const SegmentSumsKernels kSegmentSumsKernels;
+extern const UnitSumsKernels kUnitSumsKernels;
+extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
 extern const MagnitudeCountsKernels kMagnitudeCountsKernels;
 extern const TokenShapeKernels kTokenShapeKernels;
@@ -228,6 +261,8 @@ namespace avx2 {
 extern const MomentsKernels kMomentsKernels;
 extern const LayerNormKernels kLayerNormKernels;
 extern const SegmentSumsKernels kSegmentSumsKernels;
+extern const UnitSumsKernels kUnitSumsKernels;
+extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
 extern const MagnitudeCountsKernels kMagnitudeCountsKernels;
 extern const TokenShapeKernels kTokenShapeKernels;
@@ -236,6 +271,8 @@ namespace avx512 {
 extern const MomentsKernels kMomentsKernels;
 extern const LayerNormKernels kLayerNormKernels;
 extern const SegmentSumsKernels kSegmentSumsKernels;
+extern const UnitSumsKernels kUnitSumsKernels;
+extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
 extern const MagnitudeCountsKernels kMagnitudeCountsKernels;
 extern const TokenShapeKernels kTokenShapeKernels;

@@ -16,13 +16,16 @@ from outdim.ops.merge import merge_states
 from outdim.ops.moments import MomentsState, StatisticsArgs, moments
 from outdim.ops.rank_histogram import rank_histogram_add, rank_histogram_touch
 from outdim.ops.segment_sums import Segments, segment_sums, segments
+from outdim.ops.sizes import Sizes, sizes
 from outdim.ops.token_shape import TokenShape, token_shape
+from outdim.ops.unit_sums import unit_sums
 
 __all__ = [
     "AttentionReceived",
     "Edit",
     "MomentsState",
     "Segments",
+    "Sizes",
     "StatisticsArgs",
     "TokenShape",
     "attention_received",
@@ -38,5 +41,7 @@ __all__ = [
     "rank_histogram_touch",
     "segment_sums",
     "segments",
+    "sizes",
     "token_shape",
+    "unit_sums",
 ]

@@ -56,6 +56,14 @@ def test_the_worst_comes_first(study):
     assert rows[1][5].marked
 
 
+def test_what_does_less_harm_than_random_ones_is_no_help():
+    """Nor is it named as what the model predicts better without."""
+    grid = Grid(tuple((dim,) for dim in range(6)), (None,), ((11,), (12,), (13,)))
+    found = Sweep("sweep-lm", (evaluated(grid, 0, [0.05] * 5 + [-0.4] + [0.5] * 3),), grid)
+    assert [grid.sets[i - 1] for _, i in found.sure(-1)] == [(5,)]
+    assert not found.sure(1)
+
+
 def test_figures_show_what_was_planted(study):
     found = {figure.id: figure for figure in section_of(study, "sweep-lm", [PLANTED]).figures}
     assert list(found) == ["sweep_lm_spikes", "sweep_lm_grid", "sweep_lm_layers"]

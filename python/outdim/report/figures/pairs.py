@@ -14,6 +14,7 @@ from outdim.report.colours import DIVERGING, scale
 from outdim.report.figures.base import Figure, canvas, layout
 from outdim.text import number
 
+_DARK = 0.6  # of the largest value: cells in which black cannot be read
 _SPELT = 16  # names up to which every value is written into its cell
 
 
@@ -82,7 +83,10 @@ def _draw(given: Sequence[Pair]) -> Canvas:
     image = axes.imshow(values, cmap=colours, vmin=-bound, vmax=bound)
     axes.grid(False)
     for (row, column), said in np.ndenumerate(words):
-        axes.text(column, row, said, ha="center", va="center", fontsize=7, parse_math=False)
+        colour = "white" if abs(values[row, column]) > _DARK * bound else "black"
+        axes.text(
+            column, row, said, ha="center", va="center", fontsize=7, color=colour, parse_math=False
+        )
     axes.set_xticks(range(len(names)), names, rotation=60)
     axes.set_yticks(range(len(names)), names)
     figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
