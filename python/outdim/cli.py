@@ -8,7 +8,7 @@ import signal
 import sys
 import typing
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import docstring_parser
 import yaml  # type: ignore[import-untyped]
@@ -130,17 +130,35 @@ def _open_streams() -> None:
             stream.reconfigure(errors=errors)
 
 
+class _Parser(ArgumentParser):
+    """A parser that leaves what is amiss to that of the command that was named."""
+
+    named: ArgumentParser | None = None
+    words: Sequence[str] = ()
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say it with the usage of that command and the words of its options, and exit with 2."""
+        own = ".".join([*self.words, ""])
+        message = message.replace(f'"{own}subcommand"', "COMMAND")
+        if self.named is None or hasattr(ex, "subcommand_parser"):
+            super().error(message, ex)
+        if "are required" in message:
+            message = message.replace(own, "--")
+        self.named.error(message, ex)
+
+
 def _parser(
     known: Mapping[str, Listed | Group], chosen: Sequence[str], command: Command | None
 ) -> ArgumentParser:
     """The parser; only the command that is run has arguments, for to know them is to load it."""
-    parser = ArgumentParser(
+    parser = _Parser(
         prog="outdim",
         description="Find, explain and test the outlier dimensions of Transformers.",
         epilog=_EPILOG,
         version=__version__,
     )
-    _add_commands(parser, known, ["outdim"], chosen, command)
+    parser.words = chosen
+    parser.named = _add_commands(parser, known, ["outdim"], chosen, command)
     return parser
 
 
@@ -150,8 +168,12 @@ def _add_commands(
     above: Sequence[str],
     chosen: Sequence[str],
     command: Command | None,
-) -> None:
-    """Add the commands of a group; ``above`` are the words before them, ``chosen`` those after."""
+) -> ArgumentParser | None:
+    """Add the commands of a group; ``above`` are the words before them, ``chosen`` those after.
+
+    Returns the parser of the one that is chosen, or of the group that is.
+    """
+    named = None
     subcommands = parser.add_subcommands(required=True, metavar="COMMAND", prog=" ".join(above))
     for name, listed in known.items():
         words, here = [*above, name], chosen[:1] == [name]
@@ -166,8 +188,11 @@ def _add_commands(
             for kind in kinds:
                 _add_options(sub, kind, prefix)
         subcommands.add_subcommand(name, sub, help=listed.about)
+        named = sub if here else named
         if isinstance(listed, Group):  # whose members come after it, as jsonargparse wants them
-            _add_commands(sub, listed.members, words, chosen[1:] if here else (), command)
+            inner = _add_commands(sub, listed.members, words, chosen[1:] if here else (), command)
+            named = inner or named
+    return named
 
 
 def _usage(command: Sequence[str], options: Mapping[str, Sequence[type]]) -> str:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from outdim.errors import ArgumentError, DataError
 from outdim.models import architecture, describe, load_model, model_sha256, observe
-from tiny import HIDDEN, LAYERS, tiny_inputs, tiny_model
+from outdim.models.load import declared_size
+from tiny import HIDDEN, LAYERS, SINGLE, tiny_inputs, tiny_model
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
@@ -24,6 +25,19 @@ def outputs(model):
 def offline(monkeypatch):
     """Hub ids fail at once, as without a network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.parametrize("family", SINGLE)
+def test_the_size_that_is_declared_is_that_of_the_model(tmp_path, family):
+    model = tiny_model(family)
+    model.config.save_pretrained(tmp_path)
+    found = architecture(model)
+    assert declared_size(tmp_path) == (found.hidden_size, found.layers)
+
+
+def test_of_two_parts_no_size_is_declared(tmp_path):
+    tiny_model("t5").config.save_pretrained(tmp_path)
+    assert declared_size(tmp_path) == (None, None)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "albert"])

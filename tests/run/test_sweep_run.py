@@ -127,6 +127,26 @@ def test_bad_options_end_with_2_and_leave_nothing(common, tmp_path, capsys, chan
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["--dims", "some"], "dims: expected words such as"),
+        (["--dims", "0-8"], "dims: expected 0 to 7, got 8"),
+        (["--layers", "1", "3-x"], "layers: expected words such as"),
+        (["--layers", "3"], "layers: expected 0 (the embeddings) to 2, got 3"),
+        (["--layers", "window:3"], "window:1 to window:2"),
+        (["--controls", "-1"], "controls: expected 0 or more"),
+        (["--verify", "5", "--verify-random", "5"], "verify"),
+    ],
+)
+def test_what_is_amiss_is_said_before_the_model_is_read(common, tmp_path, capsys, monkeypatch,
+                                                        changes, said):  # fmt: skip
+    monkeypatch.setattr("outdim.models.load_model", None)
+    given = [one for one in common if changes[0] != "--verify" or one not in ("--controls", "2")]
+    assert main([*given, *changes, "--output", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_the_page_has_it_for_a_reader(alone):
     from outdim.report import summary, write_report
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from outdim.analysis.agreement import Criteria
-from outdim.analysis.analyze import analyze
+from outdim.analysis.analyze import one_step
 from outdim.analysis.detect import outliers_by_parameters
-from outdim.analysis.input_options import ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.rule_states import States
 from outdim.analysis.rules import RULES
@@ -22,6 +21,8 @@ from outdim.stats import Covariates, Derived, Extremes, Magnitudes, PointMoments
 from outdim.tokens import GROUPS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from outdim.corpus import Corpus
@@ -113,7 +114,7 @@ class FindByCriteria(Observer):
 def criteria(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    source: str | Sequence[str] | Corpus,
+    texts: str | Path | Sequence[str] | Corpus,
     *,
     rules: Sequence[str] | None = None,
     min_fraction: float = 0.5,
@@ -131,7 +132,8 @@ def criteria(
     Args:
         model: A Hugging Face model in eval mode.
         tokenizer: Its tokenizer.
-        source: What `outdim.open_corpus` takes, or an open corpus.
+        texts: Documents, or where they are: a path, glob or dataset id, or an open corpus
+            (`outdim.open_corpus`, which takes several files too).
         rules: Names of rules (`outdim.analysis.rules.RULES`); None takes all.
         min_fraction: Share of the layers in which a dimension has to be flagged to be one of the
             model, for rules that name none themselves; (0, 1].
@@ -160,12 +162,18 @@ def criteria(
         rules=None if rules is None else list(rules),
         min_fraction=min_fraction,
     )
-    forward = ForwardOptions(
-        max_length=max_length, token_budget=token_budget, autocast=autocast, exclude=list(exclude)
+    found: Criteria = one_step(
+        "criteria",
+        options,
+        model,
+        tokenizer,
+        texts,
+        exclude=exclude,
+        max_length=max_length,
+        token_budget=token_budget,
+        autocast=autocast,
     )
-    found = analyze(model, tokenizer, source, {"criteria": options}, forward=forward)
-    result: Criteria = found["criteria"]
-    return result
+    return found
 
 
 def kurtosis_of_tokens(hidden: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,7 @@ from outdim.analysis.scoring import Documents
 from outdim.analysis.step import Json, Progress, State, add_accounts
 from outdim.analysis.sweep import in_memory, words_of
 from outdim.analysis.sweep_text import SweepText
-from outdim.analysis.sweep_variants import ALL
+from outdim.analysis.sweep_words import ALL
 from outdim.analysis.variants import Variant
 from outdim.errors import ArgumentError, DataError
 from outdim.files import digest

@@ -9,7 +9,8 @@ from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskingOptions
 from outdim.analysis.ranking import named_by
 from outdim.analysis.sweep_options import GridOptions
-from outdim.analysis.sweep_variants import ALL, Grid, grid
+from outdim.analysis.sweep_variants import Grid, grid
+from outdim.analysis.sweep_words import ALL, check_words
 from outdim.errors import ArgumentError
 from outdim.models.ablation import At
 
@@ -47,6 +48,10 @@ class GreedyOptions:
     variants_at_once: int | None = None
     block: int = GridOptions.block
     draws: int = 2000
+
+    def check_size(self, hidden_size: int | None, layers: int | None) -> None:
+        """Raise ArgumentError for words that say nothing of a model of such a size, if known."""
+        check_words(named_by(self.ranking, self.dims), [self.layers], hidden_size, layers)
 
     def candidates(self, inputs: Inputs) -> Grid:
         """What is tried in the first round.

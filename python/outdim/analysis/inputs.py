@@ -78,11 +78,16 @@ class Inputs:
             setattr(inputs, name, value)
         return inputs
 
+    def name(self, given: Sequence[Any]) -> None:
+        """Take from options of `GROUPS` which model is meant, and open nothing."""
+        for options in given:
+            if isinstance(options, ModelOptions):
+                self.options["model"] = options.model
+
     def resolve(self, given: Sequence[Any]) -> dict[str, Any]:
         """Resolve options of `GROUPS`, one object of each kind; they are then in force."""
         by_kind = {type(options): options for options in given}
-        if ModelOptions in by_kind:
-            self.options["model"] = by_kind[ModelOptions].model
+        self.name(given)
         for kind in GROUPS:
             if kind in by_kind:
                 self.options.update(by_kind[kind].resolve(self))
@@ -197,6 +202,13 @@ class Inputs:
         from outdim.models import architecture
 
         return architecture(self.model)
+
+    @property
+    def declared_size(self) -> tuple[int | None, int | None]:
+        """Hidden size and layers of a model that is not open yet, as its configuration has them."""
+        from outdim.models.load import declared_size
+
+        return declared_size(self.options["model"]) if "model" in self.options else (None, None)
 
     @cached_property
     def about_model(self) -> dict[str, Any]:

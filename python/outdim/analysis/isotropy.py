@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from outdim.analysis.step import Result
 from outdim.analysis.table import Statistic, TidyRows, define, place
 from outdim.stats import MomentsResult
 from outdim.stats.covariance import Scatter
+from outdim.stats.jackknife import LeftOut
 from outdim.stats.unit_sums import Cosines
 from outdim.text import listing, number
 
@@ -61,20 +62,27 @@ define(
 RATIOS = ("max_median", "top3_median", "max_median_left_out", "top3_median_left_out")
 
 
+class Ratios(NamedTuple):
+    """Means of `RATIOS` over n sampled tokens, by block of documents."""
+
+    n: int
+    means: LeftOut
+
+
 @dataclass(frozen=True)
 class Space:
     """What is known of one point and selection of tokens.
 
     Attributes:
         moments: Of every dimension.
-        ratios: Of `RATIOS` over the sampled tokens.
+        ratios: Largest over median within the sampled tokens.
         cosines, cosines_left_out: Over all pairs; None with fewer than two tokens.
         scatter: Covariance; None where it was not taken.
         left_out: The dimensions that are left out at this point.
     """
 
     moments: MomentsResult
-    ratios: MomentsResult
+    ratios: Ratios
     cosines: Cosines | None
     cosines_left_out: Cosines | None
     scatter: Scatter | None
@@ -251,9 +259,10 @@ def _add_sizes(rows: TidyRows, space: Space, at: Any) -> None:
         rows.add(
             name, value, n=n, reason="" if np.isfinite(value) else "no finite size over 0", **at
         )
-    for name, value in zip(RATIOS, space.ratios.mean.tolist(), strict=True):
+    means = space.ratios.means
+    for name, value, low, high in zip(RATIOS, means.value, *means.interval(), strict=True):
         reason = "" if np.isfinite(value) else "no token was sampled, or nonfinite values"
-        rows.add(name, value, n=space.ratios.n, reason=reason, **at)
+        rows.add(name, value, low=low, high=high, n=space.ratios.n, reason=reason, **at)
 
 
 def _add_directions(rows: TidyRows, space: Space, at: Any) -> None:

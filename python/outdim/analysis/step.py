@@ -96,6 +96,14 @@ class Step(ABC):
         self.recorded, self.inputs = recorded, inputs
         self.account: Json = {}
 
+    @classmethod  # noqa: B027 - most have nothing to say
+    def check(cls, options: Any, inputs: Inputs) -> None:
+        """Say what can be known to be amiss before model and text are opened.
+
+        Raises:
+            ArgumentError: A value is out of range.
+        """
+
     @classmethod
     def resolve(cls, options: Any, inputs: Inputs) -> Json:
         """Its own options with defaults filled in and ranges checked: what the plan records.

@@ -23,7 +23,8 @@ from outdim.analysis.screen import (
     ScreenOptions,
 )
 from outdim.analysis.sweep_text import SweepLm, SweepMlm, SweepText
-from outdim.analysis.sweep_variants import ALL, Mode
+from outdim.analysis.sweep_variants import Mode
+from outdim.analysis.sweep_words import ALL
 from outdim.analysis.swept import Sweep
 from outdim.analysis.tasks import GLUE
 from outdim.errors import ArgumentError

@@ -51,6 +51,11 @@ class SweepGlue(Step):
         self._tensors: dict[str, torch.Tensor] = {}
 
     @classmethod
+    def check(cls, options: Any, inputs: Inputs) -> None:
+        """Of the words for dimensions and layers, and of what is counted."""
+        options.check_size(*inputs.declared_size)
+
+    @classmethod
     def resolve(cls, options: SweepGlueOptions, inputs: Inputs) -> Json:
         """The items, the labels of the classifier, and the grid of variants."""
         found = options.grid(inputs)

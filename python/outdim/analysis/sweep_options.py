@@ -8,7 +8,8 @@ from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskingOptions
 from outdim.analysis.ranking import named_by
 from outdim.analysis.screen import LEADING, Score
-from outdim.analysis.sweep_variants import ALL, EACH, Grid, Mode, grid
+from outdim.analysis.sweep_variants import Grid, Mode, grid
+from outdim.analysis.sweep_words import ALL, EACH, check_words
 from outdim.errors import ArgumentError
 from outdim.models.ablation import At
 
@@ -49,15 +50,21 @@ class GridOptions:
     block: int = _BLOCK
     draws: int = 2000
 
-    def check_grid(self, inputs: Inputs) -> None:
-        """Raise ArgumentError for what is out of range or does not go together."""
-        for name in ("variants_at_once", "block"):
+    def check_size(self, hidden_size: int | None, layers: int | None) -> None:
+        """Raise ArgumentError for what is out of range or does not go together.
+
+        For a model of such a size; None where that is not known.
+        """
+        least = {"variants_at_once": 1, "block": 1, "draws": 2, "controls": 0, "seed": 0}
+        for name, bound in least.items():
             given = getattr(self, name)
-            if given is not None and given < 1:
-                said = name.replace("_", "-")
-                raise ArgumentError(f"{said}: expected at least 1, got {given}.")
-        if self.draws < 2:
-            raise ArgumentError(f"draws: expected at least 2, got {self.draws}.")
+            if given is not None and given < bound:
+                said, expected = (
+                    name.replace("_", "-"),
+                    f"at least {bound}" if bound else "0 or more",
+                )
+                raise ArgumentError(f"{said}: expected {expected}, got {given}.")
+        check_words(named_by(self.ranking, self.dims), self.layers, hidden_size, layers)
 
     def grid(self, inputs: Inputs) -> Grid:
         """The grid of variants.
@@ -66,7 +73,7 @@ class GridOptions:
             ArgumentError: Options out of range; dimensions or layers that the model does not have;
                 more places than so many draws could make sure of.
         """
-        self.check_grid(inputs)
+        self.check_size(inputs.architecture.hidden_size, inputs.architecture.layers)
         found = grid(
             inputs,
             dims=named_by(self.ranking, self.dims),
@@ -128,13 +135,13 @@ class SweepOptions(GridOptions):
     verify_random: int = 40
     score: Score = LEADING
 
-    def check_grid(self, inputs: Inputs) -> None:
-        """Raise ArgumentError for what is out of range or does not go together."""
-        super().check_grid(inputs)
+    def check_size(self, hidden_size: int | None, layers: int | None) -> None:
+        """As the grid, and whether what is verified is all that a screening scores."""
+        super().check_size(hidden_size, layers)
         if self.verify_random < 1:
             raise ArgumentError(f"verify-random: expected at least 1, got {self.verify_random}.")
         if self.verify is not None:
-            self._check_verify(inputs)
+            self._check_verify(hidden_size, layers)
 
     @property
     def grid_mode(self) -> Mode:
@@ -146,7 +153,7 @@ class SweepOptions(GridOptions):
         """Of a verified screening the random others take the part of controls."""
         return 0 if self.verify is not None else super().control_count
 
-    def _check_verify(self, inputs: Inputs) -> None:
+    def _check_verify(self, hidden_size: int | None, count: int | None) -> None:
         layers = list(self.layers)
         if list(self.dims) != [ALL] or layers not in ([ALL], [EACH]):
             raise ArgumentError(
@@ -159,8 +166,9 @@ class SweepOptions(GridOptions):
                 "verify: the scores are of single states set to zero, and random others stand "
                 "beside them: leave --at, --mode, --controls and --pairs out."
             )
-        found = inputs.architecture
-        population = found.hidden_size * (found.layers if layers == [EACH] else 1)
+        if hidden_size is None or count is None:
+            return
+        population = hidden_size * (count if layers == [EACH] else 1)
         assert self.verify is not None
         if self.verify < 1 or self.verify + self.verify_random > population:
             raise ArgumentError(

@@ -40,6 +40,11 @@ class SweepText(EachVariant):
     kept: ClassVar[Any] = _KEPT  # of the sums
 
     @classmethod
+    def check(cls, options: Any, inputs: Inputs) -> None:
+        """Of the words for dimensions and layers, and of what is counted."""
+        options.check_size(*inputs.declared_size)
+
+    @classmethod
     def resolve(cls, options: Any, inputs: Inputs) -> Json:
         """The grid of variants; where a screening is verified, all that is known of it."""
         variants = cls.gridded(options, inputs)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 
+from outdim.analysis.sweep_words import ALL, paired, places_of, sets_of
 from outdim.analysis.variants import Role, Variant
 from outdim.errors import ArgumentError
 
@@ -18,10 +17,6 @@ if TYPE_CHECKING:
     from outdim.analysis.inputs import Inputs
     from outdim.models import Ablation
     from outdim.models.ablation import At
-
-ALL, EACH = "all", "each"
-_MOST_PAIRED = 64  # which have 2,016 pairs
-_RANGE, _WINDOW = re.compile(r"(\d+)-(\d+)"), re.compile(r"window:(\d+)")
 
 Mode = Literal["zero", "mean"]
 
@@ -138,10 +133,10 @@ def grid(
     if seed < 0:
         raise ArgumentError(f"seed: expected 0 or more, got {seed}.")
     found = inputs.architecture
-    sets = _once(one for word in dims for one in _sets(str(word), found.hidden_size))
-    places = _once(one for word in layers for one in _places(str(word), found.layers))
+    sets = _once(one for word in dims for one in sets_of(word, found.hidden_size))
+    places = _once(one for word in layers for one in places_of(word, found.layers))
     if pairs:
-        sets = _once(_paired(sets))
+        sets = _once(paired(sets))
     if not sets or not places:
         raise ArgumentError("dims, layers: expected at least one of each.")
     for one in sets:
@@ -156,51 +151,6 @@ def grid(
     made = Grid(sets, places, drawn, at, mode, means, special)
     made.variants(0)  # says what cannot go together
     return made
-
-
-def _paired(sets: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The sets, and all pairs of those that are one dimension."""
-    singles = [dim for one in sets if len(one) == 1 for dim in one]
-    if not 2 <= len(singles) <= _MOST_PAIRED:
-        raise ArgumentError(
-            f"pairs: expected 2 to {_MOST_PAIRED} single dimensions, got {len(singles)}: name them "
-            "by --dims, such as the worst of a sweep."
-        )
-    return [*sets, *combinations(singles, 2)]
-
-
-def _sets(word: str, hidden_size: int) -> list[tuple[int, ...]]:
-    if word == ALL:
-        return [(dim,) for dim in range(hidden_size)]
-    if between := _RANGE.fullmatch(word):
-        first, last = map(int, between.groups())
-        if first <= last:
-            return [(dim,) for dim in range(first, last + 1)]
-    return [_numbers("dims", word, "all, 507, 0-99, or 507,247 for two together")]
-
-
-def _places(word: str, layers: int) -> list[tuple[int, ...] | None]:
-    if word == ALL:
-        return [None]
-    if word == EACH:
-        word = "window:1"
-    if window := _WINDOW.fullmatch(word):
-        size = int(window.group(1))
-        if not 1 <= size <= layers:
-            raise ArgumentError(f"layers: expected window:1 to window:{layers}, got {word!r}.")
-        return [tuple(range(i, i + size)) for i in range(1, layers - size + 2)]
-    if between := _RANGE.fullmatch(word):
-        first, last = map(int, between.groups())
-        if first <= last:
-            return [tuple(range(first, last + 1))]
-    return [_numbers("layers", word, "all, each, window:2, 4-6 or 4,6 (together), or 4")]
-
-
-def _numbers(name: str, word: str, like: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in word.split(","))
-    except ValueError:
-        raise ArgumentError(f"{name}: expected words such as {like}; got {word!r}.") from None
 
 
 def _once(items: Any) -> tuple[Any, ...]:

@@ -79,6 +79,28 @@ def load_model(
     return model
 
 
+def declared_size(name_or_path: str | Path) -> tuple[int | None, int | None]:
+    """Hidden size and number of layers as the configuration has them, without the weights.
+
+    None where it does not say, of models with two parts, and of a GGUF file, which would have to be
+    converted first.
+
+    Raises:
+        DataError: No configuration that can be read.
+    """
+    from transformers import AutoConfig
+
+    name = hub.expand("model", name_or_path)
+    if Path(name).is_file():
+        return None, None
+    config = hub.from_pretrained("model", AutoConfig, name)
+    if config.is_encoder_decoder:
+        return None, None
+    config = config.get_text_config()
+    size, layers = (getattr(config, key, None) for key in ("hidden_size", "num_hidden_layers"))
+    return size if isinstance(size, int) else None, layers if isinstance(layers, int) else None
+
+
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:

@@ -11,12 +11,15 @@ from outdim.ops.merge import merge_states
 from outdim.ops.moments import MomentsState, StatisticsArgs, moments
 from outdim.ops.rank_histogram import rank_histogram_add, rank_histogram_touch
 from outdim.ops.segment_sums import Segments, segment_sums, segments
+from outdim.ops.sizes import Sizes, sizes
+from outdim.ops.unit_sums import unit_sums
 
 __all__ = [
     "AttentionReceived",
     "Edit",
     "MomentsState",
     "Segments",
+    "Sizes",
     "StatisticsArgs",
     "attention_received",
     "empty_state",
@@ -28,4 +31,6 @@ __all__ = [
     "rank_histogram_touch",
     "segment_sums",
     "segments",
+    "sizes",
+    "unit_sums",
 ]

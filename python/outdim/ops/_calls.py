@@ -78,6 +78,25 @@ class SegmentSumsCall(NamedTuple):
     sums: Tensor  # [R, 3, D] float64, rows `write` to be written
 
 
+class UnitSumsCall(NamedTuple):
+    """Segments and sums of a unit_sums kernel; see csrc/core/unit_sums.h."""
+
+    order: Tensor  # [M] int64, rows of hidden
+    starts: Tensor  # [S + 1] int64
+    left_out: Tensor  # [L] int64, dimensions
+    sums: Tensor  # [S, 4, D] float64, to be written
+
+
+class SizesCall(NamedTuple):
+    """Segments and outputs of a sizes kernel; see csrc/core/sizes.h."""
+
+    order: Tensor  # [M] int64, rows of hidden
+    starts: Tensor  # [S + 1] int64
+    rms: bool
+    largest: Tensor | None  # [S, D] float32, float64 of float64, to be written
+    squares: Tensor | None  # [N, 2] float64 of zeros, rows of `order` to be written
+
+
 class AttentionReceivedCall(NamedTuple):
     """Queries, keys and outputs of an attention_received kernel; see its header in csrc/core.
 

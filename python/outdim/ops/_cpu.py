@@ -13,6 +13,8 @@ from outdim.ops._calls import (
     RankAddCall,
     RankTouchCall,
     SegmentSumsCall,
+    SizesCall,
+    UnitSumsCall,
 )
 
 
@@ -158,6 +160,36 @@ def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
     module.segment_sums(
         hidden_view(module, hidden), segment_sums_args(module, call), torch.get_num_threads()
     )
+
+
+def unit_sums(hidden: Tensor, call: UnitSumsCall) -> None:
+    """Run the kernel with torch's number of threads."""
+    module = core()
+    args = module.UnitSumsArgs(
+        call.order.data_ptr(),
+        len(call.order),
+        call.starts.data_ptr(),
+        len(call.starts) - 1,
+        call.left_out.data_ptr(),
+        len(call.left_out),
+        call.sums.data_ptr(),
+    )
+    module.unit_sums(hidden_view(module, hidden), args, torch.get_num_threads())
+
+
+def sizes(hidden: Tensor, call: SizesCall) -> None:
+    """Run the kernel with torch's number of threads."""
+    module = core()
+    args = module.SizesArgs(
+        call.order.data_ptr(),
+        len(call.order),
+        call.starts.data_ptr(),
+        len(call.starts) - 1,
+        call.rms,
+        _address(call.largest),
+        _address(call.squares),
+    )
+    module.sizes(hidden_view(module, hidden), args, torch.get_num_threads())
 
 
 def attention_received_args(module: Any, call: AttentionReceivedCall) -> Any:

@@ -86,8 +86,11 @@ def plan(request: Request, inputs: Inputs, there: Mapping[str, Entry]) -> Planne
         ArgumentError: An option is missing or out of range.
         DataError: The text, the tokenizer or the model cannot be used.
     """
-    common = inputs.resolve(_cut_as_before(request, there))
-    options = _options(request, there)
+    options, reads = _options(request, there), _cut_as_before(request, there)
+    inputs.name(reads)
+    for name in request.steps:
+        step_class(name).check(options[name], inputs)
+    common = inputs.resolve(reads)
     recorded = _resolved(request, inputs, common, options, there)
     entries: dict[str, Entry] = {}
     files: dict[str, bytes] = {}
