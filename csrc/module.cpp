@@ -12,10 +12,12 @@
 #include "core/attention_received.h"
 #include "core/chunk_count.h"
 #include "core/layer_norm.h"
+#include "core/magnitude_counts.h"
 #include "core/moments.h"
 #include "core/rank_histogram.h"
 #include "core/segment_sums.h"
 #include "core/sizes.h"
+#include "core/token_shape.h"
 #include "core/unit_sums.h"
 #include "cpu/dispatch.h"
 #ifdef OUTDIM_CUDA
@@ -160,6 +162,16 @@ SizesArgs sizes_args(Address order, int64_t ordered, Address starts, int64_t seg
   return args;
 }
 
+MagnitudeCountsArgs magnitude_counts_args(Address group, int groups, Address fresh) {
+  return {address<const uint8_t>(group), groups, address<int32_t>(fresh)};
+}
+
+TokenShapeArgs token_shape_args(Address group, Address smallest, Address largest,
+                                Address kurtosis) {
+  return {address<const uint8_t>(group), address<int64_t>(smallest), address<int64_t>(largest),
+          address<double>(kurtosis)};
+}
+
 AttentionStrides strides(const std::array<int64_t, 3>& given) {
   return {given[0], given[1], given[2]};
 }
@@ -267,6 +279,8 @@ void bind_cuda(py::module_& m) {
       Release());
   m.def("cuda_rank_histogram_add", &cuda::rank_histogram_add, Release());
   m.def("cuda_segment_sums", &cuda::segment_sums, Release());
+  m.def("cuda_magnitude_counts_add", &cuda::magnitude_counts_add, Release());
+  m.def("cuda_token_shape", &cuda::token_shape, Release());
   m.def("cuda_attention_workspace_bytes", &cuda::attention_workspace_bytes);
   m.def("cuda_attention_received", &cuda::attention_received, Release());
 }
@@ -286,6 +300,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<SegmentSumsArgs>(m, "SegmentSumsArgs").def(py::init(&segment_sums_args));
   py::class_<UnitSumsArgs>(m, "UnitSumsArgs").def(py::init(&unit_sums_args));
   py::class_<SizesArgs>(m, "SizesArgs").def(py::init(&sizes_args));
+  py::class_<MagnitudeCountsArgs>(m, "MagnitudeCountsArgs").def(py::init(&magnitude_counts_args));
+  py::class_<TokenShapeArgs>(m, "TokenShapeArgs").def(py::init(&token_shape_args));
   py::class_<AttentionReceivedArgs>(m, "AttentionReceivedArgs")
       .def(py::init(&attention_received_args));
   m.def("head_size", &head_size);
@@ -315,6 +331,14 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("segment_sums", &cpu::segment_sums, Release());
   m.def("unit_sums", &cpu::unit_sums, Release());
   m.def("sizes", &cpu::sizes, Release());
+  m.def("magnitude_counts_add", &cpu::magnitude_counts_add, Release());
+  m.def(
+      "magnitude_counts_move",
+      [](const MagnitudeCountsArgs& args, int64_t d, Address counts, int threads) {
+        cpu::magnitude_counts_move(args, d, address<int64_t>(counts), threads);
+      },
+      Release());
+  m.def("token_shape", &cpu::token_shape, Release());
   m.def("attention_received", &cpu::attention_received, Release());
 #ifdef OUTDIM_CUDA
   bind_cuda(m);

@@ -148,6 +148,31 @@ struct SizesKernels {
   void (*take[3])(const SizesPanel& panel);  // [dtype]
 };
 
+/// Columns of a strip at most: the bins that normal values of so many fall into (about 600 bytes a
+/// column) stay in the L1 cache.
+constexpr int kMaxStrip = 64;
+
+/// Columns [first, last) of all rows, and where their magnitudes are counted.
+struct MagnitudeStrip {
+  const char* rows = nullptr;
+  int64_t stride = 0;  // bytes
+  int64_t n = 0;
+  const uint8_t* group = nullptr;  // [n] or null
+  int64_t first = 0;
+  int64_t last = 0;
+  int32_t* counts = nullptr;  // of the first group and column 0
+  int64_t group_stride = 0;   // elements
+};
+
+struct MagnitudeCountsKernels {
+  void (*add[3])(const MagnitudeStrip& strip);  // [dtype]
+};
+
+struct TokenShapeKernels {
+  void (*rows[3])(const char* row, int64_t d, int64_t* smallest, int64_t* largest,
+                  double* kurtosis);  // [dtype]
+};
+
 /// Queries of one block at most.
 constexpr int kMaxAttentionRows = 48;
 
@@ -198,6 +223,8 @@ struct Kernels {
   const UnitSumsKernels* unit_sums;
   const SizesKernels* sizes;
   const AttentionKernels* attention;
+  const MagnitudeCountsKernels* magnitude_counts;
+  const TokenShapeKernels* token_shape;
 };
 
 /// The kernels in use: of the best instruction set of this processor, or the one set_isa has
@@ -227,6 +254,8 @@ extern const SegmentSumsKernels kSegmentSumsKernels;
 extern const UnitSumsKernels kUnitSumsKernels;
 extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
+extern const MagnitudeCountsKernels kMagnitudeCountsKernels;
+extern const TokenShapeKernels kTokenShapeKernels;
 }  // namespace baseline
 namespace avx2 {
 extern const MomentsKernels kMomentsKernels;
@@ -235,6 +264,8 @@ extern const SegmentSumsKernels kSegmentSumsKernels;
 extern const UnitSumsKernels kUnitSumsKernels;
 extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
+extern const MagnitudeCountsKernels kMagnitudeCountsKernels;
+extern const TokenShapeKernels kTokenShapeKernels;
 }  // namespace avx2
 namespace avx512 {
 extern const MomentsKernels kMomentsKernels;
@@ -243,6 +274,8 @@ extern const SegmentSumsKernels kSegmentSumsKernels;
 extern const UnitSumsKernels kUnitSumsKernels;
 extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
+extern const MagnitudeCountsKernels kMagnitudeCountsKernels;
+extern const TokenShapeKernels kTokenShapeKernels;
 }  // namespace avx512
 
 }  // namespace outdim::cpu

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
 from outdim.analysis.agreement import Criteria
 from outdim.analysis.analyze import one_step
 from outdim.analysis.detect import outliers_by_parameters
@@ -17,7 +15,7 @@ from outdim.analysis.rules import RULES
 from outdim.analysis.step import Accumulator, Json, Observer
 from outdim.analysis.table import SELECTIONS
 from outdim.errors import ArgumentError
-from outdim.stats import Covariates, Derived, Extremes, Magnitudes, PointMoments
+from outdim.stats import Covariates, Magnitudes, PointMoments, TokenShapes
 from outdim.tokens import GROUPS
 
 if TYPE_CHECKING:
@@ -72,13 +70,10 @@ class FindByCriteria(Observer):
         """Nothing is kept per token."""
         position = Covariates(row_names=("position",))
         device = self.inputs.device
-        moments = PointMoments(self.points, GROUPS, position, device=device)
-        tokens = PointMoments(self.points, GROUPS, position, device=device)
         return {
-            "moments": moments,
+            "moments": PointMoments(self.points, GROUPS, position, device=device),
             "magnitudes": Magnitudes(self.points, GROUPS),
-            "extremes": Extremes(self.points, GROUPS),
-            "tokens": Derived(tokens, kurtosis_of_tokens),
+            "tokens": TokenShapes(self.points, GROUPS, device),
         }
 
     def result(self) -> Criteria:
@@ -87,7 +82,9 @@ class FindByCriteria(Observer):
         Raises:
             EmptyCorpusError: There was no token in all of the text.
         """
-        moments, tokens = self.parts["moments"], self.parts["tokens"].moments
+        moments, magnitudes, tokens = (
+            self.parts[name] for name in ("moments", "magnitudes", "tokens")
+        )
         states, within = {}, {}
         for point in self.points:
             for name, selection in SELECTIONS.items():
@@ -95,9 +92,9 @@ class FindByCriteria(Observer):
                 found = moments.moments(point, groups).compute()
                 if not found.n:
                     continue
-                counts = (self.parts[p].counts(point, groups) for p in ("magnitudes", "extremes"))
+                counts = (part.counts(point, groups) for part in (magnitudes, tokens.extremes))
                 states[point, name] = States(found, *counts)
-                within[point, name] = tokens.moments(point, groups).compute()
+                within[point, name] = tokens.kurtosis.moments(point, groups).compute()
         if not states:
             raise self.no_token()
         parameters = self.recorded["parameters"]
@@ -174,16 +171,3 @@ def criteria(
         autocast=autocast,
     )
     return found
-
-
-def kurtosis_of_tokens(hidden: torch.Tensor) -> torch.Tensor:
-    """Kurtosis of the D values of a token about zero, less 3: [N, D] -> [N, 1] float64.
-
-    Squares are taken in float32: a relative error of about 1e-6. NaN for a token of zeros, which
-    counts as not finite.
-    """
-    squares = hidden.float().square()
-    fourth = torch.linalg.vecdot(squares, squares).double() / hidden.shape[-1]
-    second = squares.sum(-1).double() / hidden.shape[-1]
-    kurtosis: torch.Tensor = (fourth / second.square() - 3)[:, None]
-    return kurtosis

@@ -2,7 +2,7 @@
 
 `_cpu.py` and `_cuda.py` turn these into addresses, sizes and a stream; both have the functions
 `layer_norm(call, stats, of_input)`, `moments(hidden, call)`, `rank_histogram_touch(hidden, call)`
-and `rank_histogram_add(hidden, call)`. All tensors of a call are on one device. Every matrix of
+and so on. All tensors of a call are on one device. Every matrix of
 rows is a view with contiguous columns (its row stride may be anything, also zero); every other
 tensor is contiguous.
 """
@@ -95,6 +95,22 @@ class SizesCall(NamedTuple):
     rms: bool
     largest: Tensor | None  # [S, D] float32, float64 of float64, to be written
     squares: Tensor | None  # [N, 2] float64 of zeros, rows of `order` to be written
+
+
+class MagnitudeCountsCall(NamedTuple):
+    """Selection and histograms of a magnitude_counts kernel; see its header in csrc/core."""
+
+    group: Tensor | None  # [N] uint8
+    fresh: Tensor  # [G, D, 528] int32, added to
+
+
+class TokenShapeCall(NamedTuple):
+    """Selection and outputs of a token_shape kernel; see csrc/core/token_shape.h."""
+
+    group: Tensor | None  # [N] uint8
+    smallest: Tensor  # [N] int64, to be written
+    largest: Tensor
+    kurtosis: Tensor  # [N] float64, to be written
 
 
 class AttentionReceivedCall(NamedTuple):

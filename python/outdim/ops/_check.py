@@ -99,6 +99,31 @@ def as_vector(value: Tensor) -> Tensor:
     return resolved(value if value.dim() == 1 else value.reshape(-1)).contiguous()
 
 
+def per_row(
+    name: str, value: Any, dtypes: tuple[torch.dtype, ...], n: int, device: torch.device
+) -> Tensor:
+    """Check for N values of one of the dtypes on the device of hidden; return them as a vector."""
+    if not isinstance(value, Tensor) or value.dtype not in dtypes or value.numel() != n:
+        raise unexpected(name, value, dtypes, f"{n} values")
+    check_device(name, value, "hidden", device)
+    return as_vector(value)
+
+
+def group_per_row(group: Any, n: int, device: torch.device) -> Tensor | None:
+    """Check for the groups of N rows, uint8 or bool; return them as a vector of uint8."""
+    if group is None:
+        return None
+    return per_row("group", group, (torch.uint8, torch.bool), n, device).view(torch.uint8)
+
+
+def group_error(group: Tensor, groups: int) -> ArgumentError:
+    """Build the error for a row of a group that there is not."""
+    return ArgumentError(
+        f"group: expected values up to groups={groups}, got {int(group.max())} in row "
+        f"{int(group.argmax())}"
+    )
+
+
 def check_same(
     name: str, value: Any, like: str, other: Tensor, shape: tuple[int, ...] | None = None
 ) -> None:

@@ -9,11 +9,13 @@ from outdim.ops._binding import DTYPE_CODES, core
 from outdim.ops._calls import (
     AttentionReceivedCall,
     LayerNormCall,
+    MagnitudeCountsCall,
     MomentsCall,
     RankAddCall,
     RankTouchCall,
     SegmentSumsCall,
     SizesCall,
+    TokenShapeCall,
     UnitSumsCall,
 )
 
@@ -190,6 +192,40 @@ def sizes(hidden: Tensor, call: SizesCall) -> None:
         _address(call.squares),
     )
     module.sizes(hidden_view(module, hidden), args, torch.get_num_threads())
+
+
+def magnitude_counts_args(module: Any, call: MagnitudeCountsCall) -> Any:
+    """Build the binding's MagnitudeCountsArgs; the kernels of every device take the same."""
+    group, fresh = call
+    return module.MagnitudeCountsArgs(_address(group), len(fresh), fresh.data_ptr())
+
+
+def magnitude_counts_add(hidden: Tensor, call: MagnitudeCountsCall) -> None:
+    """Run the kernel with torch's number of threads."""
+    module = core()
+    module.magnitude_counts_add(
+        hidden_view(module, hidden), magnitude_counts_args(module, call), torch.get_num_threads()
+    )
+
+
+def magnitude_counts_move(fresh: Tensor, counts: Tensor) -> None:
+    """Run the kernel with torch's number of threads."""
+    module = core()
+    args = magnitude_counts_args(module, MagnitudeCountsCall(None, fresh))
+    module.magnitude_counts_move(args, fresh.shape[1], counts.data_ptr(), torch.get_num_threads())
+
+
+def token_shape_args(module: Any, call: TokenShapeCall) -> Any:
+    """Build the binding's TokenShapeArgs; the kernels of every device take the same."""
+    return module.TokenShapeArgs(*(_address(tensor) for tensor in call))
+
+
+def token_shape(hidden: Tensor, call: TokenShapeCall) -> None:
+    """Run the kernel with torch's number of threads."""
+    module = core()
+    module.token_shape(
+        hidden_view(module, hidden), token_shape_args(module, call), torch.get_num_threads()
+    )
 
 
 def attention_received_args(module: Any, call: AttentionReceivedCall) -> Any:

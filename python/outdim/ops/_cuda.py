@@ -16,19 +16,23 @@ from outdim.ops._binding import core
 from outdim.ops._calls import (
     AttentionReceivedCall,
     LayerNormCall,
+    MagnitudeCountsCall,
     MomentsCall,
     RankAddCall,
     RankTouchCall,
     SegmentSumsCall,
+    TokenShapeCall,
 )
 from outdim.ops._cpu import (
     attention_received_args,
     hidden_view,
     layer_norm_args,
+    magnitude_counts_args,
     moments_args,
     rank_add_args,
     rank_touch_args,
     segment_sums_args,
+    token_shape_args,
 )
 
 
@@ -119,6 +123,24 @@ def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
     args = segment_sums_args(module, call)
     with _out_of_memory():
         module.cuda_segment_sums(hidden_view(module, hidden), args, _context(module, hidden.device))
+
+
+def magnitude_counts_add(hidden: Tensor, call: MagnitudeCountsCall) -> None:
+    """Queue the kernel. A row whose group is above the number of groups is left out."""
+    module = core()
+    args = magnitude_counts_args(module, call)
+    with _out_of_memory():
+        module.cuda_magnitude_counts_add(
+            hidden_view(module, hidden), args, _context(module, hidden.device)
+        )
+
+
+def token_shape(hidden: Tensor, call: TokenShapeCall) -> None:
+    """Queue the kernel."""
+    module = core()
+    args = token_shape_args(module, call)
+    with _out_of_memory():
+        module.cuda_token_shape(hidden_view(module, hidden), args, _context(module, hidden.device))
 
 
 def attention_received(call: AttentionReceivedCall) -> None:

@@ -10,14 +10,28 @@ from torch import Tensor
 from outdim.ops._calls import (
     AttentionReceivedCall,
     LayerNormCall,
+    MagnitudeCountsCall,
     MomentsCall,
     RankAddCall,
     RankTouchCall,
     SegmentSumsCall,
     SizesCall,
+    TokenShapeCall,
     UnitSumsCall,
 )
-from outdim.ops.layout import BodyRow, ShapeRow, body_rows, covariates_of, head_size, shape_row
+from outdim.ops.layout import (
+    MAGNITUDE_BINS,
+    MAGNITUDE_BITS,
+    MAGNITUDE_FIRST,
+    MAGNITUDE_ROOM,
+    MAGNITUDE_SHIFT,
+    BodyRow,
+    ShapeRow,
+    body_rows,
+    covariates_of,
+    head_size,
+    shape_row,
+)
 
 # Rows are reduced in blocks of about this many values, which bounds the memory of the float64
 # temporaries (six of them) to about 100 MB whatever N is.
@@ -338,6 +352,48 @@ def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
         there = (sizes > step).nonzero().squeeze(1)
         h = hidden[order[starts[there] + step]].double()
         sums[write[there]] += torch.stack([h, h.abs(), h.square()], 1)
+
+
+def magnitude_counts_add(hidden: Tensor, call: MagnitudeCountsCall) -> None:
+    """Count the bins of the selected rows: exponent and first bits of the mantissa."""
+    group, fresh = call
+    if group is None:
+        group = torch.ones(len(hidden), dtype=torch.uint8, device=hidden.device)
+    _check_index(group, len(fresh) + 1, "there is no such group")
+    dims = hidden.shape[1]
+    offsets = torch.arange(dims, device=hidden.device) * MAGNITUDE_ROOM
+    for rows in torch.split(group.nonzero().squeeze(1), max(1, _BLOCK_VALUES // dims)):
+        bits = hidden[rows].float().contiguous().view(torch.int32)
+        bins = ((bits & 0x7FFFFFFF) >> MAGNITUDE_SHIFT) - MAGNITUDE_FIRST
+        cells = bins.clamp_(0, MAGNITUDE_BINS - 1) + offsets
+        cells += (group[rows].long() - 1)[:, None] * (dims * MAGNITUDE_ROOM)
+        ones = torch.ones_like(cells, dtype=torch.int32)
+        fresh.view(-1).scatter_add_(0, cells.view(-1), ones.view(-1))
+    lines = fresh[..., :MAGNITUDE_BINS].unflatten(-1, (-1, 1 << MAGNITUDE_BITS)).any(-1)
+    bit = torch.arange(lines.shape[-1], device=lines.device)
+    fresh[..., MAGNITUDE_BINS] = (lines.long() << bit).sum(-1).int()
+
+
+def token_shape(hidden: Tensor, call: TokenShapeCall) -> None:
+    """Write where the extremes of the selected rows are, and their kurtosis."""
+    call.smallest.fill_(-1)
+    call.largest.fill_(-1)
+    call.kurtosis.fill_(torch.nan)
+    rows = torch.arange(len(hidden), device=hidden.device)
+    if call.group is not None:
+        rows = call.group.nonzero().squeeze(1)
+    for some in torch.split(rows, max(1, _BLOCK_VALUES // hidden.shape[1])):
+        values = hidden[some]
+        call.smallest[some] = _first_of(values, values.amin(-1))
+        call.largest[some] = _first_of(values, values.amax(-1))
+        squares = values.double().square()
+        call.kurtosis[some] = squares.square().mean(-1) / squares.mean(-1).square() - 3
+
+
+def _first_of(values: Tensor, wanted: Tensor) -> Tensor:
+    """Column of the first value of each row [N, D] that is the wanted one [N], or is NaN as it."""
+    there = (values == wanted[:, None]) | values.isnan()
+    return there.byte().argmax(-1)
 
 
 @torch.no_grad()

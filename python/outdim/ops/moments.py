@@ -13,9 +13,11 @@ from outdim.ops._calls import MomentsCall
 from outdim.ops._check import (
     as_rows,
     as_tensor,
-    as_vector,
     check_device,
     check_hidden,
+    group_error,
+    group_per_row,
+    per_row,
     resolved,
     unexpected,
 )
@@ -231,7 +233,7 @@ def prepare(
         check_device("table", table, "hidden", device)
         if ids is None:
             raise ArgumentError("ids: expected N token ids, got None; `table` is looked up by them")
-        ids = _per_row("ids", ids, (torch.int64,), n, device)
+        ids = per_row("ids", ids, (torch.int64,), n, device)
         table, table_covariates = resolved(table).contiguous(), table.shape[0]
     if rows is not None:
         if (
@@ -244,8 +246,7 @@ def prepare(
         check_device("rows", rows, "hidden", device)
         row_covariates = rows.shape[0]
         rows = resolved(rows.reshape(row_covariates, n)).contiguous()
-    if group is not None:
-        group = _per_row("group", group, (torch.uint8, torch.bool), n, device).view(torch.uint8)
+    group = group_per_row(group, n, device)
     if not 1 <= groups <= _MAX_GROUPS:
         raise ArgumentError(f"groups: expected 1 to {_MAX_GROUPS}, got {groups}")
     k = table_covariates + row_covariates
@@ -301,23 +302,10 @@ def _state(
     return tuple(found)
 
 
-def _per_row(
-    name: str, value: Any, dtypes: tuple[torch.dtype, ...], n: int, device: torch.device
-) -> Tensor:
-    """Check for N values of one of the dtypes on the device of hidden; return them as a vector."""
-    if not isinstance(value, Tensor) or value.dtype not in dtypes or value.numel() != n:
-        raise unexpected(name, value, dtypes, f"{n} values")
-    check_device(name, value, "hidden", device)
-    return as_vector(value)
-
-
 def row_error(call: MomentsCall) -> ArgumentError:
     """Describe the first row of a group, or counted one of an id, that there is not."""
     if call.group is not None and int(call.group.max()) > call.groups:
-        return ArgumentError(
-            f"group: expected values up to groups={call.groups}, got {int(call.group.max())} in "
-            f"row {int(call.group.argmax())}"
-        )
+        return group_error(call.group, call.groups)
     assert call.ids is not None
     assert call.table is not None
     vocab = call.table.shape[1]
