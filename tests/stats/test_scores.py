@@ -93,7 +93,7 @@ def test_what_becomes_constant_in_a_draw_has_no_correlation():
 
 def test_smooth_metrics_are_those_of_the_libraries_item_by_item():
     rng = np.random.default_rng(0)
-    outputs, truth = rng.normal(size=(30, 3)).astype(np.float32) * 20, rng.integers(0, 3, 30)
+    outputs, truth = rng.normal(size=(30, 3)).astype(np.float32) * 5, rng.integers(0, 3, 30)
     loss, probability = (smooth(metric, outputs, truth) for metric in ("loss", "probability"))
     odds = np.exp(outputs.astype(np.float64))
     odds /= odds.sum(1, keepdims=True)
