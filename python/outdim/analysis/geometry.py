@@ -12,8 +12,9 @@ import torch
 
 from outdim.analysis.analyze import one_step
 from outdim.analysis.inputs import Inputs
-from outdim.analysis.isotropy import RATIOS, Geometry, Ratios, Space
+from outdim.analysis.isotropy import LEADING, RATIOS, Geometry, Ratios, Space
 from outdim.analysis.probe import read_first
+from outdim.analysis.sampled import Sampled
 from outdim.analysis.step import Accumulator, Json, Observer
 from outdim.analysis.table import SELECTIONS
 from outdim.errors import ArgumentError
@@ -21,6 +22,7 @@ from outdim.stats import Covariates, PointMoments
 from outdim.stats.block_sums import BlockSums
 from outdim.stats.covariance import PointCovariances
 from outdim.stats.jackknife import BLOCKS, ratio
+from outdim.stats.token_sample import TokenSample
 from outdim.stats.unit_sums import UnitSums
 from outdim.tokens import GROUPS, Batch
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 _SAMPLED = 16  # one token of so many is sorted; a median of every token would cost more than a norm
 _MAX_COVARIANCE_DIMS = 4096
+_KEPT_ROWS = 1024  # words: half a million pairs, as many as Timkey and van Schijndel 2021 drew
+_TEXT = 1 + GROUPS.index("text")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +102,7 @@ class MeasureGeometry(Observer):
             "ratios": BlockSums(BLOCKS),
             "units": UnitSums(self.points, GROUPS, BLOCKS, self.recorded["left_out"]),
             "covariances": PointCovariances(self.recorded["covariance"], GROUPS),
+            "sample": TokenSample(self.recorded["covariance"], _KEPT_ROWS),
         }
 
     @cached_property
@@ -123,11 +128,13 @@ class MeasureGeometry(Observer):
         self.parts["moments"].begin(ids, group, rows)
         self.parts["units"].begin(ids, group, block)
         self.parts["covariances"].begin(ids, group)
+        place = (batch.offsets[:, None] + batch.position).reshape(-1)
+        self.parts["sample"].begin(document.reshape(-1), place, group == _TEXT)
 
     def observe(self, point: Point, hidden: torch.Tensor, *, taken: bool) -> None:
         """Take ``hidden`` [B, S, D]."""
         hidden = hidden.reshape(-1, hidden.shape[-1])
-        for name in ("moments", "units", "covariances"):
+        for name in ("moments", "units", "covariances", "sample"):
             self.parts[name].add(point.name, hidden)
         if len(self._sampled):
             self._ratios[point.name] = ratios(hidden[self._sampled], self._kept[point.name])
@@ -151,6 +158,10 @@ class MeasureGeometry(Observer):
         values = sums["values"][:, index, self.points.index(point)].sum(1)
         return Ratios(int(tokens.sum()), ratio(values, tokens[:, None]))
 
+    def _sampled_words(self, point: str) -> Sampled | None:
+        sample = self.parts["sample"].sample(point)
+        return None if sample is None else Sampled.of(sample)
+
     def result(self) -> Geometry:
         """The geometry.
 
@@ -172,6 +183,7 @@ class MeasureGeometry(Observer):
                     units.cosines(point, groups, left_out=True),
                     self.parts["covariances"].scatter(point, groups),
                     tuple(self.recorded["left_out"].get(point, ())),
+                    self._sampled_words(point) if name == LEADING else None,
                 )
         if not spaces:
             raise self.no_token()
