@@ -38,10 +38,10 @@ T* address(std::uintptr_t value) {
 
 using Address = std::uintptr_t;
 
+/// What a batch has in common; `with_state` says where from and where to.
 MomentsArgs moments_args(Address ids, Address table, int64_t vocab, int table_covariates,
                          Address rows, int row_covariates, Address group, int groups, double tau,
-                         bool exact, bool shape, Address before_head, Address before_body,
-                         Address head, Address body) {
+                         bool exact, bool shape) {
   MomentsArgs args;
   args.ids = address<const int64_t>(ids);
   args.table = address<const double>(table);
@@ -54,6 +54,11 @@ MomentsArgs moments_args(Address ids, Address table, int64_t vocab, int table_co
   args.tau = tau;
   args.exact = exact;
   args.shape = shape;
+  return args;
+}
+
+MomentsArgs with_state(MomentsArgs args, Address before_head, Address before_body, Address head,
+                       Address body) {
   args.before_head = address<const double>(before_head);
   args.before_body = address<const double>(before_body);
   args.head = address<double>(head);
@@ -61,22 +66,13 @@ MomentsArgs moments_args(Address ids, Address table, int64_t vocab, int table_co
   return args;
 }
 
-LayerNormArgs layer_norm_args(int dtype, int64_t n, int64_t d, Address x, int64_t x_stride,
-                              Address residual, int64_t residual_stride, Address sum, Address y,
-                              int64_t y_stride, int param_dtype, Address gamma, Address beta,
+/// What the calls of a norm have in common; `with_rows` says of what and where to.
+LayerNormArgs layer_norm_args(int dtype, int64_t d, int param_dtype, Address gamma, Address beta,
                               double eps, bool rms, Address dim_mask, Address scale, Address shift,
                               Address clip, Address variant, int64_t variants, bool each) {
   LayerNormArgs args;
   args.dtype = static_cast<DType>(dtype);
-  args.n = n;
   args.d = d;
-  args.x = address<const void>(x);
-  args.x_stride = x_stride;
-  args.residual = address<const void>(residual);
-  args.residual_stride = residual_stride;
-  args.sum = address<void>(sum);
-  args.y = address<void>(y);
-  args.y_stride = y_stride;
   args.param_dtype = static_cast<DType>(param_dtype);
   args.gamma = address<const void>(gamma);
   args.beta = address<const void>(beta);
@@ -89,6 +85,20 @@ LayerNormArgs layer_norm_args(int dtype, int64_t n, int64_t d, Address x, int64_
   args.variant = address<const int32_t>(variant);
   args.variants = variants;
   args.each = each;
+  return args;
+}
+
+LayerNormArgs with_rows(LayerNormArgs args, int64_t n, Address x, int64_t x_stride,
+                        Address residual, int64_t residual_stride, Address sum, Address y,
+                        int64_t y_stride) {
+  args.n = n;
+  args.x = address<const void>(x);
+  args.x_stride = x_stride;
+  args.residual = address<const void>(residual);
+  args.residual_stride = residual_stride;
+  args.sum = address<void>(sum);
+  args.y = address<void>(y);
+  args.y_stride = y_stride;
   return args;
 }
 
@@ -306,8 +316,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   using namespace outdim;
   using Release = py::call_guard<py::gil_scoped_release>;
 
-  py::class_<MomentsArgs>(m, "MomentsArgs").def(py::init(&moments_args));
-  py::class_<LayerNormArgs>(m, "LayerNormArgs").def(py::init(&layer_norm_args));
+  py::class_<MomentsArgs>(m, "MomentsArgs")
+      .def(py::init(&moments_args))
+      .def("with_state", &with_state);
+  py::class_<LayerNormArgs>(m, "LayerNormArgs")
+      .def(py::init(&layer_norm_args))
+      .def("with_rows", &with_rows);
   py::class_<HiddenView>(m, "HiddenView").def(py::init(&hidden_view));
   py::class_<RankHistogramArgs>(m, "RankHistogramArgs").def(py::init(&rank_histogram_args));
   py::class_<SegmentSumsArgs>(m, "SegmentSumsArgs").def(py::init(&segment_sums_args));
