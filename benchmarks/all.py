@@ -17,6 +17,7 @@ _NAMES = (
     "layer_norm",
     "rank_histogram",
     "segment_sums",
+    "magnitudes",
     "attention_received",
     "types",
     "precision",

@@ -22,10 +22,12 @@ SOURCES = Path(__file__).parents[1] / "csrc"
 FILES = (
     "attention_received",
     "layer_norm",
+    "magnitude_counts",
     "moments",
     "moments_columns",
     "rank_histogram",
     "segment_sums",
+    "token_shape",
 )
 
 # Rows of more than 4096 columns, and statistics in registers, fill the registers: there a few bytes

@@ -12,9 +12,13 @@
 #include "core/attention_received.h"
 #include "core/chunk_count.h"
 #include "core/layer_norm.h"
+#include "core/magnitude_counts.h"
 #include "core/moments.h"
 #include "core/rank_histogram.h"
 #include "core/segment_sums.h"
+#include "core/sizes.h"
+#include "core/token_shape.h"
+#include "core/unit_sums.h"
 #include "cpu/dispatch.h"
 #ifdef OUTDIM_CUDA
 #include "cuda/kernels.h"
@@ -33,10 +37,10 @@ T* address(std::uintptr_t value) {
 
 using Address = std::uintptr_t;
 
+/// What a batch has in common; `with_state` says where from and where to.
 MomentsArgs moments_args(Address ids, Address table, int64_t vocab, int table_covariates,
                          Address rows, int row_covariates, Address group, int groups, double tau,
-                         bool exact, bool shape, Address before_head, Address before_body,
-                         Address head, Address body) {
+                         bool exact, bool shape) {
   MomentsArgs args;
   args.ids = address<const int64_t>(ids);
   args.table = address<const double>(table);
@@ -49,6 +53,11 @@ MomentsArgs moments_args(Address ids, Address table, int64_t vocab, int table_co
   args.tau = tau;
   args.exact = exact;
   args.shape = shape;
+  return args;
+}
+
+MomentsArgs with_state(MomentsArgs args, Address before_head, Address before_body, Address head,
+                       Address body) {
   args.before_head = address<const double>(before_head);
   args.before_body = address<const double>(before_body);
   args.head = address<double>(head);
@@ -56,22 +65,13 @@ MomentsArgs moments_args(Address ids, Address table, int64_t vocab, int table_co
   return args;
 }
 
-LayerNormArgs layer_norm_args(int dtype, int64_t n, int64_t d, Address x, int64_t x_stride,
-                              Address residual, int64_t residual_stride, Address sum, Address y,
-                              int64_t y_stride, int param_dtype, Address gamma, Address beta,
+/// What the calls of a norm have in common; `with_rows` says of what and where to.
+LayerNormArgs layer_norm_args(int dtype, int64_t d, int param_dtype, Address gamma, Address beta,
                               double eps, bool rms, Address dim_mask, Address scale, Address shift,
                               Address clip, Address variant, int64_t variants, bool each) {
   LayerNormArgs args;
   args.dtype = static_cast<DType>(dtype);
-  args.n = n;
   args.d = d;
-  args.x = address<const void>(x);
-  args.x_stride = x_stride;
-  args.residual = address<const void>(residual);
-  args.residual_stride = residual_stride;
-  args.sum = address<void>(sum);
-  args.y = address<void>(y);
-  args.y_stride = y_stride;
   args.param_dtype = static_cast<DType>(param_dtype);
   args.gamma = address<const void>(gamma);
   args.beta = address<const void>(beta);
@@ -84,6 +84,20 @@ LayerNormArgs layer_norm_args(int dtype, int64_t n, int64_t d, Address x, int64_
   args.variant = address<const int32_t>(variant);
   args.variants = variants;
   args.each = each;
+  return args;
+}
+
+LayerNormArgs with_rows(LayerNormArgs args, int64_t n, Address x, int64_t x_stride,
+                        Address residual, int64_t residual_stride, Address sum, Address y,
+                        int64_t y_stride) {
+  args.n = n;
+  args.x = address<const void>(x);
+  args.x_stride = x_stride;
+  args.residual = address<const void>(residual);
+  args.residual_stride = residual_stride;
+  args.sum = address<void>(sum);
+  args.y = address<void>(y);
+  args.y_stride = y_stride;
   return args;
 }
 
@@ -130,6 +144,42 @@ SegmentSumsArgs segment_sums_args(Address order, int64_t ordered, Address starts
   args.sums = address<double>(sums);
   args.table_rows = table_rows;
   return args;
+}
+
+UnitSumsArgs unit_sums_args(Address order, int64_t ordered, Address starts, int64_t segments,
+                            Address left_out, int64_t left_outs, Address sums) {
+  UnitSumsArgs args;
+  args.order = address<const int64_t>(order);
+  args.ordered = ordered;
+  args.starts = address<const int64_t>(starts);
+  args.segments = segments;
+  args.left_out = address<const int64_t>(left_out);
+  args.left_outs = left_outs;
+  args.sums = address<double>(sums);
+  return args;
+}
+
+SizesArgs sizes_args(Address order, int64_t ordered, Address starts, int64_t segments, bool rms,
+                     Address largest, Address squares) {
+  SizesArgs args;
+  args.order = address<const int64_t>(order);
+  args.ordered = ordered;
+  args.starts = address<const int64_t>(starts);
+  args.segments = segments;
+  args.rms = rms;
+  args.largest = address<float>(largest);
+  args.squares = address<double>(squares);
+  return args;
+}
+
+MagnitudeCountsArgs magnitude_counts_args(Address group, int groups, Address fresh) {
+  return {address<const uint8_t>(group), groups, address<int32_t>(fresh)};
+}
+
+TokenShapeArgs token_shape_args(Address group, Address smallest, Address largest,
+                                Address kurtosis) {
+  return {address<const uint8_t>(group), address<int64_t>(smallest), address<int64_t>(largest),
+          address<double>(kurtosis)};
 }
 
 AttentionStrides strides(const std::array<int64_t, 3>& given) {
@@ -239,6 +289,8 @@ void bind_cuda(py::module_& m) {
       Release());
   m.def("cuda_rank_histogram_add", &cuda::rank_histogram_add, Release());
   m.def("cuda_segment_sums", &cuda::segment_sums, Release());
+  m.def("cuda_magnitude_counts_add", &cuda::magnitude_counts_add, Release());
+  m.def("cuda_token_shape", &cuda::token_shape, Release());
   m.def("cuda_attention_workspace_bytes", &cuda::attention_workspace_bytes);
   m.def("cuda_attention_received", &cuda::attention_received, Release());
 }
@@ -251,11 +303,19 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   using namespace outdim;
   using Release = py::call_guard<py::gil_scoped_release>;
 
-  py::class_<MomentsArgs>(m, "MomentsArgs").def(py::init(&moments_args));
-  py::class_<LayerNormArgs>(m, "LayerNormArgs").def(py::init(&layer_norm_args));
+  py::class_<MomentsArgs>(m, "MomentsArgs")
+      .def(py::init(&moments_args))
+      .def("with_state", &with_state);
+  py::class_<LayerNormArgs>(m, "LayerNormArgs")
+      .def(py::init(&layer_norm_args))
+      .def("with_rows", &with_rows);
   py::class_<HiddenView>(m, "HiddenView").def(py::init(&hidden_view));
   py::class_<RankHistogramArgs>(m, "RankHistogramArgs").def(py::init(&rank_histogram_args));
   py::class_<SegmentSumsArgs>(m, "SegmentSumsArgs").def(py::init(&segment_sums_args));
+  py::class_<UnitSumsArgs>(m, "UnitSumsArgs").def(py::init(&unit_sums_args));
+  py::class_<SizesArgs>(m, "SizesArgs").def(py::init(&sizes_args));
+  py::class_<MagnitudeCountsArgs>(m, "MagnitudeCountsArgs").def(py::init(&magnitude_counts_args));
+  py::class_<TokenShapeArgs>(m, "TokenShapeArgs").def(py::init(&token_shape_args));
   py::class_<AttentionReceivedArgs>(m, "AttentionReceivedArgs")
       .def(py::init(&attention_received_args));
   m.def("head_size", &head_size);
@@ -283,6 +343,16 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       Release());
   m.def("rank_histogram_add", &cpu::rank_histogram_add, Release());
   m.def("segment_sums", &cpu::segment_sums, Release());
+  m.def("unit_sums", &cpu::unit_sums, Release());
+  m.def("sizes", &cpu::sizes, Release());
+  m.def("magnitude_counts_add", &cpu::magnitude_counts_add, Release());
+  m.def(
+      "magnitude_counts_move",
+      [](const MagnitudeCountsArgs& args, int64_t d, Address counts, int threads) {
+        cpu::magnitude_counts_move(args, d, address<int64_t>(counts), threads);
+      },
+      Release());
+  m.def("token_shape", &cpu::token_shape, Release());
   m.def("attention_received", &cpu::attention_received, Release());
 #ifdef OUTDIM_CUDA
   bind_cuda(m);

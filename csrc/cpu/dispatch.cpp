@@ -30,15 +30,21 @@ const std::vector<Kernels>& available() {
 #if defined(OUTDIM_HAVE_avx512)
     if (runs_avx512())
       found.push_back({"avx512", streams, &avx512::kMomentsKernels, &avx512::kLayerNormKernels,
-                       &avx512::kSegmentSumsKernels, &avx512::kAttentionKernels});
+                       &avx512::kSegmentSumsKernels, &avx512::kUnitSumsKernels,
+                       &avx512::kSizesKernels, &avx512::kAttentionKernels,
+                       &avx512::kMagnitudeCountsKernels, &avx512::kTokenShapeKernels});
 #endif
 #if defined(OUTDIM_HAVE_avx2)
     if (runs_avx2())
       found.push_back({"avx2", streams, &avx2::kMomentsKernels, &avx2::kLayerNormKernels,
-                       &avx2::kSegmentSumsKernels, &avx2::kAttentionKernels});
+                       &avx2::kSegmentSumsKernels, &avx2::kUnitSumsKernels, &avx2::kSizesKernels,
+                       &avx2::kAttentionKernels, &avx2::kMagnitudeCountsKernels,
+                       &avx2::kTokenShapeKernels});
 #endif
     found.push_back({"baseline", streams, &baseline::kMomentsKernels, &baseline::kLayerNormKernels,
-                     &baseline::kSegmentSumsKernels, &baseline::kAttentionKernels});
+                     &baseline::kSegmentSumsKernels, &baseline::kUnitSumsKernels,
+                     &baseline::kSizesKernels, &baseline::kAttentionKernels,
+                     &baseline::kMagnitudeCountsKernels, &baseline::kTokenShapeKernels});
     return found;
   }();
   return list;

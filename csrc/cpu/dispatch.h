@@ -119,6 +119,60 @@ struct SegmentSumsKernels {
   void (*add[3])(const SegmentPanel& panel);  // [dtype]
 };
 
+/// Rows of one chunk, and where their sums go.
+struct UnitPanel {
+  const void* const* rows = nullptr;  // [count], at most kMaxPanelRows
+  int64_t count = 0;
+  int64_t d = 0;
+  const uint32_t* kept =
+      nullptr;             // [d, padded to groups] all bits of a column that is not left out
+  double* sums = nullptr;  // [kUnitRows, d] added to
+};
+
+struct UnitSumsKernels {
+  int width;
+  void (*add[3])(const UnitPanel& panel);  // [dtype]
+};
+
+/// Rows of one chunk, and where their sizes go.
+struct SizesPanel {
+  const void* const* rows = nullptr;  // [count], at most kMaxPanelRows
+  int64_t count = 0;
+  int64_t d = 0;
+  bool rms = false;
+  float* largest = nullptr;          // [d], made larger; null: none
+  double* const* squares = nullptr;  // [count] two numbers each; null: none
+};
+
+struct SizesKernels {
+  void (*take[3])(const SizesPanel& panel);  // [dtype]
+};
+
+/// Columns of a strip at most: the bins that normal values of so many fall into (about 600 bytes a
+/// column) stay in the L1 cache.
+constexpr int kMaxStrip = 64;
+
+/// Columns [first, last) of all rows, and where their magnitudes are counted.
+struct MagnitudeStrip {
+  const char* rows = nullptr;
+  int64_t stride = 0;  // bytes
+  int64_t n = 0;
+  const uint8_t* group = nullptr;  // [n] or null
+  int64_t first = 0;
+  int64_t last = 0;
+  int32_t* counts = nullptr;  // of the first group and column 0
+  int64_t group_stride = 0;   // elements
+};
+
+struct MagnitudeCountsKernels {
+  void (*add[3])(const MagnitudeStrip& strip);  // [dtype]
+};
+
+struct TokenShapeKernels {
+  void (*rows[3])(const char* row, int64_t d, int64_t* smallest, int64_t* largest,
+                  double* kurtosis);  // [dtype]
+};
+
 /// Queries of one block at most.
 constexpr int kMaxAttentionRows = 48;
 
@@ -166,7 +220,11 @@ struct Kernels {
   const MomentsKernels* moments;
   const LayerNormKernels* layer_norm;
   const SegmentSumsKernels* segment_sums;
+  const UnitSumsKernels* unit_sums;
+  const SizesKernels* sizes;
   const AttentionKernels* attention;
+  const MagnitudeCountsKernels* magnitude_counts;
+  const TokenShapeKernels* token_shape;
 };
 
 /// The kernels in use: of the best instruction set of this processor, or the one set_isa has
@@ -193,19 +251,31 @@ namespace baseline {
 extern const MomentsKernels kMomentsKernels;
 extern const LayerNormKernels kLayerNormKernels;
 extern const SegmentSumsKernels kSegmentSumsKernels;
+extern const UnitSumsKernels kUnitSumsKernels;
+extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
+extern const MagnitudeCountsKernels kMagnitudeCountsKernels;
+extern const TokenShapeKernels kTokenShapeKernels;
 }  // namespace baseline
 namespace avx2 {
 extern const MomentsKernels kMomentsKernels;
 extern const LayerNormKernels kLayerNormKernels;
 extern const SegmentSumsKernels kSegmentSumsKernels;
+extern const UnitSumsKernels kUnitSumsKernels;
+extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
+extern const MagnitudeCountsKernels kMagnitudeCountsKernels;
+extern const TokenShapeKernels kTokenShapeKernels;
 }  // namespace avx2
 namespace avx512 {
 extern const MomentsKernels kMomentsKernels;
 extern const LayerNormKernels kLayerNormKernels;
 extern const SegmentSumsKernels kSegmentSumsKernels;
+extern const UnitSumsKernels kUnitSumsKernels;
+extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
+extern const MagnitudeCountsKernels kMagnitudeCountsKernels;
+extern const TokenShapeKernels kTokenShapeKernels;
 }  // namespace avx512
 
 }  // namespace outdim::cpu

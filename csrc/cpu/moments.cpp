@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cpu/check_group.h"
 #include "cpu/moments_block.h"
 #include "cpu/parallel.h"
 
@@ -47,12 +48,7 @@ MomentsPlan::MomentsPlan(const MomentsArgs& arguments, DType type, int64_t rows,
 }
 
 void MomentsPlan::check_rows() const {
-  if (args.group != nullptr) {
-    const uint8_t* const most = std::max_element(args.group, args.group + n);
-    if (n > 0 && *most > args.groups)
-      throw std::out_of_range("group: row " + std::to_string(most - args.group) + " has group " +
-                              std::to_string(*most) + " of " + std::to_string(args.groups));
-  }
+  check_group(args.group, n, args.groups);
   if (args.table_covariates == 0) return;
   for (int64_t row = 0; row < n; ++row) {
     const int64_t id = args.ids[row];

@@ -14,6 +14,7 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
+#include "cpu/segments.h"
 
 namespace outdim::cpu {
 namespace {
@@ -28,13 +29,6 @@ struct Task {
   int64_t first, last;  // segments
   int64_t column, to;   // columns
 };
-
-void check_index(const char* what, int64_t position, int64_t value, int64_t low, int64_t high) {
-  if (value >= low && value < high) return;
-  throw std::out_of_range(std::string(what) + ": expected values in [" + std::to_string(low) +
-                          ", " + std::to_string(high) + "), got " + std::to_string(value) + " at " +
-                          std::to_string(position));
-}
 
 /// Throws where two segments write one row, or one reads what another writes.
 void check_apart(const SegmentSumsArgs& args) {
@@ -57,15 +51,12 @@ void check_apart(const SegmentSumsArgs& args) {
 }
 
 void check(const HiddenView& hidden, const SegmentSumsArgs& args) {
-  for (int64_t s = 0; s <= args.segments; ++s)
-    check_index("starts", s, args.starts[s], s > 0 ? args.starts[s - 1] : 0, args.ordered + 1);
+  check_segments(hidden, args);
   for (int64_t s = 0; s < args.segments; ++s) {
     if (args.starts[s] == args.starts[s + 1]) continue;
     check_index("read", s, args.read[s], -1, args.table_rows);
     check_index("write", s, args.write[s], 0, args.table_rows);
   }
-  for (int64_t i = args.starts[0]; i < args.starts[args.segments]; ++i)
-    check_index("order", i, args.order[i], 0, hidden.n);
   check_apart(args);
 }
 
@@ -102,29 +93,9 @@ std::vector<Task> tasks_of(const SegmentSumsArgs& args, int64_t d, int threads) 
   return tasks;
 }
 
-class SegmentRows {
- public:
-  SegmentRows(const HiddenView& hidden, const SegmentSumsArgs& args)
-      : data_(static_cast<const char*>(hidden.data)),
-        stride_(hidden.stride * item_size(hidden.dtype)),
-        args_(args) {}
-
-  /// Addresses of up to kMaxPanelRows rows from `position` of the order on, and how many.
-  int64_t addresses(int64_t position, int64_t end, const void** rows) const {
-    const int64_t count = std::min<int64_t>(kMaxPanelRows, end - position);
-    for (int64_t i = 0; i < count; ++i) rows[i] = data_ + args_.order[position + i] * stride_;
-    return count;
-  }
-
- private:
-  const char* data_;
-  int64_t stride_;
-  const SegmentSumsArgs& args_;
-};
-
 void run(const HiddenView& hidden, const SegmentSumsArgs& args, const Task& task) {
   const auto add = kernels().segment_sums->add[static_cast<int>(hidden.dtype)];
-  const SegmentRows rows(hidden, args);
+  const OrderedRows rows(hidden, args.order);
   const int64_t size = kSegmentRows * hidden.d;
   const void* buffers[2][kMaxPanelRows];
   for (int64_t s = task.first; s < task.last; ++s) {

@@ -5,6 +5,8 @@
 // panel goes on from what this one has written, which is still in cache. While a group is summed,
 // the same columns of the next panel's rows are prefetched: rows of a segment lie anywhere.
 // Deterministic: a column is one chain of additions in the order of the rows, whatever the panels.
+// For bfloat16 loads in natural order are twice the work of load_group, but the table is in natural
+// order, and its 48 bytes a column outweigh it.
 
 #include "core/segment_sums.h"
 #include "cpu/dispatch.h"
@@ -15,19 +17,6 @@ namespace {
 
 constexpr int kParts = 4;                  // vectors of doubles in a group of columns
 constexpr int kDoubles = kGroup / kParts;  // in a vector
-
-/// A group in natural order. For bfloat16 that is twice the work of load_group, but the table is in
-/// natural order, and its 48 bytes a column outweigh it.
-template <DType T>
-OUTDIM_INLINE Group load_natural(const void* from) {
-  if constexpr (T == DType::kBFloat16) {
-    const char* p = static_cast<const char*>(from);
-    return {(VecF)(__builtin_convertvector(load<VecH>(p), VecU) << 16),
-            (VecF)(__builtin_convertvector(load<VecH>(p + sizeof(VecH)), VecU) << 16)};
-  } else {
-    return load_group<T>(from);
-  }
-}
 
 struct Sums {
   VecD row[kSegmentRows][kParts];
@@ -62,9 +51,7 @@ OUTDIM_INLINE void add_group(const SegmentPanel& panel, int64_t column, int64_t 
     const char* from = static_cast<const char*>(panel.rows[row]) + offset;
     Group group;
     if constexpr (kPart) {
-      alignas(64) char bytes[kGroup * kItemSize<T>] = {};
-      memcpy(bytes, from, count * kItemSize<T>);
-      group = load_natural<T>(bytes);
+      group = load_natural_part<T>(from, count);
     } else {
       group = load_natural<T>(from);
     }

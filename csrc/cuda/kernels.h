@@ -13,9 +13,11 @@
 
 #include "core/attention_received.h"
 #include "core/layer_norm.h"
+#include "core/magnitude_counts.h"
 #include "core/moments.h"
 #include "core/rank_histogram.h"
 #include "core/segment_sums.h"
+#include "core/token_shape.h"
 
 namespace outdim::cuda {
 
@@ -62,6 +64,12 @@ void rank_histogram_add(const HiddenView& hidden, const RankHistogramArgs& args,
 
 /// Rows and segments that name something outside of hidden, order or the table are left out.
 void segment_sums(const HiddenView& hidden, const SegmentSumsArgs& args, const Context& context);
+
+/// Rows whose group is above `groups` are left out.
+void magnitude_counts_add(const HiddenView& hidden, const MagnitudeCountsArgs& args,
+                          const Context& context);
+
+void token_shape(const HiddenView& hidden, const TokenShapeArgs& args, const Context& context);
 
 /// Workspace of `attention_received`.
 int64_t attention_workspace_bytes(const AttentionReceivedArgs& args);

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class OutdimError(Exception):
@@ -61,3 +65,15 @@ class Interrupted(OutdimError):  # noqa: N818 - what happened is no error
 
     def __reduce__(self) -> tuple[type[Interrupted], tuple[int]]:
         return type(self), (self.signum,)
+
+
+def one_of(name: str, given: T, known: Iterable[T]) -> T:
+    """What was given, if it is known.
+
+    Raises:
+        ArgumentError: It is not; the error says what is.
+    """
+    among = list(known)
+    if given not in among:
+        raise ArgumentError(f"{name}: expected one of {', '.join(map(str, among))}, got {given!r}.")
+    return given

@@ -73,6 +73,13 @@ def test_segment_sums(order, n, d, margin, dtype):
 
 
 @pytest.mark.parametrize("dtype", checks.DTYPES)
+@pytest.mark.parametrize(("n", "d", "margin"), [(0, 64, 0), (1, 1, 0), (37, 130, 3), (400, 769, 8)])
+def test_magnitude_counts_and_token_shape(order, n, d, margin, dtype):
+    checks.check_magnitude_counts(CPU, n, d, dtype, margin)
+    checks.check_token_shape(CPU, n, d, dtype, margin)
+
+
+@pytest.mark.parametrize("dtype", checks.DTYPES)
 @pytest.mark.parametrize("name", checks.ATTENTION_OPTIONS)
 def test_attention_received(order, name, dtype):
     for shape in ((1, 1, 1, 1, 1, 1), (2, 4, 2, 70, 70, 20), (1, 2, 2, 7, 130, 33)):

@@ -10,7 +10,7 @@ import torch
 from outdim import ops
 from outdim.ops import _reference
 from outdim.ops._calls import LayerNormCall, MomentsCall
-from outdim.ops.layout import body_rows
+from outdim.ops.layout import MAGNITUDE_BINS, body_rows
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 VOCAB = 50
@@ -348,6 +348,54 @@ def check_segment_sums(device, n, d, dtype, margin=0):
     ops.segment_sums(values.abs(), order.cpu(), starts.cpu(), size, read=read, write=write,
                      backend="reference")  # fmt: skip
     assert bool(((found.cpu() - want).abs() <= 2.0**-52 * (n + 1) * size.abs() + 1e-300).all())
+
+
+def check_magnitude_counts(device, n, d, dtype, margin=0):
+    """Counts against the reference, exactly; what lies between the bins stays."""
+    values = hidden_states(n, d, dtype, "spikes").float()
+    odd = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0, 2.0**-16, 65504.0, 1.0, -1.0625])
+    flat = values.view(-1)
+    flat[: len(odd)] = odd[: flat.numel()]
+    values = values.to(dtype)
+    _, hidden = guarded(values, device, margin)
+    group = torch.randint(0, 4, (n,), generator=generator(n)).byte()
+    found = ops.magnitude_counts_empty(3, d, device)
+    want = ops.magnitude_counts_empty(3, d)
+    for of in (group, None):
+        where = None if of is None else of.to(device)
+        ops.magnitude_counts_add(hidden, found, group=where)
+        ops.magnitude_counts_add(values, want, group=of, backend="reference")
+    bins = slice(MAGNITUDE_BINS)
+    assert torch.equal(found[..., bins].cpu(), want[..., bins])
+    if device.type == "cuda":  # moving on the CPU goes by what its own kernel has noted
+        counts = torch.ones_like(found[..., bins], dtype=torch.int64)
+        ops.magnitude_counts_move(found, counts)
+        assert torch.equal(counts.cpu(), want[..., bins] + 1)
+        assert not found.any()
+
+
+def check_token_shape(device, n, d, dtype, margin=0):
+    """Places exactly, the kurtosis to the rounding of float64; the same bytes again."""
+    values = hidden_states(n, d, dtype, "spikes")
+    if n > 8:
+        values[3], values[5, d // 2], values[6, -1] = 0, torch.nan, torch.inf
+        values[7], values[8, 1::2] = -torch.inf, 1.5
+    group = torch.randint(0, 3, (n,), generator=generator(n)).byte()
+    _, hidden = guarded(values, device, margin)
+    for of in (group, None):
+        where = None if of is None else of.to(device)
+        found, again = (ops.token_shape(hidden, group=where) for _ in range(2))
+        assert all(same_bytes(a, b) for a, b in zip(found, again, strict=True))
+        want = ops.token_shape(values, group=of, backend="reference")
+        assert torch.equal(found.smallest.cpu(), want.smallest)
+        assert torch.equal(found.largest.cpu(), want.largest)
+        torch.testing.assert_close(
+            found.kurtosis.cpu(),
+            want.kurtosis,
+            rtol=d * 2.0**-51,
+            atol=d * 2.0**-49,
+            equal_nan=True,
+        )
 
 
 def check_attention_received(device, shape, dtype, **options):

@@ -232,8 +232,17 @@ def _nested(layout):
             x, *ops.segments(torch.zeros(6, dtype=torch.int64), 1), torch.zeros(1, 3, 8).double()
         ),
         lambda x: ops.rank_histogram_touch(x.bfloat16(), torch.tensor([0])),
+        lambda x: ops.magnitude_counts_add(x, ops.magnitude_counts_empty(1, 8)),
+        lambda x: ops.token_shape(x),
     ],
-    ids=["layer_norm", "moments", "segment_sums", "rank_histogram"],
+    ids=[
+        "layer_norm",
+        "moments",
+        "segment_sums",
+        "rank_histogram",
+        "magnitude_counts",
+        "token_shape",
+    ],
 )
 def test_tensors_that_are_not_dense(call, make):
     with pytest.raises(DtypeError, match=r"expected a dense tensor, got|got a nested tensor"):

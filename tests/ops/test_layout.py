@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from ops.oracles import needs_core
 from outdim import ops
+from outdim.ops import layout
 from outdim.ops._binding import core
 from outdim.ops.layout import (
     BodyRow,
@@ -45,6 +46,17 @@ def test_sizes_are_those_of_the_module():
         assert covariates_of(head_size(k)) == k
         for shape in (True, False):
             assert core().body_rows(k, shape) == body_rows(k, shape)
+
+
+def test_bins_are_those_of_the_header():
+    header = (HEADER.parent / "magnitude_counts.h").read_text()
+    for name, value in re.findall(r"kMagnitude(Bits|Lowest|Highest) = (-?\d+)", header):
+        assert getattr(layout, f"MAGNITUDE_{name.upper()}") == int(value)
+    formulas = dict(re.findall(r"constexpr int kMagnitude(\w+) = ([^;]+);", header))
+    for name in ("Shift", "First", "Bins", "Room"):
+        formula = re.sub(r"kMagnitude(\w+)", lambda m: f"MAGNITUDE_{m[1].upper()}", formulas[name])
+        formula = formula.replace("MAGNITUDE_LINE", "(1 << MAGNITUDE_BITS)")
+        assert getattr(layout, f"MAGNITUDE_{name.upper()}") == eval(formula, vars(layout).copy())
 
 
 def test_every_row_is_where_its_name_says():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from outdim.errors import ArgumentError, DataError
-from outdim.stats import Extremes, Magnitudes
+from outdim.stats import Extremes, Magnitudes, TokenShapes
 from outdim.stats.magnitudes import RELATIVE_ERROR, bin_edges, magnitude_quantile, share_over
 
 GROUPS = ("text", "special")
@@ -106,6 +106,53 @@ def test_a_failed_forward_counts_for_nothing(kind):
     counts.discard()
     counts.commit()
     assert counts.state_dict()["p"].equal(before)
+
+
+def shapes_of(hidden, group, batches=1, failed=0):
+    shapes = TokenShapes(["p"], GROUPS)
+    for number, (part, of) in enumerate(
+        zip(hidden.chunk(batches), group.chunk(batches), strict=True)
+    ):
+        shapes.begin(torch.zeros(len(of), dtype=torch.int64), of)
+        shapes.add("p", part[None])
+        if number < failed:
+            shapes.discard()
+            shapes.begin(torch.zeros(len(of), dtype=torch.int64), of)
+            shapes.add("p", part)
+        shapes.commit()
+    return shapes
+
+
+def test_shapes_of_tokens_are_those_of_numpy():
+    hidden, group = rows(300, 7)
+    hidden[5] = 0
+    group[5] = 1
+    shapes = shapes_of(hidden, group)
+    assert shapes.state_dict()["extremes/p"].equal(
+        filled(Extremes, hidden, group).state_dict()["p"]
+    )
+    x = hidden[group == 1].double().numpy()
+    with np.errstate(invalid="ignore"):
+        kurtosis = (x**4).mean(1) / (x**2).mean(1) ** 2 - 3
+    found = shapes.kurtosis.moments("p", ["text"]).compute()
+    assert found.n == len(x)
+    assert found.nonfinite.tolist() == [1]  # the token of zeros
+    hidden[5] = 1
+    found = shapes_of(hidden, group).kurtosis.moments("p", ["text"]).compute()
+    kurtosis[np.isnan(kurtosis)] = -2  # of a token of equal values
+    np.testing.assert_allclose(found.mean, [kurtosis.mean()], rtol=1e-6)
+    np.testing.assert_allclose(found.variance, [kurtosis.var()], rtol=1e-6)
+
+
+def test_shapes_of_tokens_merge_and_fail_as_a_whole():
+    hidden, group = rows(256, 5)
+    whole = shapes_of(hidden, group).state_dict()
+    merged = shapes_of(hidden[:100], group[:100])
+    merged.merge(shapes_of(hidden[100:], group[100:]).state_dict())
+    for other in (merged, shapes_of(hidden, group, batches=4, failed=2)):
+        state = other.state_dict()
+        assert state["extremes/p"].equal(whole["extremes/p"])
+        torch.testing.assert_close(state["kurtosis/p/body"], whole["kurtosis/p/body"])
 
 
 def test_padding_is_selected_out_whatever_it_holds():

@@ -15,7 +15,7 @@ from outdim.analysis.rule_states import States, kurtosis_flat, kurtosis_he
 from outdim.analysis.rules import RULES, Rule, Verdict
 from outdim.analysis.step import Json, Result
 from outdim.analysis.table import SELECTIONS, TidyRows
-from outdim.errors import ArgumentError
+from outdim.errors import ArgumentError, one_of
 from outdim.stats import MomentsResult
 
 #: The tokens over which published rules are applied, and by which rules are compared.
@@ -125,8 +125,14 @@ class Criteria(Result):
         return self.found[rule, selection].dims
 
     def flagged(self, rule: str, point: str, selection: str = LEADING) -> list[int]:
-        """Dimensions that a rule flags at one point."""
-        return [int(d) for d in np.flatnonzero(self.verdicts[rule, selection, point].flagged)]
+        """Dimensions that a rule flags at one point.
+
+        Raises:
+            ArgumentError: No such rule or point, or no token of that selection.
+        """
+        one_of("rule", rule, self.rules)
+        at = one_of("point, selection", (point, selection), self.states)
+        return [int(d) for d in np.flatnonzero(self.verdicts[rule, at[1], at[0]].flagged)]
 
     def agreement(
         self, selection: str = LEADING, **others: Iterable[int]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def analyze(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    source: str | Sequence[str] | Corpus,
+    texts: str | Path | Sequence[str] | Corpus,
     steps: Mapping[str, Any] | Sequence[str],
     *,
     frequencies: TokenFrequencies | None = None,
@@ -35,10 +35,11 @@ def analyze(
     Args:
         model: A Hugging Face model in eval mode.
         tokenizer: Its tokenizer.
-        source: What `outdim.open_corpus` takes, or an open corpus.
+        texts: Documents, or where they are: a path, glob or dataset id, or an open corpus
+            (`outdim.open_corpus`, which takes several files too).
         steps: Names of steps, or their options by name (the dataclass ``Options`` of each).
         frequencies: Token counts of the training corpus, or of any corpus that stands for it. None
-            counts ``source`` itself.
+            counts the texts themselves.
         forward: How the model is run; None takes the defaults.
         fused: Take moments inside our LayerNorm (may differ from torch's in the last bits).
 
@@ -55,12 +56,12 @@ def analyze(
         >>> found = analyze(model, tokenizer, "wiki.txt", ["correlate"])  # doctest: +SKIP
         >>> found["correlate"].headline()  # doctest: +SKIP
     """
-    from outdim.corpus import Corpus, open_corpus
+    from outdim.corpus import corpus_of
     from outdim.tokens import check_frequencies
 
     if not steps:
         raise ArgumentError("steps: expected at least one, got none.")
-    corpus = source if isinstance(source, Corpus) else open_corpus(source)
+    corpus = corpus_of(texts)
     inputs = Inputs.of({"source": [corpus.source]}, model=model, tokenizer=tokenizer, corpus=corpus)
     inputs.resolve([forward or ForwardOptions(), ObserveOptions(fused=fused)])
     if frequencies is not None:
@@ -73,6 +74,11 @@ def analyze(
         for name in steps:
             cls = step_class(name)
             options = steps[name] if isinstance(steps, Mapping) else cls.Options()
+            if not isinstance(options, cls.Options):
+                raise ArgumentError(
+                    f"steps: expected {cls.Options.__name__} for {name!r}, got "
+                    f"{type(options).__name__}."
+                )
             chosen.append(cls({**inputs.options, **cls.resolve(options, inputs)}, inputs))
             for file, content in cls.attach(options, inputs).items():
                 files[file] = Path(folder, file)
@@ -84,3 +90,23 @@ def analyze(
         for unit in type(chosen[0]).work(chosen[0].recorded, inputs):
             type(chosen[0]).update_all(chosen, unit, lambda tokens: None)
         return {step.name: step.result() for step in chosen}
+
+
+def one_step(
+    name: str,
+    options: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: str | Path | Sequence[str] | Corpus,
+    *,
+    exclude: Sequence[str],
+    frequencies: TokenFrequencies | None = None,
+    fused: bool = True,
+    **forward: Any,
+) -> Any:
+    """The result of one step; ``forward`` are options of `ForwardOptions`. See `analyze`."""
+    run = ForwardOptions(exclude=list(exclude), **forward)
+    found = analyze(
+        model, tokenizer, texts, {name: options}, frequencies=frequencies, forward=run, fused=fused
+    )
+    return found[name]

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from outdim.analysis.analyze import analyze
+from outdim.analysis.analyze import one_step
 from outdim.analysis.correlation import RANK_SELECTION, Correlation
 from outdim.analysis.detect import outliers_by_parameters
-from outdim.analysis.input_options import ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.step import Accumulator, Json, Observer
 from outdim.analysis.worth import Worth
@@ -199,7 +198,7 @@ class Correlate(Observer):
 def correlate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    source: str | Sequence[str] | Corpus,
+    texts: str | Path | Sequence[str] | Corpus,
     frequencies: TokenFrequencies | None = None,
     *,
     points: Sequence[str] | None = None,
@@ -224,9 +223,10 @@ def correlate(
     Args:
         model: A Hugging Face model in eval mode.
         tokenizer: Its tokenizer.
-        source: What `outdim.open_corpus` takes, or an open corpus.
+        texts: Documents, or where they are: a path, glob or dataset id, or an open corpus
+            (`outdim.open_corpus`, which takes several files too).
         frequencies: Token counts of the training corpus, or of any corpus that stands for it. None
-            counts ``source`` itself.
+            counts the texts themselves.
         points: Names of points; None observes the embeddings and the output of every block.
         rank: Dimensions of which exact rank correlations, medians and quantiles are taken as well.
         per_token: Dimensions whose sums per token id are kept.
@@ -255,20 +255,20 @@ def correlate(
         per_token=list(per_token),
         types=types,
     )
-    forward = ForwardOptions(
-        max_length=max_length, token_budget=token_budget, autocast=autocast, exclude=list(exclude)
-    )
-    found = analyze(
+    found: Correlation = one_step(
+        "correlate",
+        options,
         model,
         tokenizer,
-        source,
-        {"correlate": options},
+        texts,
         frequencies=frequencies,
-        forward=forward,
         fused=fused,
+        exclude=exclude,
+        max_length=max_length,
+        token_budget=token_budget,
+        autocast=autocast,
     )
-    correlation: Correlation = found["correlate"]
-    return correlation
+    return found
 
 
 def default_rank(inputs: Inputs) -> list[int]:

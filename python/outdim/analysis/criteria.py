@@ -6,22 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
 from outdim.analysis.agreement import Criteria
-from outdim.analysis.analyze import analyze
+from outdim.analysis.analyze import one_step
 from outdim.analysis.detect import outliers_by_parameters
-from outdim.analysis.input_options import ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.rule_states import States
 from outdim.analysis.rules import RULES
 from outdim.analysis.step import Accumulator, Json, Observer
 from outdim.analysis.table import SELECTIONS
 from outdim.errors import ArgumentError
-from outdim.stats import Covariates, Derived, Extremes, Magnitudes, PointMoments
+from outdim.stats import Covariates, Magnitudes, PointMoments, TokenShapes
 from outdim.tokens import GROUPS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from outdim.corpus import Corpus
@@ -71,13 +70,10 @@ class FindByCriteria(Observer):
         """Nothing is kept per token."""
         position = Covariates(row_names=("position",))
         device = self.inputs.device
-        moments = PointMoments(self.points, GROUPS, position, device=device)
-        tokens = PointMoments(self.points, GROUPS, position, device=device)
         return {
-            "moments": moments,
+            "moments": PointMoments(self.points, GROUPS, position, device=device),
             "magnitudes": Magnitudes(self.points, GROUPS),
-            "extremes": Extremes(self.points, GROUPS),
-            "tokens": Derived(tokens, kurtosis_of_tokens),
+            "tokens": TokenShapes(self.points, GROUPS, device),
         }
 
     def result(self) -> Criteria:
@@ -86,7 +82,9 @@ class FindByCriteria(Observer):
         Raises:
             EmptyCorpusError: There was no token in all of the text.
         """
-        moments, tokens = self.parts["moments"], self.parts["tokens"].moments
+        moments, magnitudes, tokens = (
+            self.parts[name] for name in ("moments", "magnitudes", "tokens")
+        )
         states, within = {}, {}
         for point in self.points:
             for name, selection in SELECTIONS.items():
@@ -94,9 +92,9 @@ class FindByCriteria(Observer):
                 found = moments.moments(point, groups).compute()
                 if not found.n:
                     continue
-                counts = (self.parts[p].counts(point, groups) for p in ("magnitudes", "extremes"))
+                counts = (part.counts(point, groups) for part in (magnitudes, tokens.extremes))
                 states[point, name] = States(found, *counts)
-                within[point, name] = tokens.moments(point, groups).compute()
+                within[point, name] = tokens.kurtosis.moments(point, groups).compute()
         if not states:
             raise self.no_token()
         parameters = self.recorded["parameters"]
@@ -113,7 +111,7 @@ class FindByCriteria(Observer):
 def criteria(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    source: str | Sequence[str] | Corpus,
+    texts: str | Path | Sequence[str] | Corpus,
     *,
     rules: Sequence[str] | None = None,
     min_fraction: float = 0.5,
@@ -131,7 +129,8 @@ def criteria(
     Args:
         model: A Hugging Face model in eval mode.
         tokenizer: Its tokenizer.
-        source: What `outdim.open_corpus` takes, or an open corpus.
+        texts: Documents, or where they are: a path, glob or dataset id, or an open corpus
+            (`outdim.open_corpus`, which takes several files too).
         rules: Names of rules (`outdim.analysis.rules.RULES`); None takes all.
         min_fraction: Share of the layers in which a dimension has to be flagged to be one of the
             model, for rules that name none themselves; (0, 1].
@@ -160,22 +159,15 @@ def criteria(
         rules=None if rules is None else list(rules),
         min_fraction=min_fraction,
     )
-    forward = ForwardOptions(
-        max_length=max_length, token_budget=token_budget, autocast=autocast, exclude=list(exclude)
+    found: Criteria = one_step(
+        "criteria",
+        options,
+        model,
+        tokenizer,
+        texts,
+        exclude=exclude,
+        max_length=max_length,
+        token_budget=token_budget,
+        autocast=autocast,
     )
-    found = analyze(model, tokenizer, source, {"criteria": options}, forward=forward)
-    result: Criteria = found["criteria"]
-    return result
-
-
-def kurtosis_of_tokens(hidden: torch.Tensor) -> torch.Tensor:
-    """Kurtosis of the D values of a token about zero, less 3: [N, D] -> [N, 1] float64.
-
-    Squares are taken in float32: a relative error of about 1e-6. NaN for a token of zeros, which
-    counts as not finite.
-    """
-    squares = hidden.float().square()
-    fourth = torch.linalg.vecdot(squares, squares).double() / hidden.shape[-1]
-    second = squares.sum(-1).double() / hidden.shape[-1]
-    kurtosis: torch.Tensor = (fourth / second.square() - 3)[:, None]
-    return kurtosis
+    return found

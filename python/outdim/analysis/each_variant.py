@@ -19,11 +19,11 @@ from torch import Tensor
 from outdim.analysis.correlate import attached_counts, given_counts
 from outdim.analysis.input_options import ForwardOptions
 from outdim.analysis.inputs import Inputs
-from outdim.analysis.predicting import Predicting, corpus_of
+from outdim.analysis.predicting import Predicting
 from outdim.analysis.scoring import Documents, Predicted, Runner, predictor_of
 from outdim.analysis.step import Json, Progress, add_accounts
 from outdim.analysis.variants import Variant
-from outdim.corpus import Accounting
+from outdim.corpus import Accounting, corpus_of
 from outdim.errors import DataError
 from outdim.tokens import check_frequencies
 

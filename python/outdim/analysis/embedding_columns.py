@@ -14,6 +14,7 @@ from torch import Tensor
 
 from outdim.analysis.step import Result
 from outdim.analysis.table import Statistic, TidyRows, define
+from outdim.errors import one_of
 from outdim.text import listing
 
 Floats = NDArray[np.float64]
@@ -93,8 +94,12 @@ class Embeddings(Result):
     parts: Mapping[str, Columns]
 
     def outside(self, part: str) -> tuple[int, ...]:
-        """Dimensions that stand out in a part: mean or deviation beyond 3 σ of the columns."""
-        return self.parts[part].outside()
+        """Dimensions that stand out in a part: mean or deviation beyond 3 σ of the columns.
+
+        Raises:
+            ArgumentError: The model has no such part.
+        """
+        return self.parts[one_of("part", part, self.parts)].outside()
 
     def tables(self) -> dict[str, pa.Table | Mapping[str, Any]]:
         """Tidy rows, the histograms of every column, and ``embeddings.json``."""

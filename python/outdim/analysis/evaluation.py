@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from outdim.analysis.compared import Compared, estimate
 from outdim.analysis.table import EVALUATION
 from outdim.analysis.variants import Variant
+from outdim.errors import one_of
 from outdim.stats.paired import Statistic, ratio
 from outdim.text import counted, listing, number
 
@@ -116,7 +117,11 @@ class Evaluation(Compared):
         return self.value("accuracy")
 
     def value(self, metric: str, variant: int = 0) -> float:
-        """One value of `METRICS`."""
+        """One value of `METRICS`.
+
+        Raises:
+            ArgumentError: There is no such metric.
+        """
         return float(self.statistic(metric)(np.ones((1, len(self.tokens))))[0, variant])
 
     @property
@@ -132,7 +137,7 @@ class Evaluation(Compared):
 
     def statistic(self, metric: str) -> Statistic:
         """One of `METRICS` of every variant."""
-        asked = METRICS[metric]
+        asked = METRICS[one_of("metric", metric, METRICS)]
         below = self.tokens if asked.per == "tokens" else self.bytes
         found = ratio(self.sums[:, :, SUMS.index(asked.of)].T, below)
         return lambda weights: asked.transform(found(weights))

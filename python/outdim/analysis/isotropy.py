@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from outdim.analysis.cautions import few_blocks, nonfinite_values
 from outdim.analysis.rule_states import KURTOSIS, kurtosis_he
+from outdim.analysis.sampled import Sampled
 from outdim.analysis.step import Result
 from outdim.analysis.table import Statistic, TidyRows, define, place
 from outdim.stats import MomentsResult
 from outdim.stats.covariance import Scatter
+from outdim.stats.jackknife import LeftOut
 from outdim.stats.unit_sums import Cosines
 from outdim.text import listing, number
 
@@ -61,24 +63,33 @@ define(
 RATIOS = ("max_median", "top3_median", "max_median_left_out", "top3_median_left_out")
 
 
+class Ratios(NamedTuple):
+    """Means of `RATIOS` over n sampled tokens, by block of documents."""
+
+    n: int
+    means: LeftOut
+
+
 @dataclass(frozen=True)
 class Space:
     """What is known of one point and selection of tokens.
 
     Attributes:
         moments: Of every dimension.
-        ratios: Of `RATIOS` over the sampled tokens.
+        ratios: Largest over median within the sampled tokens.
         cosines, cosines_left_out: Over all pairs; None with fewer than two tokens.
         scatter: Covariance; None where it was not taken.
         left_out: The dimensions that are left out at this point.
+        sampled: Some of the words, where the covariance was taken.
     """
 
     moments: MomentsResult
-    ratios: MomentsResult
+    ratios: Ratios
     cosines: Cosines | None
     cosines_left_out: Cosines | None
     scatter: Scatter | None
     left_out: tuple[int, ...]
+    sampled: Sampled | None = None
 
     @cached_property
     def variances(self) -> tuple[Floats, Floats]:
@@ -121,6 +132,9 @@ class Geometry(Result):
             _add_cosines(rows, space, at)
             _add_sizes(rows, space, at)
             _add_directions(rows, space, at)
+            if space.sampled is not None and space.cosines is not None:
+                strongest = np.argsort(-space.cosines.contribution, kind="stable").tolist()
+                space.sampled.add_to(rows, strongest, **at)
         left_out = {
             point: list(self.spaces[point, selection].left_out) for point, selection in self.spaces
         }
@@ -251,9 +265,10 @@ def _add_sizes(rows: TidyRows, space: Space, at: Any) -> None:
         rows.add(
             name, value, n=n, reason="" if np.isfinite(value) else "no finite size over 0", **at
         )
-    for name, value in zip(RATIOS, space.ratios.mean.tolist(), strict=True):
+    means = space.ratios.means
+    for name, value, low, high in zip(RATIOS, means.value, *means.interval(), strict=True):
         reason = "" if np.isfinite(value) else "no token was sampled, or nonfinite values"
-        rows.add(name, value, n=space.ratios.n, reason=reason, **at)
+        rows.add(name, value, low=low, high=high, n=space.ratios.n, reason=reason, **at)
 
 
 def _add_directions(rows: TidyRows, space: Space, at: Any) -> None:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from outdim.ops.sizes import sizes
 from outdim.stats.block_sums import BlockSums
 from outdim.stats.extreme_tokens import ExtremeTokens
 from outdim.stats.jackknife import BLOCKS, LeftOut, ratio
@@ -29,7 +30,7 @@ class LifeSums:
     each block adds to h at the token of each sequence where |h| is largest behind it (`written`),
     and where it was largest before it (`erased`), in the direction of that h; and at each tensor
     that a norm takes, the share of the dimension in the sum of squares that the norm divides by.
-    Norms are float32 (float64 of float64 states), everything after them float64.
+    All of it is float64.
 
     Args:
         layers: Layer of each point, in the order of the forward.
@@ -56,91 +57,114 @@ class LifeSums:
         """The next forward reads ``batch``, whose tokens are of these kinds, [B, S] int64."""
         self.drop()
         self._batch, self._kind = batch, kind
-        self._kept = batch.group > 0
-        self._whole = bool(self._kept.all())
+        kept = batch.group > 0
+        lengths = kept.sum(1)
+        self._rows = kept.reshape(-1).nonzero()[:, 0]
+        self._starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         self._index = torch.tensor(self.dims, dtype=torch.int64, device=kind.device)
 
     def observe(self, name: str, hidden: Tensor) -> None:
         """Keep what is needed of ``hidden`` [B, S, D] at a point."""
         if self.dims:
-            self._columns[name] = hidden[..., self._index]
-        if name in self.states:
-            self._largest[name] = _largest(hidden, None if self._whole else self._kept)
-        if self.dims and name in self.norms:
-            self._squares[name] = _squares(hidden, rms=self.norms[name])
+            self._columns[name] = hidden.index_select(-1, self._index)
+        norm = self.norms.get(name) if self.dims else None
+        if name in self.states or norm is not None:
+            found = sizes(
+                hidden,
+                self._rows,
+                self._starts,
+                largest=name in self.states,
+                squares=None if norm is None else ("rms_norm" if norm else "layer_norm"),
+            )
+            if found.largest is not None:
+                self._largest[name] = found.largest
+            if found.squares is not None:
+                self._squares[name] = found.squares
 
     def finish(self) -> None:
         """The forward is complete: make sums of what was kept."""
-        self._block = (self._batch.documents % BLOCKS).cpu()
-        kept = self._kept.cpu()
-        self._present = kept.any(1)
-        self._row, self._position = kept.nonzero(as_tuple=True)
-        kind = self._kind.cpu()[self._row, self._position]
-        self._cell = self._block[self._row] * len(self.kinds) + kind
-        self._add("sequences", torch.ones(len(kept)))
-        self.sums.add_cells("tokens", self._cell, len(self.kinds), torch.ones(len(self._cell)))
-        for name, largest in self._largest.items():
-            self._add(f"largest/{name}", largest.cpu())
-            self._add(f"nonfinite/{name}", (~largest.isfinite()).sum(1).cpu())
+        block = (self._batch.documents % BLOCKS).cpu()
+        self._kept = (self._batch.group > 0).cpu()
+        self._present = self._kept.any(1)
+        self._block = block[self._present]
+        rows = self._rows.cpu()
+        kind = self._kind.reshape(-1).cpu()[rows]
+        cell = block[rows // self._kept.shape[1]] * len(self.kinds) + kind
+        self._add(["sequences"], torch.ones(len(block), 1))
+        self.sums.add_cells("tokens", cell, len(self.kinds), torch.ones(len(cell)))
+        largest = torch.stack(list(self._largest.values()), 1).cpu()
+        self._add([f"largest/{name}" for name in self._largest], largest)
+        bad = (~largest.isfinite()).sum(2)
+        self._add([f"nonfinite/{name}" for name in self._largest], bad)
         if self.dims:
-            columns = {name: part.double().cpu() for name, part in self._columns.items()}
-            for name, part in columns.items():
-                self._add_values(name, part)
-            for before, after in zip(self.blocks, self.blocks[1:], strict=False):
-                self._add_parts(columns, before, after)
+            together = torch.stack(list(self._columns.values())).double().cpu()
+            columns = dict(zip(self._columns, together, strict=True))
+            self._add_values(columns, rows, cell)
+            self._add_shares(columns, rows, cell)
+            self._add_parts(columns)
             ids = torch.where(self._batch.attention_mask > 0, self._batch.input_ids, -1).cpu()
             documents, offsets = self._batch.documents.cpu(), self._batch.offsets.cpu()
-            self.extremes.add(columns, kept, ids, documents, offsets)
+            self.extremes.add(columns, self._kept, ids, documents, offsets)
         self.drop()
 
     def drop(self) -> None:
         """Forget the forward under way."""
         self._columns: dict[str, Tensor] = {}
         self._largest: dict[str, Tensor] = {}
-        self._squares: dict[str, tuple[Tensor, Tensor]] = {}
+        self._squares: dict[str, Tensor] = {}
 
     @property
     def blocks(self) -> list[str]:
         """The embeddings and the blocks: states that are handed on."""
         return [name for name in self.states if name != "final_norm"]
 
-    def _add(self, name: str, values: Tensor) -> None:
-        """Sums of sequences, [B, ...], of those with a token that counts."""
-        self.sums.add(name, self._block[self._present], values[self._present])
+    def _add(self, names: Sequence[str], values: Tensor) -> None:
+        """Sums of sequences, [B, names, ...], of those with a token that counts."""
+        self.sums.add_each(names, self._block, 1, values[self._present])
 
-    def _add_values(self, name: str, column: Tensor) -> None:
-        """Sums of a point by kind of token; ``column`` [B, S, k] float64."""
-        if name in self.states:
-            rows = column[self._row, self._position]
-            squares = rows.square()
-            positive = torch.where(rows > 0, squares, 0)
-            values = torch.stack([rows.abs(), squares, positive], 1)
-            self.sums.add_cells(f"values/{name}", self._cell, len(self.kinds), values)
-        if name in self._squares:
-            mean, total = (part.double().cpu() for part in self._squares[name])
-            deviation, total = (column - mean[..., None]).square(), total[..., None]
-            share = (deviation / total).masked_fill(total == 0, 0)
-            share = share.masked_fill(~total.isfinite(), torch.nan)
-            of_rows = share[self._row, self._position]
-            self.sums.add_cells(f"share/{name}", self._cell, len(self.kinds), of_rows)
-            most = torch.where(self._kept.cpu()[..., None], share, 0).amax(1)
-            self._add(f"largest_share/{name}", most)
+    def _add_values(self, columns: Mapping[str, Tensor], rows: Tensor, cell: Tensor) -> None:
+        """Sums of the states by kind of token; columns are [B, S, k] float64."""
+        values = torch.stack([columns[name].flatten(0, 1)[rows] for name in self.states], 1)
+        squares = values.square()
+        positive = torch.where(values > 0, squares, 0)
+        found = torch.stack([values.abs(), squares, positive], 2)
+        self.sums.add_each([f"values/{name}" for name in self.states], cell, len(self.kinds), found)
 
-    def _add_parts(self, columns: Mapping[str, Tensor], before: str, after: str) -> None:
-        """What a block adds at the tokens where a dimension is largest behind and before it."""
-        took, gave = columns[before], columns[after]
-        branches = [columns.get(f"{after}.{name}") for name in ("attention", "mlp")]
-        for name, state in (("written", gave), ("erased", took)):
-            at = state.abs().masked_fill_(~self._kept.cpu()[..., None], -1).argmax(1, keepdim=True)
+    def _add_shares(self, columns: Mapping[str, Tensor], rows: Tensor, cell: Tensor) -> None:
+        """Sums of the shares in what norms divide by, and of the largest of each sequence."""
+        if not self._squares:
+            return
+        names = list(self._squares)
+        mean, total = torch.stack(list(self._squares.values()), 1).cpu()[rows].unbind(-1)  # [N, P]
+        values = torch.stack([columns[name].flatten(0, 1)[rows] for name in names], 1)
+        share = (values - mean[..., None]).square() / total[..., None]
+        share = share.masked_fill((total == 0)[..., None], 0)
+        share = share.masked_fill(~total.isfinite()[..., None], torch.nan)
+        self.sums.add_each([f"share/{name}" for name in names], cell, len(self.kinds), share)
+        most = share.new_zeros(*self._kept.shape, *share.shape[1:])
+        most.flatten(0, 1)[rows] = share
+        self._add([f"largest_share/{name}" for name in names], most.amax(1))
+
+    def _add_parts(self, columns: Mapping[str, Tensor]) -> None:
+        """What blocks add at the tokens where a dimension is largest behind and before them."""
+        states = torch.stack([columns[name] for name in self.blocks], 1)  # [B, P, S, k]
+        at = states.abs().masked_fill_(~self._kept[:, None, :, None], -1).argmax(2, keepdim=True)
+        nothing = torch.zeros_like(states[:, 0])
+        attention, mlp = (
+            torch.stack([columns.get(f"{name}.{part}", nothing) for name in self.blocks[1:]], 1)
+            for part in PARTS[1:3]
+        )
+        for kind, state, where in (
+            ("written", states[:, 1:], at[:, 1:]),
+            ("erased", states[:, :-1], at[:, :-1]),
+        ):
             here, there, *added = (
-                torch.zeros_like(at[:, 0], dtype=torch.float64)
-                if part is None
-                else part.gather(1, at)[:, 0]
-                for part in (took, gave, *branches)
-            )  # [B, k] each
+                part.gather(2, where)[:, :, 0]
+                for part in (states[:, :-1], states[:, 1:], attention, mlp)
+            )  # [B, P, k] each
             parts = torch.stack([here, *added, there - here - added[0] - added[1]], -1)
-            sign = state.gather(1, at)[:, 0].sign()
-            self._add(f"{name}/{after}", parts * sign[..., None])
+            sign = state.gather(2, where)[:, :, 0].sign()
+            self._add([f"{kind}/{name}" for name in self.blocks[1:]], parts * sign[..., None])
 
     def spike(self, point: str) -> LeftOut:
         """Largest |h| of a sequence, on average, of every dimension [D]."""
@@ -170,24 +194,6 @@ class LifeSums:
 def _is_state(name: str) -> bool:
     """Whether a point is a hidden state that is handed on, or what the final norm gives."""
     return re.fullmatch(r"embeddings|final_norm|block\.\d+", name) is not None
-
-
-def _largest(hidden: Tensor, kept: Tensor | None) -> Tensor:
-    """Largest |h| of each sequence, [B, D], of the tokens that are kept [B, S]; 0 without any."""
-    if kept is not None:
-        hidden = hidden.masked_fill(~kept[..., None], 0)
-    return torch.maximum(hidden.amax(1), -hidden.amin(1))
-
-
-def _squares(hidden: Tensor, *, rms: bool) -> tuple[Tensor, Tensor]:
-    """Mean that a norm subtracts and sum of squares that it divides by, [B, S] each."""
-    rows = hidden if hidden.dtype == torch.float64 else hidden.float()
-    if rms:
-        squares = torch.linalg.vector_norm(rows, dim=-1).square()
-        return torch.zeros_like(squares), squares
-    mean = rows.mean(-1)
-    # Ten times as fast as torch.var_mean.
-    return mean, torch.linalg.vector_norm(rows - mean[..., None], dim=-1).square()
 
 
 def _over_median(found: LeftOut) -> LeftOut:

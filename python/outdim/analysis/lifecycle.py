@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import Tensor
 
-from outdim.analysis.analyze import analyze
+from outdim.analysis.analyze import one_step
 from outdim.analysis.detect import outliers_by_parameters
 from outdim.analysis.hidden_maps import hidden_maps
-from outdim.analysis.input_options import ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.life_sums import LifeSums
 from outdim.analysis.lives import Lives
@@ -29,6 +28,8 @@ from outdim.errors import ArgumentError, DataError
 from outdim.tables import parquet_bytes, read_parquet
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from outdim.corpus import Corpus
@@ -154,7 +155,7 @@ class FollowLives(Observer):
 def lifecycle(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    source: str | Sequence[str] | Corpus,
+    texts: str | Path | Sequence[str] | Corpus,
     *,
     dims: Sequence[int] | None = None,
     exclude: Sequence[str] = (),
@@ -169,7 +170,8 @@ def lifecycle(
     Args:
         model: A Hugging Face model in eval mode.
         tokenizer: Its tokenizer.
-        source: What `outdim.open_corpus` takes, or an open corpus.
+        texts: Documents, or where they are: a path, glob or dataset id, or an open corpus
+            (`outdim.open_corpus`, which takes several files too).
         dims: Dimensions to follow; None takes the six whose largest values stand out most among the
             first 2,048 tokens, and the outliers by parameters, ten at most.
         exclude: Tokens left out of the statistics: ``"unk"``, or as the vocabulary writes them.
@@ -191,12 +193,18 @@ def lifecycle(
         [(2, 'mlp'), (12, 'mlp')]
     """
     options = LifecycleOptions(dims=None if dims is None else list(dims))
-    forward = ForwardOptions(
-        max_length=max_length, token_budget=token_budget, autocast=autocast, exclude=list(exclude)
+    found: Lives = one_step(
+        "lifecycle",
+        options,
+        model,
+        tokenizer,
+        texts,
+        exclude=exclude,
+        max_length=max_length,
+        token_budget=token_budget,
+        autocast=autocast,
     )
-    found = analyze(model, tokenizer, source, {"lifecycle": options}, forward=forward)
-    result: Lives = found["lifecycle"]
-    return result
+    return found
 
 
 def _followed(point: Point) -> bool:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -28,9 +26,6 @@ from outdim.tokens.targets import (
     target_batches,
 )
 from outdim.tokens.tokenizer import special_ids
-
-if TYPE_CHECKING:
-    from outdim.corpus import Corpus
 
 Task = Literal["lm", "mlm"]
 Masking = Literal["random", "within_word_l2r"]
@@ -136,25 +131,3 @@ class MaskedTokens(Predicting):
             key, share = documents.keys[piece.document], self.recorded["mask_share"]
             return [masked(piece, key, share, mask, self._replacements)]
         return each_masked(piece, documents.words_of(piece), mask)
-
-
-def corpus_of(texts: str | Path | Sequence[str] | Corpus) -> Corpus:
-    """The corpus of texts, or of where they are.
-
-    Raises:
-        ArgumentError: Names of files in the place of texts.
-    """
-    from outdim.corpus import Corpus, GivenTexts, open_corpus
-
-    if isinstance(texts, Corpus):
-        return texts
-    if isinstance(texts, str | Path):
-        return open_corpus(texts)
-    given = list(texts)
-    if given and all(
-        isinstance(t, Path) or (isinstance(t, str) and os.path.isfile(t)) for t in given
-    ):
-        raise ArgumentError(
-            "texts: expected documents, got names of files; pass outdim.open_corpus(files)."
-        )
-    return GivenTexts(given)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from outdim.analysis.step import Result
 from outdim.analysis.variants import Variant, controls_of
+from outdim.errors import one_of
 from outdim.stats.jackknife import LeftOut, ratio
 from outdim.stats.paired import Interval
 from outdim.stats.prediction_measures import FREQUENCY, Contributions, contributions, measured
@@ -93,8 +94,13 @@ class Predictions(Result):
         return next(iter(self.readings))
 
     def measure(self, name: str, reading: str | None = None) -> Comparison:
-        """One of `LABELS`, of all series."""
-        return self.comparisons[reading or self.reading][name]
+        """One of `LABELS`, of all series.
+
+        Raises:
+            ArgumentError: There is no such measure or reading.
+        """
+        found = self.comparisons[one_of("reading", reading or self.reading, self.readings)]
+        return found[one_of("name", name, found)]
 
     @cached_property
     def contributions(self) -> dict[str, Contributions]:
@@ -194,7 +200,7 @@ class Predictions(Result):
 
     def predicted(self, reading: str, series: int) -> tuple[Ints, Ints]:
         """The tokens of a series and how often they are predicted, the most frequent first."""
-        found = self.readings[reading]
+        found = self.readings[one_of("reading", reading, self.readings)]
         times = found.counts[:, series].sum(0).astype(np.int64)
         order = np.argsort(-times, kind="stable")[: int((times > 0).sum())]
         return found.ids[order], times[order]

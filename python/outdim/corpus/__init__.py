@@ -5,7 +5,7 @@ import warnings
 from typing import Any
 
 from outdim.corpus.corpus import Corpus, open_corpus
-from outdim.corpus.given import GivenTexts
+from outdim.corpus.given import GivenTexts, corpus_of
 from outdim.corpus.texts import Accounting, Texts
 from outdim.corpus.unit import Unit
 
@@ -15,6 +15,7 @@ __all__ = [
     "GivenTexts",
     "Texts",
     "Unit",
+    "corpus_of",
     "open_corpus",
 ]
 

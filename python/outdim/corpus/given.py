@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from outdim.corpus.corpus import Corpus
+from outdim.corpus.corpus import Corpus, open_corpus
 from outdim.corpus.reading import ReadOptions
 from outdim.corpus.texts import Accounting, Texts, admit
 from outdim.corpus.unit import Unit
@@ -46,3 +48,27 @@ class GivenTexts(Corpus):
     def blocks(self, unit: Unit, account: Accounting) -> Iterator[Texts]:
         """The documents, entered in ``account``."""
         yield admit(Texts.of(self._texts[unit.start : unit.stop]), 0, account)
+
+
+def corpus_of(texts: str | Path | Sequence[str] | Corpus) -> Corpus:
+    """The corpus of documents, or of where they are.
+
+    Args:
+        texts: Documents; a path, glob or dataset id; or an open corpus.
+
+    Raises:
+        ArgumentError: Names of files in the place of documents.
+        DataError: There is none, or they cannot be read.
+    """
+    if isinstance(texts, Corpus):
+        return texts
+    if isinstance(texts, str | Path):
+        return open_corpus(texts)
+    given = list(texts)
+    if given and all(
+        isinstance(t, Path) or (isinstance(t, str) and os.path.isfile(t)) for t in given
+    ):
+        raise ArgumentError(
+            "texts: expected documents, got names of files; pass outdim.open_corpus(files)."
+        )
+    return GivenTexts(given)

@@ -7,25 +7,41 @@ registered with torch.library as torch.ops.outdim.*, so that torch.compile trace
 from outdim.ops._reference import empty_state
 from outdim.ops.attention_received import AttentionReceived, attention_received
 from outdim.ops.layer_norm import Edit, layer_norm, layer_norm_moments
+from outdim.ops.magnitude_counts import (
+    magnitude_counts_add,
+    magnitude_counts_empty,
+    magnitude_counts_move,
+)
 from outdim.ops.merge import merge_states
 from outdim.ops.moments import MomentsState, StatisticsArgs, moments
 from outdim.ops.rank_histogram import rank_histogram_add, rank_histogram_touch
 from outdim.ops.segment_sums import Segments, segment_sums, segments
+from outdim.ops.sizes import Sizes, sizes
+from outdim.ops.token_shape import TokenShape, token_shape
+from outdim.ops.unit_sums import unit_sums
 
 __all__ = [
     "AttentionReceived",
     "Edit",
     "MomentsState",
     "Segments",
+    "Sizes",
     "StatisticsArgs",
+    "TokenShape",
     "attention_received",
     "empty_state",
     "layer_norm",
     "layer_norm_moments",
+    "magnitude_counts_add",
+    "magnitude_counts_empty",
+    "magnitude_counts_move",
     "merge_states",
     "moments",
     "rank_histogram_add",
     "rank_histogram_touch",
     "segment_sums",
     "segments",
+    "sizes",
+    "token_shape",
+    "unit_sums",
 ]

@@ -2,12 +2,12 @@
 
 `_cpu.py` and `_cuda.py` turn these into addresses, sizes and a stream; both have the functions
 `layer_norm(call, stats, of_input)`, `moments(hidden, call)`, `rank_histogram_touch(hidden, call)`
-and `rank_histogram_add(hidden, call)`. All tensors of a call are on one device. Every matrix of
+and so on. All tensors of a call are on one device. Every matrix of
 rows is a view with contiguous columns (its row stride may be anything, also zero); every other
 tensor is contiguous.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -27,10 +27,14 @@ class MomentsCall(NamedTuple):
     before_body: Tensor | None
     head: Tensor  # [groups, 1 + 2 K] float64, to be written
     body: Tensor  # [groups, R, D] float64, to be written
+    native: Any = None  # all of it as the binding takes it, where that was prepared
 
 
 class LayerNormCall(NamedTuple):
-    """Inputs, edit and outputs of a layer_norm kernel; see csrc/core/layer_norm.h."""
+    """Inputs, edit and outputs of a layer_norm kernel; see csrc/core/layer_norm.h.
+
+    With `native`, x, residual, sum and y are contiguous and may have any shape (..., D).
+    """
 
     x: Tensor  # [N, D] rows, float32, float16 or bfloat16
     gamma: Tensor | None  # [D], dtype of beta
@@ -46,6 +50,7 @@ class LayerNormCall(NamedTuple):
     each: bool  # every row of x with every variant: y is [M * N, D]
     sum: Tensor | None  # [N, D] contiguous, to be written
     y: Tensor  # [N, D] rows, to be written
+    native: Any = None  # all of it as the binding takes it, where that was prepared
 
 
 class RankTouchCall(NamedTuple):
@@ -76,6 +81,41 @@ class SegmentSumsCall(NamedTuple):
     read: Tensor  # [S] int64
     write: Tensor  # [S] int64
     sums: Tensor  # [R, 3, D] float64, rows `write` to be written
+
+
+class UnitSumsCall(NamedTuple):
+    """Segments and sums of a unit_sums kernel; see csrc/core/unit_sums.h."""
+
+    order: Tensor  # [M] int64, rows of hidden
+    starts: Tensor  # [S + 1] int64
+    left_out: Tensor  # [L] int64, dimensions
+    sums: Tensor  # [S, 4, D] float64, to be written
+
+
+class SizesCall(NamedTuple):
+    """Segments and outputs of a sizes kernel; see csrc/core/sizes.h."""
+
+    order: Tensor  # [M] int64, rows of hidden
+    starts: Tensor  # [S + 1] int64
+    rms: bool
+    largest: Tensor | None  # [S, D] float32, float64 of float64, to be written
+    squares: Tensor | None  # [N, 2] float64 of zeros, rows of `order` to be written
+
+
+class MagnitudeCountsCall(NamedTuple):
+    """Selection and histograms of a magnitude_counts kernel; see its header in csrc/core."""
+
+    group: Tensor | None  # [N] uint8
+    fresh: Tensor  # [G, D, 528] int32, added to
+
+
+class TokenShapeCall(NamedTuple):
+    """Selection and outputs of a token_shape kernel; see csrc/core/token_shape.h."""
+
+    group: Tensor | None  # [N] uint8
+    smallest: Tensor  # [N] int64, to be written
+    largest: Tensor
+    kurtosis: Tensor  # [N] float64, to be written
 
 
 class AttentionReceivedCall(NamedTuple):

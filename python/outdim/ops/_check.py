@@ -4,7 +4,6 @@ A call on a few rows costs what its checks cost: a text is built only when a che
 an attribute of a tensor (50 to 500 ns) is read once where that is easy.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -88,7 +87,7 @@ def as_rows(value: Tensor) -> Tensor:
     """Flatten (..., D) to N rows with contiguous columns: a view where the strides allow it."""
     value = resolved(value)
     if value.dim() != 2:
-        value = value.reshape(math.prod(value.shape[:-1]), value.shape[-1])
+        value = value.reshape(-1, value.shape[-1])
     if not value.is_contiguous() and value.stride(1) != 1 and value.shape[1] > 1:
         value = value.contiguous()
     return value
@@ -97,6 +96,31 @@ def as_rows(value: Tensor) -> Tensor:
 def as_vector(value: Tensor) -> Tensor:
     """Flatten to one contiguous dimension: the tensor itself where it is that already."""
     return resolved(value if value.dim() == 1 else value.reshape(-1)).contiguous()
+
+
+def per_row(
+    name: str, value: Any, dtypes: tuple[torch.dtype, ...], n: int, device: torch.device
+) -> Tensor:
+    """Check for N values of one of the dtypes on the device of hidden; return them as a vector."""
+    if not isinstance(value, Tensor) or value.dtype not in dtypes or value.numel() != n:
+        raise unexpected(name, value, dtypes, f"{n} values")
+    check_device(name, value, "hidden", device)
+    return as_vector(value)
+
+
+def group_per_row(group: Any, n: int, device: torch.device) -> Tensor | None:
+    """Check for the groups of N rows, uint8 or bool; return them as a vector of uint8."""
+    if group is None:
+        return None
+    return per_row("group", group, (torch.uint8, torch.bool), n, device).view(torch.uint8)
+
+
+def group_error(group: Tensor, groups: int) -> ArgumentError:
+    """Build the error for a row of a group that there is not."""
+    return ArgumentError(
+        f"group: expected values up to groups={groups}, got {int(group.max())} in row "
+        f"{int(group.argmax())}"
+    )
 
 
 def check_same(

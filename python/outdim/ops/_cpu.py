@@ -9,74 +9,96 @@ from outdim.ops._binding import DTYPE_CODES, core
 from outdim.ops._calls import (
     AttentionReceivedCall,
     LayerNormCall,
+    MagnitudeCountsCall,
     MomentsCall,
     RankAddCall,
     RankTouchCall,
     SegmentSumsCall,
+    SizesCall,
+    TokenShapeCall,
+    UnitSumsCall,
 )
+from outdim.ops._statistics import StatisticsOfRows
 
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def moments_args(module: Any, call: MomentsCall) -> Any:
-    """Build the binding's MomentsArgs; the kernels of every device take the same."""
-    ids, table, rows, group, groups, tau, exact, shape, before_head, before_body, head, body = call
+def rows_args(module: Any, call: MomentsCall | StatisticsOfRows) -> Any:
+    """Build the binding's MomentsArgs without its states: what holds for any tensor of the rows."""
+    table, rows = call.table, call.rows
     table_covariates, vocab = (0, 0) if table is None else table.shape
     return module.MomentsArgs(
-        0 if ids is None else ids.data_ptr(),
-        0 if table is None else table.data_ptr(),
+        _address(call.ids),
+        _address(table),
         vocab,
         table_covariates,
-        0 if rows is None else rows.data_ptr(),
+        _address(rows),
         0 if rows is None else rows.shape[0],
-        0 if group is None else group.data_ptr(),
-        groups,
-        tau,
-        exact,
-        shape,
-        0 if before_head is None else before_head.data_ptr(),
-        0 if before_body is None else before_body.data_ptr(),
-        head.data_ptr(),
-        body.data_ptr(),
+        _address(call.group),
+        call.groups,
+        call.tau,
+        call.exact,
+        call.shape,
+    )
+
+
+def moments_args(module: Any, call: MomentsCall) -> Any:
+    """Build the binding's MomentsArgs; the kernels of every device take the same."""
+    if call.native is not None:
+        return call.native
+    return rows_args(module, call).with_state(
+        _address(call.before_head),
+        _address(call.before_body),
+        call.head.data_ptr(),
+        call.body.data_ptr(),
+    )
+
+
+def norm_args(module: Any, call: LayerNormCall) -> Any:
+    """Build the binding's LayerNormArgs without its rows: what holds for every call of a norm."""
+    gamma, beta, scale = call.gamma, call.beta, call.scale
+    parameter = beta if gamma is None else gamma
+    return module.LayerNormArgs(
+        DTYPE_CODES[call.x.dtype],
+        call.x.shape[-1],
+        0 if parameter is None else DTYPE_CODES[parameter.dtype],
+        _address(gamma),
+        _address(beta),
+        call.eps,
+        call.rms,
+        _address(call.dim_mask),
+        _address(scale),
+        _address(call.shift),
+        _address(call.clip),
+        _address(call.variant),
+        0 if scale is None else scale.shape[0],
+        call.each,
     )
 
 
 def layer_norm_args(module: Any, call: LayerNormCall) -> Any:
     """Build the binding's LayerNormArgs; the kernels of every device take the same."""
-    x, gamma, beta, eps, rms, residual, dim_mask, scale, shift, clip, variant, each, s, y = call
-    parameter = beta if gamma is None else gamma
-    return module.LayerNormArgs(
-        DTYPE_CODES[x.dtype],
-        *x.shape,
+    if call.native is not None:
+        return call.native
+    x, residual, y = call.x, call.residual, call.y
+    return norm_args(module, call).with_rows(
+        x.shape[0],
         x.data_ptr(),
-        x.stride()[0],
-        0 if residual is None else residual.data_ptr(),
-        0 if residual is None else residual.stride()[0],
-        0 if s is None else s.data_ptr(),
+        x.stride(0),
+        _address(residual),
+        0 if residual is None else residual.stride(0),
+        _address(call.sum),
         y.data_ptr(),
-        y.stride()[0],
-        0 if parameter is None else DTYPE_CODES[parameter.dtype],
-        0 if gamma is None else gamma.data_ptr(),
-        0 if beta is None else beta.data_ptr(),
-        eps,
-        rms,
-        0 if dim_mask is None else dim_mask.data_ptr(),
-        0 if scale is None else scale.data_ptr(),
-        0 if shift is None else shift.data_ptr(),
-        0 if clip is None else clip.data_ptr(),
-        0 if variant is None else variant.data_ptr(),
-        0 if scale is None else scale.shape[0],
-        each,
+        y.stride(0),
     )
 
 
 def hidden_view(module: Any, hidden: Tensor) -> Any:
     """Build the binding's HiddenView of a matrix of rows."""
-    return module.HiddenView(
-        hidden.data_ptr(), DTYPE_CODES[hidden.dtype], *hidden.shape, hidden.stride()[0]
-    )
+    n, d = hidden.shape
+    return module.HiddenView(hidden.data_ptr(), DTYPE_CODES[hidden.dtype], n, d, hidden.stride(0))
 
 
 def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -> None:
@@ -157,6 +179,70 @@ def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
     module = core()
     module.segment_sums(
         hidden_view(module, hidden), segment_sums_args(module, call), torch.get_num_threads()
+    )
+
+
+def unit_sums(hidden: Tensor, call: UnitSumsCall) -> None:
+    """Run the kernel with torch's number of threads."""
+    module = core()
+    args = module.UnitSumsArgs(
+        call.order.data_ptr(),
+        len(call.order),
+        call.starts.data_ptr(),
+        len(call.starts) - 1,
+        call.left_out.data_ptr(),
+        len(call.left_out),
+        call.sums.data_ptr(),
+    )
+    module.unit_sums(hidden_view(module, hidden), args, torch.get_num_threads())
+
+
+def sizes(hidden: Tensor, call: SizesCall) -> None:
+    """Run the kernel with torch's number of threads."""
+    module = core()
+    args = module.SizesArgs(
+        call.order.data_ptr(),
+        len(call.order),
+        call.starts.data_ptr(),
+        len(call.starts) - 1,
+        call.rms,
+        _address(call.largest),
+        _address(call.squares),
+    )
+    module.sizes(hidden_view(module, hidden), args, torch.get_num_threads())
+
+
+def magnitude_counts_args(module: Any, call: MagnitudeCountsCall) -> Any:
+    """Build the binding's MagnitudeCountsArgs; the kernels of every device take the same."""
+    group, fresh = call
+    return module.MagnitudeCountsArgs(_address(group), len(fresh), fresh.data_ptr())
+
+
+def magnitude_counts_add(hidden: Tensor, call: MagnitudeCountsCall) -> None:
+    """Run the kernel with torch's number of threads."""
+    module = core()
+    module.magnitude_counts_add(
+        hidden_view(module, hidden), magnitude_counts_args(module, call), torch.get_num_threads()
+    )
+
+
+def magnitude_counts_move(fresh: Tensor, counts: Tensor) -> None:
+    """Run the kernel with torch's number of threads."""
+    module = core()
+    args = magnitude_counts_args(module, MagnitudeCountsCall(None, fresh))
+    module.magnitude_counts_move(args, fresh.shape[1], counts.data_ptr(), torch.get_num_threads())
+
+
+def token_shape_args(module: Any, call: TokenShapeCall) -> Any:
+    """Build the binding's TokenShapeArgs; the kernels of every device take the same."""
+    return module.TokenShapeArgs(*(_address(tensor) for tensor in call))
+
+
+def token_shape(hidden: Tensor, call: TokenShapeCall) -> None:
+    """Run the kernel with torch's number of threads."""
+    module = core()
+    module.token_shape(
+        hidden_view(module, hidden), token_shape_args(module, call), torch.get_num_threads()
     )
 
 

@@ -16,19 +16,23 @@ from outdim.ops._binding import core
 from outdim.ops._calls import (
     AttentionReceivedCall,
     LayerNormCall,
+    MagnitudeCountsCall,
     MomentsCall,
     RankAddCall,
     RankTouchCall,
     SegmentSumsCall,
+    TokenShapeCall,
 )
 from outdim.ops._cpu import (
     attention_received_args,
     hidden_view,
     layer_norm_args,
+    magnitude_counts_args,
     moments_args,
     rank_add_args,
     rank_touch_args,
     segment_sums_args,
+    token_shape_args,
 )
 
 
@@ -42,8 +46,8 @@ def _context(module: Any, device: torch.device, workspace: Tensor | None = None)
 
 def _workspace(module: Any, hidden: Tensor, args: Any) -> Tensor:
     # Its addresses may be reused as soon as the kernels are queued: reuse is ordered by the stream.
-    n, d = hidden.shape
-    size = module.cuda_workspace_bytes(n, d, args, hidden.device.index)
+    d = hidden.shape[-1]
+    size = module.cuda_workspace_bytes(hidden.numel() // d, d, args, hidden.device.index)
     return torch.empty(size, dtype=torch.uint8, device=hidden.device)
 
 
@@ -66,9 +70,9 @@ def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -
     tensor just stored.
     """
     module = core()
-    if call.x.shape[1] > module.cuda_max_norm_width():
+    if (d := call.x.shape[-1]) > module.cuda_max_norm_width():
         raise BackendError(
-            f"x: expected at most {module.cuda_max_norm_width()} columns, got {call.x.shape[1]}; "
+            f"x: expected at most {module.cuda_max_norm_width()} columns, got {d}; "
             'pass backend="reference"'
         )
     if stats is not None and of_input and call.residual is not None and call.sum is None:
@@ -119,6 +123,24 @@ def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
     args = segment_sums_args(module, call)
     with _out_of_memory():
         module.cuda_segment_sums(hidden_view(module, hidden), args, _context(module, hidden.device))
+
+
+def magnitude_counts_add(hidden: Tensor, call: MagnitudeCountsCall) -> None:
+    """Queue the kernel. A row whose group is above the number of groups is left out."""
+    module = core()
+    args = magnitude_counts_args(module, call)
+    with _out_of_memory():
+        module.cuda_magnitude_counts_add(
+            hidden_view(module, hidden), args, _context(module, hidden.device)
+        )
+
+
+def token_shape(hidden: Tensor, call: TokenShapeCall) -> None:
+    """Queue the kernel."""
+    module = core()
+    args = token_shape_args(module, call)
+    with _out_of_memory():
+        module.cuda_token_shape(hidden_view(module, hidden), args, _context(module, hidden.device))
 
 
 def attention_received(call: AttentionReceivedCall) -> None:

@@ -10,12 +10,28 @@ from torch import Tensor
 from outdim.ops._calls import (
     AttentionReceivedCall,
     LayerNormCall,
+    MagnitudeCountsCall,
     MomentsCall,
     RankAddCall,
     RankTouchCall,
     SegmentSumsCall,
+    SizesCall,
+    TokenShapeCall,
+    UnitSumsCall,
 )
-from outdim.ops.layout import BodyRow, ShapeRow, body_rows, covariates_of, head_size, shape_row
+from outdim.ops.layout import (
+    MAGNITUDE_BINS,
+    MAGNITUDE_BITS,
+    MAGNITUDE_FIRST,
+    MAGNITUDE_ROOM,
+    MAGNITUDE_SHIFT,
+    BodyRow,
+    ShapeRow,
+    body_rows,
+    covariates_of,
+    head_size,
+    shape_row,
+)
 
 # Rows are reduced in blocks of about this many values, which bounds the memory of the float64
 # temporaries (six of them) to about 100 MB whatever N is.
@@ -336,6 +352,106 @@ def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
         there = (sizes > step).nonzero().squeeze(1)
         h = hidden[order[starts[there] + step]].double()
         sums[write[there]] += torch.stack([h, h.abs(), h.square()], 1)
+
+
+def magnitude_counts_add(hidden: Tensor, call: MagnitudeCountsCall) -> None:
+    """Count the bins of the selected rows: exponent and first bits of the mantissa."""
+    group, fresh = call
+    if group is None:
+        group = torch.ones(len(hidden), dtype=torch.uint8, device=hidden.device)
+    _check_index(group, len(fresh) + 1, "there is no such group")
+    dims = hidden.shape[1]
+    offsets = torch.arange(dims, device=hidden.device) * MAGNITUDE_ROOM
+    for rows in torch.split(group.nonzero().squeeze(1), max(1, _BLOCK_VALUES // dims)):
+        bits = hidden[rows].float().contiguous().view(torch.int32)
+        bins = ((bits & 0x7FFFFFFF) >> MAGNITUDE_SHIFT) - MAGNITUDE_FIRST
+        cells = bins.clamp_(0, MAGNITUDE_BINS - 1) + offsets
+        cells += (group[rows].long() - 1)[:, None] * (dims * MAGNITUDE_ROOM)
+        ones = torch.ones_like(cells, dtype=torch.int32)
+        fresh.view(-1).scatter_add_(0, cells.view(-1), ones.view(-1))
+    lines = fresh[..., :MAGNITUDE_BINS].unflatten(-1, (-1, 1 << MAGNITUDE_BITS)).any(-1)
+    bit = torch.arange(lines.shape[-1], device=lines.device)
+    fresh[..., MAGNITUDE_BINS] = (lines.long() << bit).sum(-1).int()
+
+
+def token_shape(hidden: Tensor, call: TokenShapeCall) -> None:
+    """Write where the extremes of the selected rows are, and their kurtosis."""
+    call.smallest.fill_(-1)
+    call.largest.fill_(-1)
+    call.kurtosis.fill_(torch.nan)
+    rows = torch.arange(len(hidden), device=hidden.device)
+    if call.group is not None:
+        rows = call.group.nonzero().squeeze(1)
+    for some in torch.split(rows, max(1, _BLOCK_VALUES // hidden.shape[1])):
+        values = hidden[some]
+        call.smallest[some] = _first_of(values, values.amin(-1))
+        call.largest[some] = _first_of(values, values.amax(-1))
+        squares = values.double().square()
+        call.kurtosis[some] = squares.square().mean(-1) / squares.mean(-1).square() - 3
+
+
+def _first_of(values: Tensor, wanted: Tensor) -> Tensor:
+    """Column of the first value of each row [N, D] that is the wanted one [N], or is NaN as it."""
+    there = (values == wanted[:, None]) | values.isnan()
+    return there.byte().argmax(-1)
+
+
+@torch.no_grad()
+def unit_sums(hidden: Tensor, call: UnitSumsCall) -> None:
+    """Products of matrices: which rows each segment has, with the weights of rows."""
+    left_out, sums = call.left_out, call.sums
+    order, segment = _rows_of_segments(hidden, call.order, call.starts)
+    _check_index(left_out, hidden.shape[1], "left_out is outside the dimensions")
+    sums.zero_()
+    step = max(1, _BLOCK_VALUES // hidden.shape[1])
+    for start in range(0, len(order), step):
+        part = slice(start, start + step)
+        rows = hidden[order[part]].double()
+        _add_units(rows, segment[part], sums[:, :2])
+        _add_units(rows.index_fill_(1, left_out, 0), segment[part], sums[:, 2:])
+
+
+def _rows_of_segments(hidden: Tensor, order: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows that segments have, in their order, and the segment of each."""
+    sizes = starts.diff()
+    if (sizes < 0).any() or starts[0] < 0 or starts[-1] > len(order):
+        raise IndexError("starts do not ascend within order")
+    order = order[starts[0] : starts[-1]]
+    _check_index(order, len(hidden), "order is outside hidden")
+    return order, torch.arange(len(sizes), device=hidden.device).repeat_interleave(sizes)
+
+
+def _add_units(rows: Tensor, segment: Tensor, sums: Tensor) -> None:
+    """Add sums of h / ||h|| and of its square to [S, 2, D]; 0 / 0 is 0."""
+    norm = torch.linalg.vector_norm(rows, dim=1)
+    finite = norm.isfinite()
+    unit = torch.where(finite[:, None], rows, 0)  # else 0 * NaN, in the sums of every segment
+    unit = unit / torch.where(finite & (norm > 0), norm, 1)[:, None]
+    member = rows.new_zeros(len(sums), len(rows))
+    member[segment, torch.arange(len(rows), device=rows.device)] = 1
+    bad = member @ (~finite).double() > 0
+    found = torch.stack([member @ unit, member @ unit.square()], 1)
+    sums += found.masked_fill(bad[:, None, None], torch.nan)
+
+
+@torch.no_grad()
+def sizes(hidden: Tensor, call: SizesCall) -> None:
+    """Largest of each segment by a scatter, mean and squares of a block of rows at a time."""
+    order, segment = _rows_of_segments(hidden, call.order, call.starts)
+    largest, squares = call.largest, call.squares
+    if largest is not None:
+        largest.zero_()
+    step = max(1, _BLOCK_VALUES // hidden.shape[1])
+    for start in range(0, len(order), step):
+        part = slice(start, start + step)
+        rows = hidden[order[part]]
+        if largest is not None:
+            index = segment[part, None].expand_as(rows)
+            largest.scatter_reduce_(0, index, rows.abs().to(largest.dtype), "amax")
+        if squares is not None:
+            rows = rows.double()
+            mean = rows.new_zeros(len(rows), 1) if call.rms else rows.mean(1, keepdim=True)
+            squares[order[part]] = torch.cat([mean, (rows - mean).square().sum(1, keepdim=True)], 1)
 
 
 @torch.no_grad()

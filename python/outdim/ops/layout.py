@@ -1,4 +1,7 @@
-"""The rows of a state of moments by name; csrc/core/moments.h has the same."""
+"""The rows of a state of moments by name, and the bins of magnitudes.
+
+csrc/core/moments.h and csrc/core/magnitude_counts.h have the same.
+"""
 
 from enum import IntEnum
 
@@ -25,6 +28,17 @@ class ShapeRow(IntEnum):
 
 
 BASE_ROWS = len(BodyRow)
+
+#: Bins of |h|: a power of two has 2^MAGNITUDE_BITS, and the exponents between which values are told
+#: apart are MAGNITUDE_LOWEST and MAGNITUDE_HIGHEST.
+MAGNITUDE_BITS, MAGNITUDE_LOWEST, MAGNITUDE_HIGHEST = 4, -16, 16
+#: The number of a bin is a float32 without its sign, shifted right by this, less that of the first.
+MAGNITUDE_SHIFT = 23 - MAGNITUDE_BITS
+MAGNITUDE_FIRST = (127 + MAGNITUDE_LOWEST) << MAGNITUDE_BITS
+MAGNITUDE_BINS = (MAGNITUDE_HIGHEST - MAGNITUDE_LOWEST) << MAGNITUDE_BITS
+#: Room of a dimension in the counts of a batch: its bins, and as many numbers as a power of two,
+#: the first of which says in its bits of which powers of two bins were written.
+MAGNITUDE_ROOM = MAGNITUDE_BINS + (1 << MAGNITUDE_BITS)
 
 
 def head_size(covariates: int) -> int:

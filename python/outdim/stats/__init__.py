@@ -1,7 +1,6 @@
 """Accumulators: update with batches, merge, compute; their states are plain tensors."""
 
 from outdim.stats.covariates import Covariates
-from outdim.stats.derived import Derived
 from outdim.stats.magnitudes import Magnitudes
 from outdim.stats.moments import Moments
 from outdim.stats.point_counts import Extremes
@@ -9,6 +8,7 @@ from outdim.stats.point_moments import PointMoments
 from outdim.stats.point_ranks import PointRanks
 from outdim.stats.rank_histogram import RankHistogram, RankResult
 from outdim.stats.result import MomentsResult
+from outdim.stats.token_shapes import TokenShapes
 from outdim.stats.token_sums import TokenSums
 from outdim.stats.type_buckets import TypeBuckets, fitting_buckets
 from outdim.stats.type_table import TypeTable
@@ -16,7 +16,6 @@ from outdim.stats.type_units import TypeUnits
 
 __all__ = [
     "Covariates",
-    "Derived",
     "Extremes",
     "Magnitudes",
     "Moments",
@@ -25,6 +24,7 @@ __all__ = [
     "PointRanks",
     "RankHistogram",
     "RankResult",
+    "TokenShapes",
     "TokenSums",
     "TypeBuckets",
     "TypeTable",

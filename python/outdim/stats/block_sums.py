@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import numpy as np
@@ -59,12 +59,17 @@ class BlockSums:
             cells: How many kinds.
             values: [N, ...], of any type.
         """
+        self.add_each([name], cell, cells, values[:, None])
+
+    def add_each(self, names: Sequence[str], cell: Tensor, cells: int, values: Tensor) -> None:
+        """Add rows to several sums at once, as `add_cells` to each: ``values`` [N, names, ...]."""
         total = torch.zeros(self.blocks * cells, *values.shape[1:], dtype=torch.float64)
         total.index_add_(0, cell, values.double())
         if cells > 1:
             total = total.view(self.blocks, cells, *values.shape[1:])
-        before = self._pending.get(name)
-        self._pending[name] = total if before is None else before + total
+        for name, part in zip(names, total.unbind(2 if cells > 1 else 1), strict=True):
+            before = self._pending.get(name)
+            self._pending[name] = part.contiguous() if before is None else before + part
 
     def commit(self) -> None:
         """The forward is complete: what it gave counts."""

@@ -10,6 +10,11 @@ from torch import Tensor
 
 from outdim.errors import DataError
 
+#: Columns of a product at a time: as many as a matrix product of torch is still fast with.
+_COLUMNS = 256
+#: Rows of a product at least, but for the last ones.
+_ROWS = 1024
+
 
 class Scatter(NamedTuple):
     """Sums over n rows: the mean [D], and the products of deviations from it [D, D], float64."""
@@ -22,21 +27,24 @@ class Scatter(NamedTuple):
     def of(cls, rows: Tensor) -> Scatter:
         """That of rows [N, D].
 
-        One product of matrices, float32 but for float64 rows; what is added to it is float64. Its
+        Products of matrices, float32 but for float64 rows; what is added to them is float64. The
         relative error is that of the rows, about 1e-6.
         """
-        mean = rows.mean(0, dtype=torch.float64)
-        kind = torch.float64 if rows.dtype == torch.float64 else torch.float32
-        deviations = rows.to(kind) - mean.to(kind)
-        return cls(len(rows), mean, (deviations.T @ deviations).double())
+        rows = rows if rows.dtype == torch.float64 else rows.float()
+        ones = rows.new_ones(1, len(rows))
+        pivot = (ones @ rows)[0] / len(rows)
+        deviations = rows - pivot
+        rest = (ones @ deviations)[0].double() / len(rows)  # what rounding left of the mean
+        products = _squared(deviations).double().addr_(rest, rest, alpha=-len(rows))
+        return cls(len(rows), pivot + rest, products)
 
+    @torch.inference_mode()  # what a pass took cannot be changed in place outside of it
     def with_later(self, later: Scatter) -> Scatter:
-        """With other rows behind (Chan et al. 1983)."""
+        """With other rows behind (Chan et al. 1983); its products are in the memory of these."""
         n = self.n + later.n
         delta = later.mean - self.mean
-        products = self.products + later.products
-        products.addr_(delta, delta, alpha=self.n * later.n / n)
-        return Scatter(n, self.mean + delta * (later.n / n), products)
+        self.products.add_(later.products).addr_(delta, delta, alpha=self.n * later.n / n)
+        return Scatter(n, self.mean + delta * (later.n / n), self.products)
 
     @property
     def covariance(self) -> Tensor:
@@ -47,7 +55,8 @@ class Scatter(NamedTuple):
 class PointCovariances:
     """A `Scatter` per (point, group of tokens).
 
-    Memory: 8 D² bytes a point and group, twice over while a batch is under way.
+    Rows are kept until there are `_ROWS` of a group: a product of few rows costs as much memory
+    traffic as one of many. Memory: 8 D² bytes a point and group, twice over while rows are added.
 
     Args:
         points: Names of the points; others are left alone.
@@ -57,7 +66,8 @@ class PointCovariances:
     def __init__(self, points: Sequence[str], groups: Sequence[str]) -> None:
         self.points, self.groups = tuple(points), tuple(groups)
         self._kept: dict[tuple[str, str], Scatter] = {}  # of whole forwards
-        self._pending: dict[tuple[str, str], Scatter] = {}  # with the one under way
+        self._waiting: dict[tuple[str, str], list[Tensor]] = {}  # of whole forwards, behind it
+        self._pending: dict[tuple[str, str], Tensor] = {}  # of the one under way
         self._rows: dict[str, Tensor] = {}
 
     def begin(self, ids: Tensor, group: Tensor, rows: Tensor | None = None) -> None:
@@ -72,14 +82,25 @@ class PointCovariances:
         hidden = hidden.reshape(-1, hidden.shape[-1])
         for name, rows in self._rows.items():
             if len(rows):
-                found = Scatter.of(hidden[rows])
-                before = self._kept.get((point, name))
-                self._pending[point, name] = found if before is None else before.with_later(found)
+                self._pending[point, name] = hidden.index_select(0, rows)
 
     def commit(self) -> None:
         """The forward is complete: what it gave counts."""
-        self._kept |= self._pending
+        for key, rows in self._pending.items():
+            self._waiting.setdefault(key, []).append(rows)
         self._pending.clear()
+        self._take_waiting(at_least=_ROWS)
+
+    def _take_waiting(self, at_least: int = 1) -> None:
+        """Add the rows that wait, where there are so many of a point and group."""
+        for key, parts in self._waiting.items():
+            if sum(map(len, parts)) >= at_least:
+                self._append(key, Scatter.of(torch.cat(parts) if len(parts) > 1 else parts[0]))
+                parts.clear()
+
+    def _append(self, key: tuple[str, str], later: Scatter) -> None:
+        before = self._kept.get(key)
+        self._kept[key] = later if before is None else before.with_later(later)
 
     def discard(self) -> None:
         """The forward failed: nothing of it counts."""
@@ -87,6 +108,7 @@ class PointCovariances:
 
     def scatter(self, point: str, groups: Sequence[str]) -> Scatter | None:
         """That of several groups together, on the CPU; None where there is no row."""
+        self._take_waiting()
         total: Scatter | None = None
         for group in groups:
             if found := self._kept.get((point, group)):
@@ -96,6 +118,7 @@ class PointCovariances:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Flat tensors on the CPU: ``<point>/<group>/n``, ``mean`` [D] and ``products`` [D, D]."""
+        self._take_waiting()
         state = {}
         for (point, group), found in self._kept.items():
             at = f"{point}/{group}"
@@ -110,7 +133,8 @@ class PointCovariances:
         Raises:
             DataError: A state of other points or groups, or of another D; nothing was merged.
         """
-        merged = {}
+        self._take_waiting()
+        behind = {}
         known = {f"{p}/{g}/{f}" for p in self.points for g in self.groups for f in _FIELDS}
         if extra := state.keys() - known:
             raise DataError(f"state: expected the points {', '.join(self.points)}, got {extra}")
@@ -130,9 +154,21 @@ class PointCovariances:
                 if mine is not None:
                     device = mine.mean.device
                     later = Scatter(later.n, later.mean.to(device), later.products.to(device))
-                merged[point, group] = later if mine is None else mine.with_later(later)
-        self._kept |= merged
+                behind[point, group] = later
+        for key, later in behind.items():
+            self._append(key, later)
         return self
 
 
 _FIELDS = ("n", "mean", "products")
+
+
+def _squared(rows: Tensor) -> Tensor:
+    """The product of the columns of rows [N, D] with each other, [D, D]; half is computed."""
+    products = rows.new_empty(rows.shape[1], rows.shape[1])
+    for start in range(0, rows.shape[1], _COLUMNS):
+        mine = slice(start, start + _COLUMNS)
+        part = rows[:, start:].T @ rows[:, mine]
+        products[start:, mine] = part
+        products[mine, start:] = part.T
+    return products

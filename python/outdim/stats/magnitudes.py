@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,19 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from outdim import ops
 from outdim.errors import ArgumentError
+from outdim.ops.layout import MAGNITUDE_BINS, MAGNITUDE_BITS, MAGNITUDE_FIRST, MAGNITUDE_SHIFT
 from outdim.stats.point_counts import PointCounts
-
-_MANTISSA_BITS = 4  # of float32, which has 23: 16 bins between a power of two and the next
-_SHIFT = 23 - _MANTISSA_BITS
-_BIAS = 127
-_LOWEST, _HIGHEST = -16, 16  # powers of two between which values are told apart
-_FIRST = (_BIAS + _LOWEST) << _MANTISSA_BITS
-_BINS = (_HIGHEST - _LOWEST) << _MANTISSA_BITS
 
 #: A quantile of |h| lies within this share of what `MagnitudeCounts.quantile` says, for values of
 #: 2^-16 to 2^16: no bin is wider than 1/16 of its lower end.
-RELATIVE_ERROR = 2.0**-_MANTISSA_BITS
+RELATIVE_ERROR = 2.0**-MAGNITUDE_BITS
 
 
 class Magnitudes(PointCounts):
@@ -30,20 +26,39 @@ class Magnitudes(PointCounts):
     Between a power of two and the next there are 16 bins of equal width, from 2^-16 to 2^16; what
     is smaller is in the first bin, what is larger or not finite in the last. Exact quantiles of all
     dimensions would take a bin for each of 32,768 magnitudes of 16 bits, 64 times as many.
-    Memory: 4 KiB a group, dimension and point, twice over while a batch is under way.
+    Memory: 4 KiB a group, dimension and point, and half as much for the batch under way.
     """
 
-    width = _BINS
+    width = MAGNITUDE_BINS
 
-    def cells(self, hidden: Tensor, group: Tensor) -> Tensor:
-        """One a value; exponent and first bits of the mantissa are the number of its bin."""
-        dims = hidden.shape[1]
-        bits = hidden.float().contiguous().view(torch.int32)
-        bins = (bits & 0x7FFFFFFF) >> _SHIFT
-        bins.sub_(_FIRST).clamp_(0, _BINS - 1)
-        bins += torch.arange(dims, dtype=torch.int32, device=bits.device) * _BINS
-        bins += (group * (dims * _BINS))[:, None]
-        return bins.view(-1)
+    def __init__(self, points: Sequence[str], groups: Sequence[str]) -> None:
+        super().__init__(points, groups)
+        self._fresh: dict[str, Tensor] = {}  # of the forward under way, else zeros
+        self._taken: set[str] = set()  # the points that it has reached
+
+    def add(self, point: str, hidden: Tensor) -> None:
+        """Count ``hidden`` [..., D] at ``point``, the rows in the order of `begin`."""
+        if point not in self._fresh:
+            room = ops.magnitude_counts_empty(len(self.groups), hidden.shape[-1], hidden.device)
+            self._fresh[point] = room
+        self._taken.add(point)
+        ops.magnitude_counts_add(hidden, self._fresh[point], group=self._group)
+
+    def commit(self) -> None:
+        """The forward is complete: what it gave counts."""
+        for point in self._taken:
+            fresh = self._fresh[point]
+            if point not in self._counts:
+                shape = (*fresh.shape[:2], MAGNITUDE_BINS)
+                self._counts[point] = torch.zeros(shape, dtype=torch.int64, device=fresh.device)
+            ops.magnitude_counts_move(fresh, self._counts[point])
+        self._taken.clear()
+
+    def discard(self) -> None:
+        """The forward failed: nothing of it counts."""
+        for point in self._taken:
+            self._fresh[point].zero_()
+        self._taken.clear()
 
 
 class Bounded(NamedTuple):
@@ -56,7 +71,7 @@ class Bounded(NamedTuple):
 
 def bin_edges() -> NDArray[np.float64]:
     """The B + 1 ends of the bins: 0, then 2^-16 (1 + 1/16), ..., and infinity at the end."""
-    codes = (_FIRST + np.arange(_BINS + 1, dtype=np.int64)) << _SHIFT
+    codes = (MAGNITUDE_FIRST + np.arange(MAGNITUDE_BINS + 1, dtype=np.int64)) << MAGNITUDE_SHIFT
     edges = codes.astype(np.uint32).view(np.float32).astype(np.float64)
     edges[0], edges[-1] = 0.0, np.inf
     return edges

@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from outdim import ops
 from outdim.errors import DataError
 
 
@@ -29,37 +30,24 @@ class PointCounts(ABC):
     def __init__(self, points: Sequence[str], groups: Sequence[str]) -> None:
         self.points, self.groups = tuple(points), tuple(groups)
         self._counts: dict[str, Tensor] = {}  # of whole forwards
-        self._pending: dict[str, Tensor] = {}  # of the one under way
-        self._group = torch.zeros(0, dtype=torch.int32)
+        self._group = torch.zeros(0, dtype=torch.uint8)
 
     def begin(self, ids: Tensor, group: Tensor, rows: Tensor | None = None) -> None:
         """The next forward has N rows: group [N] uint8."""
-        self._pending.clear()
-        self._group = group.int()
-
-    def add(self, point: str, hidden: Tensor) -> None:
-        """Count ``hidden`` [..., D] at ``point``, the rows in the order of `begin`."""
-        hidden = hidden.reshape(-1, hidden.shape[-1])
-        size = (1 + len(self.groups)) * hidden.shape[1] * self.width
-        found = torch.bincount(self.cells(hidden, self._group), minlength=size)
-        by_group = found.view(-1, hidden.shape[1], self.width)
-        self._pending[point] = by_group[1:]  # group 0 is padding, and what was excluded
+        self.discard()
+        self._group = group
 
     @abstractmethod
-    def cells(self, hidden: Tensor, group: Tensor) -> Tensor:
-        """What each thing that is counted adds one to, as a number in [1 + G, D, B]; any shape."""
+    def add(self, point: str, hidden: Tensor) -> None:
+        """Count ``hidden`` [..., D] at ``point``, the rows in the order of `begin`."""
 
+    @abstractmethod
     def commit(self) -> None:
         """The forward is complete: what it gave counts."""
-        for point, found in self._pending.items():
-            before = self._counts.get(point)
-            # Not in place: merging goes on outside of inference mode.
-            self._counts[point] = found if before is None else before + found
-        self._pending.clear()
 
+    @abstractmethod
     def discard(self) -> None:
         """The forward failed: nothing of it counts."""
-        self._pending.clear()
 
     def counts(self, point: str, groups: Sequence[str]) -> Tensor | None:
         """Counts [D, B] of several groups together; None where there is nothing."""
@@ -96,13 +84,49 @@ class PointCounts(ABC):
 class Extremes(PointCounts):
     """How many tokens have their smallest, and how many their largest value at each dimension.
 
-    Counts [G, D, 2]: smallest, largest. Of equal values any one counts.
+    Counts [G, D, 2]: smallest, largest. Of equal values the first counts, a NaN as both.
     """
 
     width = 2
 
-    def cells(self, hidden: Tensor, group: Tensor) -> Tensor:
-        """Two a row."""
-        row = group * hidden.shape[1]
-        ends = [row + hidden.min(-1).indices, row + hidden.max(-1).indices]
-        return torch.cat([end * 2 + side for side, end in enumerate(ends)])
+    def __init__(self, points: Sequence[str], groups: Sequence[str]) -> None:
+        super().__init__(points, groups)
+        self._pending: dict[str, Tensor] = {}  # of the forward under way
+        self._offsets: tuple[int, Tensor] | None = None
+
+    def begin(self, ids: Tensor, group: Tensor, rows: Tensor | None = None) -> None:
+        """The next forward has N rows: group [N] uint8."""
+        super().begin(ids, group, rows)
+        self._offsets = None
+
+    def add(self, point: str, hidden: Tensor) -> None:
+        """Count ``hidden`` [..., D] at ``point``, the rows in the order of `begin`."""
+        self.place(point, ops.token_shape(hidden, group=self._group), hidden.shape[-1])
+
+    def place(self, point: str, shape: ops.TokenShape, dims: int) -> None:
+        """Count what `outdim.ops.token_shape` said of the rows at ``point``."""
+        if self._offsets is None or self._offsets[0] != dims:
+            self._offsets = dims, self._cells_before(dims)
+        ends = torch.stack([shape.smallest, shape.largest])
+        cells = ends.mul_(2).add_(self._offsets[1]).view(-1)
+        size = (1 + len(self.groups)) * dims * self.width
+        found = torch.bincount(cells, minlength=size).view(-1, dims, self.width)
+        self._pending[point] = found[1:]  # group 0 is padding, and what was excluded
+
+    def _cells_before(self, dims: int) -> Tensor:
+        """What the cells of the smallest, the largest of the rows begin with, [2, N]."""
+        first = self._group.long() * (dims * self.width)
+        first = torch.where(self._group > 0, first, 2)  # the places of group 0 are -1
+        return torch.stack([first, first + 1])
+
+    def commit(self) -> None:
+        """The forward is complete: what it gave counts."""
+        for point, found in self._pending.items():
+            before = self._counts.get(point)
+            # Not in place: merging goes on outside of inference mode.
+            self._counts[point] = found if before is None else before + found
+        self._pending.clear()
+
+    def discard(self) -> None:
+        """The forward failed: nothing of it counts."""
+        self._pending.clear()

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outdim.errors import DataError
+from outdim.ops.segment_sums import Segments, segments
+from outdim.ops.unit_sums import UNIT_ROWS, unit_sums
 from outdim.stats.jackknife import LeftOut
 
 Floats = NDArray[np.float64]
@@ -42,9 +44,8 @@ class UnitSums:
     the sum, dimension by dimension, and the pairs of a row with itself are the sum of squares. The
     same with some dimensions left out of every row, norms taken anew.
 
-    Within a batch norms and sums are float32 products of matrices (float64 for float64 states), a
-    relative error of about 1e-6; batches are added in float64. Rows of norm 0 count as zeros. A row
-    that is not finite makes the sums of its own group and block NaN, and no others.
+    Sums are those of `outdim.ops.unit_sums`, float64 after the load. Rows of norm 0 count as zeros.
+    A row that is not finite makes the sums of its own group and block NaN, and no others.
 
     Args:
         points: Names of the points.
@@ -62,51 +63,38 @@ class UnitSums:
     ) -> None:
         self.points, self.groups, self.blocks = tuple(points), tuple(groups), blocks
         self.left_out = {point: list(left_out.get(point, ())) for point in points}
-        self._sums: dict[str, Tensor] = {}  # [2, G, K, 2, D] of whole forwards
+        self._sums: dict[str, Tensor] = {}  # [G, K, 4, D] of whole forwards
         self._counts: Tensor | None = None  # [G, K] int64
-        self._pending: dict[str, Tensor] = {}
+        self._pending: dict[str, Tensor] = {}  # [cells, 4, D] of the forward under way
         self._pending_counts = torch.zeros(0)
-        self._kept = torch.zeros(0, dtype=torch.int64)
-        self._member = torch.zeros(0, 0)
+        self._cells = torch.zeros(0, dtype=torch.int64)  # which have rows in it
+        self._rows: Segments | None = None
 
     def begin(self, ids: Tensor, group: Tensor, rows: Tensor) -> None:
         """The next forward has N rows: group [N] uint8, rows [N] int64, the block of each."""
-        block = rows
         self._pending.clear()
-        self._kept = (group > 0).nonzero()[:, 0]
-        cell = (group.long() - 1)[self._kept] * self.blocks + block[self._kept]
-        cells = len(self.groups) * self.blocks
-        self._member = torch.zeros(cells, len(cell), device=group.device)
-        self._member[cell, torch.arange(len(cell), device=group.device)] = 1
-        self._pending_counts = self._member.sum(1).long().view(len(self.groups), self.blocks)
+        cell = torch.where(group > 0, (group.long() - 1) * self.blocks + rows, -1)
+        order, starts = segments(cell, len(self.groups) * self.blocks)
+        sizes = starts.diff()
+        self._pending_counts = sizes.view(len(self.groups), self.blocks)
+        self._cells = sizes.nonzero()[:, 0]
+        self._rows = Segments(order, torch.cat([starts[:1], starts[1:][self._cells]]))
 
     def add(self, point: str, hidden: Tensor) -> None:
         """Add ``hidden`` [..., D] at a point."""
-        rows = hidden.reshape(-1, hidden.shape[-1])[self._kept]
-        rows = rows if rows.dtype == torch.float64 else rows.float()
-        dims = torch.tensor(self.left_out[point], dtype=torch.int64, device=rows.device)
-        # Norms are summed anew: a difference is noise where what is left out is nearly all.
-        norms = [torch.linalg.vecdot(part, part) for part in (rows, rows.index_fill(-1, dims, 0))]
-        found = torch.stack([self._by_cell(rows, norm) for norm in norms])
-        found[1].index_fill_(-1, dims, 0)
-        self._pending[point] = found
+        if self._rows is None:
+            raise RuntimeError("UnitSums.begin was not called before the forward")
+        dims = torch.tensor(self.left_out[point], dtype=torch.int64, device=hidden.device)
+        self._pending[point] = unit_sums(hidden, *self._rows, left_out=dims)
 
-    def _by_cell(self, rows: Tensor, squared_norm: Tensor) -> Tensor:
-        """Sums of u and of u^2, [G, K, 2, D] float64: products with the weights of the rows."""
-        finite = squared_norm.isfinite()
-        rows = torch.where(finite[:, None], rows, 0)  # else 0 * NaN, in the sums of every cell
-        inverse = torch.where(finite & (squared_norm > 0), squared_norm, torch.inf).rsqrt()
-        member = self._member.to(rows.dtype)
-        sums = [(member * inverse) @ rows, (member * inverse.square()) @ rows.square()]
-        nonfinite = (member @ (~finite).to(rows.dtype) > 0)[:, None, None]
-        found = torch.where(nonfinite, torch.nan, torch.stack(sums, 1))
-        return found.double().view(len(self.groups), self.blocks, 2, -1)
-
+    @torch.inference_mode()  # what a pass took cannot be changed in place outside of it
     def commit(self) -> None:
         """The forward is complete: what it gave counts."""
         for point, found in self._pending.items():
-            before = self._sums.get(point)
-            self._sums[point] = found if before is None else before + found
+            if point not in self._sums:
+                size = len(self.groups), self.blocks, UNIT_ROWS, found.shape[-1]
+                self._sums[point] = found.new_zeros(size)
+            self._sums[point].flatten(0, 1).index_add_(0, self._cells, found)
         if self._pending:
             counts = self._pending_counts
             self._counts = counts if self._counts is None else self._counts + counts
@@ -121,7 +109,8 @@ class UnitSums:
         if self._counts is None or point not in self._sums:
             return None
         index = [self.groups.index(group) for group in groups]
-        sums = self._sums[point][int(left_out)][index].sum(0).cpu().numpy()
+        rows = slice(2, 4) if left_out else slice(2)
+        sums = self._sums[point][index, :, rows].sum(0).cpu().numpy()
         counts = self._counts[index].sum(0).cpu().numpy()
         n, total = int(counts.sum()), sums.sum(0)
         if n < 2:
@@ -137,7 +126,7 @@ class UnitSums:
         return Cosines(n, value, float(low), float(high), contribution, int((counts > 0).sum()))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Flat tensors on the CPU: ``<point>`` [2, G, K, 2, D] float64, ``counts`` [G, K] int64."""
+        """Flat tensors on the CPU: ``<point>`` [G, K, 4, D] float64, ``counts`` [G, K] int64."""
         state = {point: found.to("cpu", copy=True) for point, found in self._sums.items()}
         if self._counts is not None:
             state["counts"] = self._counts.to("cpu", copy=True)
@@ -152,7 +141,7 @@ class UnitSums:
         for name, later in state.items():
             mine = self._counts if name == "counts" else self._sums.get(name)
             expected = (len(self.groups), self.blocks)
-            shape = tuple(later.shape) if name == "counts" else tuple(later.shape[1:3])
+            shape = tuple(later.shape[:2])
             if (name != "counts" and name not in self.points) or shape != expected:
                 raise DataError(
                     f"state: expected {expected} groups and blocks at {', '.join(self.points)}, "

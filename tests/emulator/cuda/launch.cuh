@@ -93,8 +93,9 @@ T __ldcs(const T* p) {
   if (reinterpret_cast<uintptr_t>(p) % sizeof(T)) __builtin_trap();  // a GPU faults as well
   return *p;
 }
-inline unsigned long long atomicAdd(unsigned long long* address, unsigned long long value) {
-  const unsigned long long old = *address;
+template <class T>
+T atomicAdd(T* address, T value) {
+  const T old = *address;
   *address += value;
   return old;
 }
