@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,10 @@ def compute_here(worker: Worker, steps: Sequence[str], shards: Sequence[int]) ->
         Interrupted: SIGINT or SIGTERM came; committed shards are intact.
     """
     progress = Progress(worker, steps, shards)
+    worker.resources = replace(worker.resources, note=progress.note)
     try:
         for progress.current in shards:
-            worker.compute(steps, progress.current, progress.tokens, progress.note)
+            worker.compute(steps, progress.current, progress.tokens)
             progress.shard(progress.current)
     finally:
         progress.close()
