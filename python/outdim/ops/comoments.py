@@ -13,8 +13,8 @@ from outdim.ops._calls import ComomentsCall
 from outdim.ops._check import as_rows, as_tensor, check_hidden, unexpected
 from outdim.ops._dispatch import Backend, choose, kernels, via_op
 from outdim.ops._library import register
+from outdim.ops._statistics import prepare, row_error
 from outdim.ops.layout import COMOMENTS_BASE, head_size
-from outdim.ops.moments import prepare, row_error
 
 
 class Comoments(NamedTuple):
