@@ -393,7 +393,8 @@ def magnitude_counts_add(hidden: Tensor, call: MagnitudeCountsCall) -> None:
         cells += (group[rows].long() - 1)[:, None] * (dims * MAGNITUDE_ROOM)
         ones = torch.ones_like(cells, dtype=torch.int32)
         fresh.view(-1).scatter_add_(0, cells.view(-1), ones.view(-1))
-    lines = fresh[..., :MAGNITUDE_BINS].unflatten(-1, (-1, 1 << MAGNITUDE_BITS)).any(-1)
+    by_line = fresh[..., :MAGNITUDE_BINS].view(*fresh.shape[:-1], -1, 1 << MAGNITUDE_BITS)
+    lines = by_line.any(-1)
     bit = torch.arange(lines.shape[-1], device=lines.device)
     fresh[..., MAGNITUDE_BINS] = (lines.long() << bit).sum(-1).int()
 
