@@ -1,8 +1,8 @@
 // Co-moments on the CPU: rows by group, means of the values, and the threads. The sums are in
 // comoments_kernels.cpp.
 //
-// A task is one group of columns with all rows: a column is summed by one task, rows by group and in
-// each in their own order, so the bytes do not depend on the threads and nothing is merged.
+// A task is a few strips of columns with all rows: a column is summed by one task, rows by group and
+// in each in their own order, so the bytes do not depend on the threads and nothing is merged.
 
 #include "core/comoments.h"
 
@@ -17,6 +17,10 @@
 
 namespace outdim::cpu {
 namespace {
+
+/// Strips of a task: of each row so many columns lie together in memory, and their sums still fit
+/// into the L1 cache.
+constexpr int64_t kStrips = 4;
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -110,46 +114,54 @@ class Columns {
         selected_(selected),
         kernels_(*kernels().comoments),
         values_(values),
-        pivot_(kernels_.columns),
-        sums_((kComomentsBase + values) * kernels_.columns) {}
+        pivot_(kStrips * kernels_.columns),
+        sums_(kStrips * strip_size()) {}
 
+  /// The strips from `column` on, kStrips at most.
   void add(int64_t column) {
-    ComomentsPanel panel;
-    panel.column = column;
-    panel.columns = std::min<int64_t>(kernels_.columns, hidden_.d - column);
-    panel.item_size = item_size(hidden_.dtype);
-    panel.values = values_;
-    panel.pivot = pivot_.data();
-    panel.sums = sums_.data();
+    const int64_t end = std::min(hidden_.d, column + kStrips * kernels_.columns);
     for (int g = 0; g < args_.groups; ++g) {
-      std::fill_n(sums_.data(), (kComomentsBase + values_) * kernels_.columns, 0.0);
+      std::fill_n(sums_.data(), kStrips * strip_size(), 0.0);
       const int64_t from = selected_.begin(g), to = selected_.end(g);
       for (int64_t i = from; i < to; i += kMaxPanelRows) {
+        ComomentsPanel panel;
         panel.choose_pivot = i == from;
         panel.rows = selected_.rows(i);
         panel.count = std::min<int64_t>(kMaxPanelRows, to - i);
         panel.next = selected_.rows(i + panel.count);
         panel.next_count = std::min(panel.count, to - i - panel.count);
+        panel.item_size = item_size(hidden_.dtype);
         panel.weights = selected_.deviations(i);
-        kernels_.add[static_cast<int>(hidden_.dtype)](panel);
+        panel.values = values_;
+        panel.pivot = pivot_.data();
+        panel.sums = sums_.data();
+        for (panel.column = column; panel.column < end; panel.column += kernels_.columns) {
+          panel.columns = std::min<int64_t>(kernels_.columns, hidden_.d - panel.column);
+          kernels_.add[static_cast<int>(hidden_.dtype)](panel);
+          panel.pivot += kernels_.columns;
+          panel.sums += strip_size();
+        }
       }
-      finish(g, static_cast<double>(to - from), panel);
+      for (int64_t c = column; c < end; ++c)
+        finish(g, static_cast<double>(to - from), c, (c - column) / kernels_.columns);
     }
   }
 
  private:
-  void finish(int group, double n, const ComomentsPanel& panel) {
-    double* body = args_.body + group * (kComomentsBase + args_.count) * hidden_.d + panel.column;
-    for (int64_t c = 0; c < panel.columns; ++c) {
-      const auto sum = [&](int row) { return sums_[row * kernels_.columns + c]; };
-      const auto out = [&](int row) -> double& { return body[row * hidden_.d + c]; };
-      const double v = n > 0 ? sum(kMeanSize) / n : 0;
-      out(kMeanSize) = n > 0 ? pivot_[c] + v : 0;
-      const double m2 = sum(kM2Size) - sum(kMeanSize) * v;
-      out(kM2Size) = m2 < 0 ? 0 : m2;  // NaN stays
-      for (int k = 0; k < args_.count; ++k)
-        out(kComomentsBase + k) = sum(kComomentsBase + k) - selected_.left(group, k) * v;
-    }
+  int64_t strip_size() const { return (kComomentsBase + values_) * kernels_.columns; }
+
+  void finish(int group, double n, int64_t column, int64_t strip) {
+    const int64_t in_strip = column % kernels_.columns;  // strips begin at multiples of it
+    const double* sums = sums_.data() + strip * strip_size() + in_strip;
+    double* body = args_.body + group * (kComomentsBase + args_.count) * hidden_.d + column;
+    const auto sum = [&](int row) { return sums[row * kernels_.columns]; };
+    const auto out = [&](int row) -> double& { return body[row * hidden_.d]; };
+    const double v = n > 0 ? sum(kMeanSize) / n : 0;
+    out(kMeanSize) = n > 0 ? pivot_[strip * kernels_.columns + in_strip] + v : 0;
+    const double m2 = sum(kM2Size) - sum(kMeanSize) * v;
+    out(kM2Size) = m2 < 0 ? 0 : m2;  // NaN stays
+    for (int k = 0; k < args_.count; ++k)
+      out(kComomentsBase + k) = sum(kComomentsBase + k) - selected_.left(group, k) * v;
   }
 
   const HiddenView& hidden_;
@@ -166,11 +178,11 @@ void comoments(const HiddenView& hidden, const ComomentsArgs& args, int threads)
   const ComomentsKernels& found = *kernels().comoments;
   const int values = static_cast<int>(round_up(args.count, found.values));
   const Selected selected(hidden, args, values);
-  const int64_t tasks = (hidden.d + found.columns - 1) / found.columns;
+  const int64_t columns = kStrips * found.columns;
+  const int64_t tasks = (hidden.d + columns - 1) / columns;
   run_tasks(tasks, threads, [&](TaskQueue& queue) {
     Columns mine(hidden, args, selected, values);
-    for (int64_t task = queue.next(); task >= 0; task = queue.next())
-      mine.add(task * found.columns);
+    for (int64_t task = queue.next(); task >= 0; task = queue.next()) mine.add(task * columns);
   });
 }
 

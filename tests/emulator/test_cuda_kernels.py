@@ -80,6 +80,12 @@ def test_magnitude_counts_and_token_shape(order, n, d, margin, dtype):
 
 
 @pytest.mark.parametrize("dtype", checks.DTYPES)
+@pytest.mark.parametrize(("n", "d", "margin"), [(1, 1, 0), (37, 130, 3)])
+def test_comoments(order, n, d, margin, dtype):
+    checks.check_comoments(CPU, n, d, dtype, margin)
+
+
+@pytest.mark.parametrize("dtype", checks.DTYPES)
 @pytest.mark.parametrize("name", checks.ATTENTION_OPTIONS)
 def test_attention_received(order, name, dtype):
     for shape in ((1, 1, 1, 1, 1, 1), (2, 4, 2, 70, 70, 20), (1, 2, 2, 7, 130, 33)):

@@ -350,6 +350,21 @@ def check_segment_sums(device, n, d, dtype, margin=0):
     assert bool(((found.cpu() - want).abs() <= 2.0**-52 * (n + 1) * size.abs() + 1e-300).all())
 
 
+def check_comoments(device, n, d, dtype, margin=0):
+    """Against float64 sums of the reference; the same bytes again."""
+    values = hidden_states(n, d, dtype, "spikes")
+    _, hidden = guarded(values, device, margin)
+    rows = torch.rand(5, n, dtype=torch.float64, generator=generator(n))
+    group = torch.randint(0, 3, (n,), generator=generator(n)).byte()
+    found = ops.comoments(hidden, rows.to(device), group.to(device), 2)
+    again = ops.comoments(hidden, rows.to(device), group.to(device), 2)
+    assert all(same_bytes(*parts) for parts in zip(found, again, strict=True))
+    want = ops.comoments(values, rows, group, 2, backend="reference")
+    for got, expected in zip(found, want, strict=True):
+        scale = expected.abs().amax((-2, -1) if expected.dim() > 2 else -1, keepdim=True)
+        assert bool(((got.cpu() - expected).abs() <= 1e-11 * scale + 1e-300).all())
+
+
 def check_magnitude_counts(device, n, d, dtype, margin=0):
     """Counts against the reference, exactly; what lies between the bins stays."""
     values = hidden_states(n, d, dtype, "spikes").float()
