@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +21,7 @@ from outdim.analysis.correlate import default_rank
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.places import Places
 from outdim.analysis.sentences import check_sentences
-from outdim.analysis.step import Accumulator, Json, Observer
+from outdim.analysis.step import Json, Observer, Part
 from outdim.errors import ArgumentError
 from outdim.models import Ablation, Attention, attention_heads
 from outdim.models.ablation import At
@@ -143,9 +143,9 @@ class AttentionStep(Observer):
             layer: PointComoments(PAIRINGS, GROUPS, heads) for layer, heads in self.heads.items()
         }
 
-    def accumulators(self) -> Mapping[str, Accumulator]:
+    def accumulators(self) -> Mapping[str, Part]:
         """Sums of heads, and co-moments of each layer."""
-        found: dict[str, Any] = {"sums": self.sums}
+        found: dict[str, Part] = {"sums": self.sums}
         for name, parts in (("chosen", self.chosen), ("every", self.every)):
             found |= {f"{name} {layer}": part for layer, part in parts.items()}
         return found

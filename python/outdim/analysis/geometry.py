@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from outdim.analysis.inputs import Inputs
 from outdim.analysis.isotropy import LEADING, RATIOS, Geometry, Ratios, Space
 from outdim.analysis.probe import read_first
 from outdim.analysis.sampled import Sampled
-from outdim.analysis.step import Accumulator, Json, Observer
+from outdim.analysis.step import Json, Observer, Part
 from outdim.analysis.table import SELECTIONS
 from outdim.errors import ArgumentError
 from outdim.stats import Covariates, PointMoments
@@ -94,17 +94,16 @@ class MeasureGeometry(Observer):
         recorded["given"] = options.leave_out is not None
         return recorded
 
-    def accumulators(self) -> Mapping[str, Accumulator]:
+    def accumulators(self) -> Mapping[str, Part]:
         """Moments and ratios of every point, unit vectors, covariances of some."""
         position = Covariates(row_names=("position",))
-        parts: Any = {
+        return {
             "moments": PointMoments(self.points, GROUPS, position, device=self.inputs.device),
             "ratios": BlockSums(BLOCKS),
             "units": UnitSums(self.points, GROUPS, BLOCKS, self.recorded["left_out"]),
             "covariances": PointCovariances(self.recorded["covariance"], GROUPS),
             "sample": TokenSample(self.recorded["covariance"], _KEPT_ROWS),
         }
-        return dict(parts)
 
     @cached_property
     def _kept(self) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from torch import Tensor
@@ -23,7 +23,7 @@ from outdim.analysis.lives import Lives
 from outdim.analysis.places import Places
 from outdim.analysis.probe import read_first
 from outdim.analysis.sentences import check_sentences
-from outdim.analysis.step import Accumulator, Json, Observer
+from outdim.analysis.step import Json, Observer, Part
 from outdim.errors import ArgumentError, DataError
 from outdim.tables import parquet_bytes, read_parquet
 
@@ -105,10 +105,9 @@ class FollowLives(Observer):
         """What is kept."""
         return LifeSums(self.layers, self.recorded["dims"], self.places.kinds, self.recorded["rms"])
 
-    def accumulators(self) -> Mapping[str, Accumulator]:
+    def accumulators(self) -> Mapping[str, Part]:
         """Sums by block of documents, and the tokens where dimensions are largest."""
-        found: Any = {"sums": self.sums.sums, "extremes": self.sums.extremes}
-        return dict(found)
+        return {"sums": self.sums.sums, "extremes": self.sums.extremes}
 
     def begin(self, batch: Batch) -> None:
         """The next forward reads ``batch``."""

@@ -190,14 +190,11 @@ class TextStep(Step):
         return [unit.as_dict() for unit in inputs.corpus.units]
 
 
-class Accumulator(Protocol):
-    """A part of an observer's state, filled from whole forwards only (`outdim.stats`)."""
+class Part(Protocol):
+    """A part of an observer's state, filled from whole forwards only (`outdim.stats`).
 
-    def begin(self, ids: torch.Tensor, group: torch.Tensor, rows: torch.Tensor) -> object:
-        """The next forward has N rows: ids [N] int64, group [N] uint8, position [1, N] float64."""
-
-    def add(self, point: str, hidden: torch.Tensor) -> object:
-        """Take ``hidden`` [B, S, D] of a point."""
+    What fills it is the observer's own affair, unless it is an `Accumulator`.
+    """
 
     def commit(self) -> object:
         """The forward is complete: what it gave counts."""
@@ -210,6 +207,16 @@ class Accumulator(Protocol):
 
     def merge(self, state: Mapping[str, torch.Tensor]) -> object:
         """Merge a `state_dict` of later rows."""
+
+
+class Accumulator(Part, Protocol):
+    """A part that `Observer` fills by itself, with what `Observer.derive` makes of the states."""
+
+    def begin(self, ids: torch.Tensor, group: torch.Tensor, rows: torch.Tensor) -> object:
+        """The next forward has N rows: ids [N] int64, group [N] uint8, position [1, N] float64."""
+
+    def add(self, point: str, hidden: torch.Tensor) -> object:
+        """Take ``hidden`` [B, S, D] of a point."""
 
 
 class Observer(TextStep):
@@ -236,8 +243,11 @@ class Observer(TextStep):
         return None
 
     @abstractmethod
-    def accumulators(self) -> Mapping[str, Accumulator]:
-        """Make its accumulators, by name; called once."""
+    def accumulators(self) -> Mapping[str, Part]:
+        """Make the parts of its state, by name; called once.
+
+        They are each an `Accumulator`, but for observers with a `begin` and `observe` of their own.
+        """
 
     @cached_property
     def parts(self) -> Mapping[str, Any]:

@@ -56,10 +56,10 @@ def unit_sums(
     Example:
         >>> import torch
         >>> from outdim.ops import segments
-        >>> hidden = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+        >>> hidden = torch.tensor([[4.0, 0.0], [0.0, 2.0]])
         >>> order, starts = segments(torch.tensor([0, 0]), 1)
         >>> unit_sums(hidden, order, starts, left_out=torch.tensor([1]))[0].tolist()
-        [[0.6, 1.8], [0.36, 1.64], [1.0, 0.0], [1.0, 0.0]]
+        [[1.0, 1.0], [1.0, 1.0], [1.0, 0.0], [1.0, 0.0]]
     """
     hidden, order, starts, left_out = (
         as_tensor(name, value)
