@@ -268,25 +268,6 @@ OUTDIM_INLINE Group load_group_part(const void* from, int64_t count) {
   return load_group<T>(bytes);
 }
 
-/// A group in natural order: for bfloat16 twice the work of load_group.
-template <DType T>
-OUTDIM_INLINE Group load_natural(const void* from) {
-  if constexpr (T == DType::kBFloat16) {
-    const char* p = static_cast<const char*>(from);
-    return {(VecF)(__builtin_convertvector(load<VecH>(p), VecU) << 16),
-            (VecF)(__builtin_convertvector(load<VecH>(p + sizeof(VecH)), VecU) << 16)};
-  } else {
-    return load_group<T>(from);
-  }
-}
-
-template <DType T>
-OUTDIM_INLINE Group load_natural_part(const void* from, int64_t count) {
-  alignas(64) char bytes[kGroup * kItemSize<T>] = {};
-  memcpy(bytes, from, count * kItemSize<T>);
-  return load_natural<T>(bytes);
-}
-
 /// bfloat16 in the high half of each word, rounded to nearest even; the low half is left over. A
 /// NaN whose low 16 bits are nonzero could turn into infinity or zero: callers see to it that none
 /// comes (NaN of parameters is made canonical beforehand).
