@@ -19,6 +19,7 @@ _NAMES = (
     "segment_sums",
     "magnitudes",
     "attention_received",
+    "comoments",
     "types",
     "precision",
     "forward",

@@ -5,7 +5,7 @@ groups of tokens, resident states; fused and by hooks. On a CPU, where a forward
 by more than the statistics cost, they are timed inside of it: by hooks, what `begin`, the sink and
 `commit` take; fused, what our norms take with them, less torch's residual add and norm on such
 states just before. On a GPU, forwards with and without them in turn. And what the host alone does:
-the commit of a batch of 13 points, a point of one row.
+the commit of a batch of 13 points, a point of one row by hooks, and by a norm beside torch's.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ import torch
 from outdim.bench import Row, check_device, write
 from outdim.bench.timing import num_threads
 from outdim.models import architecture, observe
+from outdim.ops.checked_norm import CheckedNorm
 from outdim.stats import Covariates
 from outdim.stats.point_moments import PointMoments
+from torch.nn import functional
 from transformers import BertConfig, BertModel
 
 _SEQUENCE = 128
@@ -194,24 +196,39 @@ def host_alone() -> Row:
         ("position",),
     )
     moments = PointMoments(names, ("text", "special", "first"), covariates)
-    hidden = torch.randn(1, 8)
-    commits, adds = [], []
-    for _ in range(200):
-        moments.begin(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.uint8),
-                      torch.zeros(1, 1, dtype=torch.float64))  # fmt: skip
-        start = time.perf_counter()
-        for name in names:
-            moments.add(name, hidden)
-        middle = time.perf_counter()
-        moments.commit()
-        adds.append((middle - start) / len(names))
-        commits.append(time.perf_counter() - middle)
+    hidden, gamma, beta = torch.randn(1, 1, 8), torch.ones(8), torch.zeros(8)
+    norm = CheckedNorm(1e-5, rms=False)
+
+    def by_hook(name: str) -> None:
+        moments.add(name, hidden)
+
+    def by_norm(name: str) -> None:
+        wanted = moments.arguments(name)
+        moments.absorb(name, norm(hidden, gamma, beta, hidden, wanted, "output")[2])
+
+    def torchs(name: str) -> None:
+        functional.layer_norm(hidden + hidden, (8,), gamma, beta)
+
+    ways = {"point": by_hook, "fused": by_norm, "torch_norm": torchs}
+    times: dict[str, list[float]] = {way: [] for way in (*ways, "commit")}
+    with torch.inference_mode():
+        for _ in range(200):
+            for way, take in ways.items():
+                moments.begin(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.uint8),
+                              torch.zeros(1, 1, dtype=torch.float64))  # fmt: skip
+                start = time.perf_counter()
+                for name in names:
+                    take(name)
+                middle = time.perf_counter()
+                moments.commit()
+                times[way].append((middle - start) / len(names))
+                if way != "torch_norm":
+                    times["commit"].append(time.perf_counter() - middle)
     return {
         "op": "commit",
         "variant": "13 points, three groups",
         "device": "cpu",
-        "commit_us": 1e6 * float(np.median(commits)),
-        "point_us": 1e6 * float(np.median(adds)),
+        **{f"{way}_us": 1e6 * float(np.median(taken)) for way, taken in times.items()},
     }
 
 

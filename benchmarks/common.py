@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,24 @@ def run(name: str, chosen: argparse.Namespace, cases: Callable[[Inputs, int], li
                 rows += measure_and_print(case, chosen.rounds)
                 if chosen.json is not None:  # after each: a run that is cut off leaves its rows
                     write(chosen.json, name, rows, facts)
+
+
+def quick_options(description: str | None) -> argparse.ArgumentParser:
+    """--json and --quick, of programs that run whole models."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--quick", action="store_true", help="a small model: to try this out")
+    return parser
+
+
+def publish(name: str, given: Iterable[Row], path: Path | None) -> None:
+    """Print rows as they come, and write them to a file if one is named."""
+    facts, rows = describe(), []
+    for row in given:
+        rows.append(row)
+        print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+    if path is not None:
+        write(path, name, rows, facts)
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:

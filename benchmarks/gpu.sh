@@ -18,9 +18,9 @@
 # The first three, which say whether the kernels are right, take less than four minutes; all of them
 # less than fifteen with the start of a machine. A part can be run alone once `build` was.
 #
-# Needs nvcc, cmake and a Python with a CUDA build of torch and pybind11; no network. PYTHON names
-# another Python than python3. Fails when a part does; the parts after it run all the same, but for
-# the build.
+# Needs nvcc, cmake and a Python with a CUDA build of torch, NumPy and pybind11, for `forward`
+# transformers too; no network. PYTHON names another Python than python3. Fails when a part does; the
+# parts after it run all the same, but for the build.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -59,11 +59,11 @@ build() {
 }
 
 tests() {
-  if $python -c 'import pytest' 2> /dev/null; then
+  if $python -c 'import pytest, transformers' 2> /dev/null; then
     # Warnings of another torch than the pinned one are no failures here.
-    timeout 100 $python -m pytest tests/gpu -m "gpu and not slow" -q -x -W default -p no:cacheprovider
+    timeout 100 $python -m pytest tests/gpu -m "gpu and not slow" -q --maxfail=5 -W default -p no:cacheprovider
   else
-    echo "pytest is missing: the checks of tests/gpu without it"
+    echo "pytest or transformers is missing: the checks of tests/gpu without them"
     timeout 100 $python tests/gpu/sanitized.py
   fi
 }
@@ -80,7 +80,10 @@ sanitizer() { sanitize memcheck 45; }
 racecheck() { sanitize racecheck 50 && sanitize synccheck 50; }
 
 measure() { timeout "$2" $python "benchmarks/bench_$1.py" --device cuda --json "$results/cuda_$1.json"; }
-forward() { measure forward 60; }
+forward() {
+  $python -c 'import transformers' || { echo "transformers is missing: the other parts need it not"; return 1; }
+  measure forward 60
+}
 hand_over() { measure hand_over 45; }
 moments() { measure moments 150; }
 layer_norm() { measure layer_norm 100; }

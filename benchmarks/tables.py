@@ -191,6 +191,8 @@ def _pipeline(rows: Sequence[Row]) -> Iterator[str]:
             "host alone": lambda row: row["variant"],
             "commit of a batch, us": lambda row: number(row["commit_us"]),
             "a point of one row, us": lambda row: number(row["point_us"]),
+            "the same in a norm": lambda row: number(row["fused_us"]),
+            "torch's add and norm": lambda row: number(row["torch_norm_us"]),
         },
         "peak_memory": {
             "small model": lambda row: row["variant"],

@@ -11,6 +11,7 @@
 
 #include "core/attention_received.h"
 #include "core/chunk_count.h"
+#include "core/comoments.h"
 #include "core/layer_norm.h"
 #include "core/magnitude_counts.h"
 #include "core/moments.h"
@@ -37,10 +38,10 @@ T* address(std::uintptr_t value) {
 
 using Address = std::uintptr_t;
 
+/// What a batch has in common; `with_state` says where from and where to.
 MomentsArgs moments_args(Address ids, Address table, int64_t vocab, int table_covariates,
                          Address rows, int row_covariates, Address group, int groups, double tau,
-                         bool exact, bool shape, Address before_head, Address before_body,
-                         Address head, Address body) {
+                         bool exact, bool shape) {
   MomentsArgs args;
   args.ids = address<const int64_t>(ids);
   args.table = address<const double>(table);
@@ -53,6 +54,11 @@ MomentsArgs moments_args(Address ids, Address table, int64_t vocab, int table_co
   args.tau = tau;
   args.exact = exact;
   args.shape = shape;
+  return args;
+}
+
+MomentsArgs with_state(MomentsArgs args, Address before_head, Address before_body, Address head,
+                       Address body) {
   args.before_head = address<const double>(before_head);
   args.before_body = address<const double>(before_body);
   args.head = address<double>(head);
@@ -60,22 +66,13 @@ MomentsArgs moments_args(Address ids, Address table, int64_t vocab, int table_co
   return args;
 }
 
-LayerNormArgs layer_norm_args(int dtype, int64_t n, int64_t d, Address x, int64_t x_stride,
-                              Address residual, int64_t residual_stride, Address sum, Address y,
-                              int64_t y_stride, int param_dtype, Address gamma, Address beta,
+/// What the calls of a norm have in common; `with_rows` says of what and where to.
+LayerNormArgs layer_norm_args(int dtype, int64_t d, int param_dtype, Address gamma, Address beta,
                               double eps, bool rms, Address dim_mask, Address scale, Address shift,
                               Address clip, Address variant, int64_t variants, bool each) {
   LayerNormArgs args;
   args.dtype = static_cast<DType>(dtype);
-  args.n = n;
   args.d = d;
-  args.x = address<const void>(x);
-  args.x_stride = x_stride;
-  args.residual = address<const void>(residual);
-  args.residual_stride = residual_stride;
-  args.sum = address<void>(sum);
-  args.y = address<void>(y);
-  args.y_stride = y_stride;
   args.param_dtype = static_cast<DType>(param_dtype);
   args.gamma = address<const void>(gamma);
   args.beta = address<const void>(beta);
@@ -88,6 +85,20 @@ LayerNormArgs layer_norm_args(int dtype, int64_t n, int64_t d, Address x, int64_
   args.variant = address<const int32_t>(variant);
   args.variants = variants;
   args.each = each;
+  return args;
+}
+
+LayerNormArgs with_rows(LayerNormArgs args, int64_t n, Address x, int64_t x_stride,
+                        Address residual, int64_t residual_stride, Address sum, Address y,
+                        int64_t y_stride) {
+  args.n = n;
+  args.x = address<const void>(x);
+  args.x_stride = x_stride;
+  args.residual = address<const void>(residual);
+  args.residual_stride = residual_stride;
+  args.sum = address<void>(sum);
+  args.y = address<void>(y);
+  args.y_stride = y_stride;
   return args;
 }
 
@@ -213,6 +224,18 @@ AttentionReceivedArgs attention_received_args(
   return args;
 }
 
+ComomentsArgs comoments_args(Address rows, int count, Address group, int groups, Address head,
+                             Address body) {
+  ComomentsArgs args;
+  args.rows = address<const double>(rows);
+  args.count = count;
+  args.group = address<const uint8_t>(group);
+  args.groups = groups;
+  args.head = address<double>(head);
+  args.body = address<double>(body);
+  return args;
+}
+
 ChunkRule chunk_rule(const std::array<uint8_t, 256>& byte_class,
                      const std::array<uint16_t, 16>& cut, uint16_t solid, uint16_t drop,
                      uint16_t guard, uint16_t word, bool wide, bool spaces) {
@@ -293,13 +316,18 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   using namespace outdim;
   using Release = py::call_guard<py::gil_scoped_release>;
 
-  py::class_<MomentsArgs>(m, "MomentsArgs").def(py::init(&moments_args));
-  py::class_<LayerNormArgs>(m, "LayerNormArgs").def(py::init(&layer_norm_args));
+  py::class_<MomentsArgs>(m, "MomentsArgs")
+      .def(py::init(&moments_args))
+      .def("with_state", &with_state);
+  py::class_<LayerNormArgs>(m, "LayerNormArgs")
+      .def(py::init(&layer_norm_args))
+      .def("with_rows", &with_rows);
   py::class_<HiddenView>(m, "HiddenView").def(py::init(&hidden_view));
   py::class_<RankHistogramArgs>(m, "RankHistogramArgs").def(py::init(&rank_histogram_args));
   py::class_<SegmentSumsArgs>(m, "SegmentSumsArgs").def(py::init(&segment_sums_args));
   py::class_<UnitSumsArgs>(m, "UnitSumsArgs").def(py::init(&unit_sums_args));
   py::class_<SizesArgs>(m, "SizesArgs").def(py::init(&sizes_args));
+  py::class_<ComomentsArgs>(m, "ComomentsArgs").def(py::init(&comoments_args));
   py::class_<MagnitudeCountsArgs>(m, "MagnitudeCountsArgs").def(py::init(&magnitude_counts_args));
   py::class_<TokenShapeArgs>(m, "TokenShapeArgs").def(py::init(&token_shape_args));
   py::class_<AttentionReceivedArgs>(m, "AttentionReceivedArgs")
@@ -307,7 +335,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("head_size", &head_size);
   m.def("body_rows", &body_rows);
 
-  m.def("isa", &cpu::isa, "Name of the instruction set in use: avx512, avx2 or baseline.");
+  m.def("isa", &cpu::isa, "Name of the instruction set in use: amx, avx512, avx2 or baseline.");
   m.def("isas", &cpu::isas, "Names this binary holds and this processor can run, best first.");
   m.def("set_isa", &cpu::set_isa, "Choose an instruction set by name (for tests and benchmarks).");
   m.def(
@@ -331,6 +359,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("segment_sums", &cpu::segment_sums, Release());
   m.def("unit_sums", &cpu::unit_sums, Release());
   m.def("sizes", &cpu::sizes, Release());
+  m.def("comoments", &cpu::comoments, Release());
   m.def("magnitude_counts_add", &cpu::magnitude_counts_add, Release());
   m.def(
       "magnitude_counts_move",

@@ -58,8 +58,9 @@ struct MomentsArgs {
   // behind it. So a stream keeps two states, and a batch that fails has changed neither.
   const double* before_head = nullptr;
   const double* before_body = nullptr;
-  // float64 after the load; otherwise, on a GPU (the CPU gains nothing by it), float32 partial sums flushed to float64, the covariates
-  // rounded to float32 after their pivot (mean and M2 of x are then those of the rounded ones).
+  // float64 after the load; otherwise, on a GPU (the CPU gains nothing by it), float32 partial sums
+  // flushed to float64, the covariates rounded to float32 after their pivot (mean and M2 of x are
+  // then those of the rounded ones).
   bool exact = true;
   bool shape = true;
 

@@ -1,10 +1,9 @@
 // One block of queries of one head against all its keys (core/attention_received.h).
 //
-// Keys are packed beforehand as [keys / kKeys][d][kKeys]: a tile of kQueries x kKeys scores is d
-// steps of outer products in registers, and the packed block stays in L1 while all queries of the
-// block pass. The scores of a block stay in L2, where each row becomes exp(s - max) and then all
-// rows together, each over its sum, are added up by columns: float32 down the rows of a block,
-// float64 from block to block, always in the order of the queries.
+// Products come from vectors or from AMX (attention_products.h, attention_tiles.h). The scores of a
+// block stay in L2, where each row becomes exp(s - max) and then the rows of a group together, each
+// over its sum, are added up by columns: float32 down the rows of a block, float64 from block to
+// block, always in the order of the queries.
 //
 // Scores are in units of log 2. 2^x: x less the integer next to it, which is exact, and a polynomial
 // of degree 6 (of least relative error, 2e-9); with its rounding the error over all float32 in
@@ -17,13 +16,14 @@
 #include "core/attention_received.h"
 #include "cpu/dispatch.h"
 #include "cpu/simd.h"
+#if defined(__AMX_BF16__)
+#include "cpu/attention_tiles.h"
+#else
+#include "cpu/attention_products.h"
+#endif
 
 namespace outdim::cpu::OUTDIM_ISA {
 namespace {
-
-constexpr int kVectors = kWidth == 16 ? 3 : 2;  // of keys in a tile
-constexpr int kQueries = kWidth == 16 ? 8 : 6;  // accumulators and operands fill the registers
-constexpr int kKeys = kVectors * kWidth;
 
 constexpr float kLeast = -126.0f;  // two to it is the smallest normal number
 constexpr float kHidden = -__builtin_inff();
@@ -71,84 +71,13 @@ OUTDIM_INLINE VecF hyperbolic_tangent(VecF z) {
   return select((VecU)(size < 0.625f), small, with_sign);
 }
 
-template <DType T>
-OUTDIM_INLINE void load_row(const void* from, int64_t d, float* to) {
-  if constexpr (T == DType::kFloat32) {
-    memcpy(to, from, d * sizeof(float));
-  } else if constexpr (T == DType::kFloat16) {
-    const char* p = static_cast<const char*>(from);
-    int64_t c = 0;
-    for (; c + kWidth <= d; c += kWidth)
-      store(to + c, from_half(load<VecH>(p + c * sizeof(uint16_t))));
-    if (c < d) {
-      VecH part = {};
-      memcpy(&part, p + c * sizeof(uint16_t), (d - c) * sizeof(uint16_t));
-      const VecF values = from_half(part);
-      memcpy(to + c, &values, (d - c) * sizeof(float));
-    }
-  } else {
-    const uint16_t* p = static_cast<const uint16_t*>(from);
-    for (int64_t c = 0; c < d; ++c) {
-      const uint32_t bits = static_cast<uint32_t>(p[c]) << 16;
-      memcpy(to + c, &bits, sizeof bits);
-    }
-  }
-}
-
-template <DType T>
-void load_queries(const void* const* rows, int64_t count, int64_t d, float scale, float* to) {
-  for (int64_t i = 0; i < count; ++i) {
-    load_row<T>(rows[i], d, to + i * d);
-    for (int64_t c = 0; c < d; ++c) to[i * d + c] *= scale;
-  }
-  const int64_t padded = (count + kQueries - 1) / kQueries * kQueries;
-  memset(to + count * d, 0, (padded - count) * d * sizeof(float));
-}
-
-template <DType T>
-void pack_keys(const void* from, int64_t stride, int64_t keys, int64_t d, float* rows, float* to) {
-  const char* p = static_cast<const char*>(from);
-  for (int64_t key = 0; key < keys; key += kKeys) {
-    const int64_t count = keys - key < kKeys ? keys - key : kKeys;
-    for (int64_t r = 0; r < count; ++r)
-      load_row<T>(p + (key + r) * stride * kItemSize<T>, d, rows + r * d);
-    memset(rows + count * d, 0, (kKeys - count) * d * sizeof(float));
-    int64_t c = 0;
-    for (; c + kWidth <= d; c += kWidth) {
-      for (int64_t v = 0; v < kKeys; v += kWidth) {
-        VecF square[kWidth];
-        for (int i = 0; i < kWidth; ++i) square[i] = load<VecF>(rows + (v + i) * d + c);
-        transpose(square);
-        for (int i = 0; i < kWidth; ++i) store(to + (c + i) * kKeys + v, square[i]);
-      }
-    }
-    for (; c < d; ++c)
-      for (int64_t r = 0; r < kKeys; ++r) to[c * kKeys + r] = rows[r * d + c];
-    to += kKeys * d;
-  }
-}
-
-OUTDIM_INLINE void score_tile(const float* query, const float* keys, int64_t d, float* scores,
-                              int64_t stride) {
-  VecF sum[kQueries][kVectors] = {};
-  for (int64_t c = 0; c < d; ++c) {
-    VecF key[kVectors];
-    for (int v = 0; v < kVectors; ++v) key[v] = load<VecF>(keys + c * kKeys + v * kWidth);
-    for (int i = 0; i < kQueries; ++i) {
-      const VecF value = splat(query[i * d + c]);
-      for (int v = 0; v < kVectors; ++v) sum[i][v] += value * key[v];
-    }
-  }
-  for (int i = 0; i < kQueries; ++i)
-    for (int v = 0; v < kVectors; ++v) store(scores + i * stride + v * kWidth, sum[i][v]);
-}
-
-OUTDIM_INLINE void add_bias_and_hide(const AttentionBlock& block, const AttentionRow& row,
-                                     float* scores) {
-  if (block.softcap > 0) {
-    const float inverse = 1.0f / block.softcap, most = block.softcap * kLog2OfE;
-    for (int64_t j = row.from / kWidth * kWidth; j < row.to; j += kWidth)
-      store(scores + j, hyperbolic_tangent(load<VecF>(scores + j) * inverse) * most);
+/// Scaled scores of a row with soft-cap, bias and what is hidden.
+void finish_scores(const AttentionBlock& block, const AttentionRow& row, float* scores) {
+  const float inverse = block.softcap > 0 ? 1.0f / block.softcap : 0;
+  const float most = block.softcap * kLog2OfE;
+  for (int64_t j = row.from / kWidth * kWidth; j < row.to; j += kWidth) {
+    const VecF s = load<VecF>(scores + j) * block.scale;
+    store(scores + j, block.softcap > 0 ? hyperbolic_tangent(s * inverse) * most : s);
   }
   if (row.bias != nullptr)
     for (int64_t j = row.from; j < row.to; ++j) scores[j] += row.bias[j] * kLog2OfE;
@@ -156,70 +85,109 @@ OUTDIM_INLINE void add_bias_and_hide(const AttentionBlock& block, const Attentio
     for (int64_t j = row.from; j < row.to; ++j) scores[j] = row.mask[j] ? scores[j] : kHidden;
 }
 
-/// Turns the scores of a row into 2^(s - max) and returns one over their sum; 0 from `first` to
-/// `last` where the row sees nothing.
-OUTDIM_INLINE float exponentials(const AttentionBlock& block, const AttentionRow& row, int64_t last,
-                                 float* scores) {
+/// Whether products need only be scaled, which is done as they are read.
+OUTDIM_INLINE bool is_plain(const AttentionBlock& block, const AttentionRow& row) {
+  return row.mask == nullptr && row.bias == nullptr && block.softcap == 0 && block.scale > 0;
+}
+
+/// Finishes the scores of a row, 0 from `first` to `last` where the row sees nothing, and returns
+/// the largest.
+OUTDIM_INLINE float largest(const AttentionBlock& block, const AttentionRow& row, int64_t first,
+                            int64_t last, float* scores) {
   const int64_t from = row.from / kWidth * kWidth, to = (row.to + kWidth - 1) / kWidth * kWidth;
-  add_bias_and_hide(block, row, scores);
+  const bool plain = is_plain(block, row);
+  if (!plain) finish_scores(block, row, scores);
   for (int64_t j = from; j < row.from; ++j) scores[j] = kHidden;
   for (int64_t j = row.to; j < to; ++j) scores[j] = kHidden;
-  for (int64_t j = block.first; j < from; ++j) scores[j] = 0;
+  for (int64_t j = first; j < from; ++j) scores[j] = 0;
   for (int64_t j = to; j < last; ++j) scores[j] = 0;
+  VecF most = splat(kHidden), other = most;
+  int64_t j = from;
+  for (; j + 2 * kWidth <= to; j += 2 * kWidth) {
+    most = larger(most, load<VecF>(scores + j));
+    other = larger(other, load<VecF>(scores + j + kWidth));
+  }
+  if (j < to) most = larger(most, load<VecF>(scores + j));
+  const float found = largest_across(larger(most, other)) * (plain ? block.scale : 1);
+  return found > block.sink || found != found ? found : block.sink;
+}
 
-  VecF most = splat(block.sink);
-  for (int64_t j = from; j < to; j += kWidth) most = larger(most, load<VecF>(scores + j));
-  const float maximum = largest_across(most);
+/// Of a row of 2^(s - largest).
+struct RowSums {
+  double sum, weighted;  // of them, and of each times s - largest
+};
 
+/// Turns the scores of a row into 2^(s - largest).
+OUTDIM_INLINE RowSums exponentials(const AttentionBlock& block, const AttentionRow& row,
+                                   float largest, float* scores) {
+  const float scale = is_plain(block, row) ? block.scale : 1;
   VecF total = {}, weighted = {};
-  for (int64_t j = from; j < to; j += kWidth) {
-    const VecF x = load<VecF>(scores + j) - maximum, inside = larger(splat(kLeast), x);
+  for (int64_t j = row.from / kWidth * kWidth; j < row.to; j += kWidth) {
+    const VecF x = load<VecF>(scores + j) * scale - largest, inside = larger(splat(kLeast), x);
     const VecF e = power_of_two(x, inside);
     store(scores + j, e);
     total += e;
     weighted += e * inside;
   }
-  double sum = sum_across(total), sum_weighted = sum_across(weighted);
+  RowSums sums = {sum_across(total), sum_across(weighted)};
   if (block.sink > kHidden) {
-    const float x = block.sink - maximum, e = power_of_two(splat(x))[0];
-    sum += e;
-    sum_weighted += e > 0 ? e * x : 0;
+    const float x = block.sink - largest, e = power_of_two(splat(x))[0];
+    sums.sum += e;
+    sums.weighted += e > 0 ? e * x : 0;
   }
-  if (row.entropy != nullptr)
-    *row.entropy = __builtin_log(sum) - 0.69314718055994531 * sum_weighted / sum;
-  return static_cast<float>(1 / sum);
+  return sums;
 }
 
+/// Adds the rows [begin, end) of a block, which are of one group.
 template <int kSpan>
-OUTDIM_INLINE void add_columns(const AttentionBlock& block, const float* weight, int64_t j) {
+OUTDIM_INLINE void add_columns(const AttentionBlock& block, int64_t begin, int64_t end,
+                               const float* weight, int64_t j) {
   VecF sum[kSpan] = {};
-  for (int64_t i = 0; i < block.count; ++i) {
+  for (int64_t i = begin; i < end; ++i) {
     const float* p = block.scores + i * block.stride + j;
     for (int v = 0; v < kSpan; ++v) sum[v] += load<VecF>(p + v * kWidth) * weight[i];
   }
   for (int v = 0; v < kSpan; ++v) {
-    double* to = block.sums + j + v * kWidth;
+    double* to = block.rows[begin].sums + j + v * kWidth;
     store(to, load<VecD>(to) + widen(low_half(sum[v])));
     store(to + kWidth / 2, load<VecD>(to + kWidth / 2) + widen(high_half(sum[v])));
   }
 }
 
+template <DType T>
 void add_block(const AttentionBlock& block) {
   const int64_t first = block.first / kKeys * kKeys;
   const int64_t last = (block.last + kKeys - 1) / kKeys * kKeys;
-  for (int64_t key = first; key < last; key += kKeys)
-    for (int64_t i = 0; i < block.count; i += kQueries)
-      score_tile(block.query + i * block.d, block.keys + key * block.d, block.d,
-                 block.scores + i * block.stride + key, block.stride);
-  AttentionBlock whole = block;
-  whole.first = first;
-  float weight[kMaxAttentionRows];
+  multiply<T>(block, first, last);
+  // In loops of their own, so that the ends of one row are worked on beside the next.
+  float most[kMaxAttentionRows], weight[kMaxAttentionRows];
+  RowSums sums[kMaxAttentionRows];
   for (int64_t i = 0; i < block.count; ++i)
-    weight[i] = exponentials(whole, block.rows[i], last, block.scores + i * block.stride);
-  int64_t j = first;
-  for (; j + 4 * kWidth <= last; j += 4 * kWidth) add_columns<4>(block, weight, j);
-  for (; j < last; j += kWidth) add_columns<1>(block, weight, j);
+    most[i] = largest(block, block.rows[i], first, last, block.scores + i * block.stride);
+  for (int64_t i = 0; i < block.count; ++i) {
+    const AttentionRow& row = block.rows[i];
+    if (row.next[0] != nullptr)
+      for (int64_t byte = 0; byte < block.row_bytes; byte += 64)
+        for (const char* next : row.next) __builtin_prefetch(next + byte, 0, 2);
+    sums[i] = exponentials(block, row, most[i], block.scores + i * block.stride);
+  }
+  for (int64_t i = 0; i < block.count; ++i) {
+    const RowSums& of_row = sums[i];
+    weight[i] = static_cast<float>(1 / of_row.sum);
+    if (double* entropy = block.rows[i].entropy)
+      *entropy = __builtin_log(of_row.sum) - 0.69314718055994531 * (of_row.weighted / of_row.sum);
+  }
+  for (int64_t begin = 0, end = 0; begin < block.count; begin = end) {
+    while (end < block.count && block.rows[end].sums == block.rows[begin].sums) ++end;
+    int64_t j = first;
+    for (; j + 4 * kWidth <= last; j += 4 * kWidth) add_columns<4>(block, begin, end, weight, j);
+    for (; j < last; j += kWidth) add_columns<1>(block, begin, end, weight, j);
+  }
 }
+
+template <DType T>
+constexpr AttentionKernels::OfType kOfType = {packed_bytes<T>, pack_queries<T>, pack_keys<T>,
+                                              add_block<T>};
 
 }  // namespace
 
@@ -227,8 +195,6 @@ extern const AttentionKernels kAttentionKernels;
 const AttentionKernels kAttentionKernels = {
     kKeys,
     kQueries,
-    {load_queries<DType::kFloat32>, load_queries<DType::kFloat16>, load_queries<DType::kBFloat16>},
-    {pack_keys<DType::kFloat32>, pack_keys<DType::kFloat16>, pack_keys<DType::kBFloat16>},
-    add_block};
+    {kOfType<DType::kFloat32>, kOfType<DType::kFloat16>, kOfType<DType::kBFloat16>}};
 
 }  // namespace outdim::cpu::OUTDIM_ISA

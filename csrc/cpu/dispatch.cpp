@@ -5,6 +5,12 @@
 #include <atomic>
 #include <stdexcept>
 
+#if defined(OUTDIM_HAVE_amx)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace outdim::cpu {
 namespace {
 
@@ -12,6 +18,19 @@ namespace {
 bool runs_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+#endif
+#if defined(OUTDIM_HAVE_amx)
+/// Linux lets a process use tiles once it has asked (its signal stacks must be large enough), which
+/// is for all its threads.
+bool runs_amx() {
+  if (!runs_avx512()) return false;
+  unsigned a = 0, b = 0, c = 0, features = 0;
+  constexpr unsigned kTile = 1u << 24, kBFloat16 = 1u << 22;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &features) == 0) return false;
+  if ((features & (kTile | kBFloat16)) != (kTile | kBFloat16)) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // asm/prctl.h, Intel SDM
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 #endif
 #if defined(OUTDIM_HAVE_avx2)
@@ -27,24 +46,34 @@ const std::vector<Kernels>& available() {
 #else
     const bool streams = false;
 #endif
+#if defined(OUTDIM_HAVE_amx)
+    if (runs_amx())
+      found.push_back({"amx", streams, &avx512::kMomentsKernels, &avx512::kLayerNormKernels,
+                       &avx512::kSegmentSumsKernels, &avx512::kUnitSumsKernels,
+                       &avx512::kSizesKernels, &amx::kAttentionKernels,
+                       &avx512::kMagnitudeCountsKernels, &avx512::kTokenShapeKernels,
+                       &avx512::kComomentsKernels});
+#endif
 #if defined(OUTDIM_HAVE_avx512)
     if (runs_avx512())
       found.push_back({"avx512", streams, &avx512::kMomentsKernels, &avx512::kLayerNormKernels,
                        &avx512::kSegmentSumsKernels, &avx512::kUnitSumsKernels,
                        &avx512::kSizesKernels, &avx512::kAttentionKernels,
-                       &avx512::kMagnitudeCountsKernels, &avx512::kTokenShapeKernels});
+                       &avx512::kMagnitudeCountsKernels, &avx512::kTokenShapeKernels,
+                       &avx512::kComomentsKernels});
 #endif
 #if defined(OUTDIM_HAVE_avx2)
     if (runs_avx2())
       found.push_back({"avx2", streams, &avx2::kMomentsKernels, &avx2::kLayerNormKernels,
                        &avx2::kSegmentSumsKernels, &avx2::kUnitSumsKernels, &avx2::kSizesKernels,
                        &avx2::kAttentionKernels, &avx2::kMagnitudeCountsKernels,
-                       &avx2::kTokenShapeKernels});
+                       &avx2::kTokenShapeKernels, &avx2::kComomentsKernels});
 #endif
     found.push_back({"baseline", streams, &baseline::kMomentsKernels, &baseline::kLayerNormKernels,
                      &baseline::kSegmentSumsKernels, &baseline::kUnitSumsKernels,
                      &baseline::kSizesKernels, &baseline::kAttentionKernels,
-                     &baseline::kMagnitudeCountsKernels, &baseline::kTokenShapeKernels});
+                     &baseline::kMagnitudeCountsKernels, &baseline::kTokenShapeKernels,
+                     &baseline::kComomentsKernels});
     return found;
   }();
   return list;

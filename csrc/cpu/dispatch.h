@@ -173,8 +173,30 @@ struct TokenShapeKernels {
                   double* kurtosis);  // [dtype]
 };
 
+/// Rows of one group, a group of columns of them, and where their sums go.
+struct ComomentsPanel {
+  const void* const* rows = nullptr;  // [count], at most kMaxPanelRows
+  int64_t count = 0;
+  const void* const* next = nullptr;  // rows to prefetch
+  int64_t next_count = 0;
+  int64_t column = 0;   // the first
+  int64_t columns = 0;  // at most ComomentsKernels::columns
+  int64_t item_size = 0;
+  const double* weights = nullptr;  // [count, values] deviations
+  int values = 0;                   // padded with zeros
+  double* pivot = nullptr;          // [columns]
+  bool choose_pivot = false;        // it is written first
+  double* sums = nullptr;           // [2 + values, columns] of v, v^2 and f v, added to
+};
+
+struct ComomentsKernels {
+  int columns;                                  // of a panel
+  int values;                                   // what their number is padded to
+  void (*add[3])(const ComomentsPanel& panel);  // [dtype]
+};
+
 /// Queries of one block at most.
-constexpr int kMaxAttentionRows = 48;
+constexpr int kMaxAttentionRows = 64;
 
 /// One query of a block: the keys that it sees lie in [from, to), which is not empty.
 struct AttentionRow {
@@ -182,34 +204,39 @@ struct AttentionRow {
   int64_t to = 0;
   const uint8_t* mask = nullptr;  // [keys], null: it sees all of them
   const float* bias = nullptr;    // [keys] or null
+  double* sums = nullptr;         // [keys, padded] of its group, added to
   double* entropy = nullptr;      // or null
+  // A query and a key that are read soon, to be prefetched, or null: rows of a head are far apart.
+  const char* next[2] = {};
 };
 
-/// Queries of one head and group against the keys of that head.
+/// Queries of one head, in the order of their groups, against the keys of that head.
 struct AttentionBlock {
-  const float* query =
-      nullptr;  // [count, padded with zeros][d], scaled (by log2 e as well, without
-                // a soft-cap)
+  const void* query = nullptr;  // as pack_queries has written them
   const AttentionRow* rows = nullptr;
   int64_t count = 0;  // at most kMaxAttentionRows
   int64_t d = 0;
-  const float* keys = nullptr;  // as pack_keys has written them
+  const void* keys = nullptr;   // as pack_keys has written them
   int64_t first = 0, last = 0;  // the union of what the rows see
+  float scale = 0;              // by log2 e as well, without a soft-cap
   float softcap = 0;            // 0: none
   float sink = 0;               // in units of log 2; -inf: none
   float* scores = nullptr;      // [count, padded][stride], written
-  int64_t stride = 0;           // keys, padded
-  double* sums = nullptr;       // [stride] added to
+  int64_t row_bytes = 0;        // of a query or key, unpacked
+  int64_t stride = 0;           // between rows of scores
 };
 
 struct AttentionKernels {
   int keys, queries;  // what the numbers of both are padded to
-  void (*load_queries[3])(const void* const* rows, int64_t count, int64_t d, float scale,
-                          float* to);  // [dtype]
-  /// `stride` in elements; `rows` is room for [keys][d] of a pack.
-  void (*pack_keys[3])(const void* from, int64_t stride, int64_t keys, int64_t d, float* rows,
-                       float* to);  // [dtype]
-  void (*add_block)(const AttentionBlock& block);
+  struct OfType {
+    int64_t (*packed_bytes)(int64_t d);  // of a query or key
+    void (*pack_queries)(const void* const* rows, int64_t count, int64_t d, void* packed);
+    /// `stride` in elements; `rows` is room for [keys][d] of a pack.
+    void (*pack_keys)(const void* from, int64_t stride, int64_t keys, int64_t d, float* rows,
+                      void* packed);
+    void (*add_block)(const AttentionBlock& block);
+  };
+  OfType of_type[3];  // [dtype]
 };
 
 struct Kernels {
@@ -225,6 +252,7 @@ struct Kernels {
   const AttentionKernels* attention;
   const MagnitudeCountsKernels* magnitude_counts;
   const TokenShapeKernels* token_shape;
+  const ComomentsKernels* comoments;
 };
 
 /// The kernels in use: of the best instruction set of this processor, or the one set_isa has
@@ -256,6 +284,7 @@ extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
 extern const MagnitudeCountsKernels kMagnitudeCountsKernels;
 extern const TokenShapeKernels kTokenShapeKernels;
+extern const ComomentsKernels kComomentsKernels;
 }  // namespace baseline
 namespace avx2 {
 extern const MomentsKernels kMomentsKernels;
@@ -266,6 +295,7 @@ extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
 extern const MagnitudeCountsKernels kMagnitudeCountsKernels;
 extern const TokenShapeKernels kTokenShapeKernels;
+extern const ComomentsKernels kComomentsKernels;
 }  // namespace avx2
 namespace avx512 {
 extern const MomentsKernels kMomentsKernels;
@@ -276,6 +306,10 @@ extern const SizesKernels kSizesKernels;
 extern const AttentionKernels kAttentionKernels;
 extern const MagnitudeCountsKernels kMagnitudeCountsKernels;
 extern const TokenShapeKernels kTokenShapeKernels;
+extern const ComomentsKernels kComomentsKernels;
 }  // namespace avx512
+namespace amx {
+extern const AttentionKernels kAttentionKernels;
+}  // namespace amx
 
 }  // namespace outdim::cpu

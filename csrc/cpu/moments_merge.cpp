@@ -87,12 +87,12 @@ OUTDIM_CLONES void merge_columns(const Step& step, bool shape, const Body& a, co
 }
 
 /// The state of no rows.
-void clear_columns(bool shape, const Body& body) {
+void clear_columns(bool shape, const Body& body, int64_t count) {
   for (int64_t r = 0; r < body_rows(body.covariates, shape); ++r)
-    std::fill_n(body.row(r), kColumns, 0.0);
+    std::fill_n(body.row(r), count, 0.0);
   if (!shape) return;
-  std::fill_n(body.shape(kMin), kColumns, kInfinity);
-  std::fill_n(body.shape(kMax), kColumns, -kInfinity);
+  std::fill_n(body.shape(kMin), count, kInfinity);
+  std::fill_n(body.shape(kMax), count, -kInfinity);
 }
 
 }  // namespace
@@ -130,14 +130,15 @@ void MomentsPartials::merge_group(int group, int threads) {
   }
   const Body to{args.body + group * size, plan_.d, covariates};
   const int64_t chunks = (plan_.padded + kColumns - 1) / kColumns;
+  const int64_t stride = std::min(kColumns, plan_.padded);
   run_tasks(chunks, threads, [&](TaskQueue& queue) {
-    Buffer<double> memory(2 * plan_.body * kColumns);
-    const Body sum{memory.data(), kColumns, covariates};
-    const Body total{memory.data() + plan_.body * kColumns, kColumns, covariates};
+    Buffer<double> memory(2 * plan_.body * stride);
+    const Body sum{memory.data(), stride, covariates};
+    const Body total{memory.data() + plan_.body * stride, stride, covariates};
     for (int64_t chunk = queue.next(); chunk >= 0; chunk = queue.next()) {
       const int64_t from = chunk * kColumns;
       const int64_t count = std::min(kColumns, plan_.padded - from);
-      clear_columns(args.shape, sum);
+      clear_columns(args.shape, sum, count);
       for (int64_t block = 0; block < plan_.blocks; ++block) {
         const Body b{this->body(block, group) + from, plan_.padded, covariates};
         merge_columns(steps[block], args.shape, sum, b, count);
@@ -148,7 +149,7 @@ void MomentsPartials::merge_group(int group, int threads) {
       int64_t at[kColumns];
       for (int64_t j = 0; j < real; ++j)
         at[j] = layout_position(plan_.dtype, plan_.kernels.width, from + j) - from;
-      clear_columns(args.shape, total);
+      clear_columns(args.shape, total, count);
       for (int64_t r = 0; before && r < plan_.body; ++r) {
         const double* row = args.before_body + group * size + r * plan_.d + from;
         double* to_row = total.row(r);

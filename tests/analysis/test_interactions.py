@@ -9,7 +9,7 @@ from outdim.analysis.evaluate import evaluate
 from outdim.analysis.ranking import ranked_dims
 from outdim.analysis.sweep import sweep
 from outdim.errors import ArgumentError
-from run_helpers import give, replaced, small
+from run_helpers import give, replaced, small, without_report
 from tiny import tiny_model, tiny_texts, tiny_tokenizer
 
 TWINS, DIMS = (4, 11), 16
@@ -110,7 +110,8 @@ def test_a_run_takes_the_worst_of_another(model, tokenizer, corpus, tmp_path):
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     options = {"controls": 2, "draws": 100, "block": 40}
-    first = give("sweep lm", corpus, small(tmp_path / "model", tmp_path / "first", **options))
+    with without_report():
+        first = give("sweep lm", corpus, small(tmp_path / "model", tmp_path / "first", **options))
     worst = ranked_dims(first)
     assert sorted(worst) == list(range(DIMS))
     table = json.loads((first / "manifest.json").read_text())

@@ -13,7 +13,7 @@ from outdim.analysis.sweep_glue import SweepGlue
 from outdim.errors import ArgumentError, Interrupted
 from outdim.models import apply_ablation
 from planted_classifier import CARRIER, planted_classifier, sentences
-from run_helpers import Options, give, replaced, results
+from run_helpers import Options, give, replaced, results, without_report
 from tiny import LAYERS, tiny_model, tiny_tokenizer
 
 DIMS = 32
@@ -71,7 +71,8 @@ def test_without_a_carrier_nothing_is_found(options, tmp_path):
     """The same model reads every other word: no dimension tells the labels apart."""
     path = tmp_path / "dev.tsv"
     path.write_text("".join(f"{text}\t{i % 2}\n" for i, (text, _) in enumerate(sentences(3))))
-    found = give("sweep glue", [], replaced(options, data=[str(path)], output=tmp_path / "run"))
+    with without_report():
+        found = give("sweep glue", [], replaced(options, data=[str(path)], output=tmp_path / "run"))
     said = " ".join(manifest.read(found)["headlines"]["sweep-glue"])
     assert "surely do harm" not in said
     assert "predicts better" not in said or str(CARRIER) in said
@@ -80,7 +81,8 @@ def test_without_a_carrier_nothing_is_found(options, tmp_path):
 def test_a_variant_is_the_same_ablation_alone(options, run, tmp_path):
     asked = replaced(options, layers=None, window=None, ablate=["3", "9"], controls=0, draws=None)
     asked = Options(**{k: v for k, v in vars(asked).items() if v is not None})
-    alone = give("evaluate glue", [], replaced(asked, output=tmp_path / "run"))
+    with without_report():
+        alone = give("evaluate glue", [], replaced(asked, output=tmp_path / "run"))
     expected = pd.read_parquet(alone / "evaluate_glue.parquet").set_index("variant").value
     table = pd.read_parquet(run / "sweep_glue.parquet")
     found = table[(table.metric == "acc") & (table.role != "control")].set_index("variant").value
@@ -139,9 +141,10 @@ def test_interrupted_it_goes_on_and_ends_with_the_same_bytes(options, run, tmp_p
 
     monkeypatch.setattr(SweepGlue, "update", stopping)
     again = replaced(options, output=tmp_path / "run")
-    with pytest.raises(Interrupted):
-        give("sweep glue", [], again)
-    assert results(give("sweep glue", [], again)) == results(run)
+    with without_report():
+        with pytest.raises(Interrupted):
+            give("sweep glue", [], again)
+        assert results(give("sweep glue", [], again)) == results(run)
     assert len({json.dumps(unit) for unit in done}) == len(done) - 1
 
 

@@ -179,6 +179,51 @@ def test_the_error_of_a_share_grows_with_the_scores(backend, factor):
         torch.testing.assert_close(found, share, rtol=1e-6 * largest, atol=1e-12)
 
 
+@pytest.fixture(params=core().isas() if core() else [])
+def instruction_set(request):
+    """Each that this processor has, in turn."""
+    before = core().isa()
+    core().set_isa(request.param)
+    yield request.param
+    core().set_isa(before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:3])
+def test_every_instruction_set(instruction_set, dtype):
+    for name in NAMES:
+        for shape in (SHAPES[2], SHAPES[3]):
+            query, key = inputs(*shape, dtype)
+            options = options_of(name, *shape[:2], shape[3])
+            found = ops.attention_received(query, key, entropy=True, backend="cpu", **options)
+            sums, seen, entropy = oracle(query, key, **options)
+            torch.testing.assert_close(found.sums, sums, rtol=4e-6, atol=4e-6)
+            torch.testing.assert_close(found.entropy, entropy, rtol=4e-6, atol=2e-5, equal_nan=True)
+            assert torch.equal(found.seen.expand_as(seen), seen)
+
+
+def test_no_bit_of_float32_is_dropped(instruction_set):
+    """The scores of the first query are 2^-23, 0 and -2^-23 before they are scaled."""
+    last = 2.0**-23
+    query = torch.tensor([[1.0, -1.0], [1.0 + last, -1.0]])[None, None]
+    key = torch.tensor([[1.0 + last, 1.0], [1.0, 1.0], [1.0, 1.0 + last]])[None, None]
+    found = ops.attention_received(query[..., :1, :], key, scale=1 / last, backend="cpu").sums
+    want = torch.tensor([1.0, 0.0, -1.0]).double().softmax(-1)
+    torch.testing.assert_close(found.flatten(), want, rtol=1e-6, atol=0)
+    found = ops.attention_received(query[..., 1:, :], key, scale=1 / last, backend="cpu").sums
+    want = torch.tensor([2.0, 1.0, 0.0]).double().softmax(-1)
+    torch.testing.assert_close(found.flatten(), want, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("factor", [1, 10, 100])
+def test_the_error_of_a_share_grows_with_the_scores_whatever_multiplies(instruction_set, factor):
+    query, key = inputs(1, 2, 2, 100, 64)
+    query *= factor
+    largest = float((query.double() @ key.double().mT / 8).abs().max())
+    row = query[:, :, 50:51]
+    found = ops.attention_received(row, key, backend="cpu").sums
+    torch.testing.assert_close(found, oracle(row, key)[0], rtol=1e-6 * largest, atol=1e-12)
+
+
 @needs_core
 @pytest.mark.parametrize("dtype", DTYPES[:3])
 def test_threads_do_not_show_in_the_bytes_and_instruction_sets_hardly(dtype):

@@ -106,10 +106,3 @@ def test_another_text_in_an_earlier_round_makes_later_rounds_void(alone):
     follows = {unit["round"]: unit["follows"] for unit in entry.work}
     assert follows[0] == ""
     assert follows[1] == follows[2] != ""
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_same_bytes(alone, common, tmp_path):
-    with without_report():
-        command(*common, "--workers", 2, "--output", tmp_path / "run")
-    assert results(tmp_path / "run") == results(alone)

@@ -127,6 +127,24 @@ def test_bad_options_end_with_2_and_leave_nothing(common, tmp_path, capsys, chan
     assert not out.exists()
 
 
+def test_every_variant_is_noted_and_may_be_the_last(common, tmp_path, monkeypatch, capsys):
+    noted = []
+
+    def noting(self, share, said):
+        noted.append((share, said))
+        if len(noted) == 30:
+            raise Interrupted(15)
+
+    monkeypatch.setattr("outdim.run.local.Progress.note", noting)
+    arguments = [*common, "--workers", "1", "--output", str(tmp_path / "run")]
+    assert main(arguments) in (130, 143)
+    assert "are committed" in capsys.readouterr().err
+    assert {said for _, said in noted[:4]} == {f"variant {n}/4" for n in (1, 2, 3, 4)}
+    shares = [share for share, _ in noted[:4]]
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < shares[3] <= 1
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outdim.stats.scores import LABELS, score, weighted, weighted_each
+from outdim.stats.scores import LABELS, score, smooth, weighted, weighted_each
 from scipy import stats
 from sklearn import metrics
 
@@ -89,3 +89,17 @@ def test_what_becomes_constant_in_a_draw_has_no_correlation():
     for metric in ("pearson", "spearman"):
         found = weighted(metric, x, y, np.array([[2.0, 1.0, 0.0], [1.0, 1.0, 1.0]]))
         assert np.isnan(found).tolist() == [True, False]
+
+
+def test_smooth_metrics_are_those_of_the_libraries_item_by_item():
+    rng = np.random.default_rng(0)
+    outputs, truth = rng.normal(size=(30, 3)).astype(np.float32) * 5, rng.integers(0, 3, 30)
+    loss, probability = (smooth(metric, outputs, truth) for metric in ("loss", "probability"))
+    odds = np.exp(outputs.astype(np.float64))
+    odds /= odds.sum(1, keepdims=True)
+    np.testing.assert_allclose(probability, odds[np.arange(30), truth], rtol=1e-9)
+    np.testing.assert_allclose(loss, -np.log(probability), rtol=1e-9)
+    assert loss.mean() == pytest.approx(metrics.log_loss(truth, odds), rel=1e-6)
+    scores = rng.normal(size=30)
+    error = smooth("loss", outputs[:, :1], scores).mean()
+    assert error == pytest.approx(metrics.mean_squared_error(scores, outputs[:, 0].astype(float)))

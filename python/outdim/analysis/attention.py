@@ -26,7 +26,7 @@ from outdim.errors import ArgumentError
 from outdim.models import Ablation, Attention, attention_heads
 from outdim.models.ablation import At
 from outdim.models.ablation_sites import sites
-from outdim.stats import Covariates, PointMoments
+from outdim.stats import PointComoments
 from outdim.stats.head_sums import HeadSums
 from outdim.stats.jackknife import BLOCKS
 from outdim.stats.named import below
@@ -129,19 +129,19 @@ class AttentionStep(Observer):
         return HeadSums(BLOCKS, len(GROUPS), tuple(self.heads), most, len(self.places.names))
 
     @cached_property
-    def chosen(self) -> dict[int, PointMoments]:
+    def chosen(self) -> dict[int, PointComoments]:
         """Co-moments of the chosen dimensions with what heads give, by layer, block and group."""
         labels = [f"{group} {block}" for block in range(BLOCKS) for group in GROUPS]
-        return {layer: self._moments(labels, heads) for layer, heads in self.heads.items()}
+        return {
+            layer: PointComoments(PAIRINGS, labels, heads) for layer, heads in self.heads.items()
+        }
 
     @cached_property
-    def every(self) -> dict[int, PointMoments]:
+    def every(self) -> dict[int, PointComoments]:
         """The same of all dimensions, by layer and group: what is usual among them."""
-        return {layer: self._moments(GROUPS, heads) for layer, heads in self.heads.items()}
-
-    def _moments(self, groups: Sequence[str], heads: int) -> PointMoments:
-        covariates = Covariates(row_names=tuple(f"head {head}" for head in range(heads)))
-        return PointMoments(PAIRINGS, groups, covariates, device=self.inputs.device)
+        return {
+            layer: PointComoments(PAIRINGS, GROUPS, heads) for layer, heads in self.heads.items()
+        }
 
     def accumulators(self) -> Mapping[str, Accumulator]:
         """Sums of heads, and co-moments of each layer."""

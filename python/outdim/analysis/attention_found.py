@@ -22,8 +22,8 @@ from outdim.analysis.table import (
     define,
     selection_label,
 )
-from outdim.ops.layout import BodyRow, comoment_row, covariates_of
-from outdim.stats import PointMoments
+from outdim.ops.layout import COMOMENTS_BASE, covariates_of
+from outdim.stats import PointComoments
 from outdim.stats.head_sums import EPSILON, PREFIX, SINKS, HeadSums
 from outdim.stats.jackknife import LeftOut, pearson, ratio
 from outdim.text import number
@@ -79,8 +79,8 @@ class AttentionSide:
 
     heads: Mapping[int, int]
     sums: HeadSums
-    chosen: Mapping[int, PointMoments]
-    every: Mapping[int, PointMoments]
+    chosen: Mapping[int, PointComoments]
+    every: Mapping[int, PointComoments]
 
     def r(self, layer: int, pairing: str, groups: Sequence[str]) -> LeftOut:
         """Pearson's r of |h| of the chosen dimensions with what each head gives: [H, C]."""
@@ -92,7 +92,8 @@ class AttentionSide:
 
     def tokens(self, layer: int, pairing: str, groups: Sequence[str]) -> int:
         """How many tokens r is of."""
-        return int(self.every[layer].moments(pairing, groups).compute().n)
+        n = self.every[layer].of(pairing).head[:, 0]
+        return int(sum(n[GROUPS.index(group)] for group in groups))
 
     def array(self, name: str) -> Floats:
         """A field of the sums of heads."""
@@ -139,10 +140,9 @@ class AttentionSide:
         return int(keys[best, 2]), float(sums[best] / sums[mine].sum())
 
 
-def _pearson(part: PointMoments, pairing: str, groups: Sequence[str]) -> LeftOut:
+def _pearson(part: PointComoments, pairing: str, groups: Sequence[str]) -> LeftOut:
     """Pearson's r of |h| with the covariates over groups of these kinds, blocks left out."""
-    state = part.state_dict()
-    head, body = (state[f"{pairing}/{name}"].numpy() for name in ("head", "body"))
+    head, body = (state.numpy() for state in part.of(pairing))
     k = covariates_of(head.shape[1])
     kinds = len(GROUPS)
     kept = [GROUPS.index(group) for group in groups]
@@ -151,9 +151,8 @@ def _pearson(part: PointMoments, pairing: str, groups: Sequence[str]) -> LeftOut
         return values.reshape(-1, kinds, *values.shape[1:])[:, kept]
 
     n, x_mean, x_m2 = (by_block(v) for v in (head[:, 0], head[:, 1 : 1 + k], head[:, 1 + k :]))
-    first = comoment_row(k, 0, of_abs=True)
-    y_mean, y_m2 = (by_block(body[:, row]) for row in (BodyRow.MEAN_ABS, BodyRow.M2_ABS))
-    co = by_block(body[:, first : first + k])
+    y_mean, y_m2 = (by_block(body[:, row]) for row in range(COMOMENTS_BASE))
+    co = by_block(body[:, COMOMENTS_BASE:])
     weight = n / max(n.sum(), 1)
     # About the mean of all, so that nothing cancels.
     dx = x_mean - (weight[..., None] * x_mean).sum((0, 1))

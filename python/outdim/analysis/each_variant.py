@@ -8,8 +8,9 @@ layer and with how many variants a forward (`EachVariant.runner`), and what it k
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
@@ -104,15 +105,37 @@ class EachVariant(Predicting):
         """What is kept of a unit of text, of the intact model and ablated ones, and its account."""
         runner, account, documents = self.runner(), Accounting(), self.documents()
         kept = self.keeping(runner, documents, 1 + len(ablations))
+        done = 0
         for batch in self.batches(runner.reading, unit, account, documents):
-            runner.run(batch, ablations, kept.add)
+            share = documents.share(unit, done), documents.share(unit, batch.batch.tokens)
+            runner.run(batch, ablations, kept.add, self._telling(len(ablations), *share))
             progress(batch.batch.tokens)
+            done += batch.batch.tokens
         return kept.state(), {
             "documents": len(documents.tokens),
             "without": len(documents.tokens) - kept.documents,
             "excluded": dict(account.skipped),
             "places": account.places,
         }
+
+    def _telling(self, variants: int, before: float, share: float) -> Callable[[], None]:
+        """What is called for every variant that is run on a batch.
+
+        Args:
+            variants: How many there are.
+            before: The share of the unit that was done before the batch.
+            share: That of the batch.
+        """
+        resources, numbers = self.inputs.resources, count(1)
+
+        def tell() -> None:
+            number = next(numbers)
+            resources.check_stop()
+            resources.note(
+                before + share * min(1.0, number / variants), f"variant {number}/{variants}"
+            )
+
+        return tell
 
     def nothing_to_predict(self) -> DataError:
         """The error where no token of all the text could be predicted."""

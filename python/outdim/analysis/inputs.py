@@ -34,12 +34,15 @@ class Resources:
         memory: Bytes that the table of chunks may take while counting.
         counters: Threads that count; None takes all cores.
         check_stop: Called between batches; raises `Interrupted` when the process was asked to stop.
+        note: Called within a shard that takes long, with the share of it that is done, about, and
+            what is being done.
     """
 
     device: str = "cpu"
     memory: int = 1 << 30
     counters: int | None = None
     check_stop: Callable[[], None] = lambda: None
+    note: Callable[[float, str], None] = lambda share, said: None
 
 
 class Inputs:

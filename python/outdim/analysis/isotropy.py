@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from outdim.analysis.cautions import few_blocks, nonfinite_values
 from outdim.analysis.rule_states import KURTOSIS, kurtosis_he
+from outdim.analysis.sampled import Sampled
 from outdim.analysis.step import Result
 from outdim.analysis.table import Statistic, TidyRows, define, place
 from outdim.stats import MomentsResult
@@ -79,6 +80,7 @@ class Space:
         cosines, cosines_left_out: Over all pairs; None with fewer than two tokens.
         scatter: Covariance; None where it was not taken.
         left_out: The dimensions that are left out at this point.
+        sampled: Some of the words, where the covariance was taken.
     """
 
     moments: MomentsResult
@@ -87,6 +89,7 @@ class Space:
     cosines_left_out: Cosines | None
     scatter: Scatter | None
     left_out: tuple[int, ...]
+    sampled: Sampled | None = None
 
     @cached_property
     def variances(self) -> tuple[Floats, Floats]:
@@ -129,6 +132,9 @@ class Geometry(Result):
             _add_cosines(rows, space, at)
             _add_sizes(rows, space, at)
             _add_directions(rows, space, at)
+            if space.sampled is not None and space.cosines is not None:
+                strongest = np.argsort(-space.cosines.contribution, kind="stable").tolist()
+                space.sampled.add_to(rows, strongest, **at)
         left_out = {
             point: list(self.spaces[point, selection].left_out) for point, selection in self.spaces
         }

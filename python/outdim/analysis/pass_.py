@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from outdim.models import Architecture
-    from outdim.ops import MomentsState, StatisticsArgs
+    from outdim.ops import MomentsState
+    from outdim.ops.checked import CheckedStatistics
 
 
 #: The number of a document is that within its unit, and so many for every unit before: more than a
@@ -149,7 +150,7 @@ class _Sink:
         for step in self._all:
             step.begin(batch)
 
-    def arguments(self, point: Point) -> StatisticsArgs | None:
+    def arguments(self, point: Point) -> CheckedStatistics | None:
         """What the fused op takes at a point, None for nothing."""
         if self._fused is None or point.name not in self._fused.points:
             return None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -137,8 +137,12 @@ class Runner(Generic[T]):
         batch: TargetBatch,
         ablations: Sequence[Ablation],
         take: Callable[[Predicted[T]], None],
+        tell: Callable[[], None] = lambda: None,
     ) -> None:
-        """Measure the intact model and the ablated ones on a batch, in parts if it does not fit."""
+        """Measure the intact model and the ablated ones on a batch, in parts if it does not fit.
+
+        Meanwhile ``tell`` is called for each of them, and may raise.
+        """
         held: list[Predicted[T]] = []
 
         def commit() -> None:
@@ -148,12 +152,14 @@ class Runner(Generic[T]):
 
         self._fitting.run(
             batch,
-            lambda part: held.extend(self._predict(part, ablations)),
+            lambda part: held.extend(self._predict(part, ablations, tell)),
             commit,
             discard=held.clear,
         )
 
-    def _predict(self, batch: TargetBatch, ablations: Sequence[Ablation]) -> Iterator[Predicted[T]]:
+    def _predict(
+        self, batch: TargetBatch, ablations: Sequence[Ablation], tell: Callable[[], None]
+    ) -> Iterator[Predicted[T]]:
         """What a batch gives; nothing where there is nothing to predict."""
         batch = batch.to(self._model.device)
         chosen = batch.labels >= 0
@@ -169,7 +175,8 @@ class Runner(Generic[T]):
             intact = self._forward.keep(ids, mask, ablations, last)[chosen]
             run = [one for number, one in enumerate(ablations) if number not in closed]
             at_once = self._at_once or max(1, self._filled // ids.numel())
-            found = self._run(run, intact, chosen, rows, at_once)
+            states = partial(self._states, at_once=at_once, tell=tell)
+            found = self._run(run, states, intact, chosen, rows)
             if self._closed is not None and closed:
                 hidden = self._forward.hidden(self._layers)[chosen]
                 some = [ablations[number] for number in closed]
@@ -187,20 +194,27 @@ class Runner(Generic[T]):
     def _run(
         self,
         ablations: Sequence[Ablation],
+        states: Callable[[Sequence[Ablation]], Iterator[Tensor]],
         intact: Tensor,
         chosen: Tensor,
         rows: Rows,
-        at_once: int,
     ) -> list[T]:
         """Measure the intact model and ablated ones on the batch that is kept."""
         found = [] if ablations else self._measure(self.predictor, [intact], rows)
         held = max(1, _STATE_BYTES // (intact.numel() * intact.element_size()))
         for start in range(0, len(ablations), held):
             some = ablations[start : start + held]
-            states = [h[chosen] for h in self._forward.variants(some, at_once)]
-            measured = self._measure(self.predictor, [intact, *states], rows)
+            own = [h[chosen] for h in states(some)]
+            measured = self._measure(self.predictor, [intact, *own], rows)
             found += measured[1:] if start else measured
         return found
+
+    def _states(
+        self, ablations: Sequence[Ablation], at_once: int, tell: Callable[[], None]
+    ) -> Iterator[Tensor]:
+        for states in self._forward.variants(ablations, at_once):
+            tell()
+            yield states
 
 
 class Documents:
@@ -245,6 +259,12 @@ class Documents:
             own = len(piece.ids) - sum(self._template)
             self.tokens[piece.document] = self.tokens.get(piece.document, 0) + own
             yield piece
+
+    def share(self, unit: Mapping[str, Any], tokens: int) -> float:
+        """Which share of a unit so many tokens are, as far as what was read of it tells."""
+        read, whole = sum(self.bytes), unit.get("size_bytes") or 0
+        expected = sum(self.tokens.values()) * max(1.0, whole / read if read else 1.0)
+        return min(1.0, tokens / expected) if expected else 1.0
 
     def words_of(self, piece: Piece) -> list[int | None]:
         """Which word of its document each token of a piece belongs to."""

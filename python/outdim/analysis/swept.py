@@ -190,7 +190,7 @@ class Sweep(Result):
 
     def _name(self, place: int, i: int) -> str:
         """The dimensions of a variant and, where there are several places, its layers."""
-        dims = ", ".join(map(str, self.grid.sets[i - 1]))
+        dims = "+".join(map(str, self.grid.sets[i - 1]))
         if len(self.grid.places) == 1 and not any(self.grid.own_layers):
             return dims
         layers = self.grid.layers_of(place, i - 1)

@@ -16,6 +16,7 @@ from outdim.models.watch import Watch
 
 if TYPE_CHECKING:
     from outdim.ops import MomentsState, StatisticsArgs
+    from outdim.ops.checked import CheckedStatistics
 
 
 @runtime_checkable
@@ -26,7 +27,7 @@ class FusedSink(Protocol):
     a call with the hidden states.
     """
 
-    def arguments(self, point: Point) -> StatisticsArgs | None:
+    def arguments(self, point: Point) -> StatisticsArgs | CheckedStatistics | None:
         """Return what to take at a point for the tokens of the current forward, B * S rows."""
 
     def absorb(self, point: Point, state: MomentsState) -> object:
@@ -118,9 +119,12 @@ class _FusedNorm:
     """Takes the place of a norm's forward, and of BERT's norm(dropout(dense(x)) + residual)."""
 
     def __init__(self, norm: Norm, sink: FusedSink, watch: Watch) -> None:
+        from outdim.ops.checked_norm import CheckedNorm
+
         self.module = norm.module
         self.points: dict[int, Point] = {}  # by the call of the norm
         self._norm, self._sink, self._watch = norm, sink, watch
+        self._checked = CheckedNorm(norm.eps, norm.rms)
         self._plain: Callable[[Tensor], Tensor] = norm.module.forward
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -165,28 +169,25 @@ class _FusedNorm:
         return x.dtype == self.module.weight.dtype and not torch.is_autocast_enabled(x.device.type)
 
     def _normalise(self, point: Point, x: Tensor, residual: Tensor | None) -> Tensor:
-        from outdim.ops import layer_norm, layer_norm_moments
+        from outdim.ops import layer_norm
 
+        norm = self._norm
         if torch.is_grad_enabled():
             raise ArgumentError(
                 "observe(fused=True): expected a forward without gradients; run it under "
                 "torch.inference_mode()"
             )
-        parameters = self._norm.gamma, self._norm.beta, self._norm.eps
         of_input = point.norm_side == "input"
-        options: Any = {
-            "rms": self._norm.rms,
-            "residual": residual,
-            "return_sum": of_input and residual is not None,
-        }
         wanted = self._sink.arguments(point)
         if wanted is None:
-            result = layer_norm(x, *parameters, **options)
-            y, s = result if options["return_sum"] else (result, None)
+            with_sum = of_input and residual is not None
+            result = layer_norm(
+                x, norm.gamma, norm.beta, norm.eps, rms=norm.rms, residual=residual,
+                return_sum=with_sum,
+            )  # fmt: skip
+            y, s = result if with_sum else (result, None)
         else:
-            y, s, state = layer_norm_moments(
-                x, *parameters, statistics=wanted, of=point.norm_side, **options
-            )
+            y, s, state = self._checked(x, norm.gamma, norm.beta, residual, wanted, point.norm_side)
             self._sink.absorb(point, state)
         self._watch.emit(point, y if not of_input else x if s is None else s)
         output: Tensor = y

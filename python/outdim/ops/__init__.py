@@ -6,6 +6,7 @@ registered with torch.library as torch.ops.outdim.*, so that torch.compile trace
 
 from outdim.ops._reference import empty_state
 from outdim.ops.attention_received import AttentionReceived, attention_received
+from outdim.ops.comoments import Comoments, comoments, merge_comoments
 from outdim.ops.layer_norm import Edit, layer_norm, layer_norm_moments
 from outdim.ops.magnitude_counts import (
     magnitude_counts_add,
@@ -22,6 +23,7 @@ from outdim.ops.unit_sums import unit_sums
 
 __all__ = [
     "AttentionReceived",
+    "Comoments",
     "Edit",
     "MomentsState",
     "Segments",
@@ -29,12 +31,14 @@ __all__ = [
     "StatisticsArgs",
     "TokenShape",
     "attention_received",
+    "comoments",
     "empty_state",
     "layer_norm",
     "layer_norm_moments",
     "magnitude_counts_add",
     "magnitude_counts_empty",
     "magnitude_counts_move",
+    "merge_comoments",
     "merge_states",
     "moments",
     "rank_histogram_add",

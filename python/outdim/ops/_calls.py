@@ -7,7 +7,7 @@ rows is a view with contiguous columns (its row stride may be anything, also zer
 tensor is contiguous.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -27,10 +27,14 @@ class MomentsCall(NamedTuple):
     before_body: Tensor | None
     head: Tensor  # [groups, 1 + 2 K] float64, to be written
     body: Tensor  # [groups, R, D] float64, to be written
+    native: Any = None  # all of it as the binding takes it, where that was prepared
 
 
 class LayerNormCall(NamedTuple):
-    """Inputs, edit and outputs of a layer_norm kernel; see csrc/core/layer_norm.h."""
+    """Inputs, edit and outputs of a layer_norm kernel; see csrc/core/layer_norm.h.
+
+    With `native`, x, residual, sum and y are contiguous and may have any shape (..., D).
+    """
 
     x: Tensor  # [N, D] rows, float32, float16 or bfloat16
     gamma: Tensor | None  # [D], dtype of beta
@@ -46,6 +50,7 @@ class LayerNormCall(NamedTuple):
     each: bool  # every row of x with every variant: y is [M * N, D]
     sum: Tensor | None  # [N, D] contiguous, to be written
     y: Tensor  # [N, D] rows, to be written
+    native: Any = None  # all of it as the binding takes it, where that was prepared
 
 
 class RankTouchCall(NamedTuple):
@@ -95,6 +100,14 @@ class SizesCall(NamedTuple):
     rms: bool
     largest: Tensor | None  # [S, D] float32, float64 of float64, to be written
     squares: Tensor | None  # [N, 2] float64 of zeros, rows of `order` to be written
+
+
+class ComomentsCall(NamedTuple):
+    """Values, selection and outputs of a comoments kernel; see csrc/core/comoments.h."""
+
+    moments: MomentsCall  # with rows and group, and memory for whoever takes all moments
+    head: Tensor  # [groups, 1 + 2 K] float64, to be written
+    body: Tensor  # [groups, 2 + K, D] float64, to be written
 
 
 class MagnitudeCountsCall(NamedTuple):

@@ -4,7 +4,6 @@ A call on a few rows costs what its checks cost: a text is built only when a che
 an attribute of a tensor (50 to 500 ns) is read once where that is easy.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -88,7 +87,7 @@ def as_rows(value: Tensor) -> Tensor:
     """Flatten (..., D) to N rows with contiguous columns: a view where the strides allow it."""
     value = resolved(value)
     if value.dim() != 2:
-        value = value.reshape(math.prod(value.shape[:-1]), value.shape[-1])
+        value = value.reshape(-1, value.shape[-1])
     if not value.is_contiguous() and value.stride(1) != 1 and value.shape[1] > 1:
         value = value.contiguous()
     return value

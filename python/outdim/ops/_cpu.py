@@ -8,6 +8,7 @@ from torch import Tensor
 from outdim.ops._binding import DTYPE_CODES, core
 from outdim.ops._calls import (
     AttentionReceivedCall,
+    ComomentsCall,
     LayerNormCall,
     MagnitudeCountsCall,
     MomentsCall,
@@ -18,69 +19,87 @@ from outdim.ops._calls import (
     TokenShapeCall,
     UnitSumsCall,
 )
+from outdim.ops._statistics import StatisticsOfRows
 
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def moments_args(module: Any, call: MomentsCall) -> Any:
-    """Build the binding's MomentsArgs; the kernels of every device take the same."""
-    ids, table, rows, group, groups, tau, exact, shape, before_head, before_body, head, body = call
+def rows_args(module: Any, call: MomentsCall | StatisticsOfRows) -> Any:
+    """Build the binding's MomentsArgs without its states: what holds for any tensor of the rows."""
+    table, rows = call.table, call.rows
     table_covariates, vocab = (0, 0) if table is None else table.shape
     return module.MomentsArgs(
-        0 if ids is None else ids.data_ptr(),
-        0 if table is None else table.data_ptr(),
+        _address(call.ids),
+        _address(table),
         vocab,
         table_covariates,
-        0 if rows is None else rows.data_ptr(),
+        _address(rows),
         0 if rows is None else rows.shape[0],
-        0 if group is None else group.data_ptr(),
-        groups,
-        tau,
-        exact,
-        shape,
-        0 if before_head is None else before_head.data_ptr(),
-        0 if before_body is None else before_body.data_ptr(),
-        head.data_ptr(),
-        body.data_ptr(),
+        _address(call.group),
+        call.groups,
+        call.tau,
+        call.exact,
+        call.shape,
+    )
+
+
+def moments_args(module: Any, call: MomentsCall) -> Any:
+    """Build the binding's MomentsArgs; the kernels of every device take the same."""
+    if call.native is not None:
+        return call.native
+    return rows_args(module, call).with_state(
+        _address(call.before_head),
+        _address(call.before_body),
+        call.head.data_ptr(),
+        call.body.data_ptr(),
+    )
+
+
+def norm_args(module: Any, call: LayerNormCall) -> Any:
+    """Build the binding's LayerNormArgs without its rows: what holds for every call of a norm."""
+    gamma, beta, scale = call.gamma, call.beta, call.scale
+    parameter = beta if gamma is None else gamma
+    return module.LayerNormArgs(
+        DTYPE_CODES[call.x.dtype],
+        call.x.shape[-1],
+        0 if parameter is None else DTYPE_CODES[parameter.dtype],
+        _address(gamma),
+        _address(beta),
+        call.eps,
+        call.rms,
+        _address(call.dim_mask),
+        _address(scale),
+        _address(call.shift),
+        _address(call.clip),
+        _address(call.variant),
+        0 if scale is None else scale.shape[0],
+        call.each,
     )
 
 
 def layer_norm_args(module: Any, call: LayerNormCall) -> Any:
     """Build the binding's LayerNormArgs; the kernels of every device take the same."""
-    x, gamma, beta, eps, rms, residual, dim_mask, scale, shift, clip, variant, each, s, y = call
-    parameter = beta if gamma is None else gamma
-    return module.LayerNormArgs(
-        DTYPE_CODES[x.dtype],
-        *x.shape,
+    if call.native is not None:
+        return call.native
+    x, residual, y = call.x, call.residual, call.y
+    return norm_args(module, call).with_rows(
+        x.shape[0],
         x.data_ptr(),
-        x.stride()[0],
-        0 if residual is None else residual.data_ptr(),
-        0 if residual is None else residual.stride()[0],
-        0 if s is None else s.data_ptr(),
+        x.stride(0),
+        _address(residual),
+        0 if residual is None else residual.stride(0),
+        _address(call.sum),
         y.data_ptr(),
-        y.stride()[0],
-        0 if parameter is None else DTYPE_CODES[parameter.dtype],
-        0 if gamma is None else gamma.data_ptr(),
-        0 if beta is None else beta.data_ptr(),
-        eps,
-        rms,
-        0 if dim_mask is None else dim_mask.data_ptr(),
-        0 if scale is None else scale.data_ptr(),
-        0 if shift is None else shift.data_ptr(),
-        0 if clip is None else clip.data_ptr(),
-        0 if variant is None else variant.data_ptr(),
-        0 if scale is None else scale.shape[0],
-        each,
+        y.stride(0),
     )
 
 
 def hidden_view(module: Any, hidden: Tensor) -> Any:
     """Build the binding's HiddenView of a matrix of rows."""
-    return module.HiddenView(
-        hidden.data_ptr(), DTYPE_CODES[hidden.dtype], *hidden.shape, hidden.stride()[0]
-    )
+    n, d = hidden.shape
+    return module.HiddenView(hidden.data_ptr(), DTYPE_CODES[hidden.dtype], n, d, hidden.stride(0))
 
 
 def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -> None:
@@ -192,6 +211,21 @@ def sizes(hidden: Tensor, call: SizesCall) -> None:
         _address(call.squares),
     )
     module.sizes(hidden_view(module, hidden), args, torch.get_num_threads())
+
+
+def comoments(hidden: Tensor, call: ComomentsCall) -> None:
+    """Run the kernel with torch's number of threads."""
+    module, (rows, group) = core(), (call.moments.rows, call.moments.group)
+    assert rows is not None
+    args = module.ComomentsArgs(
+        rows.data_ptr(),
+        len(rows),
+        _address(group),
+        call.moments.groups,
+        call.head.data_ptr(),
+        call.body.data_ptr(),
+    )
+    module.comoments(hidden_view(module, hidden), args, torch.get_num_threads())
 
 
 def magnitude_counts_args(module: Any, call: MagnitudeCountsCall) -> Any:

@@ -15,6 +15,7 @@ from outdim.errors import BackendError
 from outdim.ops._binding import core
 from outdim.ops._calls import (
     AttentionReceivedCall,
+    ComomentsCall,
     LayerNormCall,
     MagnitudeCountsCall,
     MomentsCall,
@@ -34,6 +35,7 @@ from outdim.ops._cpu import (
     segment_sums_args,
     token_shape_args,
 )
+from outdim.ops._reference import part_of_moments
 
 
 def _context(module: Any, device: torch.device, workspace: Tensor | None = None) -> Any:
@@ -46,8 +48,8 @@ def _context(module: Any, device: torch.device, workspace: Tensor | None = None)
 
 def _workspace(module: Any, hidden: Tensor, args: Any) -> Tensor:
     # Its addresses may be reused as soon as the kernels are queued: reuse is ordered by the stream.
-    n, d = hidden.shape
-    size = module.cuda_workspace_bytes(n, d, args, hidden.device.index)
+    d = hidden.shape[-1]
+    size = module.cuda_workspace_bytes(hidden.numel() // d, d, args, hidden.device.index)
     return torch.empty(size, dtype=torch.uint8, device=hidden.device)
 
 
@@ -70,9 +72,9 @@ def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -
     tensor just stored.
     """
     module = core()
-    if call.x.shape[1] > module.cuda_max_norm_width():
+    if (d := call.x.shape[-1]) > module.cuda_max_norm_width():
         raise BackendError(
-            f"x: expected at most {module.cuda_max_norm_width()} columns, got {call.x.shape[1]}; "
+            f"x: expected at most {module.cuda_max_norm_width()} columns, got {d}; "
             'pass backend="reference"'
         )
     if stats is not None and of_input and call.residual is not None and call.sum is None:
@@ -95,6 +97,12 @@ def moments(hidden: Tensor, call: MomentsCall) -> None:
     context = _context(module, hidden.device, workspace)
     with _out_of_memory():
         module.cuda_moments(hidden_view(module, hidden), args, context)
+
+
+def comoments(hidden: Tensor, call: ComomentsCall) -> None:
+    """Queue the kernel of all moments, of which this is a part."""
+    moments(hidden, call.moments)
+    part_of_moments(call)
 
 
 def rank_histogram_touch(hidden: Tensor, call: RankTouchCall) -> None:

@@ -1,5 +1,6 @@
 """The registered ops outdim::layer_norm and outdim::layer_norm_moments, and their gradient."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from outdim.ops._check import (
 )
 from outdim.ops._dispatch import choose, kernels, transformed
 from outdim.ops._library import register, register_gradient
-from outdim.ops.moments import MomentsState, prepare, row_error
+from outdim.ops._statistics import prepare, row_error
 
 _ARGUMENTS = (
     "Tensor x, Tensor? gamma, Tensor? beta, float eps, bool rms, Tensor? residual, "
@@ -91,33 +92,33 @@ def run_composed(arguments: NormArguments) -> tuple[Tensor, Tensor | None]:
 
 def run_moments(
     arguments: NormArguments,
-    statistics: tuple[Any, ...],
+    statistics: Callable[[Tensor], MomentsCall],
     of_input: bool,
     backend: str,
-    out: MomentsState | None = None,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Validate, allocate, launch the fused kernel."""
+) -> tuple[Tensor, Tensor | None, MomentsCall]:
+    """Validate, allocate, launch the fused kernel; `statistics` does so for the rows of x."""
     if arguments.each:
         raise ArgumentError(
             "edit: expected one variant a row for statistics, got each=True; take the moments of "
             "each variant's rows with `moments`"
         )
     call, y = _prepare(None, arguments)
-    stats = prepare(call.x, out, *statistics)
+    stats = statistics(call.x)
     try:
         kernels(choose(backend, call.x)).layer_norm(call, stats, of_input)
     except IndexError as error:
         raise _row_error(call, stats) from error
-    s = None if call.sum is None else call.sum.view(arguments.x.shape)
-    return y, s, stats.head, stats.body
+    return y, None if call.sum is None else call.sum.view(arguments.x.shape), stats
 
 
 def _run_moments(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Do the same as the registered op, with an empty tensor for a sum that is not wanted."""
     *statistics, of_input, backend = arguments[_COUNT:]
     norm = NormArguments(*arguments[:_COUNT])
-    y, s, head, body = run_moments(norm, tuple(statistics), of_input, backend)
-    return y, y.new_empty(0) if s is None else s, head, body
+    y, s, stats = run_moments(
+        norm, lambda rows: prepare(rows, None, *statistics), of_input, backend
+    )
+    return y, y.new_empty(0) if s is None else s, stats.head, stats.body
 
 
 def run_pair(
@@ -143,16 +144,9 @@ def _prepare(out: Tensor | None, arguments: NormArguments) -> tuple[LayerNormCal
     """Validate the arguments and allocate y; returns the call and y in the shape of x."""
     x, gamma, beta, eps, rms, residual, return_sum, dim_mask, *tables, each = arguments
     d, device = check_hidden("x", x)[-1], x.device
-    # The kernels hold parameters of at most their own float32.
-    dtypes = FLOATS if x.dtype == torch.float64 else KERNEL_FLOATS
     if residual is not None:
         check_same("residual", residual, "x", x)
-    if gamma is not None:
-        gamma = _of_width("gamma", gamma, dtypes, d, device)
-    if beta is not None:
-        beta = _of_width("beta", beta, dtypes, d, device)
-        if gamma is not None:
-            check_dtype("beta", beta, "gamma", gamma.dtype)
+    gamma, beta = check_parameters(x, gamma, beta)
     if dim_mask is not None:
         dim_mask = _of_width("dim_mask", dim_mask, (torch.bool,), d, device)
     scale, shift, clip, variant = _edit(x, *tables)
@@ -194,6 +188,20 @@ def _empty_like(x: Tensor) -> Tensor:
     if x.is_contiguous():
         return torch.empty_like(x)
     return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def check_parameters(x: Tensor, gamma: Any, beta: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Check them against x (..., D); return them contiguous."""
+    d, device = x.shape[-1], x.device
+    # The kernels hold parameters of at most their own float32.
+    dtypes = FLOATS if x.dtype == torch.float64 else KERNEL_FLOATS
+    if gamma is not None:
+        gamma = _of_width("gamma", gamma, dtypes, d, device)
+    if beta is not None:
+        beta = _of_width("beta", beta, dtypes, d, device)
+        if gamma is not None:
+            check_dtype("beta", beta, "gamma", gamma.dtype)
+    return gamma, beta
 
 
 def _of_width(

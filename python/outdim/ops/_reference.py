@@ -9,6 +9,7 @@ from torch import Tensor
 
 from outdim.ops._calls import (
     AttentionReceivedCall,
+    ComomentsCall,
     LayerNormCall,
     MagnitudeCountsCall,
     MomentsCall,
@@ -28,6 +29,7 @@ from outdim.ops.layout import (
     BodyRow,
     ShapeRow,
     body_rows,
+    comoment_row,
     covariates_of,
     head_size,
     shape_row,
@@ -148,6 +150,28 @@ def moments(hidden: Tensor, call: MomentsCall) -> None:
         call.head[g], call.body[g] = (
             these if state is None else merge_states(state, these, call.shape)
         )
+
+
+def comoments(hidden: Tensor, call: ComomentsCall) -> None:
+    """Write head and body from all the moments."""
+    moments(hidden, call.moments)
+    part_of_moments(call)
+
+
+def part_of_moments(call: ComomentsCall) -> None:
+    """Copy what `comoments` asks for from all the moments, where these were written."""
+    k = covariates_of(call.head.shape[1])
+    first = comoment_row(k, 0, of_abs=True)
+    call.head.copy_(call.moments.head)
+    call.body.copy_(
+        torch.cat(
+            [
+                call.moments.body[:, BodyRow.MEAN_ABS : BodyRow.M2_ABS + 1],
+                call.moments.body[:, first : first + k],
+            ],
+            1,
+        )
+    )
 
 
 def merged_mean(share: Tensor, mean: Tensor, delta: Tensor) -> Tensor:
@@ -369,7 +393,8 @@ def magnitude_counts_add(hidden: Tensor, call: MagnitudeCountsCall) -> None:
         cells += (group[rows].long() - 1)[:, None] * (dims * MAGNITUDE_ROOM)
         ones = torch.ones_like(cells, dtype=torch.int32)
         fresh.view(-1).scatter_add_(0, cells.view(-1), ones.view(-1))
-    lines = fresh[..., :MAGNITUDE_BINS].unflatten(-1, (-1, 1 << MAGNITUDE_BITS)).any(-1)
+    by_line = fresh[..., :MAGNITUDE_BINS].view(*fresh.shape[:-1], -1, 1 << MAGNITUDE_BITS)
+    lines = by_line.any(-1)
     bit = torch.arange(lines.shape[-1], device=lines.device)
     fresh[..., MAGNITUDE_BINS] = (lines.long() << bit).sum(-1).int()
 

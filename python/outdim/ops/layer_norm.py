@@ -1,7 +1,7 @@
 """[residual add +] LayerNorm or RMSNorm + edit of dimensions [+ moments of its input or output]."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -10,7 +10,10 @@ from outdim.errors import ArgumentError
 from outdim.ops import _layer_norm_op as op
 from outdim.ops._check import as_tensor, check_tensor
 from outdim.ops._dispatch import Backend, transformed, via_op
-from outdim.ops.moments import MomentsState, StatisticsArgs, deliver, state_tensors
+from outdim.ops.moments import MomentsState, StatisticsArgs, deliver
+
+if TYPE_CHECKING:
+    from outdim.ops.checked import CheckedStatistics
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ def layer_norm_moments(
     beta: Any = None,
     eps: float = 1e-5,
     *,
-    statistics: StatisticsArgs,
+    statistics: "StatisticsArgs | CheckedStatistics",
     of: Literal["output", "input"] = "output",
     rms: bool = False,
     residual: Any = None,
@@ -238,23 +241,23 @@ def layer_norm_moments(
     if return_sum and residual is None:
         raise ArgumentError("return_sum: needs `residual`; without one the sum is x itself")
     arguments = _flatten(x, gamma, beta, eps, rms, residual, return_sum, dim_mask, edit)
-    wanted, of_input = statistics.flatten(x), of == "input"
-    is_array = isinstance(x, np.ndarray)
+    of_input, is_array = of == "input", isinstance(x, np.ndarray)
     if not is_array and (op.needs_gradient(arguments) or transformed()):
-        y, s, head, body = op.run_pair(arguments, wanted, of_input, backend)
+        y, s, *found = op.run_pair(arguments, statistics.flatten(x), of_input, backend)
+        state = deliver(MomentsState(*found), statistics.out)
     elif via_op(x):
-        y, s, head, body = torch.ops.outdim.layer_norm_moments(
-            *arguments, *wanted, of_input, backend
+        y, s, *found = torch.ops.outdim.layer_norm_moments(
+            *arguments, *statistics.flatten(x), of_input, backend
         )
+        state = deliver(MomentsState(*found), statistics.out)
     else:
-        out = state_tensors(statistics.out)
-        y, s, head, body = op.run_moments(arguments, wanted, of_input, backend, out)
+        y, s, call = op.run_moments(arguments, statistics.call, of_input, backend)
+        state = statistics.state(call)
     s = s if return_sum else None
-    if is_array:
-        state = MomentsState(head.numpy(), body.numpy())
-        return y.numpy(), None if s is None else s.numpy(), state
-    state = MomentsState(head, body)
-    return y, s, deliver(state, statistics.out)
+    if not is_array:
+        return y, s, state
+    state = MomentsState(*(part.numpy() for part in state))
+    return y.numpy(), None if s is None else s.numpy(), state
 
 
 def _writable(out: Any) -> Any:

@@ -28,6 +28,8 @@ class ShapeRow(IntEnum):
 
 
 BASE_ROWS = len(BodyRow)
+#: Rows of a body of `comoments` before the co-moments: mean and M2 of |h|.
+COMOMENTS_BASE = 2
 
 #: Bins of |h|: a power of two has 2^MAGNITUDE_BITS, and the exponents between which values are told
 #: apart are MAGNITUDE_LOWEST and MAGNITUDE_HIGHEST.

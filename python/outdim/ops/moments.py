@@ -10,24 +10,12 @@ from torch import Tensor
 
 from outdim.errors import ArgumentError, DtypeError
 from outdim.ops._calls import MomentsCall
-from outdim.ops._check import (
-    as_rows,
-    as_tensor,
-    check_device,
-    check_hidden,
-    group_error,
-    group_per_row,
-    per_row,
-    resolved,
-    unexpected,
-)
+from outdim.ops._check import as_rows, as_tensor, check_hidden
 from outdim.ops._dispatch import Backend, choose, kernels, via_op
 from outdim.ops._library import register
-from outdim.ops.layout import body_rows, head_size
+from outdim.ops._statistics import prepare, row_error
 
 Accumulate = Literal["auto", "exact", "fast"]
-
-_MAX_GROUPS = 255
 
 # Compute capabilities whose float64 runs at half of float32's rate: P100, V100, A100, H100 and
 # H200, B200. Everywhere else it is 1/32 or 1/64 (CUDA C++ Programming Guide, "Throughput of Native
@@ -70,6 +58,14 @@ class StatisticsArgs:
             hidden, self.ids, self.table, self.rows, self.group, self.groups, self.tau, self.accum,
             self.shape, self.before,
         )  # fmt: skip
+
+    def call(self, hidden: Tensor) -> MomentsCall:
+        """Check them against rows [N, D], and allocate the state."""
+        return prepare(hidden, state_tensors(self.out), *self.flatten(hidden))
+
+    def state(self, call: MomentsCall) -> MomentsState:
+        """Name what a call has filled."""
+        return MomentsState(call.head, call.body)
 
 
 def resolve_accum(accum: Accumulate, device: torch.device | str) -> Literal["exact", "fast"]:
@@ -210,129 +206,30 @@ def _flatten(
     )
 
 
-def prepare(
-    hidden: Tensor,
-    out: MomentsState | None,
-    ids: Tensor | None,
-    table: Tensor | None,
-    rows: Tensor | None,
-    group: Tensor | None,
-    groups: int,
-    tau: float,
-    exact: bool,
-    shape: bool,
-    before_head: Tensor | None,
-    before_body: Tensor | None,
-) -> MomentsCall:
-    """Validate the arguments against hidden rows [N, D] and allocate the state."""
-    (n, d), device = hidden.shape, hidden.device
-    table_covariates = row_covariates = 0
-    if table is not None:
-        if not isinstance(table, Tensor) or table.dtype != torch.float64 or table.dim() != 2:
-            raise unexpected("table", table, (torch.float64,), "(K, V)")
-        check_device("table", table, "hidden", device)
-        if ids is None:
-            raise ArgumentError("ids: expected N token ids, got None; `table` is looked up by them")
-        ids = per_row("ids", ids, (torch.int64,), n, device)
-        table, table_covariates = resolved(table).contiguous(), table.shape[0]
-    if rows is not None:
-        if (
-            not isinstance(rows, Tensor)
-            or rows.dtype != torch.float64
-            or rows.dim() < 2
-            or rows.numel() != rows.shape[0] * n
-        ):
-            raise unexpected("rows", rows, (torch.float64,), f"(K, {n})")
-        check_device("rows", rows, "hidden", device)
-        row_covariates = rows.shape[0]
-        rows = resolved(rows.reshape(row_covariates, n)).contiguous()
-    group = group_per_row(group, n, device)
-    if not 1 <= groups <= _MAX_GROUPS:
-        raise ArgumentError(f"groups: expected 1 to {_MAX_GROUPS}, got {groups}")
-    k = table_covariates + row_covariates
-    return MomentsCall(
-        ids if table_covariates else None,
-        table if table_covariates else None,
-        rows if row_covariates else None,
-        group,
-        groups,
-        tau,
-        exact,
-        shape,
-        before_head,
-        before_body,
-        *_state(groups, k, shape, d, device, (before_head, before_body), out),
-    )
-
-
-def _state(
-    groups: int,
-    k: int,
-    shape: bool,
-    d: int,
-    device: torch.device,
-    before: tuple[Tensor | None, Tensor | None],
-    out: MomentsState | None,
-) -> tuple[Tensor, ...]:
-    """Check what goes into a state and what it goes to, which is allocated where not given."""
-    sizes = (groups, head_size(k)), (groups, body_rows(k, shape), d)
-    found = []
-    for part, size, earlier, given in zip(
-        MomentsState._fields, sizes, before, (None, None) if out is None else out, strict=True
-    ):
-        for name, value in (("before", earlier), ("out", given)):
-            if value is None:
-                continue
-            if (
-                not isinstance(value, Tensor)
-                or value.dtype != torch.float64
-                or value.shape != size
-                or not value.is_contiguous()
-            ):
-                raise unexpected(f"{name}.{part}", value, (torch.float64,), f"contiguous {size}")
-            check_device(f"{name}.{part}", value, "hidden", device)
-        if given is None:
-            found.append(torch.empty(size, dtype=torch.float64, device=device))
-        elif earlier is not None and given.data_ptr() == earlier.data_ptr():
-            raise ArgumentError(
-                f"out.{part}: expected memory of its own, got that of before.{part}"
-            )
-        else:
-            found.append(given)
-    return tuple(found)
-
-
-def row_error(call: MomentsCall) -> ArgumentError:
-    """Describe the first row of a group, or counted one of an id, that there is not."""
-    if call.group is not None and int(call.group.max()) > call.groups:
-        return group_error(call.group, call.groups)
-    assert call.ids is not None
-    assert call.table is not None
-    vocab = call.table.shape[1]
-    wrong = (call.ids < 0) | (call.ids >= vocab)
-    if call.group is not None:
-        wrong &= call.group > 0
-    row = int(wrong.nonzero()[0])
-    return ArgumentError(
-        f"ids: expected values in [0, {vocab}), the columns of `table`, got {int(call.ids[row])} "
-        f"in row {row}; the ids must come from the tokenizer that the table was made for"
-    )
-
-
 def _launch(
     hidden: Any, statistics: tuple[Any, ...], out: MomentsState | None, backend: str
 ) -> tuple[Tensor, Tensor]:
     """Validate, allocate, launch."""
+    view = rows_of_values(hidden)
+    call = prepare(view, out, *statistics)
+    launch(view, call, backend)
+    return call.head, call.body
+
+
+def rows_of_values(hidden: Any) -> Tensor:
+    """Check hidden states (..., D) and view them as rows [N, D]."""
     check_hidden("hidden", hidden)
     if hidden.is_meta:
         raise DtypeError("hidden: expected values, got a tensor on meta, which has none")
-    view = as_rows(hidden)
-    call = prepare(view, out, *statistics)
+    return as_rows(hidden)
+
+
+def launch(hidden: Tensor, call: MomentsCall, backend: str) -> None:
+    """Run the kernel of a backend on rows."""
     try:
-        kernels(choose(backend, view)).moments(view, call)
+        kernels(choose(backend, hidden)).moments(hidden, call)
     except IndexError as error:
         raise row_error(call) from error
-    return call.head, call.body
 
 
 def _run(hidden: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from outdim.run.failure import Failure
 from outdim.run.worker import Worker
 
 _POLL_S = 0.2
+_DRAWN_S = 0.2  # variants of small models come by the thousand a second
 _GRACE_S = 20.0  # for a batch to end after a signal; what is not committed is computed again
 
 
@@ -43,6 +44,9 @@ class Progress:
         self._shards = [len(work) - len(shards), len(work)]
         self._worker = worker
         self._advice: str | None = None
+        self._committed = 0  # bytes
+        self.current = 0  # the shard at work
+        self._drawn = 0.0
 
     def tokens(self, count: int) -> None:
         """So many more tokens are done."""
@@ -50,13 +54,26 @@ class Progress:
         rate = self.total_tokens / max(time.monotonic() - self._begin, 1e-9)
         if self._advice is None and not self._bar.disable:  # at the first batch: the model is there
             self._advice = self._worker.advice()
-        said = [f"{rate:,.0f} tokens/s", f"shard {self._shards[0]}/{self._shards[1]}"]
-        self._bar.set_postfix_str(", ".join(said + ([self._advice] if self._advice else [])))
+        self._say(f"{rate:,.0f} tokens/s", *([self._advice] if self._advice else []))
+
+    def note(self, share: float, said: str) -> None:
+        """So much of the shard at work is done, about; the time left follows."""
+        if self._bar.disable or time.monotonic() < self._drawn + _DRAWN_S:
+            return
+        done = self._committed + int(share * self._sizes[self.current])
+        self._bar.update(done - self._bar.n)
+        self._say(said)
+
+    def _say(self, first: str, *last: str) -> None:
+        shard = f"shard {self._shards[0]}/{self._shards[1]}"
+        self._bar.set_postfix_str(", ".join([first, shard, *last]))
+        self._drawn = time.monotonic()
 
     def shard(self, shard: int) -> None:
         """One more shard is committed."""
         self._shards[0] += 1
-        self._bar.update(self._sizes[shard])
+        self._committed += self._sizes[shard]
+        self._bar.update(self._committed - self._bar.n)
 
     def close(self) -> None:
         """Remove the bar."""
@@ -71,9 +88,9 @@ def compute_here(worker: Worker, steps: Sequence[str], shards: Sequence[int]) ->
     """
     progress = Progress(worker, steps, shards)
     try:
-        for shard in shards:
-            worker.compute(steps, shard, progress.tokens)
-            progress.shard(shard)
+        for progress.current in shards:
+            worker.compute(steps, progress.current, progress.tokens, progress.note)
+            progress.shard(progress.current)
     finally:
         progress.close()
     return progress.total_tokens

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,16 @@ class Worker:
                 return f"--dtype bfloat16: up to {speedup:.1f}x" if speedup >= WORTH_IT else ""
         return ""
 
-    def compute(self, steps: Sequence[str], shard: int, progress: Progress) -> None:
+    def compute(
+        self,
+        steps: Sequence[str],
+        shard: int,
+        progress: Progress,
+        note: Callable[[float, str], None] | None = None,
+    ) -> None:
         """Compute and commit one shard of every one of the steps that lacks it, in one go.
+
+        ``note`` is that of `Resources`, for a process that shows what is being done.
 
         Raises:
             Interrupted: The process was asked to stop; nothing of this shard counts.
@@ -72,6 +81,8 @@ class Worker:
             return  # another process may have been here meanwhile
         entries = [self.study[name] for name in lacking]
         inputs = self._inputs_of(tuple(steps))
+        if note is not None:
+            inputs.resources = replace(self.resources, note=note)
         torch.set_num_threads(inputs.options.get("threads", 1))
         objects = [step_class(entry.step)(entry.options, inputs) for entry in entries]
         unit, files = entries[0].work[shard], entries[0].inputs.get("files", ())

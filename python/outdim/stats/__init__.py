@@ -3,6 +3,7 @@
 from outdim.stats.covariates import Covariates
 from outdim.stats.magnitudes import Magnitudes
 from outdim.stats.moments import Moments
+from outdim.stats.point_comoments import PointComoments
 from outdim.stats.point_counts import Extremes
 from outdim.stats.point_moments import PointMoments
 from outdim.stats.point_ranks import PointRanks
@@ -20,6 +21,7 @@ __all__ = [
     "Magnitudes",
     "Moments",
     "MomentsResult",
+    "PointComoments",
     "PointMoments",
     "PointRanks",
     "RankHistogram",

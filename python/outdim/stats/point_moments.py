@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from outdim.errors import DataError
-from outdim.ops import MomentsState, StatisticsArgs, merge_states, moments
+from outdim.ops import MomentsState, StatisticsArgs, merge_states
+from outdim.ops.checked import CheckedRows, CheckedStatistics
 from outdim.ops.layout import body_rows, head_size
 from outdim.ops.moments import Accumulate
 from outdim.stats.covariates import Covariates
@@ -46,7 +47,7 @@ class PointMoments:
         self.points, self.groups = tuple(points), tuple(groups)
         self.covariates, self.accum = covariates, accum
         self._table = covariates.table.to(device)
-        self._forward: StatisticsArgs | None = None
+        self._forward: CheckedRows | None = None
         self._states: dict[str, MomentsState] = {}  # of whole forwards
         self._spare: dict[str, MomentsState] = {}  # memory for those of the next
         self._pending: dict[str, MomentsState] = {}  # with the forward that is under way
@@ -54,23 +55,20 @@ class PointMoments:
     def begin(self, ids: Tensor, group: Tensor, rows: Tensor | None = None) -> None:
         """The next forward has these N rows: ids [N] int64, group [N] uint8, rows [K2, N]."""
         self._pending.clear()
-        self._forward = StatisticsArgs(
+        wanted = StatisticsArgs(
             rows=self.covariates.look_up(self._table, ids, group, rows),
             group=group,
             groups=len(self.groups),
             accum=self.accum,
             tau=TAU,
         )
+        self._forward = CheckedRows(wanted, len(ids), ids.device)
 
-    def arguments(self, point: str) -> StatisticsArgs:
+    def arguments(self, point: str) -> CheckedStatistics:
         """What the fused op takes to fill the state of ``point``; `absorb` then gets its result."""
         if self._forward is None:
             raise RuntimeError("PointMoments.begin was not called before the forward")
-        # Not dataclasses.replace, which costs as much as the launch of a kernel.
-        arguments = object.__new__(StatisticsArgs)
-        vars(arguments).update(vars(self._forward))
-        vars(arguments).update(before=self._states.get(point), out=self._spare.get(point))
-        return arguments
+        return CheckedStatistics(self._forward, self._states.get(point), self._spare.get(point))
 
     def absorb(self, point: str, state: MomentsState) -> None:
         """Keep what the fused op gave at ``point`` until `commit`."""
@@ -78,7 +76,7 @@ class PointMoments:
 
     def add(self, point: str, hidden: Tensor) -> None:
         """Take the moments of ``hidden`` [..., D] at ``point``."""
-        self.absorb(point, moments(hidden, **vars(self.arguments(point))))
+        self.absorb(point, self.arguments(point).moments(hidden))
 
     def commit(self) -> None:
         """The forward is complete: what it gave counts."""

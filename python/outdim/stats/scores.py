@@ -24,11 +24,10 @@ LABELS = {
     "mcc": "Matthews' correlation",
     "pearson": "Pearson's r",
     "spearman": "Spearman's ρ",
-    "loss": "loss",
-    "probability": "probability of the right label",
 }
 
-#: Means over items that small changes move, where labels and ranks often stay what they were.
+#: Means over items that small changes move, where labels and ranks often stay what they were:
+#: the loss, and the probability of the right label.
 SMOOTH = ("loss", "probability")
 
 

@@ -1,0 +1,107 @@
+"""A norm's parameters, checked once for the calls of many forwards."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from outdim.ops import _cpu
+from outdim.ops import _layer_norm_op as op
+from outdim.ops._binding import core
+from outdim.ops._calls import LayerNormCall
+from outdim.ops._check import check_hidden, check_same
+from outdim.ops._dispatch import choose, kernels, transformed, via_op
+from outdim.ops._statistics import row_error
+from outdim.ops.checked import CheckedStatistics
+from outdim.ops.layer_norm import layer_norm_moments
+from outdim.ops.moments import MomentsState, StatisticsArgs
+
+_Result = tuple[Tensor, Tensor | None, MomentsState]
+
+
+class CheckedNorm:
+    """`outdim.ops.layer_norm_moments` of one norm, call for call.
+
+    Its parameters are checked at the first call, and again when they lie elsewhere in memory or x
+    comes with another dtype, width or device. The norms of a forward are many, and where their
+    kernels have little to do, checks were most of their time.
+
+    Args:
+        eps: As in `outdim.ops.layer_norm`, like rms.
+        rms: See eps.
+    """
+
+    def __init__(self, eps: float, rms: bool) -> None:
+        self._eps, self._rms = eps, rms
+        self._key: tuple[Any, ...] = ()
+        self._parameters: tuple[Tensor | None, Tensor | None] = None, None
+        self._native: Any = None
+
+    def __call__(
+        self,
+        x: Tensor,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        residual: Tensor | None,
+        statistics: StatisticsArgs | CheckedStatistics,
+        of: Literal["output", "input"],
+    ) -> _Result:
+        """Return y, with `of` "input" the sum where there is a residual, and the state."""
+        with_sum = of == "input" and residual is not None
+        if not isinstance(statistics, CheckedStatistics) or not self._is_plain(x, residual):
+            return layer_norm_moments(
+                x, gamma, beta, self._eps, statistics=statistics, of=of, rms=self._rms,
+                residual=residual, return_sum=with_sum,
+            )  # fmt: skip
+        key = x.dtype, x.shape[-1], x.device, _address(gamma), _address(beta)
+        if key != self._key:
+            self._parameters = op.check_parameters(x, gamma, beta)
+            self._native = _cpu.norm_args(core(), self._call(x, None, None, x, None))
+            self._key = key
+        return self._launch(x, residual, statistics, of == "input", with_sum)
+
+    def _is_plain(self, x: Tensor, residual: Tensor | None) -> bool:
+        """Whether a kernel can have x as it lies in memory, and nobody else wants to know."""
+        if via_op(x) or transformed() or torch.is_grad_enabled():
+            return False
+        check_hidden("x", x)
+        if residual is not None:
+            check_same("residual", residual, "x", x)
+            if not residual.is_contiguous() or residual.is_neg():
+                return False
+        return x.is_contiguous() and not x.is_neg() and choose("auto", x) != "reference"
+
+    def _launch(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        statistics: CheckedStatistics,
+        of_input: bool,
+        with_sum: bool,
+    ) -> _Result:
+        d, device = x.shape[-1], x.device
+        n = x.numel() // d
+        stats = statistics.call_of(n, d, device)
+        y = torch.empty_like(x)
+        s = torch.empty_like(x) if with_sum else None
+        native = self._native.with_rows(
+            n, x.data_ptr(), d, _address(residual), d, _address(s), y.data_ptr(), d
+        )
+        call = self._call(x, residual, s, y, native)
+        try:
+            kernels(device.type).layer_norm(call, stats, of_input)
+        except IndexError as error:
+            raise row_error(stats) from error
+        return y, s, statistics.state(stats)
+
+    def _call(
+        self, x: Tensor, residual: Tensor | None, s: Tensor | None, y: Tensor, native: Any
+    ) -> LayerNormCall:
+        return LayerNormCall(
+            x, *self._parameters, self._eps, self._rms, residual,
+            None, None, None, None, None, False, s, y, native,
+        )  # fmt: skip
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()

@@ -1,0 +1,98 @@
+"""Co-moments of |h| at many points by group of tokens, taken from whole forwards only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from outdim.errors import DataError
+from outdim.ops import Comoments, comoments, merge_comoments
+from outdim.ops.layout import COMOMENTS_BASE, head_size
+
+_FIELDS = ("head", "body")
+
+
+class PointComoments:
+    """`outdim.ops.Comoments` per (point, group of tokens) with some values of every row.
+
+    What a forward gave counts from `commit` on; `discard` drops it.
+
+    Args:
+        points: Names of the points.
+        groups: Names of the groups; group g of the rows is ``groups[g - 1]``, 0 is left out.
+        values: K.
+    """
+
+    def __init__(self, points: Sequence[str], groups: Sequence[str], values: int) -> None:
+        self.points, self.groups, self.values = tuple(points), tuple(groups), values
+        self._rows, self._group = torch.zeros(0), torch.zeros(0)
+        self._kept: dict[str, Comoments] = {}  # of whole forwards
+        self._pending: dict[str, Comoments] = {}  # with the one under way
+
+    def begin(self, ids: Tensor, group: Tensor, rows: Tensor) -> None:
+        """The next forward has N rows: group [N] uint8, rows [K, N] float64; ids are not asked."""
+        self._pending.clear()
+        self._group, self._rows = group, rows
+
+    def add(self, point: str, hidden: Tensor) -> None:
+        """Take those of ``hidden`` [..., D] at ``point``."""
+        found = comoments(hidden, self._rows, self._group, len(self.groups))
+        before = self._kept.get(point)
+        self._pending[point] = found if before is None else merge_comoments(before, found)
+
+    def commit(self) -> None:
+        """The forward is complete: what it gave counts."""
+        self._kept |= self._pending
+        self._pending.clear()
+
+    def discard(self) -> None:
+        """The forward failed: nothing of it counts."""
+        self._pending.clear()
+
+    def of(self, point: str) -> Comoments:
+        """Those of all groups at a point, on the CPU."""
+        return Comoments(*(part.cpu() for part in self._kept[point]))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Flat tensors on the CPU: ``<point>/head`` [G, 1 + 2 K] and ``<point>/body`` [G, R, D].
+
+        Points that no forward has reached are left out.
+        """
+        return {
+            f"{point}/{field}": part.to("cpu", copy=True)
+            for point, parts in self._kept.items()
+            for field, part in zip(_FIELDS, parts, strict=True)
+        }
+
+    def merge(self, state: Mapping[str, Tensor]) -> PointComoments:
+        """Merge what `state_dict` of another one gave, as of later rows.
+
+        Raises:
+            DataError: A state of other points, groups or values, or a damaged one; nothing of it
+                was merged.
+        """
+        known = {f"{point}/{field}" for point in self.points for field in _FIELDS}
+        if extra := state.keys() - known:
+            raise DataError(f"state: expected the points {', '.join(self.points)}, got {extra}")
+        merged = {}
+        for point in self.points:
+            if f"{point}/head" not in state:
+                continue
+            later = Comoments(*(state[f"{point}/{field}"] for field in _FIELDS))
+            mine = self._kept.get(point)
+            d = (later if mine is None else mine).body.shape[-1]
+            sizes = (head_size(self.values),), (COMOMENTS_BASE + self.values, d)
+            for field, part, size in zip(_FIELDS, later, sizes, strict=True):
+                expected = (len(self.groups), *size)
+                if part.shape != expected or part.dtype != torch.float64:
+                    raise DataError(
+                        f"state: {point}/{field}: expected {expected} float64 for the groups "
+                        f"{', '.join(self.groups)}, got {tuple(part.shape)} {part.dtype}"
+                    )
+            if mine is not None:
+                later = Comoments(*(part.to(mine.head.device) for part in later))
+            merged[point] = later if mine is None else merge_comoments(mine, later)
+        self._kept |= merged
+        return self
