@@ -41,8 +41,8 @@ def emulated():
 
     def workspace(module, hidden, args):
         """A workspace of NaN, and checked for writes behind its end."""
-        n, d = hidden.shape
-        size = module.cuda_workspace_bytes(n, d, args, 0)
+        d = hidden.shape[-1]
+        size = module.cuda_workspace_bytes(hidden.numel() // d, d, args, 0)
         whole = torch.full((size + 512,), 255, dtype=torch.uint8)
         offset = -whole.data_ptr() % 256
         workspaces.append(whole[offset + size :])

@@ -10,6 +10,8 @@ import torch
 from outdim import ops
 from outdim.ops import _reference
 from outdim.ops._calls import LayerNormCall, MomentsCall
+from outdim.ops.checked import CheckedRows, CheckedStatistics
+from outdim.ops.checked_norm import CheckedNorm
 from outdim.ops.layout import MAGNITUDE_BINS, body_rows
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -255,8 +257,12 @@ def check_fused(device, n, d, dtype, variant, of, **options):
 
 
 def check_running_state(device, n, d, dtype, of=None, **options):
-    """Three batches through two states: what the batches' own states merge to, to rounding."""
+    """Three batches through two states: what the batches' own states merge to, to rounding.
+
+    And, to the byte, what a pass takes with arguments checked once.
+    """
     args = statistics(n, device, **options)
+    rows, norm, pair = CheckedRows(args, n, device), CheckedNorm(1e-5, rms=False), [None, None]
     given = [hidden_states(n, d, dtype, seed=seed).to(device) for seed in range(3)]
     buffers, before, want = [None, None], None, None
     for i, x in enumerate(given):
@@ -267,6 +273,14 @@ def check_running_state(device, n, d, dtype, of=None, **options):
             _, _, state = ops.layer_norm_moments(x, statistics=wanted, of=of)
             _, _, alone = ops.layer_norm_moments(x, statistics=args, of=of)
         assert buffers[i % 2] is None or state.body is buffers[i % 2].body
+        checked = CheckedStatistics(rows, pair[(i + 1) % 2], pair[i % 2])
+        with torch.no_grad():
+            pair[i % 2] = (
+                checked.moments(x)
+                if of is None
+                else norm(x.view(n, 1, d), None, None, None, checked, of)[2]
+            )
+        assert all(torch.equal(*parts) for parts in zip(pair[i % 2], state, strict=True))
         buffers[i % 2] = before = state
         alone = tuple(part.cpu() for part in alone)
         want = alone if want is None else ops.merge_states(want, alone, args.shape)
