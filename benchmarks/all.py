@@ -17,6 +17,8 @@ _NAMES = (
     "layer_norm",
     "rank_histogram",
     "segment_sums",
+    "unit_sums",
+    "sizes",
     "magnitudes",
     "attention_received",
     "comoments",
