@@ -20,6 +20,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> None:
     results = Path(sys.argv[1]) if len(sys.argv) > 1 else _ROOT / "benchmarks" / "results"
+    if not results.is_dir():
+        sys.exit(f"{results}: no such folder; usage: tables.py [RESULTS] [PAGE]")
     page = Path(sys.argv[2]) if len(sys.argv) > 2 else _ROOT / "docs" / "performance.md"
     page.write_text(render(read(results)), encoding="utf-8")
     print(page)
