@@ -41,6 +41,16 @@ def state(shard: int, size: int = 4) -> State:
     return State({"h": values}, {"tokens": shard, "places": [f"line {shard}"]})
 
 
+def single(shard: int) -> State:
+    return State({str(shard): torch.tensor([shard])}, {})
+
+
+def beside(first: State, second: State) -> State:
+    """Both, which have no shard in common."""
+    assert not set(first.tensors) & set(second.tensors)
+    return State({**first.tensors, **second.tensors}, {})
+
+
 def files(store: StateStore) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in store.directory.iterdir()}
 
@@ -74,22 +84,40 @@ def test_nodes_that_only_see_sound_shards_keep_their_names():
 @pytest.mark.parametrize("seed", range(5))
 def test_the_state_until_a_shard_has_all_before_it_and_no_shard_twice(tmp_path, seed):
     """Whatever was committed beyond it, and merged with it."""
-
-    def beside(first: State, second: State) -> State:
-        assert not set(first.tensors) & set(second.tensors)
-        return State({**first.tensors, **second.tensors}, {})
-
     store, stop = StateStore(tmp_path, entry(13)), 6
     rng = random.Random(seed)
     committed = [*range(stop), *rng.sample(range(stop, 13), 4)]
     rng.shuffle(committed)
     for shard in committed:
-        store.commit(shard, State({str(shard): torch.tensor([shard])}, {}), beside)
+        store.commit(shard, single(shard), beside)
     found = store.until(stop, beside).tensors
     assert set(map(str, range(stop))) <= set(found) <= set(map(str, committed))
     missing = min(set(range(13)) - set(committed))
     with pytest.raises(PartialRunError, match=f"shard {missing} of 'sum', which shard 13 follows"):
         store.until(13, beside)
+
+
+@pytest.mark.parametrize("looks", range(1, 5))
+def test_the_state_until_a_shard_is_found_where_others_merge_it_meanwhile(
+    tmp_path, monkeypatch, looks
+):
+    """A node is looked at, then another process writes it and drops its children."""
+    store, other = (StateStore(tmp_path, entry(8)) for _ in range(2))
+    for shard in range(7):
+        other.commit(shard, single(shard), beside)
+    read, nodes = store._read, []
+
+    def slow(node):
+        found = read(node)
+        nodes.append(node)
+        if len(nodes) == looks:
+            other.commit(7, single(7), beside)
+        return found
+
+    monkeypatch.setattr(store, "_read", slow)
+    assert set(map(str, range(5))) <= set(store.until(5, beside).tensors)
+    monkeypatch.undo()
+    assert set(other.root(beside).tensors) == set(map(str, range(8)))
 
 
 @pytest.mark.parametrize("shards", [1, 2, 5, 16, 21])

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -84,10 +85,7 @@ class StateStore:
             self._complete(root, merge)
             found = self._read(root)
         if found is None:
-            raise PartialRunError(
-                f"the states of '{self.entry.step}' changed while they were merged. Give the "
-                "command of the run again."
-            )
+            raise self._changed()
         there = self._names()  # two that merge the same at once may leave what is in the root
         self._drop(n for n in self.tree.nodes() if n is not root and self.path(n).name in there)
         return found[0]
@@ -98,7 +96,22 @@ class StateStore:
         Raises:
             PartialRunError: One of them is missing.
         """
-        found: State | None = None
+        for _ in range(len(self)):  # others merge fewer times than this
+            found, absent = self._before(shard)
+            if absent is None:
+                return reduce(merge, found)
+            # Where another process merges nodes while they are read from the top down, it may have
+            # written one and dropped its children between the look at it and the looks at them.
+            if not self.has(absent):
+                raise PartialRunError(
+                    f"shard {absent} of '{self.entry.step}', which shard {shard} follows, is "
+                    "missing. Give the command of the run again to compute it."
+                )
+        raise self._changed()
+
+    def _before(self, shard: int) -> tuple[list[State], int | None]:
+        """The states of all shards before one, in order, or the first shard that was not found."""
+        found: list[State] = []
         waiting = [self.tree.root]
         while waiting:
             node = waiting.pop()
@@ -106,16 +119,18 @@ class StateStore:
                 continue
             seen = self._read(node)
             if seen is not None:
-                found = seen[0] if found is None else merge(found, seen[0])
+                found.append(seen[0])
             elif node.children:
                 waiting += reversed(node.children)
             else:
-                raise PartialRunError(
-                    f"shard {node.first} of '{self.entry.step}', which shard {shard} follows, is "
-                    "missing. Give the command of the run again to compute it."
-                )
-        assert found is not None
-        return found
+                return found, node.first
+        return found, None
+
+    def _changed(self) -> PartialRunError:
+        return PartialRunError(
+            f"the states of '{self.entry.step}' changed while they were merged. Give the "
+            "command of the run again."
+        )
 
     def mixed_versions(self) -> list[str]:
         """Packages of which several versions took part, 'name 1 and 2'; for a complete step."""
