@@ -125,6 +125,17 @@ def test_a_run_takes_the_worst_of_another(model, tokenizer, corpus, tmp_path):
     assert grid[:4] == [[worst[0]], [worst[1]], [worst[2]], [worst[-1]]]
     assert len(grid) == 4 + 6
     assert "Pairs of dimensions, all layers at once" in (run / "report.html").read_text()
+    said = f"{first} ranked the dimensions on 1 of the 1 text read here"
+    assert manifest.read(run)["cautions"]["sweep-lm"][0].startswith(said)
+    assert said in (run / "report.html").read_text()
+    assert "ranked the dimensions" not in str(manifest.read(first)["cautions"])
+    chosen = small(
+        tmp_path / "model", tmp_path / "chosen", rounds=1, controls=0, draws=50, dims=["worst:3"],
+        ranking=str(first),
+    )  # fmt: skip
+    with without_report():
+        cautions = manifest.read(give("greedy lm", corpus, chosen))["cautions"]["greedy-lm"]
+    assert cautions[1].startswith(said)
     for changes, said in (
         ({"ranking": None}, "name its run: --ranking"),
         ({"ranking": str(tmp_path)}, "holds no sweep and no screening"),

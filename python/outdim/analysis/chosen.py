@@ -58,12 +58,14 @@ class Chosen(Result):
         goal: "break" or "spare".
         choices: A round each.
         measured: The intact model, the set after each round, and random ones, on the other half.
+        ranked: What a reader has to know of how the candidates were ranked.
     """
 
     step: str
     goal: Literal["break", "spare"]
     choices: Sequence[Choice]
     measured: Compared
+    ranked: str = ""
 
     @property
     def dims(self) -> list[int]:
@@ -132,5 +134,6 @@ class Chosen(Result):
             f"Dimensions were chosen on {counted(first.documents, 'document')}, a half drawn at "
             f"random, and measured on the other {self.measured.about['documents']:,}. What they do "
             "to the half that chose them is no estimate: the best of many looks better than it is.",
+            *([self.ranked] if self.ranked else []),
             *self.measured.cautions(),
         ]

@@ -24,6 +24,7 @@ from outdim.analysis.labelled_items import (
 )
 from outdim.analysis.labelled_result import LabelledResult
 from outdim.analysis.predict import VariantLogits
+from outdim.analysis.ranked_text import ranked_on
 from outdim.analysis.step import Json, Progress, Step
 from outdim.analysis.sweep_options import GridOptions
 from outdim.analysis.sweep_variants import Grid
@@ -61,7 +62,8 @@ class SweepGlue(Step):
         found = options.grid(inputs)
         recorded = resolve_glue(options, inputs, options.seed)
         note = cls._forward(inputs).note
-        return {**recorded, "grid": found.as_dict(), "note": note}
+        ranked = ranked_on(options.ranking, options.dims, [recorded["items"]["sha256"]])
+        return {**recorded, "grid": found.as_dict(), "note": note, "ranked": ranked}
 
     @classmethod
     def work(cls, recorded: Mapping[str, Any], inputs: Inputs) -> list[Json]:
@@ -107,7 +109,8 @@ class SweepGlue(Step):
 
     def result(self) -> Sweep:
         """What every variant does."""
-        return Sweep(self.name, tuple(map(self._place, range(len(self.grid.places)))), self.grid)
+        places = tuple(map(self._place, range(len(self.grid.places))))
+        return Sweep(self.name, places, self.grid, ranked=self.recorded["ranked"])
 
     def _place(self, place: int) -> LabelledResult:
         names = ["intact", *(f"{place}.{i}" for i in range(self.grid.size))]

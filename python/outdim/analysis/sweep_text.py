@@ -16,6 +16,7 @@ from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
 from outdim.analysis.input_options import MODEL_ON_TEXT
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskedTokens, NextTokens
+from outdim.analysis.ranked_text import ranked_on
 from outdim.analysis.scoring import Documents, Runner, Tally, predictor_of, scored
 from outdim.analysis.screen import Screened
 from outdim.analysis.step import Json, Progress, add_accounts
@@ -47,8 +48,15 @@ class SweepText(EachVariant):
     @classmethod
     def resolve(cls, options: Any, inputs: Inputs) -> Json:
         """The grid of variants; where a screening is verified, all that is known of it."""
-        variants = cls.gridded(options, inputs)
-        return {**super().resolve(options, inputs), **variants}
+        variants, recorded = cls.gridded(options, inputs), super().resolve(options, inputs)
+        return {**recorded, **variants, "ranked": cls.ranked(options, inputs)}
+
+    @classmethod
+    def ranked(cls, options: Any, inputs: Inputs) -> str:
+        """What a reader has to know of how dimensions were ranked."""
+        if options.ranking is None:
+            return ""
+        return ranked_on(options.ranking, options.dims, [one["sha256"] for one in inputs.files])
 
     @classmethod
     def gridded(cls, options: Any, inputs: Inputs) -> Json:
@@ -147,7 +155,7 @@ class SweepText(EachVariant):
         """
         places = tuple(map(self._place, range(len(self.grid.places))))
         if self.recorded.get("verify") is None:
-            return Sweep(self.name, places, self.grid)
+            return Sweep(self.name, places, self.grid, ranked=self.recorded["ranked"])
         return Sweep(self.name, places, self.grid, self.screened, self.recorded["score"])
 
     def _place(self, place: int) -> Compared:

@@ -39,6 +39,7 @@ class Sweep(Result):
         screened: The screening that was verified: its first are the sets, the random others the
             controls; None where there was none.
         score: By which they are first.
+        ranked: What a reader has to know of how the dimensions were ranked.
     """
 
     step: str
@@ -46,6 +47,7 @@ class Sweep(Result):
     grid: Grid
     screened: Screened | None = None
     score: Score = LEADING_SCORE
+    ranked: str = ""
 
     def value(self, metric: str | None = None) -> Array:
         """A metric of every set, [places, sets]; None takes the one that leads."""
@@ -220,7 +222,7 @@ class Sweep(Result):
 
     def cautions(self) -> Sequence[str]:
         """What the numbers rest on."""
-        said = list(self.places[0].cautions())
+        said = [*([self.ranked] if self.ranked else []), *self.places[0].cautions()]
         if self.screened is None and (amiss := self._outlying_controls()):
             said.append(
                 f"Among the random controls are dimensions that are no common ones "
