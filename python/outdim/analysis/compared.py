@@ -83,12 +83,16 @@ class Compared(Result):
             self._comparisons[metric] = compare(
                 self.statistic(metric),
                 self.about["documents"],
-                controls=controls_of(self.variants),
+                controls=self._controls,
                 worse=self.worse(metric) or 1,
                 draws=self.draws,
                 seed=self.seed,
             )
         return self._comparisons[metric]
+
+    @cached_property
+    def _controls(self) -> dict[int, list[int]]:
+        return controls_of(self.variants)
 
     @cached_property
     def _comparisons(self) -> dict[str, Comparison]:
@@ -102,8 +106,15 @@ class Compared(Result):
                 "metric": metric,
                 **self.about,
                 **compared_row(variant, found, i, gated=bool(self.worse(metric))),
-                "reason": self.reason(metric, i),
+                "reason": self.reason(metric, i) or self._no_control(i),
             }
+
+    def _no_control(self, variant: int) -> str:
+        """Why a variant has no control where others have some, else ""."""
+        if not self._controls or variant in self._controls:
+            return ""
+        ablated = self.variants[variant].role == "ablated"
+        return "every control shares a dimension with it" if ablated else ""
 
     def cautions(self) -> Sequence[str]:
         """What intervals and controls rest on."""
@@ -115,10 +126,18 @@ class Compared(Result):
                 f"The intervals rest on {documents} documents and may be too narrow: "
                 f"{_FEW_DOCUMENTS} or more would be better."
             )
-        few = min((len(of_it) for of_it in controls_of(self.variants).values()), default=None)
-        if any(variant.role == "ablated" for variant in self.variants) and few is None:
+        few = min((len(of_it) for of_it in self._controls.values()), default=None)
+        ablated = [variant.role for variant in self.variants].count("ablated")
+        alone = ablated - len(self._controls)
+        if ablated and few is None:
             said.append("There are no controls: what random dimensions would do is not known.")
-        elif few is not None and few < _FEW_CONTROLS:
+        elif alone:
+            have = "has" if alone == 1 else "have"
+            said.append(
+                f"{counted(alone, 'variant')} of {ablated:,} {have} no control, since each "
+                "that was drawn shares a dimension with it: give more --controls."
+            )
+        if few is not None and few < _FEW_CONTROLS:
             say = "says" if few == 1 else "say"
             said.append(
                 f"{counted(few, 'control')} {say} little of what other dimensions would do."
@@ -134,7 +153,7 @@ class Compared(Result):
         said += f", to {number(float(found.value.value[variant]), 2)}"
         if not beside or np.isnan(found.control[variant]):
             return f"{said}."
-        controls = [self.variants[i] for i in controls_of(self.variants)[variant]]
+        controls = [self.variants[i] for i in self._controls[variant]]
         change = number(float(found.control[variant]), 3)
         mean = (
             f"change it by {change} on average" if len(controls) > 1 else f"changes it by {change}"
