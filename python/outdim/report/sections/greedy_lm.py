@@ -37,7 +37,7 @@ def _table(sets: Sequence[Row], choices: Sequence[Row]) -> Table:
     return Table(
         title="Round by round",
         caption="The dimension that each round takes out beside those before. More loss: that of "
-        f"the set so far, over {amount(sets[0])} that had no part in the choice; in brackets 95 % "
+        f"the set so far, over {amount(sets[0])} on which no round chose; in brackets 95 % "
         "intervals over documents. Random: the mean of random sets of the same size, which is "
         "taken off in “beyond random”. On the half that chose: what the choice went by, which is "
         "no estimate.",
@@ -70,13 +70,13 @@ def _figure(stem: str, sets: Sequence[Row], choices: Sequence[Row]) -> Figure:
     none = [_NONE] * len(size)
     y, low, high = (_column(sets, f"difference{end}") for end in ("", "_low", "_high"))
     lines = [Curve("chosen", size, y, low, high)]
-    if sets[0]["control"] is not None:
+    if any(row["control"] is not None for row in sets):
         lines.append(Curve("random sets", size, _column(sets, "control"), none, none, beside=True))
     return curves(
         f"{stem}_rounds",
         "What the set does as it grows",
         "How much more than the intact model the one without the first dimensions of the table "
-        "loses, on documents that had no part in the choice; whiskers: 95 % intervals over "
+        "loses, on documents on which no round chose; whiskers: 95 % intervals over "
         "documents. Dotted: the mean of random sets of the same size.",
         "dimensions taken out",
         "more loss, in nats",
