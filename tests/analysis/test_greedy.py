@@ -1,11 +1,16 @@
 """Greedy sets: planted ones found round by round, and what is said of them on other documents."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+import xxhash
 from outdim.analysis.evaluate import evaluate
 from outdim.analysis.greedy import greedy
+from outdim.analysis.greedy_text import GreedyLm
 from outdim.analysis.sweep import sweep
+from outdim.analysis.variants import controls_of
 from outdim.errors import ArgumentError, DataError
 from tiny import tiny_model, tiny_texts, tiny_tokenizer
 
@@ -71,8 +76,6 @@ def test_the_planted_set_is_found_and_breaks_documents_that_had_no_part_in_the_c
 def test_each_choice_is_the_worst_of_its_half_and_the_halves_share_no_document(
     found, model, tokenizer, texts
 ):
-    import xxhash
-
     halves = [[t for t in texts if xxhash.xxh64_intdigest(t.encode(), 0) % 2 == h] for h in (0, 1)]
     assert len(halves[0]) == found.choices[0].documents
     assert len(halves[1]) == found.measured.about["documents"]
@@ -100,6 +103,82 @@ def test_to_spare_it_takes_what_does_least(model, tokenizer, texts):
     assert len(set(found.dims) & set(TWINS)) <= 1
     assert abs(found.harm()[-1]) < 0.05
     assert "does least harm" in found.headline()[1]
+
+
+def test_random_sets_stand_beside_every_size_and_have_no_chosen_dimension(model, tokenizer, texts):
+    """They are drawn from all dimensions where all are tried."""
+    rounds, count = DIMS // 2, 3
+    found = greedy(model, tokenizer, texts, rounds=rounds, controls=count, draws=50)
+    variants = found.measured.variants
+    controls = controls_of(variants)
+    assert [len(controls[size]) for size in range(1, 1 + rounds)] == [count] * rounds
+    for size in range(1, 1 + rounds):
+        for number in controls[size]:
+            dims = variants[number].ablation.dims
+            assert len(set(dims)) == size
+            assert not set(dims) & set(found.dims)
+    rows = found.tables()["greedy_lm"].to_pandas()
+    sets = rows[(rows.metric == "loss") & (rows.role == "ablated")]
+    assert sets.control.notna().all()
+    assert sets.gate.notna().all()
+    assert "3 random sets of as many other dimensions change" in found.headline()[-1]
+    with pytest.raises(ArgumentError, match="rounds: expected at most 8 of 16 dimensions"):
+        greedy(model, tokenizer, texts, rounds=rounds + 1, controls=1)
+
+
+def rounds_done(monkeypatch) -> list[int]:
+    """Fills with the round of every shard that is computed."""
+    done, update = [], GreedyLm.update
+
+    def noting(self, unit, progress):
+        found = update(self, unit, progress)
+        done.append(unit["round"])
+        return found
+
+    monkeypatch.setattr(GreedyLm, "update", noting)
+    return done
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_a_half_without_a_token_is_found_in_the_first_round(
+    model, tokenizer, texts, monkeypatch, half
+):
+    done = rounds_done(monkeypatch)
+    own = [text for text in texts if xxhash.xxh64_intdigest(text.encode(), 0) % 2 == half]
+    with pytest.raises(DataError, match="a half of the documents, drawn at random, has no token"):
+        greedy(model, tokenizer, own, rounds=3, dims=[1, 2, 3], controls=0)
+    assert done == [0]
+
+
+def test_a_candidate_that_breaks_the_model_altogether_does_most_harm(
+    model, tokenizer, texts, monkeypatch
+):
+    measured = GreedyLm.measured
+
+    def broken(self, unit, ablations, progress):
+        found, read = measured(self, unit, ablations, progress)
+        for number, one in enumerate(ablations, 1):
+            if one.dims == (5,):
+                found["sums"][:, number] = torch.inf
+            if one.dims == (3,):
+                found["sums"][:, number] = torch.nan
+        return found, read
+
+    monkeypatch.setattr(GreedyLm, "measured", broken)
+    (first,) = greedy(model, tokenizer, texts, rounds=1, controls=0, draws=50).choices
+    assert (first.dim, first.harm, first.runner_up, first.runner_up_harm) == (3, np.inf, 5, np.inf)
+    spared = greedy(model, tokenizer, texts, rounds=1, goal="spare", controls=0, draws=50)
+    assert np.isfinite(spared.choices[0].harm)
+
+
+def test_a_model_without_a_loss_is_refused_after_the_first_round(
+    model, tokenizer, texts, monkeypatch
+):
+    done, broken = rounds_done(monkeypatch), copy.deepcopy(model)
+    broken.lm_head.weight.data[:] = torch.nan
+    with pytest.raises(DataError, match="model: expected a finite loss on the half"):
+        greedy(broken, tokenizer, texts, rounds=2, dims=[1, 2, 3], controls=0)
+    assert done == [0]
 
 
 def test_bad_arguments(model, tokenizer, texts):

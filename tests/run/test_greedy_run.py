@@ -1,20 +1,25 @@
 """A greedy choice as a run: rounds follow from each other, whoever computes them, or resumed."""
 
 import json
+import multiprocessing
+import sys
 from pathlib import Path
 
 import pytest
 from outdim import open_corpus
-from outdim.analysis.greedy import GreedyLm, greedy
+from outdim.analysis.greedy import greedy
+from outdim.analysis.greedy_text import GreedyLm
+from outdim.analysis.input_options import TextOptions
+from outdim.analysis.inputs import Inputs
 from outdim.cli import main
 from outdim.errors import Interrupted
 from outdim.models import load_model
 from outdim.run.execute import stages
-from outdim.run.plan import Study
+from outdim.run.plan import Entry, Study
 from outdim.tables import read_parquet
 from outdim.tokens import load_tokenizer
 from run_helpers import command, results, without_report
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model, tiny_texts, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +106,45 @@ def test_shares_take_their_part_of_every_round(alone, common, tmp_path):
     assert results(tmp_path / "run") == results(alone)
 
 
-def test_another_text_in_an_earlier_round_makes_later_rounds_void(alone):
-    entry = Study(alone)["greedy-lm"]
-    follows = {unit["round"]: unit["follows"] for unit in entry.work}
-    assert follows[0] == ""
-    assert follows[1] == follows[2] != ""
+def test_another_text_in_an_earlier_round_makes_later_rounds_void(llama, tmp_path):
+    """A file that is altered keeps the first round of the other, and nothing of later rounds."""
+    files, texts = [tmp_path / name for name in ("a.txt", "b.txt")], tiny_texts(6, 12)
+    inputs = {"model": load_model(str(llama), head="lm"), "tokenizer": load_tokenizer(str(llama))}
+    recorded = {"rounds": 2, "candidates": [0, 1, 2], "orders": [], "block": 5}
+
+    def planned(last: str) -> Entry:
+        for file, own in zip(files, (texts[:3], [*texts[3:5], last]), strict=True):
+            file.write_text("\n".join(own) + "\n")
+        read = Inputs.of({}, corpus=open_corpus([str(file) for file in files]), **inputs)
+        files_of = TextOptions.identity(read)
+        return Entry("greedy-lm", recorded, files_of, tuple(GreedyLm.work(recorded, read)))
+
+    old, new = planned(texts[5]), planned(texts[5][::-1])
+    same = {
+        (unit["round"], Path(unit["path"]).name)
+        for unit, *leaves in zip(old.work, old.leaves, new.leaves, strict=True)
+        if leaves[0] == leaves[1]
+    }
+    assert {unit["round"] for unit in old.work} == {0, 1, 2}
+    assert same == {(0, "a.txt")}
+    assert planned(texts[5]).leaves == old.leaves
+
+
+def test_two_processes_at_once_share_every_round(alone, common, tmp_path):
+    """Each does its part of a round and what the other lacks, while that merges its own."""
+    context = multiprocessing.get_context("fork")  # all that takes long to load is loaded
+    shared = [*common, "--workers", "1", "--output", str(tmp_path / "run"), "--shard-count", "2"]
+    with without_report():
+        both = [
+            context.Process(
+                target=lambda i=i: sys.exit(main([*shared, "--shard-index", str(i)])), daemon=True
+            )
+            for i in range(2)
+        ]
+        for process in both:
+            process.start()
+        for process in both:
+            process.join(120)
+        assert {process.exitcode for process in both} <= {0, 4}
+        assert 0 in [process.exitcode for process in both]
+    assert results(tmp_path / "run") == results(alone)

@@ -79,6 +79,13 @@ class GreedyOptions:
                 f"rounds: expected at most {len(found.sets)}, the candidates there are, got "
                 f"{self.rounds}."
             )
+        width = inputs.architecture.hidden_size
+        if self.controls and 2 * self.rounds > width:
+            raise ArgumentError(
+                f"rounds: expected at most {width // 2} of {width} dimensions, for random sets of "
+                f"as many others stand beside the chosen ones; got {self.rounds}. --controls 0 "
+                "leaves these out."
+            )
         return found
 
 

@@ -90,11 +90,11 @@ _STEPS = {
     ),
     "greedy-lm": (
         "Choose dimensions of a causal language model that together break it, or spare it.",
-        "outdim.analysis.greedy:GreedyLm",
+        "outdim.analysis.greedy_text:GreedyLm",
     ),
     "greedy-mlm": (
         "Choose dimensions of a masked language model that together break it, or spare it.",
-        "outdim.analysis.greedy:GreedyMlm",
+        "outdim.analysis.greedy_text:GreedyMlm",
     ),
     "sweep-sts": (
         "Take every dimension out of the cosine of pooled texts, in closed form.",
