@@ -83,7 +83,7 @@ class LastLayer:
             and ablation.mode == "zero"
             and ablation.only is None
             and not ablation.by_layer
-            and ablation.at != "denominator"
+            and ablation.at in ("state", "parameters" if self._norm is None else "readers")
         )
 
     def scores(
