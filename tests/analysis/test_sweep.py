@@ -232,6 +232,21 @@ class TestGrid:
         with pytest.raises(ArgumentError, match=message):
             sweep(llama, tokenizer, ["w1 w2 w3"], **given)
 
+    @pytest.mark.parametrize(
+        ("task", "given"),
+        [
+            ("lm", {"mask_share": 0.2}),
+            ("cosine", {"masking": "within_word_l2r"}),
+            ("cosine", {"verify": 3}),
+            ("glue:sst2", {"score": "magnitude"}),
+            ("glue:sst2", {"autocast": "bfloat16"}),
+            ("glue:sst2", {"token_budget": 64}),
+        ],
+    )
+    def test_what_goes_with_other_tasks_is_refused(self, llama, tokenizer, task, given):
+        with pytest.raises(ArgumentError, match=f"{next(iter(given))}: not for task='{task}'"):
+            sweep(llama, tokenizer, ["w1 w2 w3"], task=task, **given)
+
     def test_nothing_to_predict(self, tokenizer):
         bert = tiny_model("bert", head="MaskedLM")
         with pytest.raises(DataError, match="no token to predict"):
