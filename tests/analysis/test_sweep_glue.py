@@ -105,6 +105,25 @@ def test_python_gives_what_the_run_gives(options, run):
             sweep(planted_classifier(), tiny_tokenizer(), options.data, task=task)
 
 
+def test_several_variants_fill_a_small_batch_by_default(tmp_path):
+    path = tmp_path / "dev.tsv"
+    path.write_text("".join(f"{text}\t{label}\n" for text, label in sentences()[:8]))
+    model, calls = planted_classifier(scale=0.1), []
+    model.register_forward_hook(lambda *of: calls.append(1))
+
+    def run(at_once):
+        calls.clear()
+        found = sweep(
+            model, tiny_tokenizer(), path, task="glue:sst2", dims="0-5", controls=0, draws=20,
+            variants_at_once=at_once,
+        )  # fmt: skip
+        return found.value(), len(calls)
+
+    (alone, one_each), (filled, several) = run(1), run(None)
+    assert one_each - several == 5  # 6 variants of 8 items of at most 8 tokens: in one forward
+    np.testing.assert_allclose(filled, alone, rtol=1e-5)
+
+
 @pytest.mark.parametrize("family", ["bert", "gpt2", "xlnet"])
 def test_outputs_are_to_the_bit_those_of_each_ablation(family):
     """Pairs of texts, whose token types come along."""

@@ -12,7 +12,7 @@ import xxhash
 from torch import Tensor
 
 from outdim.analysis.evaluation import SUMS
-from outdim.analysis.fitting import Fitting, autocast
+from outdim.analysis.fitting import Fitting, autocast, side_by_side
 from outdim.analysis.heads import WithHead
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.reading import Reading
@@ -26,9 +26,6 @@ from outdim.tokens.tokenizer import backend, template
 
 T = TypeVar("T")
 
-# On CPUs, so many tokens in a forward: with 16 to 64 in a batch, variants side by side take a third
-# to two thirds of the time, with 256 as long, and with more than 1,000 a tenth longer.
-_FILLED = 512
 _STATE_BYTES = 1 << 28  # of the states of so many variants as are scored at once
 
 
@@ -112,8 +109,7 @@ class Runner(Generic[T]):
         self._layers = found.layers
         self._forward = PrefixForward(self._model, found, self.predictor.states)
         self._at_once, self._measure, self._closed = at_once, measure, closed
-        budget: int = inputs.options["token_budget"]
-        self._filled = min(budget, _FILLED) if self._model.device.type == "cpu" else budget
+        self._budget: int = inputs.options["token_budget"]
         self._autocast = inputs.options["autocast"]
         self._fitting = Fitting()
         self.reading = Reading(inputs)
@@ -174,7 +170,7 @@ class Runner(Generic[T]):
             last = [self._layers] if closed else []
             intact = self._forward.keep(ids, mask, ablations, last)[chosen]
             run = [one for number, one in enumerate(ablations) if number not in closed]
-            at_once = self._at_once or max(1, self._filled // ids.numel())
+            at_once = self._at_once or side_by_side(ids.numel(), self._budget, ids.device)
             states = partial(self._states, at_once=at_once, tell=tell)
             found = self._run(run, states, intact, chosen, rows)
             if self._closed is not None and closed:
