@@ -132,3 +132,19 @@ def test_a_run_takes_the_worst_of_another(model, tokenizer, corpus, tmp_path):
     ):
         with pytest.raises(ArgumentError, match=said):
             give("sweep lm", corpus, replaced(again, output=tmp_path / "bad", **changes))
+
+
+def test_a_verified_sweep_ranks_as_its_screening_which_has_all(model, tokenizer, corpus, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    asked = small(tmp_path / "model", tmp_path / "run", draws=100)
+    with without_report():
+        run = give("screen lm", corpus, small(tmp_path / "model", tmp_path / "screen"))
+        screened = ranked_dims(run)
+        run = give("sweep lm", corpus, replaced(asked, verify=3, verify_random=4))
+        assert ranked_dims(run) == screened
+        assert sorted(screened) == list(range(DIMS))
+        sets = replaced(asked, output=tmp_path / "sets", dims=["4,11", "2,3"], controls=0)
+        run = give("sweep lm", corpus, sets)
+    with pytest.raises(ArgumentError, match="swept no single dimension"):
+        ranked_dims(run)
