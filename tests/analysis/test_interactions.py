@@ -1,13 +1,17 @@
 """Pairs: two dimensions that carry the same are harmless alone and ruinous together."""
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from outdim import manifest
 from outdim.analysis.evaluate import evaluate
+from outdim.analysis.evaluation import SUMS
 from outdim.analysis.ranking import ranked_dims
 from outdim.analysis.sweep import sweep
+from outdim.analysis.swept import Sweep
 from outdim.errors import ArgumentError
 from run_helpers import give, replaced, small, without_report
 from tiny import tiny_model, tiny_texts, tiny_tokenizer
@@ -95,6 +99,20 @@ def test_independent_dimensions_do_not_interact(tokenizer, texts):
     assert not found.interactions.sure(1)
     assert not found.interactions.sure(-1)
     assert "none surely does more or less harm" in " ".join(found.headline())
+
+
+def test_what_is_not_finite_is_null_with_a_reason(found):
+    place = found.places[0]
+    sums, broken = place.sums.copy(), 1 + found.grid.sets.index((2,))
+    sums[:, broken] = np.nan
+    sums[:, broken, SUMS.index("nonfinite")] = 1
+    again = Sweep(found.step, [dataclasses.replace(place, sums=sums)], found.grid)
+    for row in again.tables()["sweep_lm_pairs"].to_pylist():
+        amiss = row["dim"] == 2
+        assert not any(isinstance(one, float) and np.isnan(one) for one in row.values())
+        assert [row[name] is None for name in ("harm", "interaction", "p")] == [amiss] * 3
+        assert row["other_harm"] is not None
+        assert row["reason"] == ("24 tokens with logits that are not finite" if amiss else "")
 
 
 @pytest.mark.parametrize(
