@@ -57,8 +57,8 @@ def ranked_dims(run: Path) -> list[int]:
         ArgumentError: A run without a sweep of single dimensions or a screening.
         DataError: Its table cannot be read.
     """
-    tables = (path for stem in _SWEEPS if (path := run / f"{stem}.parquet").is_file())
-    swept = read_parquet(path) if (path := next(tables, None)) else None
+    paths = [path for stem in _SWEEPS if (path := run / f"{stem}.parquet").is_file()]
+    swept = read_parquet(paths[0]) if paths else None
     if swept is None or _SCORE in swept.column_names:
         harm = _scores(run)
     else:
