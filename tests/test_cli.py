@@ -99,6 +99,11 @@ def test_errors_end_with_their_exit_code_and_leave_nothing(
         (["count", "x", "--output", "o", "--on-error", "maybe"], "on_error"),
         (["correlate", "x", "--output", "o", "--model", "m", "--rank", "a"], "rank"),
         (["detect", "--output", "o", "--model", "m", "--detect.k", "2"], "detect.k"),
+        (
+            ["sweep", "cosine", "x", "--output", "o", "--model", "m", "--mode", "mean"],
+            "--mode mean",
+        ),
+        (["sweep", "lm", "x", "--output", "o", "--model", "m", "--seed=1", "--var=2"], "--var=2"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2_and_the_usage(arguments, said, capsys):

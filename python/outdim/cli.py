@@ -156,6 +156,7 @@ def _parser(
         description="Find, explain and test the outlier dimensions of Transformers.",
         epilog=_EPILOG,
         version=__version__,
+        allow_abbrev=False,  # --mode of another command would be --model here
     )
     parser.words = chosen
     parser.named = _add_commands(parser, known, ["outdim"], chosen, command)
@@ -180,7 +181,10 @@ def _add_commands(
         options = command.options() if command and here and isinstance(listed, Listed) else {}
         usage = " ".join([*words, "COMMAND"]) if isinstance(listed, Group) else None
         sub = ArgumentParser(
-            description=listed.about, epilog=_EPILOG, usage=usage or _usage(words, options)
+            description=listed.about,
+            epilog=_EPILOG,
+            usage=usage or _usage(words, options),
+            allow_abbrev=False,
         )
         if options:
             sub.add_argument("--config", action="config", help="YAML file with options")

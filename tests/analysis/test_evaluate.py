@@ -133,7 +133,7 @@ class TestCausal:
 
     def test_few_states_at_a_time_are_the_same(self, llama, tokenizer, texts, monkeypatch):
         whole = evaluate(llama, tokenizer, texts, ablations=[5, 6], controls=2)
-        monkeypatch.setattr("outdim.analysis.scoring._STATE_BYTES", 1)
+        monkeypatch.setattr("outdim.analysis.runner._STATE_BYTES", 1)
         np.testing.assert_array_equal(
             evaluate(llama, tokenizer, texts, ablations=[5, 6], controls=2).sums, whole.sums
         )

@@ -1,13 +1,17 @@
 """Pairs: two dimensions that carry the same are harmless alone and ruinous together."""
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from outdim import manifest
 from outdim.analysis.evaluate import evaluate
+from outdim.analysis.evaluation import SUMS
 from outdim.analysis.ranking import ranked_dims
 from outdim.analysis.sweep import sweep
+from outdim.analysis.swept import Sweep
 from outdim.errors import ArgumentError
 from run_helpers import give, replaced, small, without_report
 from tiny import tiny_model, tiny_texts, tiny_tokenizer
@@ -97,6 +101,20 @@ def test_independent_dimensions_do_not_interact(tokenizer, texts):
     assert "none surely does more or less harm" in " ".join(found.headline())
 
 
+def test_what_is_not_finite_is_null_with_a_reason(found):
+    place = found.places[0]
+    sums, broken = place.sums.copy(), 1 + found.grid.sets.index((2,))
+    sums[:, broken] = np.nan
+    sums[:, broken, SUMS.index("nonfinite")] = 1
+    again = Sweep(found.step, [dataclasses.replace(place, sums=sums)], found.grid)
+    for row in again.tables()["sweep_lm_pairs"].to_pylist():
+        amiss = row["dim"] == 2
+        assert not any(isinstance(one, float) and np.isnan(one) for one in row.values())
+        assert [row[name] is None for name in ("harm", "interaction", "p")] == [amiss] * 3
+        assert row["other_harm"] is not None
+        assert row["reason"] == ("24 tokens with logits that are not finite" if amiss else "")
+
+
 @pytest.mark.parametrize(
     ("dims", "said"),
     [("3", "expected 2 to 64 single dimensions, got 1"), (["1,2", "3"], "got 1")],
@@ -143,3 +161,19 @@ def test_a_run_takes_the_worst_of_another(model, tokenizer, corpus, tmp_path):
     ):
         with pytest.raises(ArgumentError, match=said):
             give("sweep lm", corpus, replaced(again, output=tmp_path / "bad", **changes))
+
+
+def test_a_verified_sweep_ranks_as_its_screening_which_has_all(model, tokenizer, corpus, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    asked = small(tmp_path / "model", tmp_path / "run", draws=100)
+    with without_report():
+        run = give("screen lm", corpus, small(tmp_path / "model", tmp_path / "screen"))
+        screened = ranked_dims(run)
+        run = give("sweep lm", corpus, replaced(asked, verify=3, verify_random=4))
+        assert ranked_dims(run) == screened
+        assert sorted(screened) == list(range(DIMS))
+        sets = replaced(asked, output=tmp_path / "sets", dims=["4,11", "2,3"], controls=0)
+        run = give("sweep lm", corpus, sets)
+    with pytest.raises(ArgumentError, match="swept no single dimension"):
+        ranked_dims(run)

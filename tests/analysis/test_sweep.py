@@ -203,6 +203,15 @@ class TestGrid:
         found = Grid(((1,), (2, 3)), (None, (1,), (4,)), ((5,),), "readers")
         assert Grid.from_dict(found.as_dict()) == found
 
+    def test_what_goes_together_is_one_set_in_any_order(self, llama, tokenizer):
+        inputs = Inputs.of(model=llama, tokenizer=tokenizer)
+        words = {"dims": ["5,2", "2,5", "5", "2", "3,3"], "layers": ["4,2", "2,4"]}
+        found = grid(inputs, **words, controls=0)
+        assert found.sets == ((2, 5), (5,), (2,), (3,))
+        assert found.places == ((2, 4),)
+        paired = grid(inputs, dims=["5", "2", "9", "2,5"], pairs=True, controls=0)
+        assert paired.sets == ((5,), (2,), (9,), (2, 5), (5, 9), (2, 9))
+
     def test_shards_cost_about_the_same(self):
         found = Grid(tuple((d,) for d in range(40)), (None, (1,), (3,), (4,)), ())
         blocks = list(found.blocks(4, 10))
@@ -231,6 +240,21 @@ class TestGrid:
     def test_bad_words_are_refused(self, llama, tokenizer, given, message):
         with pytest.raises(ArgumentError, match=message):
             sweep(llama, tokenizer, ["w1 w2 w3"], **given)
+
+    @pytest.mark.parametrize(
+        ("task", "given"),
+        [
+            ("lm", {"mask_share": 0.2}),
+            ("cosine", {"masking": "within_word_l2r"}),
+            ("cosine", {"verify": 3}),
+            ("glue:sst2", {"score": "magnitude"}),
+            ("glue:sst2", {"autocast": "bfloat16"}),
+            ("glue:sst2", {"token_budget": 64}),
+        ],
+    )
+    def test_what_goes_with_other_tasks_is_refused(self, llama, tokenizer, task, given):
+        with pytest.raises(ArgumentError, match=f"{next(iter(given))}: not for task='{task}'"):
+            sweep(llama, tokenizer, ["w1 w2 w3"], task=task, **given)
 
     def test_nothing_to_predict(self, tokenizer):
         bert = tiny_model("bert", head="MaskedLM")

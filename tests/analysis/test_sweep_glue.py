@@ -14,6 +14,7 @@ from outdim.errors import ArgumentError, Interrupted
 from outdim.models import apply_ablation
 from planted_classifier import CARRIER, planted_classifier, sentences
 from run_helpers import Options, give, replaced, results, without_report
+from safetensors.torch import load_file
 from tiny import LAYERS, tiny_model, tiny_tokenizer
 
 DIMS = 32
@@ -59,9 +60,9 @@ def test_the_dimension_that_carries_the_label_is_the_worst_and_no_other_matters(
     first, *said = manifest.read(run)["headlines"]["sweep-glue"]
     assert first.startswith("On sst2, 120 items, the accuracy of the intact model is 1.000")
     assert (
-        f"2 surely do harm, and more than five times what random dimensions change: {CARRIER}"
-        in (" ".join(said))
-    )
+        "Of 64 variants, 2 surely do harm, and more than five times what random dimensions change: "
+        f"{CARRIER} (all layers) and {CARRIER} (layer 4)."
+    ) in said
     page = (run / "report.html").read_text()
     assert "What each dimension does to the loss" in page
     assert "probability" in page
@@ -73,9 +74,13 @@ def test_without_a_carrier_nothing_is_found(options, tmp_path):
     path.write_text("".join(f"{text}\t{i % 2}\n" for i, (text, _) in enumerate(sentences(3))))
     with without_report():
         found = give("sweep glue", [], replaced(options, data=[str(path)], output=tmp_path / "run"))
+    table = pd.read_parquet(found / "sweep_glue.parquet")
+    acc = table[(table.metric == "acc") & (table.role == "ablated")]
+    assert len(acc) == 2 * DIMS
+    assert "passed" not in set(acc.gate)
+    assert acc.q.min() > 0.05
     said = " ".join(manifest.read(found)["headlines"]["sweep-glue"])
     assert "surely do harm" not in said
-    assert "predicts better" not in said or str(CARRIER) in said
 
 
 def test_a_variant_is_the_same_ablation_alone(options, run, tmp_path):
@@ -83,11 +88,15 @@ def test_a_variant_is_the_same_ablation_alone(options, run, tmp_path):
     asked = Options(**{k: v for k, v in vars(asked).items() if v is not None})
     with without_report():
         alone = give("evaluate glue", [], replaced(asked, output=tmp_path / "run"))
-    expected = pd.read_parquet(alone / "evaluate_glue.parquet").set_index("variant").value
-    table = pd.read_parquet(run / "sweep_glue.parquet")
-    found = table[(table.metric == "acc") & (table.role != "control")].set_index("variant").value
-    for variant in expected.index:
-        assert found[variant] == expected[variant]
+    expected, found = tensors(alone, "evaluate-glue"), tensors(run, "sweep-glue")
+    assert torch.equal(found["intact"], expected["outputs/0"])
+    for number, dim in ((1, 3), (2, 9)):
+        assert torch.equal(found[f"0.{dim}"], expected[f"outputs/{number}"])
+    assert not torch.equal(found["0.9"], found["intact"])
+
+
+def tensors(run, step):
+    return {k: v for file in (run / "state" / step).iterdir() for k, v in load_file(file).items()}
 
 
 def test_python_gives_what_the_run_gives(options, run):
@@ -103,8 +112,39 @@ def test_python_gives_what_the_run_gives(options, run):
     for task, said in (("glue", "expected 'lm', 'mlm'"), ("glue:no", "task: expected")):
         with pytest.raises(ArgumentError, match=said):
             sweep(planted_classifier(), tiny_tokenizer(), options.data, task=task)
-    with pytest.raises(ArgumentError, match="they go with task='lm' or 'mlm' alone"):
-        sweep(planted_classifier(), tiny_tokenizer(), options.data, task="glue:sst2", verify=3)
+
+
+def test_several_variants_fill_a_small_batch_by_default(tmp_path):
+    path = tmp_path / "dev.tsv"
+    path.write_text("".join(f"{text}\t{label}\n" for text, label in sentences()[:8]))
+    model, calls = planted_classifier(scale=0.1), []
+    model.register_forward_hook(lambda *of: calls.append(1))
+
+    def run(at_once):
+        calls.clear()
+        found = sweep(
+            model, tiny_tokenizer(), path, task="glue:sst2", dims="0-5", controls=0, draws=20,
+            variants_at_once=at_once,
+        )  # fmt: skip
+        return found.value(), len(calls)
+
+    (alone, one_each), (filled, several) = run(1), run(None)
+    assert one_each - several == 5  # 6 variants of 8 items of at most 8 tokens: in one forward
+    np.testing.assert_allclose(filled, alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("controls", "said"),
+    [(0, "There are no controls:"), (2, "2 controls say little"), (5, None)],
+)
+def test_few_controls_are_warned_of(options, controls, said):
+    found = sweep(
+        planted_classifier(scale=0.1), tiny_tokenizer(), options.data, task="glue:sst2", dims="3",
+        controls=controls, draws=20,
+    )  # fmt: skip
+    few = [caution for caution in found.cautions() if "controls" in caution]
+    assert bool(few) == bool(said)
+    assert said is None or few[0].startswith(said)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "xlnet"])

@@ -134,6 +134,7 @@ def test_neither_has_a_projection_nor_half_precision():
         Ablation([1], [LAYERS - 1, LAYERS]),
         Ablation([1]),
         Ablation([1], [LAYERS], "denominator"),
+        Ablation([1], [LAYERS], "parameters"),  # of a norm before the final one: all is rescaled
         Ablation([1], [LAYERS], "readers", only="gamma"),
         Ablation([1], [LAYERS], mode="scale", value=0.5),
         Ablation([[1]], [LAYERS]),

@@ -118,6 +118,9 @@ class Compared(Result):
 
     def cautions(self) -> Sequence[str]:
         """What intervals and controls rest on."""
+        return [*self._few_documents(), *self._few_controls()]
+
+    def _few_documents(self) -> list[str]:
         documents, said = self.about["documents"], []
         if documents < 2:
             said.append("There is one document only: no interval can be given.")
@@ -126,6 +129,10 @@ class Compared(Result):
                 f"The intervals rest on {documents} documents and may be too narrow: "
                 f"{_FEW_DOCUMENTS} or more would be better."
             )
+        return said
+
+    def _few_controls(self) -> list[str]:
+        said = []
         few = min((len(of_it) for of_it in self._controls.values()), default=None)
         ablated = [variant.role for variant in self.variants].count("ablated")
         alone = ablated - len(self._controls)
@@ -185,15 +192,15 @@ def compared_row(
     return {
         **variant_row(variant),
         "value": float(found.value.value[i]),
-        "low": _or_null(found.value.low[i]),
-        "high": _or_null(found.value.high[i]),
+        "low": or_null(found.value.low[i]),
+        "high": or_null(found.value.high[i]),
         **(ends("difference", found.difference, i) if i else {}),
         **ends("beyond", found.beyond, i),
-        "control": _or_null(found.control[i]),
-        "times": _or_null(found.times[i]) if gated else None,
+        "control": or_null(found.control[i]),
+        "times": or_null(found.times[i]) if gated else None,
         "gate": found.gate[i] if gated else None,
-        "p": _or_null(found.p[i]),
-        "q": _or_null(found.q[i]),
+        "p": or_null(found.p[i]),
+        "q": or_null(found.q[i]),
     }
 
 
@@ -236,9 +243,9 @@ def others(controls: Sequence[Variant]) -> str:
 def ends(name: str, interval: Interval, i: int | tuple[int, ...]) -> dict[str, float | None]:
     """Value ``i`` of an interval and its ends, as columns."""
     parts = {"": interval.value, "_low": interval.low, "_high": interval.high}
-    return {f"{name}{end}": _or_null(values[i]) for end, values in parts.items()}
+    return {f"{name}{end}": or_null(values[i]) for end, values in parts.items()}
 
 
-def _or_null(value: float) -> float | None:
+def or_null(value: float) -> float | None:
     """Null for NaN."""
     return None if np.isnan(value) else float(value)

@@ -20,7 +20,8 @@ from outdim.analysis.correlate import attached_counts, given_counts
 from outdim.analysis.input_options import ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import Predicting
-from outdim.analysis.scoring import Documents, Predicted, Runner, predictor_of
+from outdim.analysis.runner import Predicted, Runner, predictor_of
+from outdim.analysis.scoring import Documents
 from outdim.analysis.step import Json, Progress, add_accounts
 from outdim.analysis.variants import Variant
 from outdim.corpus import Accounting, corpus_of

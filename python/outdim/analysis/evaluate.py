@@ -19,7 +19,8 @@ from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
 from outdim.analysis.input_options import MODEL_ON_TEXT, ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskedTokens, Masking, MaskingOptions, NextTokens, Task
-from outdim.analysis.scoring import Documents, Runner, Tally, scored
+from outdim.analysis.runner import Runner, scored
+from outdim.analysis.scoring import Documents, Tally
 from outdim.analysis.step import Json
 from outdim.analysis.variants import AblationOptions, Kind, variants
 from outdim.errors import ArgumentError

@@ -126,7 +126,7 @@ class Evaluation(Compared):
 
     @property
     def swept(self) -> tuple[str, ...]:
-        """What `outdim.analysis.scoring.scored` gives in brief; `outdim.evaluate` has all."""
+        """What `outdim.analysis.runner.scored` gives in brief; `outdim.evaluate` has all."""
         return SWEPT
 
     @property

@@ -22,6 +22,10 @@ class Halving(Protocol):
         """The first and the second half of the sequences."""
 
 
+# On CPUs, so many tokens in a forward: with 16 to 64 in a batch, variants side by side take a third
+# to two thirds of the time, with 256 as long, and with more than 1,000 a tenth longer.
+_FILLED = 512
+
 B = TypeVar("B", bound=Halving)
 
 
@@ -66,6 +70,12 @@ class Fitting:
                 )
             self._too_many = rows * length
             waiting.append(part)
+
+
+def side_by_side(tokens: int, budget: int, device: torch.device) -> int:
+    """How many variants of a batch of so many ids fill a forward: of the budget, of 512 on CPUs."""
+    filled = min(budget, _FILLED) if device.type == "cpu" else budget
+    return max(1, filled // tokens)
 
 
 def _fits(part: B, attempt: Callable[[B], None]) -> bool:

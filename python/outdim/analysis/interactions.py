@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from outdim.analysis.compared import Compared, ends, estimate
+from outdim.analysis.compared import Compared, ends, estimate, or_null
 from outdim.analysis.sweep_variants import Grid
 from outdim.stats.paired import Comparison, adjusted, compare
 from outdim.text import counted, listing
@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
         ("p", pa.float64()),
         ("q", pa.float64()),  # p adjusted for the number of pairs
         ("family", pa.float64()),  # that any pair of the place would show as much
+        ("reason", pa.string()),  # why numbers are null; "" where each that can be there is
     ]
 )
 
@@ -92,21 +93,22 @@ class Interactions:
         q = adjusted(np.concatenate([one.p[1:] for one in self.found])).reshape(-1, len(self.pairs))
         for number, (place, found) in enumerate(zip(self.places, self.found, strict=True)):
             harm = place.comparison(place.leading).difference.value
-            for i, (both, one, other) in enumerate(self.pairs):
+            for i, variants in enumerate(self.pairs):
+                both, one, other = variants
                 dim, beside = self.grid.sets[both - 1]
-                p, family = found.p[i + 1], found.family[i + 1]
-                tested = {"p": p, "q": q[number, i], "family": family}
+                alone = {"harm": harm[one], "other_harm": harm[other], "together": harm[both]}
+                tested = {"p": found.p[i + 1], "q": q[number, i], "family": found.family[i + 1]}
+                reasons = (place.reason(place.leading, variant) for variant in variants)
                 yield {
                     "metric": place.leading,
                     "group": number,
                     "layers": self.grid.places[number],
                     "dim": dim,
                     "other": beside,
-                    "harm": harm[one],
-                    "other_harm": harm[other],
-                    "together": harm[both],
+                    **{name: or_null(value) for name, value in alone.items()},
                     **ends("interaction", found.difference, i + 1),
-                    **{name: None if np.isnan(value) else value for name, value in tested.items()},
+                    **{name: or_null(value) for name, value in tested.items()},
+                    "reason": next(filter(None, reasons), ""),
                 }
 
     def sure(self, sign: int) -> list[tuple[int, int]]:

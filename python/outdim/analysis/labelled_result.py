@@ -189,15 +189,18 @@ class LabelledResult(Compared):
 
     def cautions(self) -> list[str]:
         """What the numbers rest on."""
-        said = []
-        if len(self._sizes) < _FEW:
-            said.append(
-                f"There are {counted(len(self._sizes), 'different first text')}: intervals of so "
-                "few are wide, and their ends uncertain."
-            )
+        said = list(super().cautions())
         if not self.named and (better := self._better_order()):
             said.append(better)
         return [*said, *([self.note] if self.note else [])]
+
+    def _few_documents(self) -> list[str]:
+        if len(self._sizes) >= _FEW:
+            return []
+        return [
+            f"There are {counted(len(self._sizes), 'different first text')}: intervals of so few "
+            "are wide, and their ends uncertain."
+        ]
 
     def _better_order(self) -> str:
         """Whether the unnamed outputs would fit better in another order."""

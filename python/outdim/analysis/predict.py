@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from outdim.analysis.fitting import side_by_side
 from outdim.errors import DataError
 from outdim.models import Ablation, Forward, architecture, check_eval_mode, padding_reaches_text
 from outdim.models.prefix import PrefixForward
@@ -76,14 +77,15 @@ class VariantLogits:
         pairs: Sequence[str] | None,
         ablations: Sequence[Ablation],
         *,
-        at_once: int = 1,
+        at_once: int | None = 1,
         batch_size: int = 256,
         max_length: int = 256,
         progress: Progress = lambda tokens: None,
     ) -> Tensor:
         """Of the intact model and every ablated one, for N texts: float32 [1 + M, N, C].
 
-        With ``at_once`` 1 they are to the bit what `logits` gives under each ablation.
+        With ``at_once`` 1 they are to the bit what `logits` gives under each ablation; None takes
+        as many as fill a batch of ``batch_size`` times ``max_length`` ids, on CPUs of 512.
         """
         given = (self._model, tokenizer, texts, pairs, batch_size, max_length, progress)
         found = torch.empty(1 + len(ablations), len(texts), self._model.config.num_labels)
@@ -92,7 +94,8 @@ class VariantLogits:
             mask = batch.pop("attention_mask") if "attention_mask" in batch else ids.new_ones(())
             self._others = dict(batch)
             found[0, rows] = self._forward.keep(ids, mask.expand_as(ids), ablations).float().cpu()
-            for i, outputs in enumerate(self._forward.variants(ablations, at_once), 1):
+            several = at_once or side_by_side(ids.numel(), batch_size * max_length, ids.device)
+            for i, outputs in enumerate(self._forward.variants(ablations, several), 1):
                 found[i, rows] = outputs.float().cpu()
         self._others = {}
         return found

@@ -25,7 +25,8 @@ from outdim.analysis.likely import Likely, UnitOfText, likely
 from outdim.analysis.parts_of_speech import CLASSES, PartsOfSpeech, SpacyTagger, Tagger
 from outdim.analysis.predicting import MaskedTokens, Masking, MaskingOptions, NextTokens
 from outdim.analysis.predictions_found import Predictions
-from outdim.analysis.scoring import Documents, Runner, predictor_of
+from outdim.analysis.runner import Runner, predictor_of
+from outdim.analysis.scoring import Documents
 from outdim.analysis.step import Json
 from outdim.analysis.variants import AblationOptions, Kind, variants
 from outdim.errors import ArgumentError

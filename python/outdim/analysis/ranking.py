@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from outdim.errors import ArgumentError
 from outdim.tables import read_parquet
 
 _WORD = re.compile(r"(worst|least):(\d+)")
+_SCORE = "score"  # the column of a sweep that verified a screening
 _SWEEPS = ("sweep_lm", "sweep_mlm", "sweep_glue", "sweep_cosine")
 
 
@@ -19,7 +20,7 @@ def named_by(ranking: str | None, words: Sequence[str]) -> list[str]:
     """Words that name dimensions, ``worst:8`` and ``least:8`` replaced by what they stand for.
 
     Args:
-        ranking: Run directory of a sweep, or of a screening where it has no sweep.
+        ranking: Run directory of a sweep, or of a screening where it has no whole sweep.
         words: See `outdim.analysis.sweep_options.GridOptions`.
 
     Raises:
@@ -49,32 +50,44 @@ def named_by(ranking: str | None, words: Sequence[str]) -> list[str]:
 def ranked_dims(run: Path) -> list[int]:
     """Dimensions, the worst first: by most harm at any place of a sweep, or by |h dL/dh|.
 
+    A sweep that verified a screening measured those that come first in it and a few others: there
+    the screening ranks, which has all.
+
     Raises:
-        ArgumentError: A run without a sweep or a screening.
+        ArgumentError: A run without a sweep of single dimensions or a screening.
         DataError: Its table cannot be read.
     """
-    harm: dict[int, float] = {}
-    for path in (run / f"{stem}.parquet" for stem in _SWEEPS):
-        if not path.is_file():
-            continue
-        rows = read_parquet(path).to_pylist()
-        for row in rows:
-            leading = row["metric"] == rows[0]["metric"] and row["role"] == "ablated"
-            if leading and len(row["dims"]) == 1:
-                (dim,) = row["dims"]
-                value = float("inf") if row["difference"] is None else row["difference"]
-                harm[dim] = max(harm.get(dim, value), value)
-        break
+    paths = [path for stem in _SWEEPS if (path := run / f"{stem}.parquet").is_file()]
+    swept = read_parquet(paths[0]) if paths else None
+    if swept is None or _SCORE in swept.column_names:
+        harm = _scores(run)
     else:
-        for row in _screening(run):
-            harm[row["dim"]] = harm.get(row["dim"], 0.0) + row["value"]
+        harm = _harm(swept.to_pylist())
+        if not harm:
+            raise ArgumentError(f"ranking: {run} swept no single dimension, but sets.")
     return sorted(harm, key=lambda dim: -harm[dim])
 
 
-def _screening(run: Path) -> list[dict[str, Any]]:
+def _harm(rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """By dimension that was swept alone, the most harm at any place; what is not finite most."""
+    harm: dict[int, float] = {}
+    for row in rows:
+        leading = row["metric"] == rows[0]["metric"] and row["role"] == "ablated"
+        if leading and len(row["dims"]) == 1:
+            (dim,) = row["dims"]
+            value = float("inf") if row["difference"] is None else row["difference"]
+            harm[dim] = max(harm.get(dim, value), value)
+    return harm
+
+
+def _scores(run: Path) -> dict[int, float]:
+    """By dimension |h dL/dh|, of all layers together."""
     path = run / "stats.parquet"
     rows = read_parquet(path).to_pylist() if path.is_file() else []
-    found = [row for row in rows if row["statistic"] == ABSOLUTE.name]
+    found: dict[int, float] = {}
+    for row in rows:
+        if row["statistic"] == ABSOLUTE.name:
+            found[row["dim"]] = found.get(row["dim"], 0.0) + row["value"]
     if not found:
         raise ArgumentError(f"ranking: {run} holds no sweep and no screening.")
     return found

@@ -5,6 +5,7 @@ Kovaleva et al. 2021, figure 1: two of 768 dimensions break BERT, the others do 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -93,8 +94,8 @@ def sweep(
         masking: See `outdim.evaluate`.
         mask_share: How many of the tokens are predicted, with random masking; None takes 0.15.
         max_length: Tokens per sequence; None takes the model's own limit, at most 512.
-        token_budget: Tokens per batch of text, padding included.
-        autocast: Run the model under `torch.autocast` with this type.
+        token_budget: Tokens per batch of text, padding included; not of a classifier.
+        autocast: Run the model under `torch.autocast` with this type; not a classifier.
         draws: How often documents are drawn for the intervals.
         variants_at_once: How many variants share a forward; None takes as many as fill a batch.
         seed: Of controls, masks and draws.
@@ -104,7 +105,7 @@ def sweep(
 
     Raises:
         ArgumentError: Words that say nothing, dimensions or layers that the model does not have; no
-            head for the task.
+            head for the task; an argument that goes with other tasks.
         DataError: See `outdim.evaluate`.
 
     Example:
@@ -122,34 +123,51 @@ def sweep(
         "draws": draws,
     }
     ranked = {"mode": mode, "verify": verify, "verify_random": verify_random, "score": score}
-    given: dict[str, Any] = {"masking": masking, "mask_share": mask_share}
-    forward = ForwardOptions(max_length=max_length, token_budget=token_budget, autocast=autocast)
-    if task in ("lm", "mlm"):
-        inputs = inputs_of(model, tokenizer, texts, forward, None)
-        return _sweep_predictions(task, {**swept, **ranked}, given, inputs)
-    if (mode, verify, masking, mask_share) != ("zero", None, "random", None):
-        raise ArgumentError(
-            "mode, verify, masking, mask_share: they go with task='lm' or 'mlm' alone; leave them "
-            "out."
-        )
-    if task == "cosine":
-        from outdim.analysis.sweep_cosine import SweepCosine
-
-        inputs = inputs_of(model, tokenizer, texts, forward, None)
-        moved: Sweep = in_memory(SweepCosine, swept, inputs)
-        return moved
+    masked = {"masking": masking, "mask_share": mask_share}
+    read: dict[str, Any] = {"token_budget": token_budget, "autocast": autocast}
     kind, _, name = task.partition(":")
-    if kind != "glue" or name not in GLUE:
+    if task not in ("lm", "mlm", "cosine") and (kind != "glue" or name not in GLUE):
         raise ArgumentError(
             f"task: expected 'lm', 'mlm', 'cosine', or 'glue:sst2' and the like, got {task!r}."
         )
+    if task != "mlm":
+        _refuse(task, masked, "they go with task='mlm'")
+    if task not in ("lm", "mlm"):
+        _refuse(task, ranked, "they go with task='lm' or 'mlm'")
+    if kind == "glue":
+        _refuse(task, read, "a classifier reads 256 items at a time, in the dtype of the model")
+        return _sweep_glue(name, texts, swept, max_length, model, tokenizer)
+    inputs = inputs_of(model, tokenizer, texts, ForwardOptions(max_length=max_length, **read), None)
+    if task == "cosine":
+        from outdim.analysis.sweep_cosine import SweepCosine
+
+        moved: Sweep = in_memory(SweepCosine, swept, inputs)
+        return moved
+    return _sweep_predictions(task, {**swept, **ranked}, masked, inputs)
+
+
+def _refuse(task: str, given: Mapping[str, Any], why: str) -> None:
+    """Arguments of other tasks have to be left at their defaults."""
+    usual = inspect.signature(sweep).parameters
+    if amiss := [name for name, value in given.items() if value != usual[name].default]:
+        raise ArgumentError(f"{', '.join(amiss)}: not for task={task!r} ({why}); leave it out.")
+
+
+def _sweep_glue(
+    task: str,
+    texts: Any,
+    options: Mapping[str, Any],
+    max_length: int | None,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+) -> Sweep:
+    """Sweep a classifier on labelled files."""
     from outdim.analysis.sweep_glue import SweepGlue
 
-    given_files = [texts] if isinstance(texts, str | Path) else texts
-    if not isinstance(given_files, Sequence):
-        raise ArgumentError(f"texts: expected labelled files for task={task!r}, got a corpus.")
-    files = [str(one) for one in given_files]
-    options = {**swept, "task": name, "data": files}
+    given = [texts] if isinstance(texts, str | Path) else texts
+    if not isinstance(given, Sequence):
+        raise ArgumentError(f"texts: expected labelled files for task='glue:{task}', got a corpus.")
+    options = {**options, "task": task, "data": [str(one) for one in given]}
     if max_length is not None:
         options["max_length"] = max_length
     found: Sweep = in_memory(SweepGlue, options, Inputs.of(model=model, tokenizer=tokenizer))

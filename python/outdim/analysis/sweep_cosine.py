@@ -18,7 +18,8 @@ from outdim.analysis.heads import NoHead
 from outdim.analysis.input_options import MODEL_ON_TEXT
 from outdim.analysis.moved import SUMS, Moved
 from outdim.analysis.predicting import Predicting
-from outdim.analysis.scoring import Documents, Rows, Runner, Tally
+from outdim.analysis.runner import Rows, Runner
+from outdim.analysis.scoring import Documents, Tally
 from outdim.analysis.sweep_options import GridOptions
 from outdim.analysis.sweep_text import SweepText
 from outdim.analysis.variants import Variant

@@ -86,7 +86,7 @@ class SweepGlue(Step):
             items.texts,
             items.pairs,
             [variant.ablation for variant in some if variant.ablation is not None],
-            at_once=recorded["variants_at_once"] or 1,
+            at_once=recorded["variants_at_once"],
             **batching(recorded, inputs, progress),
         )[..., recorded["order"]]
         found = {f"{place}.{first + i}": one for i, one in enumerate(outputs[1:])}

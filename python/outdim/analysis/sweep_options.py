@@ -104,30 +104,14 @@ class GridOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepOptions(GridOptions):
-    """Which dimensions are disabled in turn, where and how.
-
-    Args:
-        dims: All, ranges such as 0-99, single ones, or with commas those that go together; worst:8
-            or least:8, those that do most or least harm in the run named by ranking.
-        layers: All at once; each alone; window:N, so many in a row from every layer on; 4-6 or 4,6
-            together; or 4. Several words make a place each; 0 stands for the embeddings.
-        at: State, parameters, denominator or readers, see outdim.ablate.
+class SweepOptions(GridOptions):  # noqa: D101 - what a grid says, and of mode and screening
+    __doc__ = f"""{(GridOptions.__doc__ or "").rstrip()}
         mode: Zero, or mean: of the text for the state, of the other parameters for those of a norm.
-        controls: So many random dimensions beside them at every place, drawn from all where most
-            are swept; none takes 10.
-        pairs: Beside single dimensions all pairs of them: whether two do more harm than the sum.
-        ranking: Run directory of a sweep or a screening, by which dims may be named.
-        seed: Of all that is drawn: controls, masks, documents.
-        variants_at_once: How many variants share a forward; none takes as many as fill a batch, on
-            CPUs up to 512 tokens. 1: each as it is in outdim evaluate, to the bit.
-        block: So many forwards of all layers, about, make a shard with a unit of text.
         verify: Measure only so many that come first in a screening by gradients (all layers
             together, or each alone), and a random sample of the others: whether to believe it. The
             screening has options of its own.
         verify_random: How many others.
         score: By which the screening ranks: absolute |h dL/dh|, its square, or the magnitude |h|.
-        draws: How often the documents are drawn for the intervals.
     """
 
     mode: Mode = "zero"

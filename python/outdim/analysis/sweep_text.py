@@ -17,7 +17,8 @@ from outdim.analysis.input_options import MODEL_ON_TEXT
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskedTokens, NextTokens
 from outdim.analysis.ranked_text import ranked_on
-from outdim.analysis.scoring import Documents, Runner, Tally, predictor_of, scored
+from outdim.analysis.runner import Runner, predictor_of, scored
+from outdim.analysis.scoring import Documents, Tally
 from outdim.analysis.screen import Screened
 from outdim.analysis.step import Json, Progress, add_accounts
 from outdim.analysis.sweep_options import SweepMaskedOptions, SweepOptions

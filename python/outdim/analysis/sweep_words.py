@@ -40,7 +40,7 @@ def paired(sets: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
             f"pairs: expected 2 to {_MOST_PAIRED} single dimensions, got {len(singles)}: name them "
             "by --dims, such as the worst of a sweep."
         )
-    return [*sets, *combinations(singles, 2)]
+    return [*sets, *(pair for pair in combinations(singles, 2) if tuple(sorted(pair)) not in sets)]
 
 
 def sets_of(word: str, hidden_size: int) -> list[tuple[int, ...]]:
@@ -74,6 +74,6 @@ def places_of(word: str, layers: int) -> list[tuple[int, ...] | None]:
 
 def _numbers(name: str, word: str, like: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in word.split(","))
+        return tuple(sorted({int(part) for part in word.split(",")}))
     except ValueError:
         raise ArgumentError(f"{name}: expected words such as {like}; got {word!r}.") from None

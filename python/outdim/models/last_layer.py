@@ -18,13 +18,14 @@ float64 too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from outdim.models.ablation import Ablation
 from outdim.models.architecture import Architecture
+from outdim.models.edited_logits import Block, Edits, Outputs, Tokens
 from outdim.models.losses import Scores, joined
 from outdim.models.norms import Norm
 from outdim.models.observe import observe
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 # Rows and columns at a time: on a CPU such a part of the logits, 0.5 MB, and its like stay in the
 # cache; smaller parts cost more calls.
 _CPU, _CUDA = (64, 2048), (2048, 8192)
-_LARGE = 128.0  # of a logit: float32 rounds it by 8e-6
 # Of the standard deviation of the states: whether they are those of the norm. In half precision
 # the model rounds what is exact here.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -83,7 +83,7 @@ class LastLayer:
             and ablation.mode == "zero"
             and ablation.only is None
             and not ablation.by_layer
-            and ablation.at != "denominator"
+            and ablation.at in ("state", "parameters" if self._norm is None else "readers")
         )
 
     def scores(
@@ -105,7 +105,7 @@ class LastLayer:
         edits = _edits(ablations, hidden, normed=self._norm is not None)
         parts = [slice(i, i + rows) for i in range(0, len(hidden), rows)]
         blocks = [
-            _Block(self._tokens(hidden[i].double(), edits), targets[i], intact.predicted[i])
+            Block(self._tokens(hidden[i].double(), edits), targets[i], intact.predicted[i])
             for i in parts
         ]
         for outputs in self._outputs(edits, columns):  # outside: weights in float64 are large
@@ -114,11 +114,11 @@ class LastLayer:
         every = (block.scores() for block in blocks)
         return [joined(variant) for variant in zip(*every, strict=True)]
 
-    def _tokens(self, h: Tensor, edits: _Edits) -> _Tokens:
+    def _tokens(self, h: Tensor, edits: Edits) -> Tokens:
         """What the output layer takes of hidden states [R, D]."""
         norm, ones = self._norm, h.new_ones(edits.kept.shape[1], len(h))
         if norm is None:
-            return _Tokens(h, h[:, edits.dims], ones)
+            return Tokens(h, h[:, edits.dims], ones)
         mean = torch.zeros_like(h[:, :1]) if norm.rms else h.mean(1, keepdim=True)
         s = ((h - mean).square().mean(1, keepdim=True) + norm.eps).sqrt()
         y = (h - mean) / s
@@ -127,14 +127,14 @@ class LastLayer:
         if not edits.rescale:
             if norm.beta is not None:
                 y = y + norm.beta.double()
-            return _Tokens(y, y[:, edits.dims], ones)
+            return Tokens(y, y[:, edits.dims], ones)
         # Summed anew: what is left where a massive activation is subtracted would be rounding.
         means = 0 if norm.rms else h @ edits.kept / h.shape[1]
         without = h.square() @ edits.kept / h.shape[1] - means**2
         ratio = s / (without.clamp(min=0) + norm.eps).sqrt()
-        return _Tokens(y, h[:, edits.dims] / s, ratio.T.contiguous())
+        return Tokens(y, h[:, edits.dims] / s, ratio.T.contiguous())
 
-    def _outputs(self, edits: _Edits, step: int) -> Iterator[_Outputs]:
+    def _outputs(self, edits: Edits, step: int) -> Iterator[Outputs]:
         """Parts of the vocabulary."""
         output, norm = self._predictor.output, self._norm
         assert output is not None
@@ -146,146 +146,24 @@ class LastLayer:
                 bias = output.bias[columns].double()
             changes = weight[:, edits.dims]
             if not edits.rescale or norm is None:
-                yield _Outputs(start, weight, bias, torch.zeros_like(bias), -changes.T.contiguous())
+                yield Outputs(start, weight, bias, torch.zeros_like(bias), -changes.T.contiguous())
                 continue
             if norm.beta is not None:
                 bias = bias + weight @ norm.beta.double()
             gamma = weight.new_ones(weight.shape[1]) if norm.gamma is None else norm.gamma.double()
             moving = torch.zeros_like(bias) if norm.rms else weight @ gamma / weight.shape[1]
             changes = moving[:, None] - changes * gamma[edits.dims]
-            yield _Outputs(start, weight, torch.zeros_like(bias), bias, changes.T.contiguous())
+            yield Outputs(start, weight, torch.zeros_like(bias), bias, changes.T.contiguous())
 
 
-class _Edits(NamedTuple):
-    """What M ablations take out.
-
-    Attributes:
-        dims: All of the dimensions, [U].
-        of: By ablation, which of these it has.
-        kept: 1 for a dimension that is left and 0 for one that is not, [D, M].
-        rescale: Whether the norm is another without them.
-    """
-
-    dims: Tensor
-    of: list[Tensor]
-    kept: Tensor
-    rescale: bool
-
-
-def _edits(ablations: Sequence[Ablation], hidden: Tensor, *, normed: bool) -> _Edits:
+def _edits(ablations: Sequence[Ablation], hidden: Tensor, *, normed: bool) -> Edits:
     sets = [torch.tensor(ablation.one_set, device=hidden.device) for ablation in ablations]
     dims = torch.unique(torch.cat(sets))
     kept = hidden.new_ones(hidden.shape[1], len(sets), dtype=torch.float64)
     for number, one in enumerate(sets):
         kept[one, number] = 0
     of = [torch.searchsorted(dims, one) for one in sets]
-    return _Edits(dims, of, kept, normed and ablations[0].at == "state")
-
-
-class _Tokens(NamedTuple):
-    """R tokens.
-
-    Attributes:
-        source: What the output layer takes, without beta where that is not rescaled, [R, D].
-        factor: By what the edit of each dimension is multiplied, [R, U].
-        ratio: By what all is multiplied then, [M, R].
-    """
-
-    source: Tensor
-    factor: Tensor
-    ratio: Tensor
-
-
-class _Outputs(NamedTuple):
-    """C entries of the vocabulary from ``start`` on.
-
-    Attributes:
-        weight: [C, D].
-        before, after: What is added before and after all is multiplied by the ratio, [C].
-        edits: The vectors e, [U, C].
-    """
-
-    start: int
-    weight: Tensor
-    before: Tensor
-    after: Tensor
-    edits: Tensor
-
-
-class _Block:
-    """Sums of R tokens over the part of the vocabulary that was seen, [M, R] in float64."""
-
-    def __init__(self, tokens: _Tokens, targets: Tensor, predicted: Tensor) -> None:
-        self._tokens, self._named = tokens, torch.stack([targets, predicted], 1)
-        none = torch.zeros_like(tokens.ratio)
-        self._top, self._normaliser = none - torch.inf, none - torch.inf  # log sum exp(l)
-        self._cross = none  # sum exp(l0 - largest of l0) l
-        self._own = none.new_full((*none.shape, 2), torch.nan)  # the logits of the named tokens
-        zero = tokens.ratio.new_zeros(len(targets))
-        # Of the intact model: the largest l0, sum exp(l0 - that), and the same times l0.
-        self._largest, self._total, self._self = zero - torch.inf, zero, zero
-
-    def take(self, outputs: _Outputs, edits: _Edits, predictor: Predictor) -> None:
-        """Take a part of the vocabulary."""
-        tokens, after = self._tokens, outputs.after
-        z = torch.addmm(outputs.before, tokens.source, outputs.weight.T)
-        weights = self._take_intact(predictor.finish(z + after))
-        column = self._named - outputs.start
-        here = (column >= 0) & (column < len(after))
-        column = torch.where(here, column, 0)
-        wide = (z, tokens.factor, outputs.edits, tokens.ratio, after, weights)
-        narrow = [one.float() for one in wide]
-        moved = bool(after.any())
-        found = []
-        for k, (of, large) in enumerate(zip(edits.of, self._large(z, outputs, edits), strict=True)):
-            base, factor, edit, ratio, added, own = wide if large else narrow
-            logits = torch.addmm(base, factor[:, of], edit[of])
-            if edits.rescale:
-                logits.mul_(ratio[k, :, None])
-            if moved:
-                logits.add_(added)
-            logits = predictor.finish(logits)
-            top, named = logits.amax(1), logits.gather(1, column)
-            logits.sub_(top[:, None])
-            cross = (logits * own).sum(1)
-            found.append((top, cross, logits.exp_().sum(1), named))
-        top, cross, total, named = (
-            torch.stack([one.double() for one in each]) for each in zip(*found, strict=True)
-        )
-        self._normaliser = torch.logaddexp(self._normaliser, top + total.log())
-        self._cross = self._cross + cross + top * weights.sum(1)
-        self._top = torch.maximum(self._top, top)
-        self._own = torch.where(here, named, self._own)
-
-    def _take_intact(self, logits: Tensor) -> Tensor:
-        """exp(l0 - largest) [R, C] in float64, after rescaling the sums to the largest so far."""
-        largest = torch.maximum(self._largest, logits.amax(1))
-        rescale = (self._largest - largest).exp()
-        weights = (logits - largest[:, None]).exp()
-        self._total = self._total * rescale + weights.sum(1)
-        self._self = self._self * rescale + (weights * logits).sum(1)
-        self._cross = self._cross * rescale
-        self._largest = largest
-        return weights
-
-    def _large(self, z: Tensor, outputs: _Outputs, edits: _Edits) -> list[bool]:
-        """By ablation, whether a logit before a soft cap may be too large for float32."""
-        tokens, taken = self._tokens, 1 - edits.kept[edits.dims]
-        change = (tokens.factor.abs() * outputs.edits.abs().amax(1)) @ taken
-        size = tokens.ratio * (z.abs().amax(1) + change.T)
-        return (size.amax(1) + outputs.after.abs().amax() > _LARGE).tolist()
-
-    def scores(self) -> list[Scores]:
-        """By ablation."""
-        of_intact = self._largest + self._total.log()
-        kl = (self._self - self._cross) / self._total - of_intact + self._normaliser
-        true, likeliest = self._own.unbind(2)
-        targets, predicted = self._named.unbind(1)
-        same = torch.where(likeliest >= self._top, predicted, -1)
-        chosen = torch.where(true >= self._top, targets, same)
-        unknown = torch.full_like(of_intact, torch.nan)
-        rows = zip(self._normaliser - true, kl.clamp(min=0), chosen, strict=True)
-        return [Scores(loss, unknown, kl, unknown, chosen) for loss, kl, chosen in rows]
+    return Edits(dims, of, kept, normed and ablations[0].at == "state")
 
 
 def _why_not(

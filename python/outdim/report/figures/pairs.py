@@ -19,16 +19,16 @@ _SPELT = 16  # names up to which every value is written into its cell
 
 
 class Pair(NamedTuple):
-    """Two names, their value, and whether it is marked by a star."""
+    """Two names, their value (None: not known), and whether it is marked by a star."""
 
     one: int
     other: int
-    value: float
+    value: float | None
     marked: bool
 
 
 def pairs(id_: str, title: str, caption: str, given: Sequence[Pair]) -> Figure:
-    """Draw the matrix; names are in the order in which they first come."""
+    """Draw the matrix; names are in the order in which they first come. Some value is known."""
     return Figure(
         id=id_,
         title=title,
@@ -50,6 +50,8 @@ def _matrix(given: Sequence[Pair]) -> tuple[NDArray[np.float64], NDArray[np.obje
     values = np.full((len(place), len(place)), np.nan)
     words = np.full(values.shape, "", object)
     for pair in given:
+        if pair.value is None:
+            continue
         said = number(pair.value, 2) if len(place) <= _SPELT else ""
         for at in ((place[pair.one], place[pair.other]), (place[pair.other], place[pair.one])):
             values[at], words[at] = pair.value, said + "*" * pair.marked

@@ -225,6 +225,7 @@ def _pairs(study: Study, stem: str, words: Words) -> list[Figure]:
             [Pair(row["dim"], row["other"], row["interaction"], _surely(row)) for row in rows],
         )
         for number, (place, rows) in enumerate(by_place.items())
+        if any(row["interaction"] is not None for row in rows)
     ]
 
 
