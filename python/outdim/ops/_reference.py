@@ -127,7 +127,7 @@ def apply_edit(
     return torch.where(factor == 0, 0, z * factor) + edit_rows(shift, variant, z.dtype)
 
 
-@torch.no_grad()
+@torch.inference_mode()  # the memory may be of a call in that mode, and is changed in none other
 def moments(hidden: Tensor, call: MomentsCall) -> None:
     """Write head and body: block by block of the selected rows, merged in row order."""
     if call.group is not None:

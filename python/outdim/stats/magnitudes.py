@@ -36,6 +36,7 @@ class Magnitudes(PointCounts):
         self._fresh: dict[str, Tensor] = {}  # of the forward under way, else zeros
         self._taken: set[str] = set()  # the points that it has reached
 
+    @torch.inference_mode()  # what a pass took cannot be changed in place outside of it
     def add(self, point: str, hidden: Tensor) -> None:
         """Count ``hidden`` [..., D] at ``point``, the rows in the order of `begin`."""
         if point not in self._fresh:
@@ -44,6 +45,7 @@ class Magnitudes(PointCounts):
         self._taken.add(point)
         ops.magnitude_counts_add(hidden, self._fresh[point], group=self._group)
 
+    @torch.inference_mode()
     def commit(self) -> None:
         """The forward is complete: what it gave counts."""
         for point in self._taken:
@@ -54,6 +56,7 @@ class Magnitudes(PointCounts):
             ops.magnitude_counts_move(fresh, self._counts[point])
         self._taken.clear()
 
+    @torch.inference_mode()
     def discard(self) -> None:
         """The forward failed: nothing of it counts."""
         for point in self._taken:
