@@ -14,12 +14,13 @@ from outdim.stats import (
     PointMoments,
     TokenShapes,
 )
-from outdim.stats.covariance import PointCovariances
+from outdim.stats.covariance import PointCovariances, Scatter
 from outdim.stats.point_ranks import PointRanks
 from outdim.stats.token_sums import TokenSums
 from outdim.stats.type_buckets import TypeBuckets
 from outdim.stats.type_table import TypeTable
 from outdim.stats.unit_sums import UnitSums
+from torch.utils import _pytree
 
 POINTS, GROUPS, N, DIMS = ("a", "b"), ("text", "special"), 60, 7
 BUCKETS = TypeBuckets.of_counts(torch.ones(500, dtype=torch.int64).numpy())
@@ -56,9 +57,9 @@ def values(accumulator, seed):
     return hidden_states(N, DIMS, torch.float32 if single else torch.float64, seed=seed)
 
 
-def begin(accumulator, seed, points=POINTS):
+def begin(accumulator, seed, points=POINTS, device="cpu"):
     """A forward up to `commit`."""
-    place = torch.arange(N)
+    place = torch.arange(N, device=device)
     rows = (place + seed) % 4
     if isinstance(accumulator, PointMoments):
         rows = None
@@ -66,7 +67,7 @@ def begin(accumulator, seed, points=POINTS):
         rows = rows[None].double()
     accumulator.begin((place + seed) % 500, (place % 3).byte(), rows)
     for point in points:
-        accumulator.add(point, values(accumulator, seed + ord(point))[None])
+        accumulator.add(point, values(accumulator, seed + ord(point))[None].to(device))
 
 
 def forward(accumulator, seed):
@@ -113,3 +114,39 @@ def test_what_inference_mode_has_filled_goes_on_outside_of_it(empty, path):
     for seed in range(6):
         forward(expected, seed)
     assert_same(mixed, expected)
+
+
+def elsewhere(given):
+    return _pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), given)
+
+
+@pytest.mark.parametrize("kind", ["magnitudes", "extremes", "units"])
+def test_a_merged_state_follows_the_hidden_states_to_their_device(kind):
+    mine = KINDS[kind]().merge(forward(KINDS[kind](), 0).state_dict())
+    begin(mine, 1)
+    for name in ("_pending", "_pending_counts", "_fresh", "_cells"):
+        if name in vars(mine):
+            setattr(mine, name, elsewhere(getattr(mine, name)))
+    mine.commit()
+    for name in ("_counts", "_sums"):
+        for tensor in _pytree.tree_leaves(vars(mine).get(name, [])):
+            assert tensor.is_meta
+
+
+def test_a_scatter_follows_later_rows_to_their_device():
+    rows = torch.randn(9, 4)
+    found = Scatter.of(rows).with_later(Scatter.of(rows.to("meta")))
+    assert found.n == 18
+    assert found.mean.is_meta
+    assert found.products.is_meta
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["comoments", "magnitudes", "extremes", "units", "covariances"])
+def test_a_state_merged_on_the_cpu_grows_on_a_gpu(kind):
+    first = forward(KINDS[kind](), 0).state_dict()
+    mine, expected = (KINDS[kind]().merge(first) for _ in range(2))
+    for accumulator, device in ((mine, "cuda"), (expected, "cpu")):
+        begin(accumulator, 1, device=device)
+        accumulator.commit()
+    assert_same(mine, expected)

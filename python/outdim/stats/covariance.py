@@ -40,11 +40,12 @@ class Scatter(NamedTuple):
 
     @torch.inference_mode()  # what a pass took cannot be changed in place outside of it
     def with_later(self, later: Scatter) -> Scatter:
-        """With other rows behind (Chan et al. 1983); its products are in the memory of these."""
+        """With other rows behind (Chan et al. 1983), on their device; uses up the memory of these."""
         n = self.n + later.n
-        delta = later.mean - self.mean
-        self.products.add_(later.products).addr_(delta, delta, alpha=self.n * later.n / n)
-        return Scatter(n, self.mean + delta * (later.n / n), self.products)
+        mean, products = (part.to(later.mean.device) for part in self[1:])
+        delta = later.mean - mean
+        products.add_(later.products).addr_(delta, delta, alpha=self.n * later.n / n)
+        return Scatter(n, mean + delta * (later.n / n), products)
 
     @property
     def covariance(self) -> Tensor:

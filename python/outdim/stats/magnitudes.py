@@ -50,10 +50,11 @@ class Magnitudes(PointCounts):
         """The forward is complete: what it gave counts."""
         for point in self._taken:
             fresh = self._fresh[point]
-            if point not in self._counts:
-                shape = (*fresh.shape[:2], MAGNITUDE_BINS)
-                self._counts[point] = torch.zeros(shape, dtype=torch.int64, device=fresh.device)
-            ops.magnitude_counts_move(fresh, self._counts[point])
+            counts = self._counts.get(point)
+            if counts is None:
+                counts = fresh.new_zeros((*fresh.shape[:2], MAGNITUDE_BINS), dtype=torch.int64)
+            self._counts[point] = counts = counts.to(fresh.device)  # one that was merged: the CPU's
+            ops.magnitude_counts_move(fresh, counts)
         self._taken.clear()
 
     @torch.inference_mode()
