@@ -139,14 +139,3 @@ def test_a_scatter_follows_later_rows_to_their_device():
     assert found.n == 18
     assert found.mean.is_meta
     assert found.products.is_meta
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("kind", ["comoments", "magnitudes", "extremes", "units", "covariances"])
-def test_a_state_merged_on_the_cpu_grows_on_a_gpu(kind):
-    first = forward(KINDS[kind](), 0).state_dict()
-    mine, expected = (KINDS[kind]().merge(first) for _ in range(2))
-    for accumulator, device in ((mine, "cuda"), (expected, "cpu")):
-        begin(accumulator, 1, device=device)
-        accumulator.commit()
-    assert_same(mine, expected)

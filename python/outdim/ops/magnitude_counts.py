@@ -17,6 +17,7 @@ from outdim.ops._check import (
     check_device,
     check_hidden,
     check_tensor,
+    check_values,
     group_error,
     group_per_row,
 )
@@ -118,6 +119,7 @@ def _prepare(
 
 
 def _add(hidden: Tensor, fresh: Tensor, group: Tensor | None, backend: str) -> None:
+    check_values(hidden)
     rows, call = _prepare(hidden, fresh, group)
     try:
         kernels(choose(backend, rows)).magnitude_counts_add(rows, call)

@@ -40,7 +40,7 @@ class Scatter(NamedTuple):
 
     @torch.inference_mode()  # what a pass took cannot be changed in place outside of it
     def with_later(self, later: Scatter) -> Scatter:
-        """With other rows behind (Chan et al. 1983), on their device; uses up the memory of these."""
+        """With later rows (Chan et al. 1983), on their device; uses up the memory of these."""
         n = self.n + later.n
         mean, products = (part.to(later.mean.device) for part in self[1:])
         delta = later.mean - mean
