@@ -57,7 +57,8 @@ class PointCovariances:
     """A `Scatter` per (point, group of tokens).
 
     Rows are kept until there are `_ROWS` of a group: a product of few rows costs as much memory
-    traffic as one of many. Memory: 8 D² bytes a point and group, twice over while rows are added.
+    traffic as one of many. Memory: 8 D² bytes a point and group, twice over while rows are added,
+    and the rows that wait: fewer than `_ROWS` and those of a batch.
 
     Args:
         points: Names of the points; others are left alone.
