@@ -6,6 +6,7 @@ import numpy as np
 import outdim
 import pytest
 from outdim.analysis.sampled import ROTATED, STRONGEST, Sampled
+from outdim.analysis.table import TidyRows
 from scipy.stats import linregress
 from tiny import tiny_model, tiny_texts, tiny_tokenizer
 
@@ -111,3 +112,16 @@ def test_what_is_not_known_has_its_reason(texts):
     model.embeddings.word_embeddings.weight.data[tiny_tokenizer()("w1").input_ids[1]] = np.nan
     table = stats(outdim.geometry(model, tiny_tokenizer(), texts))
     assert set(table.loc[[*ROTATED, "informativity_1"]].reason) == {"nonfinite values"}
+
+
+def test_a_token_of_zeros_has_no_ratio_and_says_so():
+    found = rows()
+    found.rows[7] = 0
+    kept = TidyRows()
+    found.add_to(kept, [3, 5, 1, 2, 4], point="p", layer=0)
+    reasons = {row["statistic"]: row["reason"] for row in kept.table().to_pylist()}
+    unknown = "a token of zeros, or all values are alike"
+    assert {name for name, reason in reasons.items() if reason == unknown} == {
+        "max_median_rotated", "top3_median_rotated", "kurtosis_token_rotated",
+    }  # fmt: skip
+    assert reasons["informativity_1"] == ""

@@ -1,5 +1,8 @@
 """What a batch or a norm has checked once: the bytes of the public ops, and errors all the same."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from ops.oracles import KERNEL_DTYPES, frequency_table, hidden_states, zipf_ids
@@ -92,6 +95,64 @@ def test_a_batch_serves_tensors_of_other_widths_and_layouts():
             assert same_bytes(a, b)
 
 
+def shared(state):
+    """The same state; its tensors were moved, as those that go to another process are."""
+    for part in state:
+        part.share_memory_()
+    return state
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        copy.deepcopy,
+        lambda state: pickle.loads(pickle.dumps(state)),
+        lambda state: state._replace(head=state.head.clone(), body=state.body.clone()),
+        shared,
+    ],
+    ids=["deepcopy", "pickle", "replace", "share_memory"],
+)
+def test_states_that_were_copied_or_moved_are_used_where_they_lie(other, path):
+    n, hidden = 30, hidden_states(30, 9)
+    rows = CheckedRows(statistics(n), n, CPU)
+    first = CheckedStatistics(rows).moments(hidden)
+    spare = CheckedStatistics(rows).moments(hidden * 2)
+    expected = ops.moments(hidden, **options(statistics(n)), before=first)
+    kept = [part.clone() for part in (*first, *spare)]
+    before, out = other(first), other(spare)
+    state = CheckedStatistics(rows, before, out).moments(hidden)
+    for a, b in zip(state, expected, strict=True):
+        assert same_bytes(a, b)
+    assert [part.data_ptr() for part in state] == [part.data_ptr() for part in out]
+    for a, b in zip((*first, *(() if out is spare else spare)), kept, strict=False):
+        assert same_bytes(a, b)
+
+
+def test_an_accumulator_in_the_midst_of_a_forward_can_be_copied():
+    def take(moments, point, seed):
+        moments.add(point, hidden_states(20, 6, seed=seed))
+
+    moments = PointMoments(["a", "b"], ("text",), Covariates(frequency_table(), ("x", "y")))
+    for batch in range(3):
+        moments.begin(zipf_ids(20, batch), torch.ones(20, dtype=torch.uint8))
+        take(moments, "a", batch)
+        take(moments, "b", 10 + batch)
+        if batch < 2:
+            moments.commit()
+    before = moments.state_dict()
+    copies = [copy.deepcopy(moments), pickle.loads(pickle.dumps(moments))]
+    for other in copies:
+        take(other, "a", 99)
+        other.commit()
+    for name, part in moments.state_dict().items():
+        assert same_bytes(part, before[name])
+    take(moments, "a", 99)
+    moments.commit()
+    for other in copies:
+        for name, part in moments.state_dict().items():
+            assert same_bytes(part, other.state_dict()[name]), name
+
+
 def test_who_looks_on_sees_the_op():
     n = 30
     rows, hidden = CheckedRows(statistics(n), n, CPU), hidden_states(n, 9)
@@ -171,6 +232,21 @@ def test_a_norm_has_the_bytes_of_the_public_op(dtype, of, rms, with_residual, pa
             assert same_bytes(s, expected[1])
         for a, b in zip(state, expected[2], strict=True):
             assert same_bytes(a, b)
+
+
+def test_a_norm_sees_what_became_of_its_parameters():
+    n, d = 12, 8
+    x, table = hidden_states(n, d), torch.rand(d, d)
+    rows, norm = CheckedRows(statistics(n), n, CPU), CheckedNorm(1e-6, True)
+    halves = table.view(torch.bfloat16)  # of the same memory
+    for gamma in (table[0], halves[0, :d], table[0], table[:, 0], table[:, 0], table[0]):
+        for factor in (1, 3):
+            gamma.mul_(factor)
+            with torch.no_grad():
+                y, _, _ = norm(x, gamma, None, None, CheckedStatistics(rows), "output")
+            assert same_bytes(y, ops.layer_norm(x, gamma, None, 1e-6, rms=True))
+    with torch.no_grad(), pytest.raises(ArgumentError, match=r"gamma: expected \(8,\)"):
+        norm(x, table[0, :5], None, None, CheckedStatistics(rows), "output")
 
 
 def test_a_gradient_is_recorded_as_ever():

@@ -212,6 +212,19 @@ def _nested(layout):
     return torch.nested.nested_tensor([rows(2), rows(3)], layout=layout)
 
 
+ORDER, STARTS = ops.segments(torch.zeros(6, dtype=torch.int64), 1)
+OF_HIDDEN = {
+    "moments": lambda x: ops.moments(x),
+    "comoments": lambda x: ops.comoments(x, torch.ones(1, 6, dtype=torch.float64, device=x.device)),
+    "magnitude_counts": lambda x: ops.magnitude_counts_add(
+        x, ops.magnitude_counts_empty(1, 8, x.device)
+    ),
+    "token_shape": lambda x: ops.token_shape(x),
+    "sizes": lambda x: ops.sizes(x, ORDER.to(x.device), STARTS.to(x.device)),
+    "unit_sums": lambda x: ops.unit_sums(x, ORDER.to(x.device), STARTS.to(x.device)),
+}
+
+
 @pytest.mark.filterwarnings("ignore")  # torch's own, of prototypes
 @pytest.mark.parametrize(
     "make",
@@ -227,28 +240,31 @@ def _nested(layout):
     "call",
     [
         lambda x: ops.layer_norm(x, torch.ones(8), torch.zeros(8)),
-        lambda x: ops.moments(x),
-        lambda x: ops.segment_sums(
-            x, *ops.segments(torch.zeros(6, dtype=torch.int64), 1), torch.zeros(1, 3, 8).double()
-        ),
+        lambda x: ops.segment_sums(x, ORDER, STARTS, torch.zeros(1, 3, 8).double()),
         lambda x: ops.rank_histogram_touch(x.bfloat16(), torch.tensor([0])),
-        lambda x: ops.magnitude_counts_add(x, ops.magnitude_counts_empty(1, 8)),
-        lambda x: ops.token_shape(x),
+        *OF_HIDDEN.values(),
     ],
-    ids=[
-        "layer_norm",
-        "moments",
-        "segment_sums",
-        "rank_histogram",
-        "magnitude_counts",
-        "token_shape",
-    ],
+    ids=["layer_norm", "segment_sums", "rank_histogram", *OF_HIDDEN],
 )
 def test_tensors_that_are_not_dense(call, make):
     with pytest.raises(DtypeError, match=r"expected a dense tensor, got|got a nested tensor"):
         call(make())
 
 
-def test_a_tensor_without_values():
+@pytest.mark.parametrize("call", OF_HIDDEN.values(), ids=OF_HIDDEN)
+def test_a_tensor_without_values(call):
     with pytest.raises(DtypeError, match="hidden: expected values, got a tensor on meta"):
-        ops.moments(rows().to("meta"))
+        call(rows().to("meta"))
+
+
+@pytest.mark.parametrize("name", sorted(OF_HIDDEN.keys() - {"magnitude_counts"}))
+def test_arrays_give_arrays(name):
+    given = rows()
+    expected = OF_HIDDEN[name](given)
+    found = OF_HIDDEN[name](given.numpy())
+    pairs = [(found, expected)] if name == "unit_sums" else zip(found, expected, strict=True)
+    for a, b in pairs:
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert isinstance(a, np.ndarray)
+            np.testing.assert_array_equal(a, b.numpy())

@@ -169,7 +169,8 @@ def test_waiting_for_others_ends_with_sound_states_only(corpus, options):
     path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
     mending = threading.Timer(0.5, lambda: path.write_bytes(sound))
     mending.start()
-    executing._wait_for_others(worker, ["correlate"], Share(0, 2, waits=True))
+    stage = range(len(store))
+    executing._wait_for_others(worker, ["correlate"], stage, Share(0, 2, waits=True))
     assert path.read_bytes() == sound
     mending.join()
 

@@ -146,30 +146,6 @@ def test_splits_merges_and_failed_forwards():
         merged.merge({"q": whole.state_dict()["p"]})
 
 
-def test_what_a_pass_took_grows_outside_of_it():
-    """States that a forward in inference mode has filled are merged and go on elsewhere."""
-    hidden, group, block = rows()
-    expected = units(hidden, group, block), covariances(hidden, group)
-    first, second, third = slice(40), slice(40, 80), slice(80, None)
-    with torch.inference_mode():
-        mixed = (
-            units(hidden[first], group[first], block[first]),
-            covariances(hidden[first], group[first]),
-        )
-    others = (
-        units(hidden[second], group[second], block[second]),
-        covariances(hidden[second], group[second]),
-    )
-    for one, other in zip(mixed, others, strict=True):
-        one.merge(other.state_dict())
-        one.begin(group[third], group[third], block[third])
-        one.add("p", hidden[third])
-        one.commit()
-    for one, other in zip(mixed, expected, strict=True):
-        for name, tensor in other.state_dict().items():
-            torch.testing.assert_close(one.state_dict()[name], tensor, rtol=1e-10, atol=1e-10)
-
-
 def covariances(hidden, group, batches=1):
     found = PointCovariances(["p"], GROUPS)
     for part, of in zip(hidden.chunk(batches), group.chunk(batches), strict=True):

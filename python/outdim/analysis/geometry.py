@@ -212,8 +212,8 @@ def geometry(
         texts: Documents, or where they are: a path, glob or dataset id, or an open corpus
             (`outdim.open_corpus`, which takes several files too).
         points: Names of points; None observes the embeddings and the output of every block.
-        covariance: Points at which the covariance is taken, 24 D^2 bytes each; None takes the
-            middle and the last of the points, up to D = 4,096.
+        covariance: Points at which the covariance is taken, 24 D^2 bytes each and up to 3,069
+            rows that wait; None takes the middle and the last of the points, up to D = 4,096.
         top: How many dimensions are left out of the read-out: those that add most to the expected
             cosine among the first 2,048 tokens, at each point its own.
         leave_out: Dimensions that are left out at every point instead.

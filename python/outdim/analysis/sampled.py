@@ -125,7 +125,8 @@ class Sampled:
                 rows.add(name, np.nan, n=len(self.rows), reason=found, **at)
                 continue
             low, high = found.interval(share=name.startswith("informativity"))
-            reason = "" if np.isfinite(found.value) else "all values are alike"
+            known = np.isfinite(found.value)
+            reason = "" if known else "a token of zeros, or all values are alike"
             rows.add(
                 name, found.value, low=low, high=high, n=len(self.rows), reason=reason, **at
             )  # fmt: skip

@@ -105,7 +105,9 @@ class SizesCall(NamedTuple):
 class ComomentsCall(NamedTuple):
     """Values, selection and outputs of a comoments kernel; see csrc/core/comoments.h."""
 
-    moments: MomentsCall  # with rows and group, and memory for whoever takes all moments
+    rows: Tensor  # [K, N] float64
+    group: Tensor | None  # [N] uint8
+    groups: int
     head: Tensor  # [groups, 1 + 2 K] float64, to be written
     body: Tensor  # [groups, 2 + K, D] float64, to be written
 

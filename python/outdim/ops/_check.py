@@ -69,6 +69,12 @@ def check_hidden(name: str, value: Any) -> torch.Size:
     return shape
 
 
+def check_values(value: Any) -> None:
+    """Check that hidden states are not on meta; fakes of the ops take those too."""
+    if isinstance(value, Tensor) and value.is_meta:
+        raise DtypeError("hidden: expected values, got a tensor on meta, which has none")
+
+
 def not_dense(name: str, value: Tensor) -> Exception:
     """Build the error for a sparse or nested tensor."""
     kind = "a nested tensor" if value.is_nested else f"one of layout {value.layout}"

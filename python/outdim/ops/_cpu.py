@@ -215,13 +215,12 @@ def sizes(hidden: Tensor, call: SizesCall) -> None:
 
 def comoments(hidden: Tensor, call: ComomentsCall) -> None:
     """Run the kernel with torch's number of threads."""
-    module, (rows, group) = core(), (call.moments.rows, call.moments.group)
-    assert rows is not None
+    module = core()
     args = module.ComomentsArgs(
-        rows.data_ptr(),
-        len(rows),
-        _address(group),
-        call.moments.groups,
+        call.rows.data_ptr(),
+        len(call.rows),
+        _address(call.group),
+        call.groups,
         call.head.data_ptr(),
         call.body.data_ptr(),
     )

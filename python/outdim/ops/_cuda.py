@@ -35,7 +35,7 @@ from outdim.ops._cpu import (
     segment_sums_args,
     token_shape_args,
 )
-from outdim.ops._reference import part_of_moments
+from outdim.ops._reference import comoments_by
 
 
 def _context(module: Any, device: torch.device, workspace: Tensor | None = None) -> Any:
@@ -101,8 +101,7 @@ def moments(hidden: Tensor, call: MomentsCall) -> None:
 
 def comoments(hidden: Tensor, call: ComomentsCall) -> None:
     """Queue the kernel of all moments, of which this is a part."""
-    moments(hidden, call.moments)
-    part_of_moments(call)
+    comoments_by(moments, hidden, call)
 
 
 def rank_histogram_touch(hidden: Tensor, call: RankTouchCall) -> None:

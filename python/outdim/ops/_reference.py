@@ -4,6 +4,8 @@ They say what the kernels must compute, serve where there is no compiled module,
 that float64 tensors take. Statistics are float64 throughout.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -127,7 +129,7 @@ def apply_edit(
     return torch.where(factor == 0, 0, z * factor) + edit_rows(shift, variant, z.dtype)
 
 
-@torch.no_grad()
+@torch.inference_mode()  # the memory may be of a call in that mode, and is changed in none other
 def moments(hidden: Tensor, call: MomentsCall) -> None:
     """Write head and body: block by block of the selected rows, merged in row order."""
     if call.group is not None:
@@ -154,20 +156,29 @@ def moments(hidden: Tensor, call: MomentsCall) -> None:
 
 def comoments(hidden: Tensor, call: ComomentsCall) -> None:
     """Write head and body from all the moments."""
-    moments(hidden, call.moments)
-    part_of_moments(call)
+    comoments_by(moments, hidden, call)
 
 
-def part_of_moments(call: ComomentsCall) -> None:
-    """Copy what `comoments` asks for from all the moments, where these were written."""
-    k = covariates_of(call.head.shape[1])
+def comoments_by(
+    moments: Callable[[Tensor, MomentsCall], None], hidden: Tensor, call: ComomentsCall
+) -> None:
+    """Write head and body of `comoments` as a part of all the moments that a kernel takes."""
+    k, groups = len(call.rows), call.groups
+    sizes = (groups, head_size(k)), (groups, body_rows(k, shape=False), hidden.shape[1])
+    head, body = (hidden.new_empty(size, dtype=torch.float64) for size in sizes)
+    moments(
+        hidden,
+        MomentsCall(
+            None, None, call.rows, call.group, groups, 0.0, True, False, None, None, head, body
+        ),
+    )
     first = comoment_row(k, 0, of_abs=True)
-    call.head.copy_(call.moments.head)
+    call.head.copy_(head)
     call.body.copy_(
         torch.cat(
             [
-                call.moments.body[:, BodyRow.MEAN_ABS : BodyRow.M2_ABS + 1],
-                call.moments.body[:, first : first + k],
+                body[:, BodyRow.MEAN_ABS : BodyRow.M2_ABS + 1],
+                body[:, first : first + k],
             ],
             1,
         )

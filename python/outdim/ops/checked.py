@@ -37,13 +37,17 @@ class CheckedRows:
     """
 
     def __init__(self, given: StatisticsArgs, n: int, device: torch.device) -> None:
-        self.n, self.device = n, device
+        self.given, self.n, self.device = given, n, device
         self.arguments = given.flatten(torch.empty(0, device=device))[:-2]
         self.found = check_rows(n, device, *self.arguments)
         module = core()
         self.native = None if module is None else _cpu.rows_args(module, self.found)
         found = self.found
         self.size = found.groups, found.covariates, found.shape  # of a state, without D
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy what was given: a copy's rows lie elsewhere than `native` says."""
+        return CheckedRows, (self.given, self.n, self.device)
 
 
 class CheckedStatistics(NamedTuple):
@@ -87,7 +91,10 @@ class CheckedStatistics(NamedTuple):
             return MomentsCall(*rows.found, earlier_head, earlier_body, head, body)
         native = rows.native
         if native is not None:
-            native = native.with_state(*before.addresses, *out.addresses)
+            native = native.with_state(
+                before.head.data_ptr(), before.body.data_ptr(), out.head.data_ptr(),
+                out.body.data_ptr(),
+            )  # fmt: skip
         return MomentsCall(*rows.found, *before, *out, native)
 
     def state(self, call: MomentsCall) -> MomentsState:
@@ -96,15 +103,16 @@ class CheckedStatistics(NamedTuple):
             return self.out
         state = _KnownState(call.head, call.body)
         state.size = (*self.rows.size, call.body.shape[-1], call.body.device)
-        state.addresses = call.head.data_ptr(), call.body.data_ptr()
         return state
 
 
 class _KnownState(MomentsState):
-    """A state in memory that a call has checked or allocated."""
+    """A state of a size that a call has checked or allocated; a copy of it has to be checked."""
 
-    size: tuple[Any, ...]
-    addresses: tuple[int, int]
+    size: tuple[Any, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MomentsState, tuple(self)
 
 
 def _known(state: MomentsState | None, size: tuple[Any, ...]) -> TypeGuard[_KnownState]:

@@ -22,8 +22,9 @@ _Result = tuple[Tensor, Tensor | None, MomentsState]
 class CheckedNorm:
     """`outdim.ops.layer_norm_moments` of one norm, call for call.
 
-    Its parameters are checked at the first call, and again when they lie elsewhere in memory or x
-    comes with another dtype, width or device. The norms of a forward are many, and where their
+    Its parameters are checked at the first call, and again when they lie otherwise in memory or x
+    comes with another dtype, width or device: at every call where they are not contiguous, or made
+    anew, as those of a norm with an offset are. The norms of a forward are many, and where their
     kernels have little to do, checks were most of their time.
 
     Args:
@@ -53,11 +54,12 @@ class CheckedNorm:
                 x, gamma, beta, self._eps, statistics=statistics, of=of, rms=self._rms,
                 residual=residual, return_sum=with_sum,
             )  # fmt: skip
-        key = x.dtype, x.shape[-1], x.device, _address(gamma), _address(beta)
+        key = x.dtype, x.shape[-1], x.device, _place(gamma), _place(beta)
         if key != self._key:
             self._parameters = op.check_parameters(x, gamma, beta)
             self._native = _cpu.norm_args(core(), self._call(x, None, None, x, None))
-            self._key = key
+            is_copy = self._parameters[0] is not gamma or self._parameters[1] is not beta
+            self._key = () if is_copy else key  # what changes in place does not change its copy
         return self._launch(x, residual, statistics, of == "input", with_sum)
 
     def _is_plain(self, x: Tensor, residual: Tensor | None) -> bool:
@@ -105,3 +107,10 @@ class CheckedNorm:
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def _place(tensor: Tensor | None) -> tuple[Any, ...]:
+    """Where the values of a parameter lie, and how."""
+    if tensor is None:
+        return ()
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()

@@ -5,15 +5,23 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from outdim.errors import ArgumentError, DtypeError
+from outdim.errors import ArgumentError
 from outdim.ops._calls import ComomentsCall
-from outdim.ops._check import as_rows, as_tensor, check_hidden, unexpected
+from outdim.ops._check import (
+    as_rows,
+    as_tensor,
+    check_hidden,
+    check_values,
+    group_error,
+    unexpected,
+)
 from outdim.ops._dispatch import Backend, choose, kernels, via_op
 from outdim.ops._library import register
-from outdim.ops._statistics import prepare, row_error
+from outdim.ops._statistics import check_rows
 from outdim.ops.layout import COMOMENTS_BASE, head_size
 
 
@@ -22,7 +30,7 @@ class Comoments(NamedTuple):
 
     `head[g]` is n, the K means and the K M2 of the values; `body[g]` has rows of length D: mean
     |h|, M2 |h|, then the K co-moments C(x_k, |h|). M2 and C are sums of products of deviations from
-    the means; a group without rows is all 0.
+    the means; a group without rows is all 0. Arrays where `hidden` was one.
     """
 
     head: Any  # [G, 1 + 2 K]
@@ -62,17 +70,19 @@ def comoments(
         >>> found.body[0, :, 0].tolist()  # mean and M2 of |h|, and what both share
         [3.0, 8.0, 4.0]
     """
-    hidden, rows, group = (
+    given, rows, group = (
         as_tensor(name, value)
         for name, value in (("hidden", hidden), ("rows", rows), ("group", group))
     )
-    call = torch.ops.outdim.comoments if via_op(hidden) else _comoments
-    hidden = hidden.detach() if isinstance(hidden, Tensor) else hidden
-    return Comoments(*call(hidden, rows, group, groups, backend))
+    call = torch.ops.outdim.comoments if via_op(given) else _comoments
+    found = call(
+        given.detach() if isinstance(given, Tensor) else given, rows, group, groups, backend
+    )
+    return Comoments(*(part.numpy() for part in found) if isinstance(hidden, np.ndarray) else found)
 
 
 def merge_comoments(earlier: Comoments, later: Comoments) -> Comoments:
-    """Merge the state of other rows behind one (Chan, Golub, LeVeque 1983).
+    """Merge the state of other rows behind one, both of tensors (Chan, Golub, LeVeque 1983).
 
     A group without rows leaves the bytes of the other.
     """
@@ -105,13 +115,13 @@ def merge_comoments(earlier: Comoments, later: Comoments) -> Comoments:
 def _comoments(
     hidden: Tensor, rows: Tensor, group: Tensor | None, groups: int, backend: str
 ) -> tuple[Tensor, Tensor]:
-    if isinstance(hidden, Tensor) and hidden.is_meta:
-        raise DtypeError("hidden: expected values, got a tensor on meta, which has none")
+    check_values(hidden)
     view, call = _prepare(hidden, rows, group, groups)
     try:
         kernels(choose(backend, view)).comoments(view, call)
     except IndexError as error:
-        raise row_error(call.moments) from error
+        assert call.group is not None
+        raise group_error(call.group, groups) from error
     return call.head, call.body
 
 
@@ -127,8 +137,10 @@ def _prepare(
     if isinstance(rows, Tensor) and not k:
         raise ArgumentError(f"rows: expected at least one value of each row, got {rows.shape}")
     sizes = (groups, head_size(k)), (groups, COMOMENTS_BASE + k, d)
-    moments = prepare(view, None, None, None, rows, group, groups, 0.0, True, False, None, None)
-    return view, ComomentsCall(moments, *(view.new_empty(s, dtype=torch.float64) for s in sizes))
+    found = check_rows(n, view.device, None, None, rows, group, groups, 0.0, True, False)
+    assert found.rows is not None
+    head, body = (view.new_empty(size, dtype=torch.float64) for size in sizes)
+    return view, ComomentsCall(found.rows, found.group, groups, head, body)
 
 
 def _fake(

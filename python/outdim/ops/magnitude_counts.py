@@ -17,6 +17,7 @@ from outdim.ops._check import (
     check_device,
     check_hidden,
     check_tensor,
+    check_values,
     group_error,
     group_per_row,
 )
@@ -28,7 +29,9 @@ from outdim.ops.layout import MAGNITUDE_BINS, MAGNITUDE_ROOM
 def magnitude_counts_empty(groups: int, dims: int, device: torch.device | str = "cpu") -> Tensor:
     """Make room for the histograms of a batch: zeros [G, D, 528] int32.
 
-    The counts are ``[..., :512]``; what stands behind them is for `magnitude_counts_move`.
+    The counts are ``[..., :512]``; what stands behind them tells `magnitude_counts_move` on the CPU
+    where they are. So the room of one device is for the ops there alone: no sums of two, no copy to
+    another device before it was moved.
     """
     return torch.zeros(groups, dims, MAGNITUDE_ROOM, dtype=torch.int32, device=device)
 
@@ -73,7 +76,8 @@ def magnitude_counts_move(fresh: Tensor, counts: Tensor) -> None:
     """Add the histograms of a batch to those of all, and leave zeros: in place.
 
     Args:
-        fresh: [G, D, 528] int32, as `magnitude_counts_add` fills it.
+        fresh: [G, D, 528] int32, as `magnitude_counts_add` has filled it on its device; counts
+            that came there otherwise may be left where they are.
         counts: [G, D, 512] int64, contiguous, on the same device.
 
     Raises:
@@ -118,6 +122,7 @@ def _prepare(
 
 
 def _add(hidden: Tensor, fresh: Tensor, group: Tensor | None, backend: str) -> None:
+    check_values(hidden)
     rows, call = _prepare(hidden, fresh, group)
     try:
         kernels(choose(backend, rows)).magnitude_counts_add(rows, call)

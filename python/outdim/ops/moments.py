@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from outdim.errors import ArgumentError, DtypeError
+from outdim.errors import ArgumentError
 from outdim.ops._calls import MomentsCall
-from outdim.ops._check import as_rows, as_tensor, check_hidden
+from outdim.ops._check import as_rows, as_tensor, check_hidden, check_values
 from outdim.ops._dispatch import Backend, choose, kernels, via_op
 from outdim.ops._library import register
 from outdim.ops._statistics import prepare, row_error
@@ -219,8 +219,7 @@ def _launch(
 def rows_of_values(hidden: Any) -> Tensor:
     """Check hidden states (..., D) and view them as rows [N, D]."""
     check_hidden("hidden", hidden)
-    if hidden.is_meta:
-        raise DtypeError("hidden: expected values, got a tensor on meta, which has none")
+    check_values(hidden)
     return as_rows(hidden)
 
 

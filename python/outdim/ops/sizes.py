@@ -2,12 +2,20 @@
 
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from outdim.errors import ArgumentError
 from outdim.ops._calls import SizesCall
-from outdim.ops._check import as_rows, as_tensor, check_device, check_hidden, check_tensor
+from outdim.ops._check import (
+    as_rows,
+    as_tensor,
+    check_device,
+    check_hidden,
+    check_tensor,
+    check_values,
+)
 from outdim.ops._dispatch import Backend, choose, kernels, via_op
 from outdim.ops._library import register
 
@@ -16,7 +24,7 @@ Squares = Literal["layer_norm", "rms_norm"]
 
 
 class Sizes(NamedTuple):
-    """Sizes of N rows in S segments.
+    """Sizes of N rows in S segments; arrays where `hidden` was one.
 
     Attributes:
         largest: [S, D], the largest |h| of each segment and dimension, 0 without rows: float32,
@@ -25,8 +33,8 @@ class Sizes(NamedTuple):
             deviations from it; 0 for rows of no segment. None where it was not asked for.
     """
 
-    largest: Tensor | None
-    squares: Tensor | None
+    largest: Any
+    squares: Any
 
 
 def sizes(
@@ -46,7 +54,7 @@ def sizes(
 
     Args:
         hidden: (..., D) float32, float16, bfloat16 or float64, N rows.
-        order: [M] int64 and
+        order: [M] int64, each row at most once, and
         starts: [S + 1] int64, as `segments` gives them.
         largest: Whether to find the largest.
         squares: Mean and squares as ``"layer_norm"`` or ``"rms_norm"`` has them; None for none.
@@ -64,16 +72,18 @@ def sizes(
         >>> found.largest.tolist(), found.squares.tolist()
         ([[2.0, 3.0]], [[2.0, 2.0], [0.0, 8.0]])
     """
-    hidden, order, starts = (
+    given, order, starts = (
         as_tensor(name, value)
         for name, value in (("hidden", hidden), ("order", order), ("starts", starts))
     )
     if squares not in (None, "layer_norm", "rms_norm"):
         raise ArgumentError(f'squares: expected "layer_norm", "rms_norm" or None, got {squares!r}')
-    run = torch.ops.outdim.sizes if via_op(hidden) else _run
-    hidden = hidden.detach() if isinstance(hidden, Tensor) else hidden
+    run = torch.ops.outdim.sizes if via_op(given) else _run
+    given = given.detach() if isinstance(given, Tensor) else given
     wanted = squares is not None
-    found = run(hidden, order, starts, largest, wanted, squares == "rms_norm", backend)
+    found = run(given, order, starts, largest, wanted, squares == "rms_norm", backend)
+    if isinstance(hidden, np.ndarray):
+        found = tuple(part.numpy() for part in found)
     return Sizes(found[0] if largest else None, found[1] if wanted else None)
 
 
@@ -114,6 +124,7 @@ def _run(
     rms: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
+    check_values(hidden)
     rows, call = _prepare(hidden, order, starts, largest, squares, rms)
     chosen = choose(backend, rows)
     try:

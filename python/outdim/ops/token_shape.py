@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from outdim.ops._calls import TokenShapeCall
-from outdim.ops._check import as_rows, as_tensor, check_hidden, group_per_row
+from outdim.ops._check import as_rows, as_tensor, check_hidden, check_values, group_per_row
 from outdim.ops._dispatch import Backend, choose, kernels, via_op
 from outdim.ops._library import register
 
@@ -72,6 +72,7 @@ def _prepare(hidden: Tensor, group: Tensor | None) -> tuple[Tensor, TokenShapeCa
 
 
 def _run(hidden: Tensor, group: Tensor | None, backend: str) -> tuple[Any, ...]:
+    check_values(hidden)
     rows, call = _prepare(hidden, group)
     kernels(choose(backend, rows)).token_shape(rows, call)
     return call[1:]

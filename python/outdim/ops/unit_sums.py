@@ -5,12 +5,20 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from outdim.errors import ArgumentError
 from outdim.ops._calls import UnitSumsCall
-from outdim.ops._check import as_rows, as_tensor, check_device, check_hidden, check_tensor
+from outdim.ops._check import (
+    as_rows,
+    as_tensor,
+    check_device,
+    check_hidden,
+    check_tensor,
+    check_values,
+)
 from outdim.ops._dispatch import Backend, choose, kernels, via_op
 from outdim.ops._library import register
 
@@ -25,7 +33,7 @@ def unit_sums(
     *,
     left_out: Any = None,
     backend: Backend = "auto",
-) -> Tensor:
+) -> Any:
     """Sum the unit vectors of the rows of each segment, with and without some dimensions.
 
     u_i = h_i / ||h_i||, v_i = h'_i / ||h'_i|| where h' is h with the dimensions left out put to 0:
@@ -47,7 +55,7 @@ def unit_sums(
         backend: "auto", "cpu", "cuda" or "reference"; "cuda" is the reference on CUDA.
 
     Returns:
-        [S, 4, D] float64, zeros for a segment without rows.
+        [S, 4, D] float64, zeros for a segment without rows; an array where `hidden` was one.
 
     Raises:
         ArgumentError, DtypeError, BackendError: As `moments`, and an index outside of `hidden`,
@@ -61,7 +69,7 @@ def unit_sums(
         >>> unit_sums(hidden, order, starts, left_out=torch.tensor([1]))[0].tolist()
         [[1.0, 1.0], [1.0, 1.0], [1.0, 0.0], [1.0, 0.0]]
     """
-    hidden, order, starts, left_out = (
+    given, order, starts, left_out = (
         as_tensor(name, value)
         for name, value in (
             ("hidden", hidden),
@@ -70,11 +78,10 @@ def unit_sums(
             ("left_out", left_out),
         )
     )
-    run = torch.ops.outdim.unit_sums if via_op(hidden) else _run
-    found: Tensor = run(
-        hidden.detach() if isinstance(hidden, Tensor) else hidden, order, starts, left_out, backend
-    )
-    return found
+    run = torch.ops.outdim.unit_sums if via_op(given) else _run
+    given = given.detach() if isinstance(given, Tensor) else given
+    found = run(given, order, starts, left_out, backend)
+    return found.numpy() if isinstance(hidden, np.ndarray) else found
 
 
 def _prepare(
@@ -104,6 +111,7 @@ def _prepare(
 def _run(
     hidden: Tensor, order: Tensor, starts: Tensor, left_out: Tensor | None, backend: str
 ) -> Tensor:
+    check_values(hidden)
     rows, call = _prepare(hidden, order, starts, left_out)
     chosen = choose(backend, rows)
     try:

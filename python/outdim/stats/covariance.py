@@ -40,11 +40,12 @@ class Scatter(NamedTuple):
 
     @torch.inference_mode()  # what a pass took cannot be changed in place outside of it
     def with_later(self, later: Scatter) -> Scatter:
-        """With other rows behind (Chan et al. 1983); its products are in the memory of these."""
+        """With later rows (Chan et al. 1983), on their device; uses up the memory of these."""
         n = self.n + later.n
-        delta = later.mean - self.mean
-        self.products.add_(later.products).addr_(delta, delta, alpha=self.n * later.n / n)
-        return Scatter(n, self.mean + delta * (later.n / n), self.products)
+        mean, products = (part.to(later.mean.device) for part in self[1:])
+        delta = later.mean - mean
+        products.add_(later.products).addr_(delta, delta, alpha=self.n * later.n / n)
+        return Scatter(n, mean + delta * (later.n / n), products)
 
     @property
     def covariance(self) -> Tensor:
@@ -56,7 +57,8 @@ class PointCovariances:
     """A `Scatter` per (point, group of tokens).
 
     Rows are kept until there are `_ROWS` of a group: a product of few rows costs as much memory
-    traffic as one of many. Memory: 8 D² bytes a point and group, twice over while rows are added.
+    traffic as one of many. Memory: 8 D² bytes a point and group, twice over while rows are added,
+    and the rows that wait: fewer than `_ROWS` and those of a batch.
 
     Args:
         points: Names of the points; others are left alone.

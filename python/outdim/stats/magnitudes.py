@@ -36,6 +36,7 @@ class Magnitudes(PointCounts):
         self._fresh: dict[str, Tensor] = {}  # of the forward under way, else zeros
         self._taken: set[str] = set()  # the points that it has reached
 
+    @torch.inference_mode()  # what a pass took cannot be changed in place outside of it
     def add(self, point: str, hidden: Tensor) -> None:
         """Count ``hidden`` [..., D] at ``point``, the rows in the order of `begin`."""
         if point not in self._fresh:
@@ -44,16 +45,19 @@ class Magnitudes(PointCounts):
         self._taken.add(point)
         ops.magnitude_counts_add(hidden, self._fresh[point], group=self._group)
 
+    @torch.inference_mode()
     def commit(self) -> None:
         """The forward is complete: what it gave counts."""
         for point in self._taken:
             fresh = self._fresh[point]
-            if point not in self._counts:
-                shape = (*fresh.shape[:2], MAGNITUDE_BINS)
-                self._counts[point] = torch.zeros(shape, dtype=torch.int64, device=fresh.device)
-            ops.magnitude_counts_move(fresh, self._counts[point])
+            counts = self._counts.get(point)
+            if counts is None:
+                counts = fresh.new_zeros((*fresh.shape[:2], MAGNITUDE_BINS), dtype=torch.int64)
+            self._counts[point] = counts = counts.to(fresh.device)  # one that was merged: the CPU's
+            ops.magnitude_counts_move(fresh, counts)
         self._taken.clear()
 
+    @torch.inference_mode()
     def discard(self) -> None:
         """The forward failed: nothing of it counts."""
         for point in self._taken:

@@ -39,8 +39,9 @@ class PointComoments:
     def add(self, point: str, hidden: Tensor) -> None:
         """Take those of ``hidden`` [..., D] at ``point``."""
         found = comoments(hidden, self._rows, self._group, len(self.groups))
-        before = self._kept.get(point)
-        self._pending[point] = found if before is None else merge_comoments(before, found)
+        if before := self._kept.get(point):
+            before = Comoments(*(part.to(found.head.device) for part in before))
+        self._pending[point] = merge_comoments(before, found) if before else found
 
     def commit(self) -> None:
         """The forward is complete: what it gave counts."""
@@ -80,7 +81,7 @@ class PointComoments:
         for point in self.points:
             if f"{point}/head" not in state:
                 continue
-            later = Comoments(*(state[f"{point}/{field}"] for field in _FIELDS))
+            later = Comoments(*(state[f"{point}/{field}"].clone() for field in _FIELDS))
             mine = self._kept.get(point)
             d = (later if mine is None else mine).body.shape[-1]
             sizes = (head_size(self.values),), (COMOMENTS_BASE + self.values, d)

@@ -124,7 +124,7 @@ class Extremes(PointCounts):
         for point, found in self._pending.items():
             before = self._counts.get(point)
             # Not in place: merging goes on outside of inference mode.
-            self._counts[point] = found if before is None else before + found
+            self._counts[point] = found if before is None else before.to(found.device) + found
         self._pending.clear()
 
     def discard(self) -> None:

@@ -97,6 +97,7 @@ class RankHistogram(Turns):
         self._sums = torch.zeros(2, 0, PAGE_BINS, dtype=torch.int64)  # room for pages
 
     @in_turn
+    @torch.inference_mode()  # what a pass took cannot be changed in place outside of it
     def update(self, hidden: Any, ids: Any, mask: Any = None) -> "RankHistogram":
         """Count the rows of a batch.
 
@@ -139,6 +140,7 @@ class RankHistogram(Turns):
         return self
 
     @in_turn
+    @torch.inference_mode()  # what a pass took cannot be changed in place outside of it
     def merge(self, other: "RankHistogram") -> "RankHistogram":
         """Add the counts of other rows of the same stream; any order gives the same result.
 

@@ -94,10 +94,12 @@ class UnitSums:
             if point not in self._sums:
                 size = len(self.groups), self.blocks, UNIT_ROWS, found.shape[-1]
                 self._sums[point] = found.new_zeros(size)
+            self._sums[point] = self._sums[point].to(found.device)  # what was merged: the CPU's
             self._sums[point].flatten(0, 1).index_add_(0, self._cells, found)
         if self._pending:
             counts = self._pending_counts
-            self._counts = counts if self._counts is None else self._counts + counts
+            before = self._counts
+            self._counts = counts if before is None else before.to(counts.device) + counts
         self._pending.clear()
 
     def discard(self) -> None:
