@@ -12,13 +12,15 @@ import pytest
 import torch
 from outdim.demo import smollm2_file
 from outdim.tokens import load_tokenizer
+from threadpoolctl import threadpool_limits
 from transformers import PreTrainedTokenizerFast
 
 # The tests count threads themselves; tokenizers' own threads would only warn about forks.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Processes that run tests side by side share the cores.
+# Processes that run tests side by side share the cores; BLAS that waits for its turn burns them.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     torch.set_num_threads(max(1, torch.get_num_threads() // int(workers)))
+    threadpool_limits(torch.get_num_threads(), "blas")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny import tiny_model, tiny_tokenizer
