@@ -9,7 +9,7 @@ import torch
 from outdim import manifest
 from outdim.analysis.evaluate import evaluate
 from outdim.analysis.evaluation import SUMS
-from outdim.analysis.ranking import ranked_dims
+from outdim.analysis.ranking import named_by, ranked_dims
 from outdim.analysis.sweep import sweep
 from outdim.analysis.swept import Sweep
 from outdim.errors import ArgumentError
@@ -161,6 +161,8 @@ def test_a_run_takes_the_worst_of_another(model, tokenizer, corpus, tmp_path):
     ):
         with pytest.raises(ArgumentError, match=said):
             give("sweep lm", corpus, replaced(again, output=tmp_path / "bad", **changes))
+    with pytest.raises(ArgumentError, match=f"ranks the {DIMS} dimensions of another model"):
+        named_by(str(first), ["worst:3"], DIMS * 2)
 
 
 def test_a_verified_sweep_ranks_as_its_screening_which_has_all(model, tokenizer, corpus, tmp_path):

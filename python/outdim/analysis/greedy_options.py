@@ -51,7 +51,8 @@ class GreedyOptions:
 
     def check_size(self, hidden_size: int | None, layers: int | None) -> None:
         """Raise ArgumentError for words that say nothing of a model of such a size, if known."""
-        check_words(named_by(self.ranking, self.dims), [self.layers], hidden_size, layers)
+        dims = named_by(self.ranking, self.dims, hidden_size)
+        check_words(dims, [self.layers], hidden_size, layers)
 
     def candidates(self, inputs: Inputs) -> Grid:
         """What is tried in the first round.

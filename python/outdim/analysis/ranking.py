@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from outdim import manifest
 from outdim.analysis.screen import ABSOLUTE
 from outdim.errors import ArgumentError
 from outdim.tables import read_parquet
@@ -16,15 +17,19 @@ _SCORE = "score"  # the column of a sweep that verified a screening
 _SWEEPS = ("sweep_lm", "sweep_mlm", "sweep_glue", "sweep_cosine")
 
 
-def named_by(ranking: str | None, words: Sequence[str]) -> list[str]:
+def named_by(
+    ranking: str | None, words: Sequence[str], hidden_size: int | None = None
+) -> list[str]:
     """Words that name dimensions, ``worst:8`` and ``least:8`` replaced by what they stand for.
 
     Args:
         ranking: Run directory of a sweep, or of a screening where it has no whole sweep.
         words: See `outdim.analysis.sweep_options.GridOptions`.
+        hidden_size: Of the model whose dimensions are named; None where that is not known.
 
     Raises:
-        ArgumentError: No ranking, one with fewer dimensions, or a directory that holds none.
+        ArgumentError: No ranking, one with fewer dimensions or of a model of another width, or a
+            directory that holds none.
         DataError: Its table cannot be read.
     """
     found: list[str] = []
@@ -37,7 +42,14 @@ def named_by(ranking: str | None, words: Sequence[str]) -> list[str]:
             raise ArgumentError(
                 f"dims: {word} is of a sweep or screening: name its run: --ranking."
             )
-        order, count = ranked_dims(Path(ranking).expanduser()), int(asked[2])
+        run = Path(ranking).expanduser()
+        order, count = ranked_dims(run), int(asked[2])
+        of_run = manifest.read(run).get("model", {}).get("hidden_size")
+        if hidden_size is not None and of_run not in (None, hidden_size):
+            raise ArgumentError(
+                f"ranking: {ranking} ranks the {of_run} dimensions of another model than this one, "
+                f"which has {hidden_size}."
+            )
         if not 1 <= count <= len(order):
             raise ArgumentError(
                 f"dims: expected 1 to {len(order)}, as many as {ranking} ranks; got {word}."

@@ -64,7 +64,8 @@ class GridOptions:
                     f"at least {bound}" if bound else "0 or more",
                 )
                 raise ArgumentError(f"{said}: expected {expected}, got {given}.")
-        check_words(named_by(self.ranking, self.dims), self.layers, hidden_size, layers)
+        dims = named_by(self.ranking, self.dims, hidden_size)
+        check_words(dims, self.layers, hidden_size, layers)
 
     def grid(self, inputs: Inputs) -> Grid:
         """The grid of variants.
