@@ -36,6 +36,39 @@ def number(value: float | int | None, digits: int = 3) -> str:
     return text.replace("-", _MINUS)
 
 
+def with_interval(
+    value: float | None, low: float | None, high: float | None, digits: int = 3
+) -> str:
+    """Write a value and its ends, all to as many digits as the smallest of them needs.
+
+    What is below a thousandth of the largest counts as 0. No ends where one is None or NaN.
+
+    Example:
+        >>> with_interval(0.0123, -0.0042, 0.0314, digits=2)
+        '0.012 [−0.004, 0.031]'
+        >>> with_interval(6.45e-4, 2.1e-4, 0.0012), with_interval(2.1, 1.9, 2.4, digits=1)
+        ('0.0006 [0.0002, 0.0012]', '2.1 [1.9, 2.4]')
+    """
+    known = [] if low is None or high is None or math.isnan(low + high) else [low, high]
+    parts = [value, *known]
+    sizes = [abs(x) for x in parts if x is not None and math.isfinite(x)]
+    largest = max(sizes, default=0.0)
+    if known and 1e-3 <= largest < 1e6:
+        smallest = min(size for size in sizes if size >= largest / 1000)
+        digits = max(digits, math.ceil(-math.log10(smallest)))
+        parts = [None if x is None else round(x, digits) + 0.0 for x in parts]
+        said = [_fixed(x, digits) for x in parts]
+    else:
+        said = [number(x, digits) for x in parts]
+    return said[0] + (f" [{said[1]}, {said[2]}]" if known else "")
+
+
+def _fixed(value: float | None, digits: int) -> str:
+    if value is None or not math.isfinite(value):
+        return number(value)
+    return f"{value:,.{digits}f}".replace("-", _MINUS)
+
+
 def counted(count: int, noun: str) -> str:
     """Write a count with its noun.
 

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import outdim
 import pyarrow.parquet as pq
 import pytest
+from outdim.analysis.criteria_words import cautions
 from outdim.analysis.rules import RULES
 from outdim.errors import ArgumentError, EmptyCorpusError
 from outdim.models import load_model
@@ -41,6 +43,16 @@ def test_an_outlier_by_parameters_is_one_by_its_states(source):
     assert found.headline()[0].startswith("Of 11 rules on hidden states, the most agree on dim")
     names, jaccard = found.agreement()
     assert jaccard[names.index("median"), names.index("parameters")] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("undecided", "words"),
+    [(1, ("1 verdict of", "quantiles lies", "marks it.")), (2, ("2 verd", "les lie w", "them."))],
+)
+def test_one_verdict_lies_and_two_lie(undecided, words):
+    judged = SimpleNamespace(rule=SimpleNamespace(note=""), dims=(), layers={}, undecided=undecided)
+    (said,) = cautions(SimpleNamespace(of=lambda selection: [judged], states={}))
+    assert all(part in said for part in words)
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])

@@ -52,6 +52,11 @@ def test_a_birth_that_hangs_on_one_block_is_told(found):
     assert "of the samples" not in found.headline()[0]
 
 
+def test_the_norms_are_many(found):
+    life = replace(found.lives[DIM], fall_branch="norms")
+    assert "in layer 4, where the norms take most away" in in_words([life])[0]
+
+
 def test_sizes_shares_and_what_is_added_have_their_intervals(found):
     life = found.lives[DIM]
     (rise,) = life.rises

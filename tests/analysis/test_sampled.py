@@ -6,7 +6,7 @@ import numpy as np
 import outdim
 import pytest
 from outdim.analysis.sampled import ROTATED, STRONGEST, Sampled
-from outdim.analysis.table import TidyRows
+from outdim.analysis.table import STATISTICS, TidyRows
 from scipy.stats import linregress
 from tiny import tiny_model, tiny_texts, tiny_tokenizer
 
@@ -34,6 +34,12 @@ def test_informativity_is_that_of_all_pairs():
     rest = Sampled(found.rows[found.blocks != 4], found.blocks[found.blocks != 4])
     assert one.without[4] == pytest.approx(by_pairs(rest, [3, 5]))
     assert found.informativity([3, 5]).value == one.value  # a second time
+
+
+def test_one_dimension_is_not_counted():
+    one, three = (STATISTICS[f"informativity_{k}"].label for k in STRONGEST[:2])
+    assert one.endswith("without the strongest dimension")
+    assert three.endswith("without the 3 strongest dimensions")
 
 
 def test_a_dimension_that_decides_similarity_takes_it_along():

@@ -52,6 +52,17 @@ def test_headlines_and_cautions_are_those_of_the_results(tmp_path):
     assert words.count("Mind the gap.") == 1
 
 
+@pytest.mark.parametrize(
+    ("model", "heading"),
+    [({"name": "org/bert"}, "Outlier dimensions org/bert"), (None, "Token frequencies")],
+)
+def test_a_page_is_headed_by_what_the_study_is_of(tmp_path, model, heading):
+    write_study(tmp_path, {"detect": Planted({})}, model=model)
+    words = Page(write_report(tmp_path).read_text(encoding="utf-8")).words()
+    assert heading in words
+    assert "Outlier dimensions and token frequency" not in words
+
+
 def test_a_run_that_has_no_results_yet_says_so(tmp_path):
     write_study(tmp_path, {"detect": Planted({})})
     change_manifest(tmp_path, finished=None)

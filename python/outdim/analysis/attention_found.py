@@ -26,7 +26,7 @@ from outdim.ops.layout import COMOMENTS_BASE, covariates_of
 from outdim.stats import PointComoments
 from outdim.stats.head_sums import EPSILON, PREFIX, SINKS, HeadSums
 from outdim.stats.jackknife import LeftOut, pearson, ratio
-from outdim.text import number
+from outdim.text import number, with_interval
 from outdim.tokens import GROUPS
 
 Floats = NDArray[np.float64]
@@ -402,6 +402,4 @@ def _columns(name: str, found: LeftOut, *, correlation: bool = True) -> dict[str
 
 
 def _words(row: Json, name: str) -> str:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    text = number(row[name], 2)
-    return f"{text} [{number(low, 2)}, {number(high, 2)}]" if np.isfinite(low) else text
+    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], 2)

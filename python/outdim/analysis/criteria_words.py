@@ -54,10 +54,11 @@ def cautions(found: Criteria) -> list[str]:
                 "is left out where rules are counted."
             )
     if undecided := sum(f.undecided for f in judged):
+        verb, them = ("lies", "it") if undecided == 1 else ("lie", "them")
         said.append(
-            f"{counted(undecided, 'verdict')} of rules on medians and quantiles lie within the "
+            f"{counted(undecided, 'verdict')} of rules on medians and quantiles {verb} within the "
             "width of a bin of the histogram (6 %) and may go either way; criteria.parquet "
-            "marks them."
+            f"marks {them}."
         )
     moments = [s.moments for (_, name), s in found.states.items() if name == "all"]
     effect = "the rules leave such a dimension out where they need its moments"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outdim.text import number
+from outdim.text import number, with_interval
 
 Floats = NDArray[np.float64]
 
@@ -54,10 +54,9 @@ class Estimate:
             >>> Estimate(np.float64(0.762), np.float64(0.62), np.float64(0.831)).words()
             '0.76 [0.62, 0.83]'
         """
-        text = number(float(self.value), digits)
         if self.low is None or self.high is None or not np.isfinite([self.low, self.high]).all():
-            return text
-        return f"{text} [{number(float(self.low), digits)}, {number(float(self.high), digits)}]"
+            return number(float(self.value), digits)
+        return with_interval(float(self.value), float(self.low), float(self.high), digits)
 
     def chance(self) -> str:
         """How one value compares with chance, in words; "" where nothing is known of that.

@@ -20,7 +20,7 @@ from outdim.stats import MomentsResult
 from outdim.stats.covariance import Scatter
 from outdim.stats.jackknife import LeftOut
 from outdim.stats.unit_sums import Cosines
-from outdim.text import listing, number
+from outdim.text import listing, number, with_interval
 
 Floats = NDArray[np.float64]
 
@@ -153,9 +153,8 @@ class Geometry(Result):
             return [f"The angle between two words is not known: {why}."]
         point = max(finite, key=lambda p: finite[p].value)
         space, found = self.spaces[point, LEADING], finite[point]
-        said = f"Two tokens have an expected cosine of {number(found.value, 2)}"
-        if np.isfinite(found.low):
-            said += f" [{number(found.low, 2)}, {number(found.high, 2)}]"
+        said = "Two tokens have an expected cosine of "
+        said += with_interval(found.value, found.low, found.high, 2)
         said += f" at {place(point, self.layers[point])}, the most of all points"
         most = int(found.contribution.argmax())
         if found.value > 0:

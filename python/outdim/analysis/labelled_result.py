@@ -18,7 +18,7 @@ from outdim.analysis.tasks import Task
 from outdim.analysis.variants import Variant, controls_of
 from outdim.stats.paired import Statistic, ratio
 from outdim.stats.scores import LABELS, SMOOTH, smooth, weighted_each
-from outdim.text import counted, number
+from outdim.text import counted, number, with_interval
 
 Floats = NDArray[np.float64]
 
@@ -222,7 +222,7 @@ class LabelledResult(Compared):
 
 
 def _with_interval(row: Mapping[str, Any], name: str, stem: str) -> str:
-    return f"{number(row[name])} [{number(row[f'{stem}low'])}, {number(row[f'{stem}high'])}]"
+    return with_interval(row[name], row[f"{stem}low"], row[f"{stem}high"])
 
 
 def _sentence(row: Mapping[str, Any]) -> str:

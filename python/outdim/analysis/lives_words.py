@@ -66,7 +66,8 @@ def _end(life: Life) -> str:
     if life.fell is not None:
         fall = f"falls below half of it in layer {life.fell}"
         if life.fall_branch in BRANCHES:
-            fall += f", where {BRANCHES[life.fall_branch]} takes most away"
+            verb = "take" if life.fall_branch == "norms" else "takes"
+            fall += f", where {BRANCHES[life.fall_branch]} {verb} most away"
     elif life.fall_branch:
         fall = f"and not finite in layer {last + 1}"
     else:

@@ -30,7 +30,8 @@ define(
     *(
         Statistic(
             f"informativity_{k}",
-            f"r² of pairs' cosines with those without the {k} strongest dimension{'s' * (k > 1)}",
+            "r² of pairs' cosines with those without the "
+            + (f"{k} strongest dimensions" if k > 1 else "strongest dimension"),
             low=0, high=1, of_dimensions=False, source="Timkey and van Schijndel 2021",
             topic="What cosines still say without the strongest dimensions",
         )

@@ -30,7 +30,7 @@ from outdim.corpus.labelled import LabelledTexts
 from outdim.errors import ArgumentError
 from outdim.models.ablation import Ablation, At
 from outdim.stats.leave_one_out import LeaveOneOut, cosines_without, leave_one_out
-from outdim.text import counted, listing, number
+from outdim.text import counted, listing, number, with_interval
 
 _NAMED = 8
 _FEW = 100
@@ -233,7 +233,7 @@ class SweptReadOut(Result):
         value = found.comparison.value
         said = [
             f"The cosine of {counted(len(self.truth), 'pair')} follows what people say by "
-            f"{number(found.intact, 3)} [{number(value.low[0], 3)}, {number(value.high[0], 3)}] "
+            f"{with_interval(found.intact, value.low[0], value.high[0])} "
             f"({metric})."
         ]
         both = (("helps", "help", found.helps()), ("does harm", "do harm", found.harms()))

@@ -109,7 +109,7 @@ def _content(study: Study, shown: list[Section]) -> dict[str, Any]:
     title = model.get("name") or tokenizer.get("name") or study.path.resolve().name
     kept = [section for section in shown if section.tables or section.figures]
     return {
-        "kind": "Outlier dimensions and token frequency",
+        "kind": "Outlier dimensions" if model else "Token frequencies",
         "title": short_path(str(title)),
         "subtitle": _subtitle(study),
         "date": str(manifest.get("created") or "")[:10],

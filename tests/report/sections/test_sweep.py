@@ -84,6 +84,27 @@ def test_figures_show_what_was_planted(study):
     np.testing.assert_allclose(grey.y, 0.05, rtol=0.1)
 
 
+def test_dimensions_that_were_not_swept_are_in_no_figure(study, tmp_path):
+    """No column of the grid, and no line of the spikes leads across them."""
+    grid = Grid(((2,), (PLANTED,), (15,)), (None, (1,), (2,)), ((11,), (12,), (13,)))
+    harms = [0.1, 2.0, 0.2, 0.05, 0.05, 0.05]
+    sweep = Sweep("sweep-lm", tuple(evaluated(grid, place, harms) for place in range(3)), grid)
+    run = write_study(tmp_path / "run", {"sweep-lm": sweep})
+    figures = section_of(read_study(run), "sweep-lm", [3, PLANTED]).figures
+    found = {figure.id: figure for figure in figures}
+    shown = found["sweep_lm_grid"]
+    assert shown.table["dim"].to_pylist() == [2, PLANTED, 15] * 2
+    assert "All 3 dimensions that were measured are shown." in shown.caption
+    assert "Empty cells" not in shown.caption
+    assert "outlier dimensions 7." in shown.caption
+    assert found["sweep_lm_spikes"].plot().data[0].mode == "markers"
+    every = {figure.id: figure for figure in section_of(study, "sweep-lm", []).figures}
+    assert f"All {DIMS} dimensions are shown." in every["sweep_lm_grid"].caption
+    assert every["sweep_lm_spikes"].plot().data[0].mode == "lines"
+    for figure in found.values():
+        figure.save(tmp_path)
+
+
 def test_the_page_and_the_summary_have_it(tmp_path):
     run = write_study(tmp_path / "run", {"sweep-lm": planted()})
     page = " ".join(write_report(run).read_text().split())

@@ -22,27 +22,36 @@ _MARKED = 12
 
 
 def heat_map(
-    id_: str, title: str, shown: Sequence[View], marked: Sequence[int] = (), caption: str = ""
+    id_: str,
+    title: str,
+    shown: Sequence[View],
+    marked: Sequence[int] = (),
+    caption: str = "",
+    measured: Sequence[int] | None = None,
 ) -> Figure:
     """Draw every point and dimension, or as many dimensions as MAX_CELLS allows for all views.
 
-    The views are of the same points, dimensions and range, which is symmetric.
+    The views are of the same points, dimensions and range, which is symmetric. Of dimensions that
+    are not among those ``measured`` there is no column; None stands for all.
     """
     first = shown[0]
-    total = first.estimate.value.shape[1]
+    order = _order(shown, marked)
+    if measured is not None:
+        order = order[np.isin(order, measured)]
+    total = len(order)
     kept = max(1, MAX_CELLS // sum(len(view.points) for view in shown))
-    dims = np.sort(_order(shown, marked)[:kept])
+    dims = np.sort(order[:kept])
     marks = [dim for dim in marked[:_MARKED] if dim in dims]
     said = [
         caption,
-        f"All {total:,} dimensions are shown."
+        f"All {total:,} dimensions{'' if measured is None else ' that were measured'} are shown."
         if len(dims) == total
         else f"Of {total:,} dimensions the figure and its CSV show {len(dims):,}: the outlier "
         "dimensions and those with the largest values over all layers and choices; stats.parquet "
         "has them all.",
         f"Ticks on the upper edge mark the outlier dimensions {listing(marks)}." if marks else "",
         "Empty cells: not defined there, see the warnings."
-        if any(np.isnan(view.estimate.value).any() for view in shown)
+        if any(np.isnan(view.estimate.value[:, dims]).any() for view in shown)
         else "",
     ]
     return Figure(

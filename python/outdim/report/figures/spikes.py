@@ -36,6 +36,11 @@ class Spikes:
     usual: float
 
     @property
+    def mode(self) -> str:
+        """A line where neighbours were measured; marks alone where some between were not."""
+        return "lines" if len(self.dims) > 1 and (np.diff(self.dims) == 1).all() else "markers"
+
+    @property
     def named(self) -> list[int]:
         """Places of those that are labelled: the largest."""
         largest = np.argsort(-np.abs(np.nan_to_num(self.value)), kind="stable")[:_NAMED]
@@ -49,7 +54,8 @@ def spikes(id_: str, title: str, caption: str, upwards: str, shown: Sequence[Spi
         id=id_,
         title=title,
         caption=caption,
-        alt=f"Line of {upwards} over {len(shown[0].dims):,} dimensions; the largest are "
+        alt=f"{shown[0].mode.capitalize()} of {upwards} over {len(shown[0].dims):,} dimensions; "
+        "the largest are "
         f"{', '.join(str(shown[0].dims[place]) for place in shown[0].named)}.",
         table=_table(shown),
         plot=lambda: _interactive(upwards, shown),
@@ -74,8 +80,9 @@ def _interactive(upwards: str, shown: Sequence[Spikes]) -> go.Figure:
         figure.add_scatter(
             x=one.dims,
             y=one.value,
-            mode="lines",
+            mode=one.mode,
             line={"color": series(0), "width": 1},
+            marker={"color": series(0), "size": 5},
             hovertemplate="dimension %{x}: %{y:.3~f}<extra></extra>",
             **own,
         )
@@ -118,7 +125,8 @@ def _interactive(upwards: str, shown: Sequence[Spikes]) -> go.Figure:
 
 def _draw(upwards: str, one: Spikes) -> Canvas:
     figure, axes = canvas(9, 3.6)
-    axes.plot(one.dims, one.value, color=series(0), linewidth=0.8)
+    drawn = "-" if one.mode == "lines" else "o"
+    axes.plot(one.dims, one.value, drawn, color=series(0), linewidth=0.8, markersize=3)
     axes.plot(one.dims[one.named], one.value[one.named], "o", color=series(1), markersize=3.5)
     for place in one.named:
         axes.annotate(

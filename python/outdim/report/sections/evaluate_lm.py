@@ -11,7 +11,7 @@ from outdim.report.figures.differences import Difference, differences
 from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
 from outdim.report.study import Study
-from outdim.text import number
+from outdim.text import number, with_interval
 
 Row = Mapping[str, Any]
 
@@ -208,9 +208,7 @@ def interval(row: Row, name: str, stem: str | None = None) -> str:
     before = f"{name}_" if stem is None else stem
     if row[name] is None:
         return ""
-    low, high = row[f"{before}low"], row[f"{before}high"]
-    said = number(row[name], 3)
-    return said if low is None else f"{said} [{number(low, 3)}, {number(high, 3)}]"
+    return with_interval(row[name], row[f"{before}low"], row[f"{before}high"])
 
 
 def _or_blank(value: float | None, digits: int) -> str:

@@ -112,7 +112,8 @@ def _rise(rise: dict[str, Any]) -> str:
     if rise["branch"] not in BRANCHES:
         return sizes
     added = _sized(rise, "added", "added_low", "added_high")
-    return f"{sizes}, {BRANCHES[rise['branch']]} adds {added}"
+    verb = "add" if rise["branch"] == "norms" else "adds"
+    return f"{sizes}, {BRANCHES[rise['branch']]} {verb} {added}"
 
 
 def _kinds(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:

@@ -17,7 +17,7 @@ from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
 from outdim.report.study import Study
 from outdim.report.text import token_text
-from outdim.text import number
+from outdim.text import number, with_interval
 
 Row = Mapping[str, Any]
 
@@ -106,11 +106,7 @@ def _measures(rows: Sequence[Row], reading: str, shown: Mapping[str, str], title
 def _cell(row: Row | None, name: str) -> Cell | str:
     if row is None or row["value"] is None:
         return ""
-    digits = _DIGITS.get(name, 2)
-    said = number(row["value"], digits)
-    if row["value_low"] is not None:
-        low, high = (number(row[f"value_{end}"], digits) for end in ("low", "high"))
-        said += f" [{low}, {high}]"
+    said = _interval(row, "value", _DIGITS.get(name, 2))
     return Cell(said, marked=_beyond_controls(row))
 
 
@@ -293,9 +289,7 @@ def _pos(study: Study, stem: str, reading: str, shown: Mapping[str, str]) -> Fig
 
 
 def _interval(row: Row, name: str, digits: int) -> str:
-    said = number(row[name], digits)
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return said if low is None else f"{said} [{number(low, digits)}, {number(high, digits)}]"
+    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], digits)
 
 
 def _ends(row: Row) -> tuple[float, float, float]:

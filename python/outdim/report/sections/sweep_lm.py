@@ -152,7 +152,8 @@ def _grid(stem: str, rows: Sequence[Row], marked: Sequence[int], words: Words) -
     places = {place: own for place, own in _by_place(rows).items() if place is not None}
     if len(places) < 2:
         return None
-    size = 1 + max(row["dims"][0] for own in places.values() for row in own)
+    swept = sorted({row["dims"][0] for own in places.values() for row in own})
+    size = 1 + swept[-1]
     value = np.full((len(places), size), np.nan)
     for line, own in zip(value, places.values(), strict=True):
         line[[row["dims"][0] for row in own]] = _column(own, "difference")
@@ -173,10 +174,11 @@ def _grid(stem: str, rows: Sequence[Row], marked: Sequence[int], words: Words) -
         f"{stem}_grid",
         "Layer by layer, every dimension",
         [view],
-        [dim for dim in marked if dim < size],
+        [dim for dim in marked if dim in swept],
         f"Orange: without the dimension after this layer alone there is more {words.noun}, blue: "
         f"less. The scale is sign(x) log10(1 + |x| / {_FLOOR:g}): 1 stands for 0.009, 2 for 0.099, "
         "3 for 0.999.",
+        measured=None if len(swept) == size else swept,
     )
 
 
