@@ -104,13 +104,25 @@ def quiet_unless_terminal() -> Iterator[None]:
     """Keep transformers' progress bar and load report off a stderr that nobody watches."""
     from transformers.utils import logging
 
-    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    verbosity = logging.get_verbosity()
+    with bars_on_terminals():
+        try:
+            logging.set_verbosity_error()
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def bars_on_terminals() -> Iterator[None]:
+    """Keep transformers' progress bars out of a log, where stderr is no terminal."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
     try:
-        logging.set_verbosity_error()
         if not sys.stderr.isatty():
             logging.disable_progress_bar()
         yield
     finally:
-        logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()

@@ -359,7 +359,7 @@ def test_fine_tuning_names_the_gpu_that_it_can_use(tmp_path):
 
 @pytest.mark.slow
 def test_fine_tuning_learns_the_planted_word_and_goes_on_where_it_was_interrupted(
-    folder, tmp_path, monkeypatch
+    folder, tmp_path, monkeypatch, capfd
 ):
     """64 rows; the label is a word, which a tiny model learns in a few epochs."""
     from outdim.analysis import finetune as module
@@ -384,11 +384,15 @@ def test_fine_tuning_learns_the_planted_word_and_goes_on_where_it_was_interrupte
             raise error
 
     arguments = (str(tmp_path / "base"), task, train, rows, options, directory)
+    capfd.readouterr()  # of the base that was written
     with pytest.raises(KeyboardInterrupt):
         module.finetune(*arguments, device="cpu", check_stop=stop)
     assert len(list((directory / "checkpoints").iterdir())) == 2
     assert not (directory / module.RECORD).exists()
     record = module.finetune(*arguments, device="cpu")
+    logged = capfd.readouterr().err
+    assert "epoch 6 of 6" in logged
+    assert "%|" not in logged  # progress bars, which are for terminals
     assert [row["epoch"] for row in record["history"]] == [1, 2, 3, 4, 5, 6]
     best = max(row["acc"] for row in record["history"])
     assert best > 0.9

@@ -8,6 +8,7 @@ import torch
 import xxhash
 from outdim.analysis.evaluate import evaluate
 from outdim.analysis.greedy import greedy
+from outdim.analysis.greedy_options import GreedyOptions
 from outdim.analysis.greedy_text import GreedyLm
 from outdim.analysis.sweep import sweep
 from outdim.analysis.variants import controls_of
@@ -181,13 +182,39 @@ def test_a_model_without_a_loss_is_refused_after_the_first_round(
     assert done == [0]
 
 
+@pytest.mark.parametrize("size", [(16, 4), (None, None)])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"rounds": 0}, "rounds: expected at least 1, got 0"),
+        ({"rounds": 9, "dims": ["1", "2", "2"]}, "rounds: expected at most 2"),
+        ({"dims": ["3", "1,2"], "rounds": 1}, "dims: expected single dimensions.* got '1,2'"),
+        ({"controls": -1}, "controls: expected 0 or more"),
+    ],
+)
+def test_options_are_refused_without_a_model(given, said, size):
+    """Of a GGUF file the size is not known then."""
+    with pytest.raises(ArgumentError, match=said):
+        GreedyOptions(**given).check_size(*size)
+    GreedyOptions().check_size(*size)
+
+
+def test_places_and_rounds_are_counted_where_the_size_is_declared():
+    with pytest.raises(ArgumentError, match="got 'window:3', which is 2 places"):
+        GreedyOptions(layers="window:3").check_size(16, 4)
+    GreedyOptions(layers="window:4").check_size(16, 4)
+    with pytest.raises(ArgumentError, match="rounds: expected at most 8 of 16"):
+        GreedyOptions(rounds=9).check_size(16, 4)
+    GreedyOptions(rounds=9, controls=0).check_size(16, 4)
+
+
 def test_bad_arguments(model, tokenizer, texts):
     for arguments, said in (
         ({"rounds": 0}, "rounds: expected at least 1"),
         ({"rounds": 3, "dims": [1, 2]}, "rounds: expected at most 2"),
         ({"goal": "mend"}, "goal: expected break or spare"),
-        ({"dims": ["1,2", "3"], "rounds": 1}, "expected single dimensions"),
-        ({"layers": "each"}, "at one place"),
+        ({"dims": ["1,2", "3"], "rounds": 1}, "dims: .* got '1,2'"),
+        ({"layers": "each"}, "at one place.* got 'each', which is"),
         ({"controls": -1}, "controls: expected 0 or more"),
         ({"task": "sts"}, "task: expected 'lm' or 'mlm'"),
         ({"dims": ["worst:3"]}, "--ranking"),

@@ -10,6 +10,7 @@ from outdim.analysis.evaluate import evaluate
 from outdim.analysis.evaluation import SUMS
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.sweep import sweep
+from outdim.analysis.sweep_options import GridOptions
 from outdim.analysis.sweep_variants import Grid, grid
 from outdim.analysis.swept import Sweep
 from outdim.errors import ArgumentError, DataError
@@ -240,6 +241,13 @@ class TestGrid:
     def test_bad_words_are_refused(self, llama, tokenizer, given, message):
         with pytest.raises(ArgumentError, match=message):
             sweep(llama, tokenizer, ["w1 w2 w3"], **given)
+
+    @pytest.mark.parametrize("size", [(576, 30), (None, None)])
+    def test_pairs_of_one_dimension_are_refused_without_a_model(self, size):
+        with pytest.raises(ArgumentError, match=r"pairs: expected 2 to 64 .* got 1"):
+            GridOptions(dims=["507"], pairs=True).check_size(*size)
+        GridOptions(dims=["507", "17"], pairs=True).check_size(*size)
+        GridOptions(dims=["507"]).check_size(*size)
 
     @pytest.mark.parametrize(
         ("task", "given"),

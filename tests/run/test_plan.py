@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import os
 import random
+import re
 import threading
 from pathlib import Path
 
@@ -82,6 +83,24 @@ def test_a_step_about_something_else_does_not_join(tmp_path, change, named):
     with pytest.raises(ResumeError) as caught:
         Study(tmp_path).add([change(entry("correlate"))])
     assert named in str(caught.value)
+
+
+def test_another_model_is_said_before_all_else(tmp_path):
+    detect = Entry("detect", {"model": "m", "dtype": "float32", "a": 1}, {"model": "3" * 64}, ({},))
+    Study(tmp_path).add([detect])
+    changed = with_inputs(detect, model="4" * 64)
+    for step in ("detect", "screen"):
+        for model, said in (
+            ("m", "a run of another model (m has other weights now), and"),
+            ("n", "a run of another model (m there, n here), and"),
+        ):
+            other = dataclasses.replace(with_options(changed, model=model, a=2), step=step)
+            with pytest.raises(ResumeError, match=re.escape(said)):
+                Study(tmp_path).add([other])
+    with pytest.raises(ResumeError, match=r"its model in another dtype \(float32 there, bfloat16"):
+        Study(tmp_path).add([with_options(changed, dtype="bfloat16")])
+    with pytest.raises(ResumeError, match="a run of something else, and"):
+        Study(tmp_path).add([with_options(detect, a=2)])
 
 
 def test_steps_may_cut_the_text_in_their_own_ways_and_read_more(tmp_path):

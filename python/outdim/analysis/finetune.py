@@ -116,9 +116,10 @@ def finetune(
         name, task, train, validation, options, directory, max_length, device, check_stop
     )
     checkpoints = directory / "checkpoints"
-    trainer.train(resume_from_checkpoint=_last(checkpoints))
-    trainer.model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    with hub.bars_on_terminals():  # of shards that are written, at every epoch too
+        trainer.train(resume_from_checkpoint=_last(checkpoints))
+        trainer.model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
     record = {**asked, "history": _history(trainer.state.log_history)}
     write_json(directory / RECORD, record)
     shutil.rmtree(checkpoints)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -10,7 +11,7 @@ from outdim.analysis.predicting import MaskingOptions
 from outdim.analysis.ranking import named_by
 from outdim.analysis.sweep_options import GridOptions
 from outdim.analysis.sweep_variants import Grid, grid
-from outdim.analysis.sweep_words import ALL, check_words
+from outdim.analysis.sweep_words import ALL, check_words, named_sets, places_of, sets_of
 from outdim.errors import ArgumentError
 from outdim.models.ablation import At
 
@@ -50,9 +51,57 @@ class GreedyOptions:
     draws: int = 2000
 
     def check_size(self, hidden_size: int | None, layers: int | None) -> None:
-        """Raise ArgumentError for words that say nothing of a model of such a size, if known."""
+        """Raise ArgumentError for what is out of range or does not go together.
+
+        For a model of such a size; None where that is not known.
+        """
+        if self.goal not in get_args(Goal):
+            raise ArgumentError(f"goal: expected break or spare, got {self.goal!r}.")
+        least = {
+            "rounds": 1,
+            "variants_at_once": 1,
+            "block": 1,
+            "draws": 2,
+            "controls": 0,
+            "seed": 0,
+        }
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                said = name.replace("_", "-")
+                expected = f"at least {bound}" if bound else "0 or more"
+                raise ArgumentError(f"{said}: expected {expected}, got {value}.")
         dims = named_by(self.ranking, self.dims, hidden_size)
         check_words(dims, [self.layers], hidden_size, layers)
+        self._check_single(dims, layers)
+        self._check_rounds(dims, hidden_size)
+
+    def _check_single(self, dims: Sequence[str], layers: int | None) -> None:
+        for word in dims:
+            if word != ALL and len(sets_of(word, 1)[0]) > 1:
+                raise ArgumentError(
+                    f"dims: expected single dimensions, such as 507 or 0-99; got {word!r}, which "
+                    "is several together."
+                )
+        if layers is not None and (count := len(places_of(self.layers, layers))) > 1:
+            raise ArgumentError(
+                "layers: expected layers at one place: all, 4-6 or 4,6 together, or 4; got "
+                f"{self.layers!r}, which is {count} places."
+            )
+
+    def _check_rounds(self, dims: Sequence[str], width: int | None) -> None:
+        sets = named_sets(dims, width)
+        if sets is not None and self.rounds > len(sets):
+            raise ArgumentError(
+                f"rounds: expected at most {len(sets)}, the candidates there are, got "
+                f"{self.rounds}."
+            )
+        if width is not None and self.controls and 2 * self.rounds > width:
+            raise ArgumentError(
+                f"rounds: expected at most {width // 2} of {width} dimensions, for random sets of "
+                f"as many others stand beside the chosen ones; got {self.rounds}. --controls 0 "
+                "leaves these out."
+            )
 
     def candidates(self, inputs: Inputs) -> Grid:
         """What is tried in the first round.
@@ -60,34 +109,9 @@ class GreedyOptions:
         Raises:
             ArgumentError: Options out of range; dimensions or layers that the model does not have.
         """
-        if self.goal not in get_args(Goal):
-            raise ArgumentError(f"goal: expected break or spare, got {self.goal!r}.")
-        for name, least in (("rounds", 1), ("variants_at_once", 1), ("block", 1), ("draws", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                said = name.replace("_", "-")
-                raise ArgumentError(f"{said}: expected at least {least}, got {value}.")
+        self.check_size(inputs.architecture.hidden_size, inputs.architecture.layers)
         dims = named_by(self.ranking, self.dims)
-        found = grid(
-            inputs, dims=dims, layers=[self.layers], at=self.at, controls=0, seed=self.seed
-        )
-        if self.controls < 0:
-            raise ArgumentError(f"controls: expected 0 or more, got {self.controls}.")
-        if len(found.places) > 1 or any(len(one) > 1 for one in found.sets):
-            raise ArgumentError("dims, layers: expected single dimensions, at one place.")
-        if self.rounds > len(found.sets):
-            raise ArgumentError(
-                f"rounds: expected at most {len(found.sets)}, the candidates there are, got "
-                f"{self.rounds}."
-            )
-        width = inputs.architecture.hidden_size
-        if self.controls and 2 * self.rounds > width:
-            raise ArgumentError(
-                f"rounds: expected at most {width // 2} of {width} dimensions, for random sets of "
-                f"as many others stand beside the chosen ones; got {self.rounds}. --controls 0 "
-                "leaves these out."
-            )
-        return found
+        return grid(inputs, dims=dims, layers=[self.layers], at=self.at, controls=0, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from outdim.analysis.predicting import MaskingOptions
 from outdim.analysis.ranking import named_by
 from outdim.analysis.screen import LEADING, Score
 from outdim.analysis.sweep_variants import Grid, Mode, grid
-from outdim.analysis.sweep_words import ALL, EACH, check_words
+from outdim.analysis.sweep_words import ALL, EACH, check_words, named_sets, paired
 from outdim.errors import ArgumentError
 from outdim.models.ablation import At
 
@@ -66,6 +66,8 @@ class GridOptions:
                 raise ArgumentError(f"{said}: expected {expected}, got {given}.")
         dims = named_by(self.ranking, self.dims, hidden_size)
         check_words(dims, self.layers, hidden_size, layers)
+        if self.pairs and (sets := named_sets(dims, hidden_size)) is not None:
+            paired(sets)  # says how many are too few or too many
 
     def grid(self, inputs: Inputs) -> Grid:
         """The grid of variants.

@@ -32,6 +32,14 @@ def check_words(
             raise ArgumentError(f"layers: expected 0 (the embeddings) to {count}, got {most}")
 
 
+def named_sets(dims: Sequence[str], hidden_size: int | None) -> list[tuple[int, ...]] | None:
+    """The sets that words stand for, each once; None for all of a number that is not known."""
+    if hidden_size is None and ALL in dims:
+        return None
+    named = (one for word in dims for one in sets_of(word, hidden_size or _ANY))
+    return list(dict.fromkeys(named))
+
+
 def paired(sets: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """The sets, and all pairs of those that are one dimension."""
     singles = [dim for one in sets if len(one) == 1 for dim in one]

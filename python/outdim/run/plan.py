@@ -169,9 +169,9 @@ class Study:
             return
         found = differences({**old, "work": None}, {**new, "work": None})
         raise ResumeError(
-            f"{self.run} holds a run of something else, and continuing it would mix the two. "
-            f"{'; '.join(found or differences(old, new))}. Give the options and inputs of that "
-            "run, or name a new directory."
+            f"{self.run} holds a run of {_what_else(old, new)}, and continuing it would mix the "
+            f"two. {'; '.join(found or differences(old, new))}. Give the options and inputs of "
+            "that run, or name a new directory."
         )
 
 
@@ -208,6 +208,18 @@ def shared_part(entry: Entry, other: Entry) -> dict[str, Any]:
             if name in other.inputs.get("attached", {})
         },
     }
+
+
+def _what_else(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What differs first of all, in a user's words."""
+    hashes = [one.get("inputs", {}).get("model") for one in (old, new)]
+    if None in hashes or hashes[0] == hashes[1]:
+        return "something else"
+    for name, said in (("model", "another model"), ("dtype", "its model in another dtype")):
+        there, here = (one.get("options", {}).get(name) for one in (old, new))
+        if there != here:
+            return f"{said} ({there or 'its own'} there, {here or 'its own'} here)"
+    return f"another model ({new['options'].get('model')} has other weights now)"
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
