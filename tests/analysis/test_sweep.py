@@ -242,6 +242,14 @@ class TestGrid:
         with pytest.raises(ArgumentError, match=message):
             sweep(llama, tokenizer, ["w1 w2 w3"], **given)
 
+    @pytest.mark.parametrize(
+        ("dims", "most"), [(["99"], 383), (["1,2"], 382 * 381 // 2), (["all"], 383)]
+    )
+    def test_more_controls_than_there_are_sets_are_refused_without_a_model(self, dims, most):
+        GridOptions(dims=dims, controls=most).check_size(384, 6)
+        with pytest.raises(ArgumentError, match=f"controls: expected at most {most}, "):
+            GridOptions(dims=dims, controls=most + 1).check_size(384, 6)
+
     @pytest.mark.parametrize("size", [(576, 30), (None, None)])
     def test_pairs_of_one_dimension_are_refused_without_a_model(self, size):
         with pytest.raises(ArgumentError, match=r"pairs: expected 2 to 64 .* got 1"):

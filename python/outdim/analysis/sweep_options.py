@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import comb
 
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskingOptions
@@ -66,8 +67,22 @@ class GridOptions:
                 raise ArgumentError(f"{said}: expected {expected}, got {given}.")
         dims = named_by(self.ranking, self.dims, hidden_size)
         check_words(dims, self.layers, hidden_size, layers)
-        if self.pairs and (sets := named_sets(dims, hidden_size)) is not None:
-            paired(sets)  # says how many are too few or too many
+        sets = named_sets(dims, hidden_size)
+        if sets and self.pairs:
+            sets = paired(sets)  # says how many are too few or too many
+        if sets and hidden_size is not None:
+            self._check_controls(sets, hidden_size)
+
+    def _check_controls(self, sets: list[tuple[int, ...]], hidden_size: int) -> None:
+        """No more than there are sets of other dimensions, of the smallest size."""
+        size, taken = min(map(len, sets)), len({dim for one in sets for dim in one})
+        others = hidden_size - (taken if 2 * taken <= hidden_size else size)
+        most = comb(others, size)
+        if self.controls is not None and self.controls > most:
+            raise ArgumentError(
+                f"controls: expected at most {most}, the sets of {size} of {others} other "
+                f"dimensions; got {self.controls}."
+            )
 
     def grid(self, inputs: Inputs) -> Grid:
         """The grid of variants.
