@@ -11,6 +11,8 @@ needs_core = pytest.mark.skipif(core() is None, reason="the compiled module is n
 
 SHAPES = [(n, d) for n in (0, 1, 37, 4096) for d in (1, 64, 768, 769, 1023, 4096)]
 KERNEL_DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+DTYPES = [*KERNEL_DTYPES, torch.float64]
+
 BACKENDS = [pytest.param("cpu", marks=needs_core), "reference"]
 
 VOCAB = 500
@@ -31,6 +33,28 @@ def hidden_states(n, d, dtype=torch.float32, seed=0):
     for dim, change in enumerate(special[: d - 1]):
         h[:, dim] = change(h[:, dim])
     return h.to(dtype)
+
+
+def dtypes(n, backend):
+    """What an op takes whose CPU kernel has no float64; float32 alone where there are many rows."""
+    known = DTYPES if n <= 37 else DTYPES[:1]
+    return [dtype for dtype in known if (dtype, backend) != (torch.float64, "cpu")]
+
+
+def of_every_kernel(call):
+    """By instruction set, what ``call`` gives with 1, 2 and 5 threads."""
+    threads, isa, found = torch.get_num_threads(), core().isa(), []
+    try:
+        for name in core().isas():
+            core().set_isa(name)
+            found.append([])
+            for number in (1, 2, 5):
+                torch.set_num_threads(number)
+                found[-1].append(call())
+    finally:
+        torch.set_num_threads(threads)
+        core().set_isa(isa)
+    return found
 
 
 def zipf_ids(n, seed=0):

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from ops.oracles import BACKENDS, needs_core, same_bytes
+from ops.oracles import BACKENDS, DTYPES, needs_core, of_every_kernel, same_bytes
 from outdim import ops
 from outdim.errors import ArgumentError, DtypeError
 from outdim.ops._binding import core
 
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 # Batch, heads of queries and of keys, length, width.
 SHAPES = [
     (1, 1, 1, 1, 1),
@@ -230,19 +229,9 @@ def test_threads_do_not_show_in_the_bytes_and_instruction_sets_hardly(dtype):
     query, key = inputs(2, 4, 2, 300, 70, dtype)
     options = options_of("groups", 2, 4, 300) | {"causal": True, "entropy": True}
     want = oracle(query, key, causal=True, **options_of("groups", 2, 4, 300))
-    threads, isa = torch.get_num_threads(), core().isa()
-    try:
-        for name in core().isas():
-            core().set_isa(name)
-            torch.set_num_threads(1)
-            one = ops.attention_received(query, key, **options)
-            torch.testing.assert_close(one.sums, want[0], rtol=4e-6, atol=4e-6)
-            for number in (2, 5):
-                torch.set_num_threads(number)
-                assert same_bytes(one, ops.attention_received(query, key, **options))
-    finally:
-        torch.set_num_threads(threads)
-        core().set_isa(isa)
+    for one, *others in of_every_kernel(lambda: ops.attention_received(query, key, **options)):
+        torch.testing.assert_close(one.sums, want[0], rtol=4e-6, atol=4e-6)
+        assert all(same_bytes(one, other) for other in others)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

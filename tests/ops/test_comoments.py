@@ -9,12 +9,12 @@ from ops.oracles import (
     SHAPES,
     hidden_states,
     needs_core,
+    of_every_kernel,
     oracle,
     same_bytes,
 )
 from outdim import ops
 from outdim.errors import ArgumentError, DtypeError
-from outdim.ops._binding import core
 
 
 def values_of(n, k=13):
@@ -111,21 +111,11 @@ def test_constants_have_no_variance_at_all(backend, value):
 def test_threads_do_not_show_in_the_bytes_and_instruction_sets_hardly(dtype):
     h, x = hidden_states(900, 205, dtype), values_of(900, 9)
     group = (torch.arange(900) % 3).byte()
-    threads, isa = torch.get_num_threads(), core().isa()
-    try:
-        for name in core().isas():
-            core().set_isa(name)
-            torch.set_num_threads(1)
-            one = ops.comoments(h, x, group, 2)
-            for g in range(2):
-                rows = group == g + 1
-                assert_matches(one.head[g], one.body[g], h[rows], x[:, rows])
-            for number in (2, 5):
-                torch.set_num_threads(number)
-                assert same_bytes(one, ops.comoments(h, x, group, 2))
-    finally:
-        torch.set_num_threads(threads)
-        core().set_isa(isa)
+    for one, *others in of_every_kernel(lambda: ops.comoments(h, x, group, 2)):
+        for g in range(2):
+            rows = group == g + 1
+            assert_matches(one.head[g], one.body[g], h[rows], x[:, rows])
+        assert all(same_bytes(one, other) for other in others)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -3,14 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from ops.oracles import BACKENDS, hidden_states, needs_core
+from ops.oracles import BACKENDS, DTYPES, dtypes, hidden_states, needs_core, of_every_kernel
 from outdim import ops
 from outdim.errors import ArgumentError, DtypeError
-from outdim.ops._binding import core
 from outdim.ops.layout import MAGNITUDE_BINS
 from outdim.stats.magnitudes import bin_edges
 
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 SHAPES = [(0, 64), (1, 1), (1, 769), (37, 1), (37, 64), (37, 1023), (700, 205)]
 GROUPS = 3
 
@@ -53,9 +51,7 @@ def odd_values(n, d, dtype=torch.float32):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("n", "d"), SHAPES)
 def test_counts_are_those_of_a_search_among_the_ends(backend, n, d):
-    for dtype in DTYPES if n <= 37 else DTYPES[:1]:
-        if dtype == torch.float64 and backend == "cpu":
-            continue
+    for dtype in dtypes(n, backend):
         hidden, group = odd_values(n, d, dtype), groups_of(n)
         assert np.array_equal(added(hidden, group, backend=backend), searched(hidden, group))
 
@@ -65,16 +61,8 @@ def test_counts_are_those_of_a_search_among_the_ends(backend, n, d):
 def test_every_instruction_set_and_thread_counts_the_same(dtype):
     hidden, group = odd_values(300, 205, dtype), groups_of(300)
     want = torch.from_numpy(searched(hidden, group))
-    threads, isa = torch.get_num_threads(), core().isa()
-    try:
-        for name in core().isas():
-            core().set_isa(name)
-            for number in (1, 2, 5):
-                torch.set_num_threads(number)
-                assert added(hidden, group).equal(want.int())
-    finally:
-        torch.set_num_threads(threads)
-        core().set_isa(isa)
+    for found in of_every_kernel(lambda: added(hidden, group)):
+        assert all(one.equal(want.int()) for one in found)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -3,12 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from ops.oracles import BACKENDS, SHAPES, hidden_states, needs_core, same_bytes
+from ops.oracles import (
+    BACKENDS,
+    DTYPES,
+    SHAPES,
+    dtypes,
+    hidden_states,
+    needs_core,
+    of_every_kernel,
+    same_bytes,
+)
 from outdim import ops
 from outdim.errors import ArgumentError, DtypeError
-from outdim.ops._binding import core
 
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 S = 7
 
 
@@ -37,9 +44,7 @@ def sizes_of(hidden, segment, squares="layer_norm", **options):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("n", "d"), SHAPES)
 def test_matches_the_oracle(backend, n, d):
-    for dtype in DTYPES if n <= 37 else DTYPES[:1]:
-        if dtype == torch.float64 and backend == "cpu":
-            continue
+    for dtype in dtypes(n, backend):
         hidden, segment = hidden_states(n, d, dtype), segment_ids(n)
         for squares in ("layer_norm", "rms_norm"):
             found = sizes_of(hidden, segment, squares, backend=backend)
@@ -56,23 +61,12 @@ def test_threads_and_instruction_sets(dtype):
     hidden, segment = hidden_states(3000, 205, dtype), segment_ids(3000)
     segment[100:2600] = 2
     hidden[2400, 7] = torch.nan
-    threads, isa = torch.get_num_threads(), core().isa()
     largest, expected = oracle(hidden, segment, False)
     largest[2, 7] = np.nan
-    try:
-        for name in core().isas():
-            core().set_isa(name)
-            found = []
-            for number in (1, 2, 5):
-                torch.set_num_threads(number)
-                found.append(sizes_of(hidden, segment))
-            for one in found:
-                assert same_bytes(found[0], one)
-            np.testing.assert_array_equal(found[0].largest, largest)
-            np.testing.assert_allclose(found[0].squares, expected, rtol=1e-12, atol=1e-11)
-    finally:
-        torch.set_num_threads(threads)
-        core().set_isa(isa)
+    for found in of_every_kernel(lambda: sizes_of(hidden, segment)):
+        assert all(same_bytes(found[0], one) for one in found)
+        np.testing.assert_array_equal(found[0].largest, largest)
+        np.testing.assert_allclose(found[0].squares, expected, rtol=1e-12, atol=1e-11)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

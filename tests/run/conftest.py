@@ -1,8 +1,11 @@
 """Options of runs over a tiny model and corpus."""
 
+from pathlib import Path
+
 import pytest
 from outdim.commands import recorrelate, step
 from run_helpers import Options, give, replaced, results, small
+from tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -11,6 +14,25 @@ def no_report(request, monkeypatch):
     if "reader" not in request.node.name:
         for module in (step, recorrelate):
             monkeypatch.setattr(module, "report", lambda run: None)
+
+
+def saved_llama(path: Path, **config: int) -> Path:
+    """A language model of two layers with its tokenizer, saved as a user would have it."""
+    tiny_model("llama", head="CausalLM", num_hidden_layers=2, **config).save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory) -> Path:
+    return saved_llama(tmp_path_factory.mktemp("tiny-llama"))
+
+
+@pytest.fixture(scope="session")
+def narrow_llama(tmp_path_factory) -> Path:
+    """For runs that try every dimension."""
+    path = tmp_path_factory.mktemp("narrow-llama")
+    return saved_llama(path, hidden_size=8, num_attention_heads=2)
 
 
 @pytest.fixture(scope="session")

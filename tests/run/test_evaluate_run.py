@@ -22,14 +22,6 @@ from tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("tiny-llama")
-    tiny_model("llama", head="CausalLM", num_hidden_layers=2).save_pretrained(path)
-    tiny_tokenizer().save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def common(corpus, llama) -> list[str]:
     return ["evaluate", "lm", str(corpus), "--model", str(llama), "--shard-bytes", "1024",
             "--token-budget", "256", "--max-length", "24", "--device", "cpu", "--controls", "2",

@@ -19,23 +19,12 @@ from outdim.run.plan import Entry, Study
 from outdim.tables import read_parquet
 from outdim.tokens import load_tokenizer
 from run_helpers import command, results, without_report
-from tiny import tiny_model, tiny_texts, tiny_tokenizer
+from tiny import tiny_texts
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("tiny-llama")
-    model = tiny_model(
-        "llama", head="CausalLM", num_hidden_layers=2, hidden_size=8, num_attention_heads=2
-    )
-    model.save_pretrained(path)
-    tiny_tokenizer().save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def common(corpus, llama) -> list[str]:
-    return ["greedy", "lm", str(corpus), "--model", str(llama), "--shard-bytes", "4096",
+def common(corpus, narrow_llama) -> list[str]:
+    return ["greedy", "lm", str(corpus), "--model", str(narrow_llama), "--shard-bytes", "4096",
             "--token-budget", "512", "--max-length", "24", "--device", "cpu", "--controls", "2",
             "--rounds", "2", "--block", "5", "--draws", "60"]  # fmt: skip
 
@@ -47,9 +36,9 @@ def alone(tmp_path_factory, common) -> Path:
     return path
 
 
-def test_the_run_gives_what_python_gives(alone, corpus, llama):
+def test_the_run_gives_what_python_gives(alone, corpus, narrow_llama):
     found = greedy(
-        load_model(str(llama), head="lm"), load_tokenizer(str(llama)),
+        load_model(str(narrow_llama), head="lm"), load_tokenizer(str(narrow_llama)),
         open_corpus(corpus, unit_bytes=4096), rounds=2, controls=2, max_length=24,
         token_budget=512, draws=60,
     )  # fmt: skip
@@ -106,10 +95,13 @@ def test_shares_take_their_part_of_every_round(alone, common, tmp_path):
     assert results(tmp_path / "run") == results(alone)
 
 
-def test_another_text_in_an_earlier_round_makes_later_rounds_void(llama, tmp_path):
+def test_another_text_in_an_earlier_round_makes_later_rounds_void(narrow_llama, tmp_path):
     """A file that is altered keeps the first round of the other, and nothing of later rounds."""
     files, texts = [tmp_path / name for name in ("a.txt", "b.txt")], tiny_texts(6, 12)
-    inputs = {"model": load_model(str(llama), head="lm"), "tokenizer": load_tokenizer(str(llama))}
+    inputs = {
+        "model": load_model(str(narrow_llama), head="lm"),
+        "tokenizer": load_tokenizer(str(narrow_llama)),
+    }
     recorded = {"rounds": 2, "candidates": [0, 1, 2], "orders": [], "block": 5}
 
     def planned(last: str) -> Entry:

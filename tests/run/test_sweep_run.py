@@ -15,23 +15,11 @@ from outdim.models import load_model
 from outdim.run.plan import Study
 from outdim.tokens import load_tokenizer
 from run_helpers import command, results, without_report
-from tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("tiny-llama")
-    model = tiny_model(
-        "llama", head="CausalLM", num_hidden_layers=2, hidden_size=8, num_attention_heads=2
-    )
-    model.save_pretrained(path)
-    tiny_tokenizer().save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def common(corpus, llama) -> list[str]:
-    return ["sweep", "lm", str(corpus), "--model", str(llama), "--shard-bytes", "4096",
+def common(corpus, narrow_llama) -> list[str]:
+    return ["sweep", "lm", str(corpus), "--model", str(narrow_llama), "--shard-bytes", "4096",
             "--token-budget", "512", "--max-length", "24", "--device", "cpu", "--controls", "2",
             "--layers", "all", "each", "--block", "4", "--draws", "60"]  # fmt: skip
 
@@ -45,11 +33,11 @@ def alone(tmp_path_factory, common) -> Path:
     return path
 
 
-def test_the_run_gives_what_python_gives(alone, corpus, llama):
+def test_the_run_gives_what_python_gives(alone, corpus, narrow_llama):
     table = pq.read_table(alone / "sweep_lm.parquet").to_pandas()
     found = sweep(
-        load_model(str(llama), head="lm"),
-        load_tokenizer(str(llama)),
+        load_model(str(narrow_llama), head="lm"),
+        load_tokenizer(str(narrow_llama)),
         open_corpus(corpus, unit_bytes=4096),
         layers=["all", "each"],
         controls=2,
