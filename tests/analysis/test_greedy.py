@@ -13,7 +13,8 @@ from outdim.analysis.greedy_text import GreedyLm
 from outdim.analysis.sweep import sweep
 from outdim.analysis.variants import controls_of
 from outdim.errors import ArgumentError, DataError
-from tiny import tiny_model, tiny_texts, tiny_tokenizer
+from planted_frequency import quiet_llama
+from tiny import tiny_texts, tiny_tokenizer
 
 DIMS, LONE, TWINS = 16, 7, (4, 11)
 
@@ -34,20 +35,12 @@ def model(tokenizer, texts):
 
     Without the norm's help, 7 holds three fifths of what is known; 4 and 11 share the rest.
     """
-    model = tiny_model("llama", head="CausalLM", hidden_size=DIMS, num_attention_heads=2)
-    for layer in model.model.layers:
-        for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
-            projection.weight.data *= 0.01
+    model, frequent = quiet_llama(tokenizer, texts, DIMS)
     words, head = model.model.embed_tokens.weight.data, model.lm_head.weight.data
-    words *= 0.01
     words[:, [LONE, *TWINS]] = torch.tensor([6.0, 2.5, 2.4])
-    counts = torch.ones(len(words))
-    for text in texts:
-        counts += torch.tensor(tokenizer(text).input_ids).bincount(minlength=len(words))
-    head *= 0.01
     scale = (36 + 2.5**2 + 2.4**2) ** 0.5 / DIMS**0.5
-    head[:, LONE] = counts.log() * scale / 6 * 0.6
-    head[:, TWINS] = counts.log()[:, None] * scale / 4.9 * 0.4
+    head[:, LONE] = frequent * scale / 6 * 0.6
+    head[:, TWINS] = frequent[:, None] * scale / 4.9 * 0.4
     return model
 
 

@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from outdim import manifest
 from outdim.analysis.evaluate import evaluate
 from outdim.analysis.evaluation import SUMS
@@ -13,8 +12,9 @@ from outdim.analysis.ranking import named_by, ranked_dims
 from outdim.analysis.sweep import sweep
 from outdim.analysis.swept import Sweep
 from outdim.errors import ArgumentError
+from planted_frequency import quiet_llama
 from run_helpers import give, replaced, small, without_report
-from tiny import tiny_model, tiny_texts, tiny_tokenizer
+from tiny import tiny_texts, tiny_tokenizer
 
 TWINS, DIMS = (4, 11), 16
 
@@ -24,18 +24,10 @@ def redundant(tokenizer, texts):
 
     What its blocks add is next to nothing, and the final norm makes the one that is left larger.
     """
-    model = tiny_model("llama", head="CausalLM", hidden_size=DIMS, num_attention_heads=2)
-    for layer in model.model.layers:
-        for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
-            projection.weight.data *= 0.01
+    model, frequent = quiet_llama(tokenizer, texts, DIMS)
     words, head = model.model.embed_tokens.weight.data, model.lm_head.weight.data
-    words *= 0.01
     words[:, TWINS] = 4.0  # after the norm sqrt(16 / 2) each
-    counts = torch.ones(len(words))
-    for text in texts:
-        counts += torch.tensor(tokenizer(text).input_ids).bincount(minlength=len(words))
-    head *= 0.01
-    head[:, TWINS] = counts.log()[:, None] / (2 * 8**0.5)
+    head[:, TWINS] = frequent[:, None] / (2 * 8**0.5)
     return model
 
 
