@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from outdim.analysis.input_options import args_of
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskingOptions
 from outdim.analysis.ranking import named_by
@@ -116,4 +117,4 @@ class GreedyOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class GreedyMaskedOptions(MaskingOptions, GreedyOptions):  # noqa: D101 - what the two say
-    __doc__ = f"{GreedyOptions.__doc__}{(MaskingOptions.__doc__ or '').partition('Args:')[2]}"
+    __doc__ = f"{GreedyOptions.__doc__}{args_of(MaskingOptions)}"

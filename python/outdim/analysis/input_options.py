@@ -219,6 +219,11 @@ class ObserveOptions:
         return {}
 
 
+def args_of(kind: type[Any]) -> str:
+    """What options say of each of them, for the docstring of options that have them too."""
+    return (kind.__doc__ or "").partition("Args:")[2]
+
+
 def option_names(kind: type[Any]) -> list[str]:
     """The names of what a plan records of a dataclass of options."""
     return [*(part.name for part in dataclasses.fields(kind)), *getattr(kind, "derived", ())]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from outdim.analysis.finetune import training_of
+from outdim.analysis.input_options import args_of
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.step import Json, Progress
 from outdim.analysis.tasks import HUB, OTHER, TASKS, Task
@@ -55,23 +56,15 @@ class StsOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlueOptions(StsOptions):
-    """Evaluate a classifier on a task of GLUE or any labelled file, intact and ablated.
+class GlueOptions(StsOptions):  # noqa: D101 - also what is said of labelled items
+    __doc__ = f"""Evaluate a classifier on a task of GLUE or any labelled file, intact and ablated.
 
     Args:
         task: Of GLUE, or other for a file whose columns and labels are named.
         labels: Names of the labels of another file, in the order of their numbers; none where the
             label is a score.
         outputs: Labels in the order of the model's outputs, where its id2label does not say them.
-        data: Files (.tsv, .csv, .jsonl, .parquet), or a folder in GLUE's layout; none takes the
-            validation split of nyu-mll/glue on the hub.
-        text: Columns of the text, or of the two texts; none takes those of the task.
-        label: Column of the label or score; None takes that of the task.
-        rows: So many rows, drawn at random; None takes all.
-        batch_size: Texts in a batch.
-        max_length: Tokens of a text (or two) with special tokens; longer ones are cut.
-        threads: Threads of a process.
-    """
+{args_of(StsOptions).lstrip(chr(10))}"""
 
     task: TaskName
     labels: list[str] = dataclasses.field(default_factory=list)

@@ -88,16 +88,16 @@ def sweep(
         pairs: Beside single dimensions all pairs of them, ``.interactions``: whether two do more
             harm together than the sum of both.
         verify: Screen by gradients, and measure only so many that come first, in all layers
-            together or, with ``layers="each"``, of all layers and dimensions, and beside them
-        verify_random: random others: whether the screening is to be believed.
+            together or, with ``layers="each"``, of all layers and dimensions, and some others.
+        verify_random: How many others, drawn at random: whether the screening is to be believed.
         score: By which it ranks: ``"absolute"``, ``"squared"`` or ``"magnitude"``.
         masking: See `outdim.evaluate`.
         mask_share: How many of the tokens are predicted, with random masking; None takes 0.15.
         max_length: Tokens per sequence; None takes the model's own limit, at most 512.
         token_budget: Tokens per batch of text, padding included; not of a classifier.
+        variants_at_once: How many variants share a forward; None takes as many as fill a batch.
         autocast: Run the model under `torch.autocast` with this type; not a classifier.
         draws: How often documents are drawn for the intervals.
-        variants_at_once: How many variants share a forward; None takes as many as fill a batch.
         seed: Of controls, masks and draws.
 
     Returns:

@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 
 from outdim.analysis.heads import Classifier
-from outdim.analysis.input_options import ModelOptions, TokenizerOptions
+from outdim.analysis.input_options import ModelOptions, TokenizerOptions, args_of
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.labelled_items import (
     GlueOptions,
@@ -35,7 +35,7 @@ from outdim.corpus.labelled import LabelledTexts
 
 @dataclass(frozen=True, kw_only=True)
 class SweepGlueOptions(GlueOptions, GridOptions):  # noqa: D101 - what the two say
-    __doc__ = f"{GridOptions.__doc__}{(GlueOptions.__doc__ or '').partition('Args:')[2]}"
+    __doc__ = f"{GridOptions.__doc__}{args_of(GlueOptions)}"
 
 
 class SweepGlue(Step):

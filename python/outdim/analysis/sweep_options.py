@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import comb
 
+from outdim.analysis.input_options import args_of
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskingOptions
 from outdim.analysis.ranking import named_by
@@ -181,4 +182,4 @@ class SweepOptions(GridOptions):  # noqa: D101 - what a grid says, and of mode a
 
 @dataclass(frozen=True, kw_only=True)
 class SweepMaskedOptions(MaskingOptions, SweepOptions):  # noqa: D101 - what the two say
-    __doc__ = f"{SweepOptions.__doc__}{(MaskingOptions.__doc__ or '').partition('Args:')[2]}"
+    __doc__ = f"{SweepOptions.__doc__}{args_of(MaskingOptions)}"

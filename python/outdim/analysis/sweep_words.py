@@ -55,10 +55,8 @@ def sets_of(word: str, hidden_size: int) -> list[tuple[int, ...]]:
     """The sets of dimensions that a word stands for."""
     if word == ALL:
         return [(dim,) for dim in range(hidden_size)]
-    if between := _RANGE.fullmatch(word):
-        first, last = map(int, between.groups())
-        if first <= last:
-            return [(dim,) for dim in range(first, last + 1)]
+    if between := _between(word):
+        return [(dim,) for dim in between]
     return [_numbers("dims", word, "all, 507, 0-99, or 507,247 for two together")]
 
 
@@ -73,11 +71,15 @@ def places_of(word: str, layers: int) -> list[tuple[int, ...] | None]:
         if not 1 <= size <= layers:
             raise ArgumentError(f"layers: expected window:1 to window:{layers}, got {word!r}.")
         return [tuple(range(i, i + size)) for i in range(1, layers - size + 2)]
-    if between := _RANGE.fullmatch(word):
-        first, last = map(int, between.groups())
-        if first <= last:
-            return [tuple(range(first, last + 1))]
+    if between := _between(word):
+        return [tuple(between)]
     return [_numbers("layers", word, "all, each, window:2, 4-6 or 4,6 (together), or 4")]
+
+
+def _between(word: str) -> range:
+    """The numbers of a word such as 4-6; none of other words."""
+    found = _RANGE.fullmatch(word)
+    return range(int(found[1]), int(found[2]) + 1) if found else range(0)
 
 
 def _numbers(name: str, word: str, like: str) -> tuple[int, ...]:

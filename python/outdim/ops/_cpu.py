@@ -102,6 +102,12 @@ def hidden_view(module: Any, hidden: Tensor) -> Any:
     return module.HiddenView(hidden.data_ptr(), DTYPE_CODES[hidden.dtype], n, d, hidden.stride(0))
 
 
+def _run(name: str, hidden: Tensor, args: Any, *more: int) -> None:
+    """Run a kernel over a matrix of rows with torch's number of threads."""
+    module = core()
+    getattr(module, name)(hidden_view(module, hidden), args, *more, torch.get_num_threads())
+
+
 def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -> None:
     """Run the kernel with torch's number of threads; `stats` is filled from the same pass."""
     module = core()
@@ -128,13 +134,8 @@ def rank_touch_args(module: Any, call: RankTouchCall) -> Any:
 
 def rank_histogram_touch(hidden: Tensor, call: RankTouchCall) -> None:
     """Run the kernel with torch's number of threads."""
-    module = core()
-    module.rank_histogram_touch(
-        hidden_view(module, hidden),
-        rank_touch_args(module, call),
-        call.touched.data_ptr(),
-        torch.get_num_threads(),
-    )
+    args = rank_touch_args(core(), call)
+    _run("rank_histogram_touch", hidden, args, call.touched.data_ptr())
 
 
 def rank_add_args(module: Any, call: RankAddCall) -> Any:
@@ -155,10 +156,7 @@ def rank_add_args(module: Any, call: RankAddCall) -> Any:
 
 def rank_histogram_add(hidden: Tensor, call: RankAddCall) -> None:
     """Run the kernel with torch's number of threads."""
-    module = core()
-    module.rank_histogram_add(
-        hidden_view(module, hidden), rank_add_args(module, call), torch.get_num_threads()
-    )
+    _run("rank_histogram_add", hidden, rank_add_args(core(), call))
 
 
 def segment_sums_args(module: Any, call: SegmentSumsCall) -> Any:
@@ -177,16 +175,12 @@ def segment_sums_args(module: Any, call: SegmentSumsCall) -> Any:
 
 def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
     """Run the kernel with torch's number of threads."""
-    module = core()
-    module.segment_sums(
-        hidden_view(module, hidden), segment_sums_args(module, call), torch.get_num_threads()
-    )
+    _run("segment_sums", hidden, segment_sums_args(core(), call))
 
 
 def unit_sums(hidden: Tensor, call: UnitSumsCall) -> None:
     """Run the kernel with torch's number of threads."""
-    module = core()
-    args = module.UnitSumsArgs(
+    args = core().UnitSumsArgs(
         call.order.data_ptr(),
         len(call.order),
         call.starts.data_ptr(),
@@ -195,13 +189,12 @@ def unit_sums(hidden: Tensor, call: UnitSumsCall) -> None:
         len(call.left_out),
         call.sums.data_ptr(),
     )
-    module.unit_sums(hidden_view(module, hidden), args, torch.get_num_threads())
+    _run("unit_sums", hidden, args)
 
 
 def sizes(hidden: Tensor, call: SizesCall) -> None:
     """Run the kernel with torch's number of threads."""
-    module = core()
-    args = module.SizesArgs(
+    args = core().SizesArgs(
         call.order.data_ptr(),
         len(call.order),
         call.starts.data_ptr(),
@@ -210,13 +203,12 @@ def sizes(hidden: Tensor, call: SizesCall) -> None:
         _address(call.largest),
         _address(call.squares),
     )
-    module.sizes(hidden_view(module, hidden), args, torch.get_num_threads())
+    _run("sizes", hidden, args)
 
 
 def comoments(hidden: Tensor, call: ComomentsCall) -> None:
     """Run the kernel with torch's number of threads."""
-    module = core()
-    args = module.ComomentsArgs(
+    args = core().ComomentsArgs(
         call.rows.data_ptr(),
         len(call.rows),
         _address(call.group),
@@ -224,7 +216,7 @@ def comoments(hidden: Tensor, call: ComomentsCall) -> None:
         call.head.data_ptr(),
         call.body.data_ptr(),
     )
-    module.comoments(hidden_view(module, hidden), args, torch.get_num_threads())
+    _run("comoments", hidden, args)
 
 
 def magnitude_counts_args(module: Any, call: MagnitudeCountsCall) -> Any:
@@ -235,10 +227,7 @@ def magnitude_counts_args(module: Any, call: MagnitudeCountsCall) -> Any:
 
 def magnitude_counts_add(hidden: Tensor, call: MagnitudeCountsCall) -> None:
     """Run the kernel with torch's number of threads."""
-    module = core()
-    module.magnitude_counts_add(
-        hidden_view(module, hidden), magnitude_counts_args(module, call), torch.get_num_threads()
-    )
+    _run("magnitude_counts_add", hidden, magnitude_counts_args(core(), call))
 
 
 def magnitude_counts_move(fresh: Tensor, counts: Tensor) -> None:
@@ -255,10 +244,7 @@ def token_shape_args(module: Any, call: TokenShapeCall) -> Any:
 
 def token_shape(hidden: Tensor, call: TokenShapeCall) -> None:
     """Run the kernel with torch's number of threads."""
-    module = core()
-    module.token_shape(
-        hidden_view(module, hidden), token_shape_args(module, call), torch.get_num_threads()
-    )
+    _run("token_shape", hidden, token_shape_args(core(), call))
 
 
 def attention_received_args(module: Any, call: AttentionReceivedCall) -> Any:

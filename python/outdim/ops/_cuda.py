@@ -64,6 +64,14 @@ def _out_of_memory() -> Iterator[None]:
         ) from error
 
 
+def _queue(name: str, hidden: Tensor, args: Any, *more: int) -> None:
+    """Queue a kernel over a matrix of rows."""
+    module = core()
+    context = _context(module, hidden.device)
+    with _out_of_memory():
+        getattr(module, f"cuda_{name}")(hidden_view(module, hidden), args, *more, context)
+
+
 def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -> None:
     """Queue the kernels; `stats` is filled from the registers where that is possible.
 
@@ -106,48 +114,28 @@ def comoments(hidden: Tensor, call: ComomentsCall) -> None:
 
 def rank_histogram_touch(hidden: Tensor, call: RankTouchCall) -> None:
     """Queue the kernel."""
-    module = core()
-    args, touched = rank_touch_args(module, call), call.touched.data_ptr()
-    with _out_of_memory():
-        module.cuda_rank_histogram_touch(
-            hidden_view(module, hidden), args, touched, _context(module, hidden.device)
-        )
+    args = rank_touch_args(core(), call)
+    _queue("rank_histogram_touch", hidden, args, call.touched.data_ptr())
 
 
 def rank_histogram_add(hidden: Tensor, call: RankAddCall) -> None:
     """Queue the kernel. Rows whose id is outside `double_rank` are left out."""
-    module = core()
-    args = rank_add_args(module, call)
-    with _out_of_memory():
-        module.cuda_rank_histogram_add(
-            hidden_view(module, hidden), args, _context(module, hidden.device)
-        )
+    _queue("rank_histogram_add", hidden, rank_add_args(core(), call))
 
 
 def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
     """Queue the kernel. What names a row outside of hidden or sums is left out."""
-    module = core()
-    args = segment_sums_args(module, call)
-    with _out_of_memory():
-        module.cuda_segment_sums(hidden_view(module, hidden), args, _context(module, hidden.device))
+    _queue("segment_sums", hidden, segment_sums_args(core(), call))
 
 
 def magnitude_counts_add(hidden: Tensor, call: MagnitudeCountsCall) -> None:
     """Queue the kernel. A row whose group is above the number of groups is left out."""
-    module = core()
-    args = magnitude_counts_args(module, call)
-    with _out_of_memory():
-        module.cuda_magnitude_counts_add(
-            hidden_view(module, hidden), args, _context(module, hidden.device)
-        )
+    _queue("magnitude_counts_add", hidden, magnitude_counts_args(core(), call))
 
 
 def token_shape(hidden: Tensor, call: TokenShapeCall) -> None:
     """Queue the kernel."""
-    module = core()
-    args = token_shape_args(module, call)
-    with _out_of_memory():
-        module.cuda_token_shape(hidden_view(module, hidden), args, _context(module, hidden.device))
+    _queue("token_shape", hidden, token_shape_args(core(), call))
 
 
 def attention_received(call: AttentionReceivedCall) -> None:
