@@ -12,7 +12,7 @@ def halves():
         "llama", head="CausalLM", hidden_size=8, num_attention_heads=2, num_hidden_layers=1
     )
     return sweep(
-        model, tiny_tokenizer(), tiny_texts(6, 12), dims=["0,1,2,3", "4,5,6,7"], controls=5,
+        model, tiny_tokenizer(), tiny_texts(6, 12), dims=["0,1,2,3", "4,5,6,7"], controls=1,
         draws=50,
     )  # fmt: skip
 
