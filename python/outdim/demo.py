@@ -87,7 +87,7 @@ def _massive(run: Path) -> list[str]:
     from outdim.analysis.correlate import CorrelateOptions
     from outdim.analysis.evaluate import EvaluateOptions
     from outdim.analysis.input_options import ForwardOptions, ObserveOptions, TextOptions
-    from outdim.analysis.variants import AblationOptions
+    from outdim.analysis.variants.variant import AblationOptions
     from outdim.files import read_json
     from outdim.machine import usable_cores
     from outdim.report import summary

@@ -8,7 +8,7 @@ import numpy as np
 import outdim
 import pyarrow.parquet as pq
 import pytest
-from outdim.analysis.criteria_words import cautions
+from outdim.analysis.results.criteria_words import cautions
 from outdim.analysis.rules import RULES
 from outdim.errors import ArgumentError, EmptyCorpusError
 from outdim.models import load_model

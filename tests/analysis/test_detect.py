@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from outdim.analysis.detect import detect
-from outdim.analysis.detection import detect_parameters
+from outdim.analysis.results.detection import detect_parameters
 from outdim.errors import ArgumentError, DataError
 from tiny import tiny_model
 

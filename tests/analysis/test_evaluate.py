@@ -7,7 +7,7 @@ import pytest
 import torch
 from outdim import Ablation, ablate, open_corpus
 from outdim.analysis.evaluate import evaluate
-from outdim.analysis.evaluation import METRICS, SUMS
+from outdim.analysis.results.evaluation import METRICS, SUMS
 from outdim.corpus import GivenTexts
 from outdim.counting import count_tokens
 from outdim.errors import ArgumentError, DataError
@@ -133,7 +133,7 @@ class TestCausal:
 
     def test_few_states_at_a_time_are_the_same(self, llama, tokenizer, texts, monkeypatch):
         whole = evaluate(llama, tokenizer, texts, ablations=[5, 6], controls=2)
-        monkeypatch.setattr("outdim.analysis.runner._STATE_BYTES", 1)
+        monkeypatch.setattr("outdim.analysis.variants.runner._STATE_BYTES", 1)
         np.testing.assert_array_equal(
             evaluate(llama, tokenizer, texts, ablations=[5, 6], controls=2).sums, whole.sums
         )

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 from outdim import cli, manifest
-from outdim.analysis.labelled_result import LabelledResult
-from outdim.analysis.predict import logits, similarities
+from outdim.analysis.results.labelled import LabelledResult
 from outdim.analysis.tasks import TASKS
-from outdim.analysis.variants import Variant
+from outdim.analysis.variants.predict import logits, similarities
+from outdim.analysis.variants.variant import Variant
 from outdim.corpus.labelled import Columns, read_labelled
 from outdim.errors import ArgumentError, BackendError, DataError, ResumeError
 from outdim.models import Ablation

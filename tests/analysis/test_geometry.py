@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from outdim.analysis.geometry import ratios
-from outdim.analysis.isotropy import Space, effective_rank, isoscore, participation_ratio
+from outdim.analysis.results.isotropy import Space, effective_rank, isoscore, participation_ratio
 from outdim.errors import ArgumentError
 from outdim.models import Forward, load_model, observe
 from outdim.stats.covariance import Scatter

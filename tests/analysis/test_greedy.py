@@ -8,10 +8,10 @@ import torch
 import xxhash
 from outdim.analysis.evaluate import evaluate
 from outdim.analysis.greedy import greedy
-from outdim.analysis.greedy_options import GreedyOptions
 from outdim.analysis.greedy_text import GreedyLm
 from outdim.analysis.sweep import sweep
-from outdim.analysis.variants import controls_of
+from outdim.analysis.sweeps.greedy_options import GreedyOptions
+from outdim.analysis.variants.variant import controls_of
 from outdim.errors import ArgumentError, DataError
 from planted_frequency import quiet_llama
 from tiny import tiny_texts, tiny_tokenizer

@@ -8,9 +8,9 @@ import pytest
 import torch
 from outdim.analysis.input_options import ForwardOptions, ObserveOptions
 from outdim.analysis.inputs import Inputs
-from outdim.analysis.life import Course
 from outdim.analysis.lifecycle import FollowLives, LifecycleOptions, lifecycle
-from outdim.analysis.lives_tables import kinds_table, tokens_table
+from outdim.analysis.results.life import Course
+from outdim.analysis.results.lives_tables import kinds_table, tokens_table
 from outdim.corpus import open_corpus
 from outdim.errors import ArgumentError, DataError, EmptyCorpusError
 from outdim.models import Forward, load_model, observe

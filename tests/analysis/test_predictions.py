@@ -8,7 +8,7 @@ import pytest
 import torch
 from outdim import Ablation, ablate, predictions
 from outdim.analysis.parts_of_speech import Word
-from outdim.analysis.predictions_found import LABELS
+from outdim.analysis.results.predictions import LABELS
 from outdim.corpus import GivenTexts
 from outdim.counting import count_tokens
 from outdim.errors import ArgumentError, DataError

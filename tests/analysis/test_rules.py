@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from outdim.analysis.agreement import Criteria, by_chance, jaccard, layers_needed
+from outdim.analysis.results.agreement import Criteria, by_chance, jaccard, layers_needed
 from outdim.analysis.rule_states import States, kurtosis_flat, kurtosis_he
 from outdim.analysis.rules import RULES
 from outdim.errors import ArgumentError

@@ -8,8 +8,8 @@ import pytest
 import torch
 from outdim.analysis.correlate import Correlation, frequency_covariates
 from outdim.analysis.count import Counted
-from outdim.analysis.detection import FalsePositives, detect_parameters
-from outdim.analysis.estimate import Estimate
+from outdim.analysis.results.detection import FalsePositives, detect_parameters
+from outdim.analysis.results.estimate import Estimate
 from outdim.stats import PointMoments
 from outdim.tokens import GROUPS, TokenFrequencies
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from outdim import Ablation
 from outdim.analysis.evaluate import evaluate
-from outdim.analysis.evaluation import SUMS
 from outdim.analysis.inputs import Inputs
+from outdim.analysis.results.evaluation import SUMS
+from outdim.analysis.results.swept import Sweep
 from outdim.analysis.sweep import sweep
-from outdim.analysis.sweep_options import GridOptions
-from outdim.analysis.sweep_variants import Grid, grid
-from outdim.analysis.swept import Sweep
+from outdim.analysis.sweeps.grid import Grid, grid
+from outdim.analysis.sweeps.options import GridOptions
 from outdim.errors import ArgumentError, DataError
 from outdim.models.prefix import PrefixForward
 from tiny import LAYERS, tiny_model, tiny_texts, tiny_tokenizer
@@ -321,7 +321,7 @@ class TestVerified:
             Screened, "ranked", lambda self, *of, **given: ranked(self, *of, **given)[::-1]
         )
         monkeypatch.setattr(
-            "outdim.analysis.swept.Sweep._scores",
+            "outdim.analysis.results.swept.Sweep._scores",
             lambda self: np.arange(float(self.grid.size))[::-1],
         )
         found = sweep(llama, tokenizer, texts, verify=3, verify_random=13)

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 from outdim import Ablation, cli, manifest
-from outdim.analysis.predict import VariantLogits, logits
 from outdim.analysis.sweep import sweep
 from outdim.analysis.sweep_glue import SweepGlue
+from outdim.analysis.variants.predict import VariantLogits, logits
 from outdim.errors import ArgumentError, Interrupted
 from outdim.models import apply_ablation
 from planted_classifier import CARRIER, planted_classifier, sentences

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from outdim import manifest
 from outdim.analysis.count import Counted
-from outdim.analysis.detection import detect_parameters
-from outdim.analysis.estimate import Estimate
+from outdim.analysis.results.detection import detect_parameters
+from outdim.analysis.results.estimate import Estimate
 from outdim.analysis.step import Result
 from outdim.analysis.table import COVARIATES, PEARSON_ABS, TidyRows
 from outdim.report.statistics import Key

@@ -82,7 +82,7 @@ def test_manifest_and_plan_say_what_was_done(alone):
 
 def test_more_draws_need_no_forward(alone, common, tmp_path, monkeypatch):
     """And other dimensions are another run."""
-    from outdim.analysis.runner import Runner
+    from outdim.analysis.variants.runner import Runner
 
     monkeypatch.setattr(Runner, "run", None)
     assert main([*common, "--output", str(alone), "--seed", "1"]) == 5

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from outdim import open_corpus, predictions
 from outdim.analysis.parts_of_speech import Word
-from outdim.analysis.runner import Runner
+from outdim.analysis.variants.runner import Runner
 from outdim.cli import main
 from outdim.errors import BackendError
 from outdim.models import load_model

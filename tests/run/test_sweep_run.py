@@ -87,7 +87,7 @@ def test_interrupted_it_goes_on_and_ends_with_the_same_bytes(
 
 
 def test_the_same_again_needs_no_forward(alone, common, monkeypatch, capsys):
-    from outdim.analysis.runner import Runner
+    from outdim.analysis.variants.runner import Runner
 
     monkeypatch.setattr(Runner, "run", None)
     assert main([*common, "--workers", "1", "--output", str(alone), "--block", "8"]) == 5

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from outdim.analysis.predict import text_vectors
+from outdim.analysis.variants.predict import text_vectors
 from outdim.cli import main
 from outdim.models import load_model
 from outdim.stats.leave_one_out import cosines_without

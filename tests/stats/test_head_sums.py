@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from outdim.analysis.attention_found import AttentionSide
+from outdim.analysis.results.attention import AttentionSide
 from outdim.ops import attention_received
 from outdim.stats.head_sums import HeadSums
 

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from outdim.analysis.attention_found import AttentionFound, AttentionSide
 from outdim.analysis.attention_maps import attention_maps
 from outdim.analysis.correlate import default_rank
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.places import Places
+from outdim.analysis.results.attention import AttentionFound, AttentionSide
 from outdim.analysis.sentences import check_sentences
 from outdim.analysis.step import Json, Observer, Part
 from outdim.errors import ArgumentError

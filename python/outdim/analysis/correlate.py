@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from outdim.analysis.analyze import one_step
-from outdim.analysis.correlation import RANK_SELECTION, Correlation
 from outdim.analysis.detect import outliers_by_parameters
 from outdim.analysis.inputs import Inputs
+from outdim.analysis.results.correlation import RANK_SELECTION, Correlation
+from outdim.analysis.results.worth import Worth
 from outdim.analysis.step import Accumulator, Json, Observer
-from outdim.analysis.worth import Worth
 from outdim.errors import ArgumentError
 from outdim.ops.moments import Accumulate, resolve_accum
 from outdim.stats import (

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from outdim.analysis.agreement import Criteria
 from outdim.analysis.analyze import one_step
 from outdim.analysis.detect import outliers_by_parameters
 from outdim.analysis.inputs import Inputs
+from outdim.analysis.results.agreement import Criteria
 from outdim.analysis.rule_states import States
 from outdim.analysis.rules import RULES
 from outdim.analysis.step import Accumulator, Json, Observer

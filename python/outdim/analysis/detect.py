@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 import torch
 
-from outdim.analysis.detection import (
+from outdim.analysis.input_options import ModelOptions
+from outdim.analysis.inputs import Inputs
+from outdim.analysis.results.detection import (
     Array,
     Detection,
     Rule,
@@ -18,8 +20,6 @@ from outdim.analysis.detection import (
     check_rule,
     detect_parameters,
 )
-from outdim.analysis.input_options import ModelOptions
-from outdim.analysis.inputs import Inputs
 from outdim.analysis.step import Json, Progress, Step
 from outdim.errors import DataError
 

@@ -13,9 +13,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from outdim.analysis.embedding_columns import EDGES, Columns, Embeddings
 from outdim.analysis.input_options import ModelOptions
 from outdim.analysis.inputs import Inputs
+from outdim.analysis.results.embedding_columns import EDGES, Columns, Embeddings
 from outdim.analysis.step import Json, Progress, Step
 from outdim.models import Architecture
 from outdim.models.embedding_tables import embedding_parts

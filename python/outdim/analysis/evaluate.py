@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 
-from outdim.analysis.each_variant import EachVariant, inputs_of, run_in_memory
-from outdim.analysis.evaluation import Evaluation
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
 from outdim.analysis.input_options import MODEL_ON_TEXT, ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskedTokens, Masking, MaskingOptions, NextTokens, Task
-from outdim.analysis.runner import Runner, scored
-from outdim.analysis.scoring import Documents, Tally
+from outdim.analysis.results.evaluation import Evaluation
 from outdim.analysis.step import Json
-from outdim.analysis.variants import AblationOptions, Kind, variants
+from outdim.analysis.variants.each_variant import EachVariant, inputs_of, run_in_memory
+from outdim.analysis.variants.runner import Runner, scored
+from outdim.analysis.variants.scoring import Documents, Tally
+from outdim.analysis.variants.variant import AblationOptions, Kind, variants
 from outdim.errors import ArgumentError
 from outdim.models.losses import Scores
 

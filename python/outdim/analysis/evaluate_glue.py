@@ -19,9 +19,9 @@ from outdim.analysis.labelled_items import (
     resolve_glue,
     resolve_items,
 )
-from outdim.analysis.labelled_result import LabelledResult
+from outdim.analysis.results.labelled import LabelledResult
 from outdim.analysis.step import Json, Progress, Step
-from outdim.analysis.variants import AblationOptions, Variant
+from outdim.analysis.variants.variant import AblationOptions, Variant
 from outdim.corpus.labelled import LabelledTexts
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Sts(Step):
 
     def outputs(self, items: LabelledTexts, progress: Progress) -> torch.Tensor:
         """Outputs [N, C] in the order of the labels."""
-        from outdim.analysis.predict import similarities
+        from outdim.analysis.variants.predict import similarities
 
         assert items.pairs is not None
         return similarities(
@@ -137,7 +137,7 @@ class Glue(Sts):
 
     def outputs(self, items: LabelledTexts, progress: Progress) -> torch.Tensor:
         """Logits [N, C] in the order of the labels."""
-        from outdim.analysis.predict import logits
+        from outdim.analysis.variants.predict import logits
 
         found = logits(
             self.model, self.inputs.tokenizer, items.texts, items.pairs, **self._how(progress)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from outdim.analysis.filling import Filling
 from outdim.analysis.heads import WithHead
 from outdim.analysis.input_options import ModelOptions, TokenizerOptions
 from outdim.analysis.inputs import Inputs
+from outdim.analysis.results.filling import Filling
 from outdim.analysis.step import Json, Progress, Step
-from outdim.analysis.variants import AblationOptions, Kind, Variant, variants
+from outdim.analysis.variants.variant import AblationOptions, Kind, Variant, variants
 from outdim.errors import ArgumentError
 
 if TYPE_CHECKING:

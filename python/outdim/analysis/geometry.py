@@ -12,8 +12,8 @@ import torch
 
 from outdim.analysis.analyze import one_step
 from outdim.analysis.inputs import Inputs
-from outdim.analysis.isotropy import LEADING, RATIOS, Geometry, Ratios, Space
 from outdim.analysis.probe import read_first
+from outdim.analysis.results.isotropy import LEADING, RATIOS, Geometry, Ratios, Space
 from outdim.analysis.sampled import Sampled
 from outdim.analysis.step import Json, Observer, Part
 from outdim.analysis.table import SELECTIONS

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from outdim.analysis.chosen import Chosen
-from outdim.analysis.each_variant import inputs_of
-from outdim.analysis.greedy_options import Goal
 from outdim.analysis.greedy_text import Greedy, GreedyLm, GreedyMlm
 from outdim.analysis.input_options import ForwardOptions
 from outdim.analysis.predicting import Masking
+from outdim.analysis.results.chosen import Chosen
 from outdim.analysis.sweep import in_memory, words_of
-from outdim.analysis.sweep_words import ALL
+from outdim.analysis.sweeps.greedy_options import Goal
+from outdim.analysis.sweeps.words import ALL
+from outdim.analysis.variants.each_variant import inputs_of
 from outdim.errors import ArgumentError
 from outdim.models.ablation import At
 

@@ -15,17 +15,17 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 
-from outdim.analysis.by_block import ByBlock
-from outdim.analysis.chosen import Choice, Chosen
-from outdim.analysis.greedy_options import GreedyMaskedOptions, GreedyOptions
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
 from outdim.analysis.input_options import MODEL_ON_TEXT
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskedTokens, NextTokens
-from outdim.analysis.scoring import Documents
+from outdim.analysis.results.chosen import Choice, Chosen
 from outdim.analysis.step import Json, Progress, State, add_accounts
 from outdim.analysis.sweep_text import SweepText
-from outdim.analysis.variants import Variant
+from outdim.analysis.sweeps.greedy_options import GreedyMaskedOptions, GreedyOptions
+from outdim.analysis.variants.by_block import ByBlock
+from outdim.analysis.variants.scoring import Documents
+from outdim.analysis.variants.variant import Variant
 from outdim.errors import DataError
 from outdim.files import digest
 from outdim.models.ablation import Ablation

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from outdim import gguf
-from outdim.analysis.variants import AblationOptions
+from outdim.analysis.variants.variant import AblationOptions
 from outdim.errors import ArgumentError
 
 if TYPE_CHECKING:

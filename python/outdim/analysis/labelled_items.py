@@ -181,7 +181,7 @@ def recorded_items(kind: type[StsOptions], recorded: Mapping[str, Any]) -> Label
 
 
 def batching(recorded: Mapping[str, Any], inputs: Inputs, progress: Progress) -> dict[str, Any]:
-    """How `outdim.analysis.predict` reads items; it stops where the process is asked to."""
+    """How `variants.predict` reads items; it stops where the process is asked to."""
 
     def count(tokens: int) -> None:
         inputs.resources.check_stop()

@@ -19,9 +19,9 @@ from outdim.analysis.detect import outliers_by_parameters
 from outdim.analysis.hidden_maps import hidden_maps
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.life_sums import LifeSums
-from outdim.analysis.lives import Lives
 from outdim.analysis.places import Places
 from outdim.analysis.probe import read_first
+from outdim.analysis.results.lives import Lives
 from outdim.analysis.sentences import check_sentences
 from outdim.analysis.step import Json, Observer, Part
 from outdim.errors import ArgumentError, DataError

@@ -17,18 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from outdim.analysis.each_variant import EachVariant, inputs_of, run_in_memory
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
 from outdim.analysis.input_options import MODEL_ON_TEXT, ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.likely import Likely, UnitOfText, likely
 from outdim.analysis.parts_of_speech import CLASSES, PartsOfSpeech, SpacyTagger, Tagger
 from outdim.analysis.predicting import MaskedTokens, Masking, MaskingOptions, NextTokens
-from outdim.analysis.predictions_found import Predictions
-from outdim.analysis.runner import Runner, predictor_of
-from outdim.analysis.scoring import Documents
+from outdim.analysis.results.predictions import Predictions
 from outdim.analysis.step import Json
-from outdim.analysis.variants import AblationOptions, Kind, variants
+from outdim.analysis.variants.each_variant import EachVariant, inputs_of, run_in_memory
+from outdim.analysis.variants.runner import Runner, predictor_of
+from outdim.analysis.variants.scoring import Documents
+from outdim.analysis.variants.variant import AblationOptions, Kind, variants
 from outdim.errors import ArgumentError
 from outdim.stats.jackknife import BLOCKS
 from outdim.stats.prediction_measures import read_out

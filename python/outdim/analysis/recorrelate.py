@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from outdim.analysis.correlation import PEARSON_OF
-from outdim.analysis.estimate import Estimate
+from outdim.analysis.results.correlation import PEARSON_OF
+from outdim.analysis.results.estimate import Estimate
+from outdim.analysis.results.worth import Worth
 from outdim.analysis.step import Result
 from outdim.analysis.table import PEARSON_ABS, TidyRows, describe, place
-from outdim.analysis.worth import Worth
 from outdim.errors import DataError
 from outdim.tokens import TokenFrequencies
 

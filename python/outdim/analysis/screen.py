@@ -21,9 +21,9 @@ from outdim.analysis.input_options import MODEL_ON_TEXT
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskedTokens, MaskingOptions, NextTokens, Predicting
 from outdim.analysis.reading import Reading
-from outdim.analysis.runner import predictor_of
 from outdim.analysis.step import Progress, Result, add_accounts
 from outdim.analysis.table import Statistic, TidyRows, define
+from outdim.analysis.variants.runner import predictor_of
 from outdim.corpus import Accounting
 from outdim.models.screening import Screener, Screening
 from outdim.text import counted

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from outdim.analysis.each_variant import inputs_of
 from outdim.analysis.input_options import ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import Masking, Predicting
+from outdim.analysis.results.swept import Sweep
 from outdim.analysis.screen import (
     LEADING,
     Score,
@@ -24,10 +24,10 @@ from outdim.analysis.screen import (
     ScreenOptions,
 )
 from outdim.analysis.sweep_text import SweepLm, SweepMlm, SweepText
-from outdim.analysis.sweep_variants import Mode
-from outdim.analysis.sweep_words import ALL
-from outdim.analysis.swept import Sweep
+from outdim.analysis.sweeps.grid import Mode
+from outdim.analysis.sweeps.words import ALL
 from outdim.analysis.tasks import GLUE
+from outdim.analysis.variants.each_variant import inputs_of
 from outdim.errors import ArgumentError
 from outdim.models.ablation import At
 

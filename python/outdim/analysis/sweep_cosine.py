@@ -16,13 +16,13 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from outdim.analysis.heads import NoHead
 from outdim.analysis.input_options import MODEL_ON_TEXT
-from outdim.analysis.moved import SUMS, Moved
 from outdim.analysis.predicting import Predicting
-from outdim.analysis.runner import Rows, Runner
-from outdim.analysis.scoring import Documents, Tally
-from outdim.analysis.sweep_options import GridOptions
+from outdim.analysis.results.moved import SUMS, Moved
 from outdim.analysis.sweep_text import SweepText
-from outdim.analysis.variants import Variant
+from outdim.analysis.sweeps.options import GridOptions
+from outdim.analysis.variants.runner import Rows, Runner
+from outdim.analysis.variants.scoring import Documents, Tally
+from outdim.analysis.variants.variant import Variant
 from outdim.errors import DataError
 from outdim.tokens import Piece
 from outdim.tokens.targets import Item, seen
@@ -93,7 +93,7 @@ class _Distances(Tally):
 
 
 def moved(predictor: Any, states: Sequence[Tensor], rows: Rows) -> list[Tensor]:
-    """`outdim.analysis.moved.SUMS` of every row of states [R, D] beside the intact: float64 [R, K].
+    """`results.moved.SUMS` of every row of states [R, D] beside the intact: float64 [R, K].
 
     Example:
         >>> rows = Rows(*[torch.zeros(2, dtype=torch.int64)] * 4)  # two tokens of a text

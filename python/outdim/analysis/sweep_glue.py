@@ -22,14 +22,14 @@ from outdim.analysis.labelled_items import (
     recorded_task,
     resolve_glue,
 )
-from outdim.analysis.labelled_result import LabelledResult
-from outdim.analysis.predict import VariantLogits
-from outdim.analysis.ranked_text import ranked_on
+from outdim.analysis.results.labelled import LabelledResult
+from outdim.analysis.results.swept import Sweep
 from outdim.analysis.step import Json, Progress, Step
-from outdim.analysis.sweep_options import GridOptions
-from outdim.analysis.sweep_variants import Grid
-from outdim.analysis.swept import Sweep
-from outdim.analysis.variants import Variant
+from outdim.analysis.sweeps.grid import Grid
+from outdim.analysis.sweeps.options import GridOptions
+from outdim.analysis.sweeps.ranked_text import ranked_on
+from outdim.analysis.variants.predict import VariantLogits
+from outdim.analysis.variants.variant import Variant
 from outdim.corpus.labelled import LabelledTexts
 
 

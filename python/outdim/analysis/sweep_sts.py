@@ -17,15 +17,15 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from outdim.analysis.compared import compared_row
 from outdim.analysis.input_options import ModelOptions, TokenizerOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.labelled_items import StsOptions, batching, recorded_items, resolve_items
-from outdim.analysis.labelled_result import SCHEMA
-from outdim.analysis.predict import text_vectors
+from outdim.analysis.results.compared import compared_row
+from outdim.analysis.results.labelled import SCHEMA
 from outdim.analysis.step import Json, Progress, Result, Step
 from outdim.analysis.tasks import TASKS
-from outdim.analysis.variants import Variant
+from outdim.analysis.variants.predict import text_vectors
+from outdim.analysis.variants.variant import Variant
 from outdim.corpus.labelled import LabelledTexts
 from outdim.errors import ArgumentError
 from outdim.models.ablation import Ablation, At

@@ -8,23 +8,23 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from outdim.analysis.by_block import ByBlock
-from outdim.analysis.compared import Compared
-from outdim.analysis.each_variant import EachVariant
-from outdim.analysis.evaluation import SUMS, Evaluation
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
 from outdim.analysis.input_options import MODEL_ON_TEXT
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskedTokens, NextTokens
-from outdim.analysis.ranked_text import ranked_on
-from outdim.analysis.runner import Runner, predictor_of, scored
-from outdim.analysis.scoring import Documents, Tally
+from outdim.analysis.results.compared import Compared
+from outdim.analysis.results.evaluation import SUMS, Evaluation
+from outdim.analysis.results.swept import Sweep
 from outdim.analysis.screen import Screened
 from outdim.analysis.step import Json, Progress, add_accounts
-from outdim.analysis.sweep_options import SweepMaskedOptions, SweepOptions
-from outdim.analysis.sweep_variants import Grid, chosen
-from outdim.analysis.swept import Sweep
-from outdim.analysis.variants import Variant
+from outdim.analysis.sweeps.grid import Grid, chosen
+from outdim.analysis.sweeps.options import SweepMaskedOptions, SweepOptions
+from outdim.analysis.sweeps.ranked_text import ranked_on
+from outdim.analysis.variants.by_block import ByBlock
+from outdim.analysis.variants.each_variant import EachVariant
+from outdim.analysis.variants.runner import Runner, predictor_of, scored
+from outdim.analysis.variants.scoring import Documents, Tally
+from outdim.analysis.variants.variant import Variant
 from outdim.models.architecture import architecture
 from outdim.models.last_layer import LastLayer
 from outdim.models.losses import Scores

@@ -11,7 +11,7 @@ from outdim.analysis.evaluate_glue import Glue
 from outdim.analysis.finetune import FinetuneOptions, finetune
 from outdim.analysis.input_options import ModelOptions, TokenizerOptions
 from outdim.analysis.labelled_items import GlueOptions
-from outdim.analysis.variants import AblationOptions
+from outdim.analysis.variants.variant import AblationOptions
 from outdim.commands.step import OutputOptions, StepCommand
 from outdim.errors import ArgumentError
 from outdim.run.share import Share, SpreadOptions

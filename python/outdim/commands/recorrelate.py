@@ -71,7 +71,7 @@ class Recorrelate:
 def _recorrelation(worker: Worker, own_counts: Path, counts: Path) -> Recorrelation:
     from outdim.analysis.correlate import frequency_covariates
     from outdim.analysis.recorrelate import Recorrelation, check_vocabulary
-    from outdim.analysis.worth import Worth
+    from outdim.analysis.results.worth import Worth
     from outdim.stats import TypeBuckets, TypeUnits
     from outdim.stats.named import below
     from outdim.tokens import TokenFrequencies, load_tokenizer

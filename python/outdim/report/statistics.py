@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from outdim.analysis.estimate import Estimate
+from outdim.analysis.results.estimate import Estimate
 from outdim.analysis.table import COVARIATES, SELECTIONS, STATISTICS, Statistic
 from outdim.errors import DataError
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from outdim.analysis.estimate import Estimate
+from outdim.analysis.results.estimate import Estimate
 from outdim.analysis.table import COVARIATES, Statistic, describe, selection_label
 from outdim.report.figures.base import Choice
 from outdim.report.statistics import Floats, Key, StepStatistics

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from outdim import Ablation
-from outdim.analysis.evaluation import SUMS, Evaluation
-from outdim.analysis.variants import Variant
+from outdim.analysis.results.evaluation import SUMS, Evaluation
+from outdim.analysis.variants.variant import Variant
 from outdim.report import summary, write_report
 from outdim.report.sections import section_of
 from outdim.report.study import read_study

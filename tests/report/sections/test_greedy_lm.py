@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
-from outdim.analysis.chosen import ROUNDS
+from outdim.analysis.results.chosen import ROUNDS
 from outdim.analysis.table import EVALUATION
 from outdim.report.sections import greedy_lm
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from outdim import Ablation
 from outdim.analysis.parts_of_speech import CLASSES
-from outdim.analysis.predictions_found import Predictions
-from outdim.analysis.variants import Variant
+from outdim.analysis.results.predictions import Predictions
+from outdim.analysis.variants.variant import Variant
 from outdim.report import summary, write_report
 from outdim.report.sections import section_of
 from outdim.report.study import read_study

@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from outdim.analysis.results.worth import LEADERS
 from outdim.analysis.table import TidyRows
-from outdim.analysis.worth import LEADERS
 from outdim.report import summary, write_report
 from outdim.report.sections import section_of
 from outdim.report.study import read_study

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from outdim.analysis.evaluation import SUMS, Evaluation
+from outdim.analysis.results.evaluation import SUMS, Evaluation
+from outdim.analysis.results.swept import Sweep
 from outdim.analysis.screen import Screened
-from outdim.analysis.sweep_variants import Grid, chosen
-from outdim.analysis.swept import Sweep
-from outdim.analysis.variants import Variant
+from outdim.analysis.sweeps.grid import Grid, chosen
+from outdim.analysis.variants.variant import Variant
 from outdim.models.screening import Screening
 from outdim.report import summary, write_report
 from outdim.report.sections import section_of

@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from outdim.analysis.estimate import p_in_words
+from outdim.analysis.results.estimate import p_in_words
 from outdim.analysis.table import COVARIATES
 from outdim.report.section import Table
 from outdim.report.text import token_text

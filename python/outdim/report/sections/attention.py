@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from outdim.analysis.estimate import Estimate
+from outdim.analysis.results.estimate import Estimate
 from outdim.report.figures.attention_map import attention_map
 from outdim.report.figures.base import Figure
 from outdim.report.section import Cell, Section, Table

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from outdim.analysis.agreement import jaccard
+from outdim.analysis.results.agreement import jaccard
 from outdim.analysis.table import selection_label
 from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outdim.analysis.embedding_columns import BOUND, PART_LABELS
+from outdim.analysis.results.embedding_columns import BOUND, PART_LABELS
 from outdim.report.figures.histograms import histograms
 from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default

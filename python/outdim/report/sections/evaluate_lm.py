@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from outdim.analysis.evaluation import METRICS
+from outdim.analysis.results.evaluation import METRICS
 from outdim.report.figures.base import Figure
 from outdim.report.figures.curves import Curve, curves
 from outdim.report.figures.differences import Difference, differences

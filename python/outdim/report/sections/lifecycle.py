@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from outdim.analysis.estimate import Estimate
-from outdim.analysis.lives_words import BRANCHES, digits, size
+from outdim.analysis.results.estimate import Estimate
+from outdim.analysis.results.lives_words import BRANCHES, digits, size
 from outdim.report.figures.base import Figure
 from outdim.report.figures.hidden_map import hidden_map
 from outdim.report.section import Cell, Section, Table

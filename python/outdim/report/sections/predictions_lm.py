@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from outdim.analysis.parts_of_speech import CLASSES
-from outdim.analysis.predictions_found import LABELS, LEADING, TRUTH
+from outdim.analysis.results.predictions import LABELS, LEADING, TRUTH
 from outdim.report.figures.base import Figure
 from outdim.report.figures.confusion import confusion
 from outdim.report.figures.differences import Difference, differences

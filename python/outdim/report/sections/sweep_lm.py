@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from outdim.analysis.estimate import Estimate
+from outdim.analysis.results.estimate import Estimate
 from outdim.analysis.table import Statistic
 from outdim.report.figures.base import Figure
 from outdim.report.figures.curves import Curve, curves

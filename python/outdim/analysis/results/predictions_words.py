@@ -1,0 +1,179 @@
+"""What is said of the tokens that the variants of a model predicted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from outdim.analysis.parts_of_speech import LONGEST
+from outdim.analysis.results.cautions import few_blocks
+from outdim.analysis.results.compared import others
+from outdim.analysis.results.estimate import Estimate
+from outdim.analysis.variants.variant import controls_of
+from outdim.text import counted, listing, number
+
+if TYPE_CHECKING:
+    from outdim.analysis.results.predictions import Comparison, Predictions
+    from outdim.stats.paired import Interval
+
+_NAMED = 3  # ablated variants, and dimensions, that sentences speak of
+_FEW_TOKENS = 1000
+_WHAT = {
+    "next": "the next token",
+    "masked": "masked tokens",
+    "unmasked": "tokens that are there to be seen",
+}
+
+
+def headline(found: Predictions) -> list[str]:
+    """What is predicted, and what the ablations change in that."""
+    said = [_intact(found, reading) for reading in found.readings]
+    change = found.measure("mean_log_frequency").difference.value
+    ablated = [i for i, v in enumerate(found.variants) if v.role == "ablated"]
+    order = sorted(ablated, key=lambda i: -np.nan_to_num(abs(change[i + 1]), nan=np.inf))
+    said += [_ablated(found, i) for i in order[:_NAMED]]
+    if len(order) > _NAMED:
+        rest = change[[i + 1 for i in order[_NAMED:]]]
+        said.append(
+            f"{counted(len(rest), 'other variant')}: the mean log frequency changes by "
+            f"{number(rest.min(), 2)} to {number(rest.max(), 2)}."
+        )
+    if found.contributions:
+        said.append(_dimensions(found))
+    if found.tagger:
+        said.append(_parts_of_speech(found, order[:_NAMED]))
+    return said
+
+
+def _intact(found: Predictions, reading: str) -> str:
+    log, types = (found.measure(name, reading) for name in ("mean_log_frequency", "types"))
+    # The difference of the truth to the model, turned round.
+    truth = log.difference
+    more = Estimate(-truth.value[0], -truth.high[0], -truth.low[0])
+    return (
+        f"Predicting {_WHAT[reading]}, the intact model gives {_types(types, 1)} where the text "
+        f"has {types.value.value[0]:,.0f}, in {counted(_rows(found, reading), 'place')}; the mean "
+        f"of log(1 + count) is {_estimate(log.value, 1).words()} for what it predicts and "
+        f"{_estimate(log.value, 0).words()} for the text, a difference of {more.words()}: "
+        f"{_direction(more)} than the true ones."
+    )
+
+
+def _types(types: Comparison, series: int) -> str:
+    return counted(int(np.nan_to_num(types.value.value[series])), "different token")
+
+
+def _direction(change: Estimate) -> str:
+    """What a change of the mean log frequency means, where it is sure."""
+    if change.low is not None and change.high is not None:
+        if change.low > 0:
+            return "more frequent tokens"
+        if change.high < 0:
+            return "rarer tokens"
+    return "not surely more frequent or rarer tokens"
+
+
+def _ablated(found: Predictions, variant: int) -> str:
+    i = variant + 1
+    log, types = (found.measure(name) for name in ("mean_log_frequency", "types"))
+    slope, rho = (found.measure(name) for name in ("slope", "spearman"))
+    change = _estimate(log.difference, i)
+    said = (
+        f"{found.variants[variant].label}: the mean of log(1 + count) changes by {change.words()}, "
+        f"{_direction(change)} than the intact model's"
+    )
+    if np.isfinite(log.control.value[i]):
+        controls = [found.variants[c] for c in controls_of(found.variants)[variant]]
+        verb = "change" if len(controls) > 1 else "changes"
+        mean = " on average" if len(controls) > 1 else ""
+        said += f" ({others(controls)} {verb} it by {number(float(log.control.value[i]), 3)}{mean})"
+    return (
+        f"{said}; {_types(types, i)} after {types.value.value[1]:,.0f}, slope against the corpus "
+        f"{_from_to(slope.value, i)}, Spearman's ρ {_from_to(rho.value, i)}."
+    )
+
+
+def _from_to(value: Interval, i: int) -> str:
+    return f"{number(float(value.value[1]), 2)} to {number(float(value.value[i]), 2)}"
+
+
+def _dimensions(found: Predictions) -> str:
+    adds = found.contributions[found.reading]
+    gap = found.measure("logit_gap", found.reading).value
+    size = np.abs(adds.difference.value[0])
+    low, high = adds.difference.interval()
+    parts = []
+    for d in np.argsort(-size, kind="stable")[:_NAMED]:
+        part = Estimate(adds.difference.value[0, d], low[0, d], high[0, d])
+        parts.append(f"dimension {d} adds {part.words()}")
+    return (
+        "The states before the output layer make the mean logit (without a bias, and before a "
+        "scale or cap of the model) of the most frequent tenth of the tokens differ from that of "
+        f"the rarest tenth by {_estimate(gap, 1).words()}; of that, {listing(parts)}."
+    )
+
+
+def _parts_of_speech(found: Predictions, ablated: list[int]) -> str:
+    value = found.measure("pos_agreement").value
+    said = (
+        f"{_percent(value, 1)} of what the intact model predicts has the part of speech of the "
+        "true word"
+    )
+    changed = [f"{_percent(value, i + 1)} with {found.variants[i].label}" for i in ablated]
+    return f"{said}; {listing(changed)}." if changed else f"{said}."
+
+
+def _percent(value: Interval, i: int) -> str:
+    share = Estimate(100 * value.value[i], 100 * value.low[i], 100 * value.high[i])
+    return f"{share.words(0)} %"
+
+
+def cautions(found: Predictions) -> list[str]:
+    """What the numbers rest on."""
+    said = few_blocks(int(found.measure("types").blocks.max()))
+    rows = min(_rows(found, reading) for reading in found.readings)
+    if rows < _FEW_TOKENS:
+        said.append(
+            f"There are {counted(rows, 'prediction')} only: how many different tokens there are, "
+            "and slopes against the corpus, grow with their number. Compare variants, not texts."
+        )
+    if not found.measure("unseen_share").value.value[0]:
+        said.append(
+            "The counts know every true token, as where they are this text's own: the true tokens "
+            "then seem more frequent than what any model predicts. Give counts of a larger text "
+            "(--counts)."
+        )
+    if any(v.role == "ablated" for v in found.variants) and not controls_of(found.variants):
+        said.append("There are no controls: what random dimensions would do is not known.")
+    for reading in found.readings:
+        amiss = [name for i, name in enumerate(found.names()) if i and found.reason(reading, i)]
+        if amiss:
+            said.append(
+                f"Some logits are not finite, and count for nothing ({_WHAT[reading]}): "
+                f"{listing(amiss, 3)}."
+            )
+        untagged = max(found.untagged(reading, 1 + i) for i in range(len(found.variants)))
+        if found.tagger and untagged:
+            said.append(
+                f"{counted(untagged, 'prediction')} of {_rows(found, reading):,} "
+                f"({_WHAT[reading]}) have no part of speech: documents of more than {LONGEST:,} "
+                "characters are not tagged."
+            )
+    if not found.contributions:
+        said.append("What dimensions add to logits is not said: logits are not linear in them.")
+    if found.task == "mlm" and found.contributions:
+        said.append(
+            "Dimensions of contributions are those of the states that the output layer reads. "
+            "Where the head transforms hidden states first, as BERT's does, they are not those of "
+            "the hidden states that are ablated."
+        )
+    return [*said, *([found.note] if found.note else [])]
+
+
+def _rows(found: Predictions, reading: str) -> int:
+    return int(found.readings[reading].rows.sum())
+
+
+def _estimate(interval: Interval, i: int) -> Estimate:
+    return Estimate(interval.value[i], interval.low[i], interval.high[i])

@@ -1,0 +1,185 @@
+"""Options of sweeps of predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import comb
+
+from outdim.analysis.input_options import args_of
+from outdim.analysis.inputs import Inputs
+from outdim.analysis.predicting import MaskingOptions
+from outdim.analysis.screen import LEADING, Score
+from outdim.analysis.sweeps.grid import Grid, Mode, grid
+from outdim.analysis.sweeps.ranking import named_by
+from outdim.analysis.sweeps.words import ALL, EACH, check_words, named_sets, paired
+from outdim.errors import ArgumentError
+from outdim.models.ablation import At
+
+_BLOCK = 32  # forwards of all layers a shard, about
+_CONTROLS = 10
+_LEVEL = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridOptions:
+    """Which dimensions are disabled in turn, and where.
+
+    Args:
+        dims: All, ranges such as 0-99, single ones, or with commas those that go together; worst:8
+            or least:8, those that do most or least harm in the run named by ranking.
+        layers: All at once; each alone; window:N, so many in a row from every layer on; 4-6 or 4,6
+            together; or 4. Several words make a place each; 0 stands for the embeddings.
+        at: State, parameters, denominator or readers, see outdim.ablate.
+        controls: So many random dimensions beside them at every place, drawn from all where most
+            are swept; none takes 10.
+        pairs: Beside single dimensions all pairs of them: whether two do more harm than the sum.
+        ranking: Run directory of a sweep or a screening, by which dims may be named.
+        seed: Of all that is drawn: controls, masks, documents.
+        variants_at_once: How many variants share a forward; none takes as many as fill a batch, on
+            CPUs up to 512 tokens. 1: each as it is in outdim evaluate, to the bit.
+        block: So many forwards of all layers, about, make a shard with a unit of text.
+        draws: How often the documents are drawn for the intervals.
+    """
+
+    dims: list[str] = field(default_factory=lambda: [ALL])
+    layers: list[str] = field(default_factory=lambda: [ALL])
+    at: At = "state"
+    controls: int | None = None
+    pairs: bool = False
+    ranking: str | None = None
+    seed: int = 0
+    variants_at_once: int | None = None
+    block: int = _BLOCK
+    draws: int = 2000
+
+    def check_size(self, hidden_size: int | None, layers: int | None) -> None:
+        """Raise ArgumentError for what is out of range or does not go together.
+
+        For a model of such a size; None where that is not known.
+        """
+        least = {"variants_at_once": 1, "block": 1, "draws": 2, "controls": 0, "seed": 0}
+        for name, bound in least.items():
+            given = getattr(self, name)
+            if given is not None and given < bound:
+                said, expected = (
+                    name.replace("_", "-"),
+                    f"at least {bound}" if bound else "0 or more",
+                )
+                raise ArgumentError(f"{said}: expected {expected}, got {given}.")
+        dims = named_by(self.ranking, self.dims, hidden_size)
+        check_words(dims, self.layers, hidden_size, layers)
+        sets = named_sets(dims, hidden_size)
+        if sets and self.pairs:
+            sets = paired(sets)  # says how many are too few or too many
+        if sets and hidden_size is not None:
+            self._check_controls(sets, hidden_size)
+
+    def _check_controls(self, sets: list[tuple[int, ...]], hidden_size: int) -> None:
+        """No more than there are sets of other dimensions, of the smallest size."""
+        size, taken = min(map(len, sets)), len({dim for one in sets for dim in one})
+        others = hidden_size - (taken if 2 * taken <= hidden_size else size)
+        most = comb(others, size)
+        if self.controls is not None and self.controls > most:
+            raise ArgumentError(
+                f"controls: expected at most {most}, the sets of {size} of {others} other "
+                f"dimensions; got {self.controls}."
+            )
+
+    def grid(self, inputs: Inputs) -> Grid:
+        """The grid of variants.
+
+        Raises:
+            ArgumentError: Options out of range; dimensions or layers that the model does not have;
+                more places than so many draws could make sure of.
+        """
+        self.check_size(inputs.architecture.hidden_size, inputs.architecture.layers)
+        found = grid(
+            inputs,
+            dims=named_by(self.ranking, self.dims),
+            pairs=self.pairs,
+            layers=self.layers,
+            at=self.at,
+            mode=self.grid_mode,
+            controls=self.control_count,
+            seed=self.seed,
+        )
+        least = int(len(found.places) / _LEVEL)
+        if self.draws < least:
+            raise ArgumentError(
+                f"draws: expected at least {least} for {len(found.places)} places, where nothing "
+                f"could be sure with fewer; got {self.draws}."
+            )
+        return found
+
+    @property
+    def grid_mode(self) -> Mode:
+        """What the dimensions are set to."""
+        return "zero"
+
+    @property
+    def control_count(self) -> int:
+        """Controls at a place."""
+        return _CONTROLS if self.controls is None else self.controls
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions(GridOptions):  # noqa: D101 - what a grid says, and of mode and screening
+    __doc__ = f"""{(GridOptions.__doc__ or "").rstrip()}
+        mode: Zero, or mean: of the text for the state, of the other parameters for those of a norm.
+        verify: Measure only so many that come first in a screening by gradients (all layers
+            together, or each alone), and a random sample of the others: whether to believe it. The
+            screening has options of its own.
+        verify_random: How many others.
+        score: By which the screening ranks: absolute |h dL/dh|, its square, or the magnitude |h|.
+    """
+
+    mode: Mode = "zero"
+    verify: int | None = None
+    verify_random: int = 40
+    score: Score = LEADING
+
+    def check_size(self, hidden_size: int | None, layers: int | None) -> None:
+        """As the grid, and whether what is verified is all that a screening scores."""
+        super().check_size(hidden_size, layers)
+        if self.verify_random < 1:
+            raise ArgumentError(f"verify-random: expected at least 1, got {self.verify_random}.")
+        if self.verify is not None:
+            self._check_verify(hidden_size, layers)
+
+    @property
+    def grid_mode(self) -> Mode:
+        """As asked."""
+        return self.mode
+
+    @property
+    def control_count(self) -> int:
+        """Of a verified screening the random others take the part of controls."""
+        return 0 if self.verify is not None else super().control_count
+
+    def _check_verify(self, hidden_size: int | None, count: int | None) -> None:
+        layers = list(self.layers)
+        if list(self.dims) != [ALL] or layers not in ([ALL], [EACH]):
+            raise ArgumentError(
+                "verify: it takes what comes first in a screening: leave --dims out, and --layers, "
+                "or give --layers each."
+            )
+        plain = (self.at, self.mode, self.controls, self.pairs) == ("state", "zero", None, False)
+        if not plain:
+            raise ArgumentError(
+                "verify: the scores are of single states set to zero, and random others stand "
+                "beside them: leave --at, --mode, --controls and --pairs out."
+            )
+        if hidden_size is None or count is None:
+            return
+        population = hidden_size * (count if layers == [EACH] else 1)
+        assert self.verify is not None
+        if self.verify < 1 or self.verify + self.verify_random > population:
+            raise ArgumentError(
+                f"verify, verify-random: expected at least 1 and together at most {population}, "
+                f"the dimensions there are, got {self.verify} and {self.verify_random}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepMaskedOptions(MaskingOptions, SweepOptions):  # noqa: D101 - what the two say
+    __doc__ = f"{SweepOptions.__doc__}{args_of(MaskingOptions)}"
