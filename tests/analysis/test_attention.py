@@ -91,7 +91,7 @@ def test_the_planted_dimension_goes_with_attention_and_others_do_not(found):
         == (LAYER, HEAD, "read", "all")
     }
     assert here[PLANTED]["r_low"] > 0.9
-    assert here[PLANTED]["share_below"] >= 30 / 32
+    assert here[PLANTED]["share_below"] >= 26 / 28
     assert abs(here[1]["r"]) < 0.9
     assert here[PLANTED]["median_abs_r"] < 0.5
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 PAIRINGS = ("read", "written")
 _ABLATED = "ablated/"
 _MAPS = "attention_maps.parquet"
+_OTHERS = 64  # dimensions that say what is usual: all would be a third of what the step takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,8 @@ class AttentionOptions:
 
     Args:
         dims: Dimensions whose |h| is related to attention, with intervals; none takes the outliers
-            by parameters and ten random ones. The median over all dimensions comes with it.
+            by parameters and ten random ones. What is usual among the others comes with it: the
+            median of 64 of them, drawn once.
         ablate: Dimensions that are disabled for a second forward of the same text: what the
             patterns are without them, and how much they change. None for one forward only.
         at: Where they are disabled, as in outdim.ablate.
@@ -95,9 +98,11 @@ class AttentionStep(Observer):
             )
         if options.ablate:
             sites(arch, Ablation(tuple(options.ablate), at=options.at))
+        chosen = sorted(set(dims))
         return {
             **recorded,
-            "dims": sorted(set(dims)),
+            "dims": chosen,
+            "others": _others(chosen, arch.hidden_size),
             "heads": [[layer, count] for layer, count in heads.items()],
         }
 
@@ -129,26 +134,20 @@ class AttentionStep(Observer):
         return HeadSums(BLOCKS, len(GROUPS), tuple(self.heads), most, len(self.places.names))
 
     @cached_property
-    def chosen(self) -> dict[int, PointComoments]:
-        """Co-moments of the chosen dimensions with what heads give, by layer, block and group."""
+    def pairs(self) -> dict[int, PointComoments]:
+        """Co-moments of |h| with what heads give, by layer, block and group.
+
+        Of the chosen dimensions, and behind them of the others.
+        """
         labels = [f"{group} {block}" for block in range(BLOCKS) for group in GROUPS]
         return {
             layer: PointComoments(PAIRINGS, labels, heads) for layer, heads in self.heads.items()
         }
 
-    @cached_property
-    def every(self) -> dict[int, PointComoments]:
-        """The same of all dimensions, by layer and group: what is usual among them."""
-        return {
-            layer: PointComoments(PAIRINGS, GROUPS, heads) for layer, heads in self.heads.items()
-        }
-
     def accumulators(self) -> Mapping[str, Part]:
         """Sums of heads, and co-moments of each layer."""
-        found: dict[str, Part] = {"sums": self.sums}
-        for name, parts in (("chosen", self.chosen), ("every", self.every)):
-            found |= {f"{name} {layer}": part for layer, part in parts.items()}
-        return found
+        pairs: dict[str, Part] = {f"pairs {layer}": part for layer, part in self.pairs.items()}
+        return {"sums": self.sums, **pairs}
 
     @cached_property
     def twins(self) -> Sequence[tuple[Ablation, Observer]]:
@@ -161,7 +160,7 @@ class AttentionStep(Observer):
     def begin(self, batch: Batch) -> None:
         """The next forward reads ``batch``."""
         block = batch.documents % BLOCKS
-        self._ids, self._group = batch.input_ids, batch.group
+        self._ids = batch.input_ids
         # Group g of block b is label 1 + g + 3 b, 0 stays 0: a table, since the type is so narrow.
         label = batch.group.long() + len(GROUPS) * block[:, None]
         self._label = torch.where(batch.group > 0, label, 0).to(torch.uint8)
@@ -169,6 +168,11 @@ class AttentionStep(Observer):
         self._read: Tensor | None = None
         place = self.places.of_batch(batch.input_ids, batch.position)
         self.sums.begin(batch.input_ids, batch.group, block, place)
+
+    @cached_property
+    def _dims(self) -> Tensor:
+        dims = self.recorded["dims"] + self.recorded["others"]
+        return torch.tensor(dims, device=self.inputs.device)
 
     def observe(self, point: Point, hidden: Tensor, *, taken: bool) -> None:
         """Pair the state that a layer has written with its attention; keep it for the next."""
@@ -185,15 +189,13 @@ class AttentionStep(Observer):
         mean = received.mean()  # [B, H, S]; NaN only for keys that are in no group
         rows = mean.transpose(0, 1).reshape(mean.shape[1], -1)
         self._rows[attention.layer] = rows
-        for part in (self.chosen, self.every):
-            group = self._label if part is self.chosen else self._group
-            part[attention.layer].begin(self._ids.reshape(-1), group.reshape(-1), rows)
+        ids, label = self._ids.reshape(-1), self._label.reshape(-1)
+        self.pairs[attention.layer].begin(ids, label, rows)
         assert self._read is not None
         self._pair("read", attention.layer, self._read)
 
     def _pair(self, pairing: str, layer: int, hidden: Tensor) -> None:
-        self.chosen[layer].add(pairing, hidden[..., self.recorded["dims"]].contiguous())
-        self.every[layer].add(pairing, hidden)
+        self.pairs[layer].add(pairing, hidden[..., self._dims])
 
     def commit(self) -> None:
         """The forward is complete."""
@@ -233,4 +235,10 @@ class AttentionStep(Observer):
         return None if path is None else pq.read_table(path)
 
     def _side(self) -> AttentionSide:
-        return AttentionSide(self.heads, self.sums, self.chosen, self.every)
+        return AttentionSide(self.heads, self.sums, self.pairs, len(self.recorded["dims"]))
+
+
+def _others(chosen: Sequence[int], size: int) -> list[int]:
+    """Some that were not chosen, at random and the same in every run."""
+    order = np.random.default_rng(0).permutation(size)
+    return sorted(order[~np.isin(order, chosen)][:_OTHERS].tolist())

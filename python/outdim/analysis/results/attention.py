@@ -75,24 +75,32 @@ _QUERIES = {name: SELECTIONS[name].groups for name in ("text", "all")}
 
 @dataclass(frozen=True, eq=False)
 class AttentionSide:
-    """The merged sums of a model, intact or ablated; see `outdim.analysis.attention`."""
+    """The merged sums of a model, intact or ablated; see `outdim.analysis.attention`.
+
+    Attributes:
+        heads: How many a layer has.
+        sums: What they attend to.
+        pairs: Co-moments of |h| with what heads give, by layer.
+        chosen: Of how many chosen dimensions; random others stand behind them.
+    """
 
     heads: Mapping[int, int]
     sums: HeadSums
-    chosen: Mapping[int, PointComoments]
-    every: Mapping[int, PointComoments]
+    pairs: Mapping[int, PointComoments]
+    chosen: int
 
     def r(self, layer: int, pairing: str, groups: Sequence[str]) -> LeftOut:
         """Pearson's r of |h| of the chosen dimensions with what each head gives: [H, C]."""
-        return _pearson(self.chosen[layer], pairing, groups)
+        return _pearson(self.pairs[layer], pairing, groups, slice(self.chosen))
 
     def usual(self, layer: int, pairing: str, groups: Sequence[str]) -> Floats:
-        """|r| of every dimension: [H, D]."""
-        return np.abs(_pearson(self.every[layer], pairing, groups).value)
+        """|r| of others, which were not chosen: [H, O]."""
+        others = slice(self.chosen, None)
+        return np.abs(_pearson(self.pairs[layer], pairing, groups, others).value)
 
     def tokens(self, layer: int, pairing: str, groups: Sequence[str]) -> int:
         """How many tokens r is of."""
-        n = self.every[layer].of(pairing).head[:, 0]
+        n = self.pairs[layer].of(pairing).head[:, 0].view(-1, len(GROUPS)).sum(0)
         return int(sum(n[GROUPS.index(group)] for group in groups))
 
     def array(self, name: str) -> Floats:
@@ -140,9 +148,10 @@ class AttentionSide:
         return int(keys[best, 2]), float(sums[best] / sums[mine].sum())
 
 
-def _pearson(part: PointComoments, pairing: str, groups: Sequence[str]) -> LeftOut:
+def _pearson(part: PointComoments, pairing: str, groups: Sequence[str], dims: slice) -> LeftOut:
     """Pearson's r of |h| with the covariates over groups of these kinds, blocks left out."""
     head, body = (state.numpy() for state in part.of(pairing))
+    body = body[..., dims]
     k = covariates_of(head.shape[1])
     kinds = len(GROUPS)
     kept = [GROUPS.index(group) for group in groups]
@@ -258,7 +267,9 @@ class AttentionFound(Result):
             some = np.isfinite(kept).any(1)
             median = np.full(len(kept), np.nan)
             median[some] = np.nanmedian(kept[some], 1)
-            below = self._share_below(kept, np.abs(intact.value))
+            size = np.abs(intact.value)
+            below = (kept[:, None] < size[..., None]).sum(2) / np.isfinite(kept).sum(1)[:, None]
+            below = np.where(np.isfinite(size), below, np.nan)
         columns: dict[str, Any] = {
             "layer": np.full(shape, layer, np.int16),
             "head": head.astype(np.int16),
@@ -276,14 +287,6 @@ class AttentionFound(Result):
             columns |= _columns("ablated_r", ablated)
             columns |= _columns("change", intact - ablated, correlation=False)
         return pa.table({name: pa.array(value.reshape(-1)) for name, value in columns.items()})
-
-    def _share_below(self, usual: Floats, size: Floats) -> Floats:
-        """In how many of the other dimensions |r| [H, D] is smaller than ``size`` [H, C]."""
-        found = []
-        for column, dim in enumerate(self.dims):
-            others = np.delete(usual, dim, axis=1)
-            found.append((others < size[:, column, None]).sum(1) / np.isfinite(others).sum(1))
-        return np.where(np.isfinite(size), np.stack(found, 1), np.nan)
 
     @cached_property
     def heads_table(self) -> pa.Table:
@@ -375,7 +378,7 @@ class AttentionFound(Result):
                     f"Over {best['n']:,} tokens ({selection_label(selection)}) dimension "
                     f"{best['dim']} goes with attention most, at layer {best['layer']}, head "
                     f"{best['head']}: r of |h|, of the state that the layer reads, with attention "
-                    f"received is {_words(best, 'r')}; the median |r| of all dimensions is "
+                    f"received is {_words(best, 'r')}; the median |r| of random others is "
                     f"{number(best['median_abs_r'], 2)} there."
                 )
         if self.ablated is not None:

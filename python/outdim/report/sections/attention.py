@@ -112,7 +112,7 @@ def _strongest(rows: list[dict[str, Any]], marked: Sequence[int]) -> Table:
         title="Dimensions that go with attention",
         caption="For each chosen dimension the head at which r of |h| with attention received is "
         "largest, over the state that the layer reads: with interval over documents, the median "
-        "|r| of all dimensions at that head, and in which share of the others |r| is smaller.",
+        "|r| of random other dimensions at that head, and in which share of those |r| is smaller.",
         columns=["tokens", "dimension", "layer", "head", "r", "median |r|", "others below"]
         + (["ablated r"] if wide and "ablated_r" in wide[0] else []),
         rows=[
