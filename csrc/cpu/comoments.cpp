@@ -18,8 +18,8 @@
 namespace outdim::cpu {
 namespace {
 
-/// Strips of a task: of each row so many columns lie together in memory, and their sums still fit
-/// into the L1 cache.
+/// Most strips of a task: of each row so many columns lie together in memory, and their sums still
+/// fit into the L1 cache.
 constexpr int64_t kStrips = 4;
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
@@ -108,20 +108,22 @@ class Selected {
 /// One thread's way through groups of columns.
 class Columns {
  public:
-  Columns(const HiddenView& hidden, const ComomentsArgs& args, const Selected& selected, int values)
+  Columns(const HiddenView& hidden, const ComomentsArgs& args, const Selected& selected, int values,
+          int64_t strips)
       : hidden_(hidden),
         args_(args),
         selected_(selected),
         kernels_(*kernels().comoments),
         values_(values),
-        pivot_(kStrips * kernels_.columns),
-        sums_(kStrips * strip_size()) {}
+        strips_(strips),
+        pivot_(strips * kernels_.columns),
+        sums_(strips * strip_size()) {}
 
-  /// The strips from `column` on, kStrips at most.
+  /// The strips from `column` on.
   void add(int64_t column) {
-    const int64_t end = std::min(hidden_.d, column + kStrips * kernels_.columns);
+    const int64_t end = std::min(hidden_.d, column + strips_ * kernels_.columns);
     for (int g = 0; g < args_.groups; ++g) {
-      std::fill_n(sums_.data(), kStrips * strip_size(), 0.0);
+      std::fill_n(sums_.data(), strips_ * strip_size(), 0.0);
       const int64_t from = selected_.begin(g), to = selected_.end(g);
       for (int64_t i = from; i < to; i += kMaxPanelRows) {
         ComomentsPanel panel;
@@ -169,6 +171,7 @@ class Columns {
   const Selected& selected_;
   const ComomentsKernels& kernels_;
   const int values_;
+  const int64_t strips_;
   Buffer<double> pivot_, sums_;
 };
 
@@ -178,10 +181,13 @@ void comoments(const HiddenView& hidden, const ComomentsArgs& args, int threads)
   const ComomentsKernels& found = *kernels().comoments;
   const int values = static_cast<int>(round_up(args.count, found.values));
   const Selected selected(hidden, args, values);
-  const int64_t columns = kStrips * found.columns;
+  // Few columns, those of chosen dimensions, still keep all threads busy.
+  const int64_t all = (hidden.d + found.columns - 1) / found.columns;
+  const int64_t strips = std::clamp<int64_t>(all / std::max(threads, 1), 1, kStrips);
+  const int64_t columns = strips * found.columns;
   const int64_t tasks = (hidden.d + columns - 1) / columns;
   run_tasks(tasks, threads, [&](TaskQueue& queue) {
-    Columns mine(hidden, args, selected, values);
+    Columns mine(hidden, args, selected, values, strips);
     for (int64_t task = queue.next(); task >= 0; task = queue.next()) mine.add(task * columns);
   });
 }

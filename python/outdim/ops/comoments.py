@@ -104,8 +104,9 @@ def merge_comoments(earlier: Comoments, later: Comoments) -> Comoments:
     )
     body = body_a + body_b
     body[:, :1] = body_a[:, :1] + dy * share[..., None]
-    both = torch.cat([dy, dx[..., None].expand(-1, -1, dy.shape[2])], 1)
-    body[:, 1:] += both * (dy * weight[..., None])
+    body[:, 1:] += torch.cat([dy, dx[..., None].expand(-1, -1, dy.shape[2])], 1) * (
+        dy * weight[..., None]
+    )
     for side, other in ((na, later), (nb, earlier)):
         none = side[:, 0] == 0
         head[none], body[none] = other.head[none], other.body[none]

@@ -29,7 +29,8 @@ class PointComoments:
         self.points, self.groups, self.values = tuple(points), tuple(groups), values
         self._rows, self._group = torch.zeros(0), torch.zeros(0)
         self._kept: dict[str, Comoments] = {}  # of whole forwards
-        self._pending: dict[str, Comoments] = {}  # with the one under way
+        #: With the one under way: which groups it has, and their new state.
+        self._pending: dict[str, tuple[Tensor, Comoments]] = {}
 
     def begin(self, ids: Tensor, group: Tensor, rows: Tensor) -> None:
         """The next forward has N rows: group [N] uint8, rows [K, N] float64; ids are not asked."""
@@ -39,14 +40,32 @@ class PointComoments:
     def add(self, point: str, hidden: Tensor) -> None:
         """Take those of ``hidden`` [..., D] at ``point``."""
         found = comoments(hidden, self._rows, self._group, len(self.groups))
-        if before := self._kept.get(point):
-            before = Comoments(*(part.to(found.head.device) for part in before))
-        self._pending[point] = merge_comoments(before, found) if before else found
+        self._pending[point] = self._merged(point, found)
 
     def commit(self) -> None:
         """The forward is complete: what it gave counts."""
-        self._kept |= self._pending
+        for point, (present, state) in self._pending.items():
+            self._keep(point, present, state)
         self._pending.clear()
+
+    def _merged(self, point: str, later: Comoments) -> tuple[Tensor, Comoments]:
+        """Which groups ``later`` has, a few of many blocks, and their state with it."""
+        present = (later.head[:, 0] > 0).nonzero()[:, 0]
+        found = Comoments(*(part[present] for part in later))
+        mine = self._kept.get(point)
+        if mine is None:
+            return present, found
+        before = (part.to(later.head.device)[present] for part in mine)
+        return present, merge_comoments(Comoments(*before), found)
+
+    def _keep(self, point: str, present: Tensor, state: Comoments) -> None:
+        """Put what `_merged` gave in its place."""
+        mine = self._kept.get(point)
+        if mine is None:
+            mine = Comoments(*(x.new_zeros(len(self.groups), *x.shape[1:]) for x in state))
+        self._kept[point] = mine = Comoments(*(part.to(present.device) for part in mine))
+        for whole, part in zip(mine, state, strict=True):
+            whole[present] = part
 
     def discard(self) -> None:
         """The forward failed: nothing of it counts."""
@@ -77,13 +96,12 @@ class PointComoments:
         known = {f"{point}/{field}" for point in self.points for field in _FIELDS}
         if extra := state.keys() - known:
             raise DataError(f"state: expected the points {', '.join(self.points)}, got {extra}")
-        merged = {}
+        given = {}
         for point in self.points:
             if f"{point}/head" not in state:
                 continue
             later = Comoments(*(state[f"{point}/{field}"].clone() for field in _FIELDS))
-            mine = self._kept.get(point)
-            d = (later if mine is None else mine).body.shape[-1]
+            d = self._kept.get(point, later).body.shape[-1]
             sizes = (head_size(self.values),), (COMOMENTS_BASE + self.values, d)
             for field, part, size in zip(_FIELDS, later, sizes, strict=True):
                 expected = (len(self.groups), *size)
@@ -92,8 +110,7 @@ class PointComoments:
                         f"state: {point}/{field}: expected {expected} float64 for the groups "
                         f"{', '.join(self.groups)}, got {tuple(part.shape)} {part.dtype}"
                     )
-            if mine is not None:
-                later = Comoments(*(part.to(mine.head.device) for part in later))
-            merged[point] = later if mine is None else merge_comoments(mine, later)
-        self._kept |= merged
+            given[point] = later
+        for point, later in given.items():
+            self._keep(point, *self._merged(point, later))
         return self
