@@ -1,9 +1,9 @@
 """What each observing step costs within a forward of BERT-base and MiniLM, and all of them.
 
-The models read documents of Python's documentation, BERT-base with random weights. A step's time
-is that of what the pass calls of it, over the time of all else: a forward of seconds varies by more
-than most steps cost. Moments are taken by hooks here; within the norms they cost less
-(bench_forward.py).
+The models read documents of Python's documentation, BERT-base with random weights: 32 beginnings of
+128 tokens, a full batch, as a corpus gives them. A step's time is that of what the pass calls of
+it, over the time of all else: a forward of seconds varies by more than most steps cost. Moments are
+taken by hooks here; within the norms they cost less (bench_forward.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from transformers import BertConfig, BertModel
 
 _STEPS = ("correlate", "criteria", "geometry", "lifecycle", "attention")
 _CALLS = ("begin", "observe", "attend", "commit")
-_LENGTH, _DOCUMENTS, _CHARS, _ROUNDS = 128, 32, 600, 4
+_LENGTH, _DOCUMENTS, _CHARS, _ROUNDS = 128, 32, 1200, 4
 _SMALL = {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2} | {
     "intermediate_size": 256
 }
@@ -45,23 +45,27 @@ def all_rows(quick: bool) -> Iterator[Row]:
     models = {n: BertModel(BertConfig(**s), add_pooling_layer=False) for n, s in shapes.items()}
     if not quick:
         models["MiniLM"] = load_model(str(MODEL_DIR))
+    tokenizer = load_tokenizer(str(MODEL_DIR))
+    texts = documents(4 if quick else _DOCUMENTS, tokenizer)
     for name, model in models.items():
         for threads in sorted({1, torch.get_num_threads()}):
             with num_threads(threads):
-                for row in overheads(model.eval(), documents(4 if quick else _DOCUMENTS)):
+                for row in overheads(model.eval(), tokenizer, texts):
                     yield {"op": "steps", "model": name, "device": "cpu", "threads": threads} | row
 
 
-def documents(n: int) -> list[str]:
-    """The beginnings of some, from all over."""
+def documents(n: int, tokenizer: Any) -> list[str]:
+    """The beginnings of some, from all over, as long as a sequence."""
     corpus = open_corpus("python-docs", min_chars=_CHARS)
     found = [t[:_CHARS] for unit in corpus.units for t in corpus.read(unit, Accounting())]
-    return found[:: len(found) // n][:n]
+    chosen = found[:: len(found) // n][:n]
+    ends = tokenizer(chosen, return_offsets_mapping=True)["offset_mapping"]
+    return [text[: of_text[_LENGTH - 2][1]] for text, of_text in zip(chosen, ends, strict=True)]
 
 
-def overheads(model: Any, texts: list[str]) -> Iterator[Row]:
+def overheads(model: Any, tokenizer: Any, texts: list[str]) -> Iterator[Row]:
     """Of each step and of all together, by the time of the rest: median and range over rounds."""
-    tokenizer, corpus = load_tokenizer(str(MODEL_DIR)), GivenTexts(texts)
+    corpus = GivenTexts(texts)
     inputs = Inputs.of({"source": [""]}, model=model, tokenizer=tokenizer, corpus=corpus)
     inputs.resolve([ForwardOptions(max_length=_LENGTH), ObserveOptions(fused=False)])
     steps = []

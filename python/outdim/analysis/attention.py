@@ -195,7 +195,8 @@ class AttentionStep(Observer):
         self._pair("read", attention.layer, self._read)
 
     def _pair(self, pairing: str, layer: int, hidden: Tensor) -> None:
-        self.pairs[layer].add(pairing, hidden[..., self._dims])
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        self.pairs[layer].add(pairing, rows.index_select(1, self._dims))
 
     def commit(self) -> None:
         """The forward is complete."""
