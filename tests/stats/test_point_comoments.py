@@ -53,6 +53,12 @@ def test_states_merge_as_of_later_rows():
     assert same_bytes(empty.merge(filled(1).state_dict()).of("read"), filled(1).of("read"))
 
 
+def test_what_forwards_in_inference_mode_gave_is_merged_outside_of_it():
+    with torch.inference_mode():
+        mine = filled(1)
+    assert same_bytes(mine.merge(filled(2).state_dict()).of("read"), filled(1, 2).of("read"))
+
+
 @pytest.mark.parametrize(
     ("field", "change", "text"),
     [

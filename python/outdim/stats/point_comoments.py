@@ -64,8 +64,9 @@ class PointComoments:
         if mine is None:
             mine = Comoments(*(x.new_zeros(len(self.groups), *x.shape[1:]) for x in state))
         self._kept[point] = mine = Comoments(*(part.to(present.device) for part in mine))
-        for whole, part in zip(mine, state, strict=True):
-            whole[present] = part
+        with torch.inference_mode():  # under which forwards make them
+            for whole, part in zip(mine, state, strict=True):
+                whole[present] = part
 
     def discard(self) -> None:
         """The forward failed: nothing of it counts."""
