@@ -187,9 +187,8 @@ def batch_of(count: int, length: int, vocab: int) -> Batch:
     group = torch.ones(count, length, dtype=torch.uint8)
     group[:, [0, -1]] = 2
     position = torch.arange(length).expand(count, length).contiguous()
-    return Batch(
-        ids, torch.ones_like(ids), group, position, torch.arange(count), torch.zeros(count).long()
-    )
+    document, offset = torch.arange(count), torch.zeros(count).long()
+    return Batch(ids, torch.ones_like(ids), group, position, document, offset, keys=document)
 
 
 def made(kind: Any, options: Any, model: Any) -> Any:

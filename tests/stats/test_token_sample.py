@@ -44,7 +44,7 @@ def test_any_split_and_order_keeps_the_same(stream):
     assert len(whole.sample("a").rows) == KEPT
     assert torch.equal(whole.sample("b").rows, -whole.sample("a").rows)
     numbers = whole.sample("a").rows[:, 0].long()
-    assert torch.equal(whole.sample("a").documents, stream[0][numbers])
+    assert torch.equal(whole.sample("a").keys, stream[0][numbers])
     assert whole.sample("other") is None
     assert same(whole, taken(stream, rows, 1999))
     assert same(whole, taken(stream, rows[torch.randperm(2000)], 37))

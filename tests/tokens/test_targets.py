@@ -19,14 +19,14 @@ def piece(text: list[int], *, document: int = 0, offset: int = 0) -> Piece:
     """[CLS] text [SEP]."""
     ids = np.array([2, *text, 3])
     group = np.array([2, *[1] * len(text), 2], np.uint8)
-    return Piece(ids, group, document, offset)
+    return Piece(ids, group, document, offset, key=document)
 
 
 def test_every_token_of_the_text_is_predicted_from_the_one_before():
     assert next_tokens(piece([7, 8, 9])).labels.tolist() == [7, 8, 9, -1, -1]
-    bare = Piece(np.array([7, 8, 9]), np.array([3, 1, 1], np.uint8), 0, 0)
+    bare = Piece(np.array([7, 8, 9]), np.array([3, 1, 1], np.uint8), 0, 0, 0)
     assert next_tokens(bare).labels.tolist() == [8, 9, -1]
-    excluded = Piece(np.array([7, 8, 9]), np.array([3, 0, 1], np.uint8), 0, 0)
+    excluded = Piece(np.array([7, 8, 9]), np.array([3, 0, 1], np.uint8), 0, 0, 0)
     assert next_tokens(excluded).labels.tolist() == [-1, 9, -1]
 
 
@@ -99,7 +99,7 @@ def test_what_is_seen_is_predicted_where_it_stands():
     item = seen(piece([7, 8, 9], offset=3))
     assert item.labels.tolist() == [-1, 7, 8, 9, -1]
     assert item.ids.tolist() == [2, 7, 8, 9, 3]
-    excluded = Piece(np.array([7, 8, 9]), np.array([3, 0, 1], np.uint8), 0, 0)
+    excluded = Piece(np.array([7, 8, 9]), np.array([3, 0, 1], np.uint8), 0, 0, 0)
     assert seen(excluded).labels.tolist() == [7, -1, 9]
 
 

@@ -15,6 +15,7 @@ from outdim.errors import ArgumentError, DataError
 from outdim.tokens import (
     batches,
     check_tokenizer,
+    document_key,
     encode_pieces,
     load_tokenizer,
     padding_id,
@@ -202,6 +203,7 @@ def test_pieces_put_together_are_the_document(name: str, max_length: int) -> Non
     tokenizer = build(name)
     prefix, suffix = template(backend(tokenizer))
     texts = [*TEXTS, "", "x"]
+    keys = [document_key(text) for text in texts]
     found: dict[int, list[int]] = {}
     for piece in encode_pieces(texts, tokenizer, max_length):
         ids = piece.ids.tolist()
@@ -210,6 +212,7 @@ def test_pieces_put_together_are_the_document(name: str, max_length: int) -> Non
         assert ids[len(ids) - len(suffix) :] == suffix
         body = ids[len(prefix) : len(ids) - len(suffix)]
         assert piece.offset == len(found.setdefault(piece.document, []))
+        assert piece.key == keys[piece.document]
         found[piece.document] += body
         special = piece.group == 2
         assert set(piece.ids[special].tolist()) <= special_ids(tokenizer)
@@ -251,7 +254,7 @@ def test_pieces_need_room(bert: Any) -> None:
 )
 def test_batches_hold_every_token_once(lengths: list[int], budget: int, window: int) -> None:
     pieces = [
-        Piece(np.arange(n) + 1000 * i, np.arange(n, dtype=np.uint8) % 4, i, 0)
+        Piece(np.arange(n) + 1000 * i, np.arange(n, dtype=np.uint8) % 4, i, 0, 7 * i)
         for i, n in enumerate(lengths)
     ]
     seen: list[int] = []
@@ -269,6 +272,7 @@ def test_batches_hold_every_token_once(lengths: list[int], budget: int, window: 
             document = int(batch.documents[row])
             assert ids == pieces[document].ids.tolist()
             assert batch.group[row][kept[row]].tolist() == pieces[document].group.tolist()
+            assert int(batch.keys[row]) == pieces[document].key
             seen.append(document)
     assert sorted(seen) == list(range(len(lengths)))
 
@@ -276,7 +280,7 @@ def test_batches_hold_every_token_once(lengths: list[int], budget: int, window: 
 @settings(max_examples=50, deadline=None)
 @given(lengths=st.lists(st.integers(1, 30), max_size=60), multiple=st.integers(1, 9))
 def test_batches_of_one_length_or_of_multiples(lengths: list[int], multiple: int) -> None:
-    pieces = [Piece(np.arange(n), np.ones(n, np.uint8), i, 0) for i, n in enumerate(lengths)]
+    pieces = [Piece(np.arange(n), np.ones(n, np.uint8), i, 0, i) for i, n in enumerate(lengths)]
     equal = list(batches(pieces, 100, pad=False))
     assert all(batch.padded == 0 for batch in equal)
     padded = list(batches(pieces, 100, multiple=multiple))
@@ -291,7 +295,7 @@ def test_batches_of_one_length_or_of_multiples(lengths: list[int], multiple: int
 
 
 def test_equal_lengths_fill_batches() -> None:
-    pieces = [Piece(np.arange(7), np.ones(7, np.uint8), i, 0) for i in range(60)]
+    pieces = [Piece(np.arange(7), np.ones(7, np.uint8), i, 0, i) for i in range(60)]
     assert [len(b.input_ids) for b in batches(pieces, 100, pad=False)] == [14, 14, 14, 14, 4]
 
 

@@ -29,7 +29,7 @@ from outdim.models.ablation import At
 from outdim.models.ablation_sites import sites
 from outdim.stats import PointComoments
 from outdim.stats.head_sums import HeadSums
-from outdim.stats.jackknife import BLOCKS
+from outdim.stats.jackknife import BLOCKS, block_of
 from outdim.stats.named import below
 from outdim.tables import parquet_bytes
 from outdim.tokens import GROUPS
@@ -159,7 +159,7 @@ class AttentionStep(Observer):
 
     def begin(self, batch: Batch) -> None:
         """The next forward reads ``batch``."""
-        block = batch.documents % BLOCKS
+        block = block_of(batch.keys)
         self._ids = batch.input_ids
         # Group g of block b is label 1 + g + 3 b, 0 stays 0: a table, since the type is so narrow.
         label = batch.group.long() + len(GROUPS) * block[:, None]

@@ -21,7 +21,7 @@ from outdim.errors import ArgumentError
 from outdim.stats import Covariates, PointMoments
 from outdim.stats.block_sums import BlockSums
 from outdim.stats.covariance import PointCovariances
-from outdim.stats.jackknife import BLOCKS, ratio
+from outdim.stats.jackknife import BLOCKS, block_of, ratio
 from outdim.stats.token_sample import TokenSample
 from outdim.stats.unit_sums import UnitSums
 from outdim.tokens import GROUPS, Batch
@@ -116,12 +116,12 @@ class MeasureGeometry(Observer):
         }
 
     def begin(self, batch: Batch) -> None:
-        """Documents go to blocks by their number, and one token of sixteen is sampled."""
+        """One token of sixteen is sampled: which it begins with says nothing of the block."""
         ids, group = batch.input_ids.reshape(-1), batch.group.reshape(-1)
         rows = batch.position.reshape(1, -1).double()
-        document = batch.documents[:, None].expand_as(batch.position)
-        sampled = ((batch.position + document) % _SAMPLED == 0).reshape(-1) & (group > 0)
-        block = document.reshape(-1) % BLOCKS
+        key = batch.keys[:, None].expand_as(batch.position)
+        sampled = ((batch.position + key // BLOCKS) % _SAMPLED == 0).reshape(-1) & (group > 0)
+        block = block_of(key.reshape(-1))
         self._sampled = sampled.nonzero()[:, 0]
         self._cell = (block * len(GROUPS) + group.long() - 1)[self._sampled]
         self._ratios: dict[str, torch.Tensor] = {}
@@ -129,7 +129,7 @@ class MeasureGeometry(Observer):
         self.parts["units"].begin(ids, group, block)
         self.parts["covariances"].begin(ids, group)
         place = (batch.offsets[:, None] + batch.position).reshape(-1)
-        self.parts["sample"].begin(document.reshape(-1), place, group == _TEXT)
+        self.parts["sample"].begin(key.reshape(-1), place, group == _TEXT)
 
     def observe(self, point: Point, hidden: torch.Tensor, *, taken: bool) -> None:
         """Take ``hidden`` [B, S, D]."""

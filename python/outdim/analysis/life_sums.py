@@ -13,7 +13,7 @@ from torch import Tensor
 from outdim.ops.sizes import sizes
 from outdim.stats.block_sums import BlockSums
 from outdim.stats.extreme_tokens import ExtremeTokens
-from outdim.stats.jackknife import BLOCKS, LeftOut, ratio
+from outdim.stats.jackknife import BLOCKS, LeftOut, block_of, ratio
 from outdim.tokens import Batch
 
 #: What a block makes of a dimension at one token: what it took, what its branches added, and the
@@ -83,7 +83,7 @@ class LifeSums:
 
     def finish(self) -> None:
         """The forward is complete: make sums of what was kept."""
-        block = (self._batch.documents % BLOCKS).cpu()
+        block = block_of(self._batch.keys).cpu()
         self._kept = (self._batch.group > 0).cpu()
         self._present = self._kept.any(1)
         self._block = block[self._present]

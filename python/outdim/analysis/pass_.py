@@ -36,9 +36,8 @@ if TYPE_CHECKING:
 
 
 #: The number of a document is that within its unit, and so many for every unit before: more than a
-#: unit holds. It is 1 modulo 80: steps put documents into blocks by their number, and with few
-#: documents a unit, those of every unit would begin with the same block if it were 0.
-UNIT_DOCUMENTS = 2_000_000_001
+#: unit holds.
+UNIT_DOCUMENTS = 2_000_000_000
 
 
 class Pass:

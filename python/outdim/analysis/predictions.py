@@ -30,7 +30,7 @@ from outdim.analysis.variants.runner import Runner, predictor_of
 from outdim.analysis.variants.scoring import Documents
 from outdim.analysis.variants.variant import AblationOptions, Kind, variants
 from outdim.errors import ArgumentError
-from outdim.stats.jackknife import BLOCKS
+from outdim.stats.jackknife import BLOCKS, block_of
 from outdim.stats.prediction_measures import read_out
 from outdim.stats.prediction_sums import Layout, PredictionSums
 from outdim.tokens import Piece
@@ -127,7 +127,7 @@ class Predict(EachVariant):
 
     def items(self, piece: Piece, documents: Documents) -> Iterable[Item]:
         """A piece in every reading: its document's number ends in the cell, see `likely`."""
-        block = documents.keys[piece.document] % BLOCKS
+        block = block_of(piece.key)
         for reading, items in enumerate(self.read(piece, documents)):
             number = piece.document * self.layout.cells + reading * BLOCKS + block
             for item in items:

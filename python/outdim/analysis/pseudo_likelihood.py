@@ -43,7 +43,7 @@ class Scored:
             )
         group = np.zeros(len(self.ids), np.uint8)
         group[list(self.targets)] = 1 + GROUPS.index("text")
-        return Piece(np.asarray(self.ids, np.int64), group, number, 0)
+        return Piece(np.asarray(self.ids, np.int64), group, number, offset=0, key=number)
 
 
 class Likelihoods(NamedTuple):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from outdim.analysis.rule_states import KURTOSIS, kurtosis_he
 from outdim.analysis.table import Statistic, TidyRows, define
 from outdim.stats.hadamard import hadamard
-from outdim.stats.jackknife import BLOCKS, LeftOut
+from outdim.stats.jackknife import BLOCKS, LeftOut, block_of
 from outdim.stats.token_sample import Sample
 
 Floats = NDArray[np.float64]
@@ -63,8 +63,8 @@ class Sampled:
 
     @classmethod
     def of(cls, sample: Sample) -> Sampled:
-        """Those that were drawn; documents go to blocks by their number."""
-        return cls(sample.rows.double().numpy(), sample.documents.numpy() % BLOCKS)
+        """Those that were drawn."""
+        return cls(sample.rows.double().numpy(), block_of(sample.keys).numpy())
 
     def informativity(self, dims: Sequence[int]) -> LeftOut:
         """How far the cosines of pairs are those without some dimensions: r², over all pairs.

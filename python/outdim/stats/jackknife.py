@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Floats = NDArray[np.float64]
 
@@ -13,6 +16,17 @@ Floats = NDArray[np.float64]
 BLOCKS = 20
 #: With fewer blocks an interval would say little.
 MIN_BLOCKS = 5
+
+Keys = TypeVar("Keys", int, "Tensor")
+
+
+def block_of(keys: Keys) -> Keys:
+    """The block of documents by their keys (`outdim.tokens.Piece`), so by their texts alone.
+
+    Not by their numbers, which depend on how a corpus was cut; and equal documents, which are no
+    two draws, are left out together.
+    """
+    return keys % BLOCKS
 
 
 class LeftOut(NamedTuple):

@@ -14,18 +14,19 @@ from outdim.stats.splitmix import splitmix64
 
 
 class Sample(NamedTuple):
-    """Rows of one point, [n, D] float32 or float64, and the document of each, int64 [n]."""
+    """Rows of one point, [n, D] float32 or float64, and the key of the document of each, [n]."""
 
     rows: Tensor
-    documents: Tensor
+    keys: Tensor
 
 
 class TokenSample:
     """The hidden states of T tokens at some points, drawn evenly from a stream of batches.
 
-    Every token has a random number of its own, a hash of its document and its place in it; kept are
+    Every token has a random number, a hash of the key of its document and its place in it; kept are
     the tokens with the smallest ones (bottom-k sampling, Cohen and Kaplan 2007). So any split of
-    the text into batches and any order of merging keeps the same tokens.
+    the text into shards and batches and any order of merging keeps the same tokens. Those at one
+    place of equal documents are drawn together.
 
     Args:
         points: Names of the points; others are left alone.
@@ -38,24 +39,24 @@ class TokenSample:
         self._pending: dict[str, Tensor] = {}
         self._rows = torch.zeros(0, dtype=torch.int64)
 
-    def begin(self, documents: Tensor, places: Tensor, chosen: Tensor) -> None:
+    def begin(self, keys: Tensor, places: Tensor, chosen: Tensor) -> None:
         """The next forward has N rows.
 
         Args:
-            documents: int64 [N].
+            keys: int64 [N], of the documents.
             places: Which token of its document each row is, int64 [N].
             chosen: Whether a row may be drawn, bool [N].
         """
         self.discard()
         rows = chosen.nonzero()[:, 0] if self.points else self._rows[:0]
-        documents, places = documents[rows].cpu(), places[rows].cpu()
-        numbers = _numbers(documents, places)
+        keys, places = keys[rows].cpu(), places[rows].cpu()
+        numbers = _numbers(keys, places)
         if "number" in self._found and len(self._found["number"]) == self.kept:
             below = numbers < self._found["number"][-1]
-            rows, documents, numbers = rows[below.to(rows.device)], documents[below], numbers[below]
+            rows, keys, numbers = rows[below.to(rows.device)], keys[below], numbers[below]
         first = numbers.argsort(stable=True)[: self.kept]
         self._rows = rows[first.to(rows.device)]
-        self._pending = {"number": numbers[first], "document": documents[first]}
+        self._pending = {"number": numbers[first], "key": keys[first]}
 
     def add(self, point: str, hidden: Tensor) -> None:
         """Take ``hidden`` [..., D] of a point."""
@@ -87,10 +88,10 @@ class TokenSample:
         """The rows of a point; None where there is none."""
         if point not in self._found:
             return None
-        return Sample(self._found[point], self._found["document"])
+        return Sample(self._found[point], self._found["key"])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """``number`` and ``document`` int64 [n], and the rows [n, D] of each point."""
+        """``number`` and ``key`` int64 [n], and the rows [n, D] of each point."""
         return {name: part.clone() for name, part in self._found.items()}
 
     def merge(self, state: Mapping[str, Tensor]) -> Self:
@@ -101,7 +102,7 @@ class TokenSample:
         """
         if not state:
             return self
-        alike = state.keys() == {"number", "document", *self.points}
+        alike = state.keys() == {"number", "key", *self.points}
         alike = alike and len({len(part) for part in state.values()}) == 1
         if not alike or any(state[n].shape[1:] != p.shape[1:] for n, p in self._found.items()):
             raise DataError(
@@ -111,8 +112,8 @@ class TokenSample:
         return self
 
 
-def _numbers(documents: Tensor, places: Tensor) -> Tensor:
+def _numbers(keys: Tensor, places: Tensor) -> Tensor:
     """A random number for each token, int64 from 0 on."""
-    mixed = splitmix64(documents.numpy().astype(np.uint64))
+    mixed = splitmix64(keys.numpy().astype(np.uint64))
     mixed = splitmix64(mixed ^ places.numpy().astype(np.uint64))
     return torch.from_numpy((mixed >> np.uint64(1)).astype(np.int64))

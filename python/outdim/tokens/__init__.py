@@ -3,7 +3,7 @@
 from outdim.tokens.batches import Batch, batches
 from outdim.tokens.compare import Comparison, compare
 from outdim.tokens.frequencies import Coverage, TokenFrequencies, check_frequencies
-from outdim.tokens.pieces import GROUPS, Piece, PieceEncoder, encode_pieces
+from outdim.tokens.pieces import GROUPS, Piece, PieceEncoder, document_key, encode_pieces
 from outdim.tokens.tokenizer import (
     check_tokenizer,
     load_tokenizer,
@@ -25,6 +25,7 @@ __all__ = [
     "check_frequencies",
     "check_tokenizer",
     "compare",
+    "document_key",
     "encode_pieces",
     "load_tokenizer",
     "padding_id",

@@ -29,6 +29,7 @@ class Batch:
         position: int64: 0, 1, 2, ... within the piece.
         documents: int64 [B]: which document each piece is of.
         offsets: int64 [B]: which token of its document is the first of each piece.
+        keys: int64 [B]: what each of these documents is, see `outdim.tokens.Piece`.
     """
 
     input_ids: torch.Tensor
@@ -37,6 +38,7 @@ class Batch:
     position: torch.Tensor
     documents: torch.Tensor
     offsets: torch.Tensor
+    keys: torch.Tensor
 
     @property
     def tokens(self) -> int:
@@ -142,13 +144,13 @@ def batch_of(pieces: Sequence[Piece], pad_id: int = 0, multiple: int = 1) -> Bat
         mask[row, : len(piece.ids)] = 1
         group[row, : len(piece.ids)] = piece.group
     position = torch.arange(shape[1]).expand(shape).contiguous()
-    documents = torch.tensor([piece.document for piece in pieces])
-    offsets = torch.tensor([piece.offset for piece in pieces])
     return Batch(
         torch.from_numpy(ids),
         torch.from_numpy(mask),
         torch.from_numpy(group),
         position,
-        documents,
-        offsets,
+        *(
+            torch.tensor([getattr(piece, name) for piece in pieces])
+            for name in ("document", "offset", "key")
+        ),
     )

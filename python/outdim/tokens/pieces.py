@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import tee
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from outdim.errors import ArgumentError, DataError
@@ -30,12 +32,24 @@ class Piece:
             that stand in the text; 0 is what was excluded.
         document: Number of the document in the order read.
         offset: Which of its tokens is the first here.
+        key: Of the document, see `document_key`: what it is, wherever it stands.
     """
 
     ids: NDArray[np.int64]
     group: NDArray[np.uint8]
     document: int
     offset: int
+    key: int
+
+
+def document_key(text: str) -> int:
+    """63 bits of a text: the same from any cut of a corpus, and of equal documents.
+
+    Example:
+        >>> document_key("one") == document_key("one") != document_key("two")
+        True
+    """
+    return xxhash.xxh64_intdigest(text.encode("utf-8", "surrogatepass")) >> 1
 
 
 class PieceEncoder:
@@ -90,21 +104,26 @@ class PieceEncoder:
         Raises:
             DataError: The tokenizer fails on a document, or gives an id that the model lacks.
         """
-        for document, text_ids in enumerate(self._encoder(texts, self._vocab_size)):
+        texts, again = tee(texts)  # the encoder reads ahead of what it yields
+        encoded = zip(self._encoder(texts, self._vocab_size), again, strict=True)
+        for document, (text_ids, text) in enumerate(encoded):
             if isinstance(text_ids, Unencodable):
                 if skip is None:
                     raise DataError(f"tokenizer: document {document + 1}, {text_ids}")
                 skip(f"document {document + 1}, {text_ids}")
                 continue
+            key = document_key(text)
             for offset in range(0, len(text_ids), self._room):
-                yield self._piece(text_ids[offset : offset + self._room], document, offset)
+                ids, group = self._framed(text_ids[offset : offset + self._room])
+                yield Piece(ids, group, document, offset, key)
 
-    def _piece(self, text_ids: NDArray[np.int64], document: int, offset: int) -> Piece:
+    def _framed(self, text_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """Ids in the template, and the group of each."""
         ids = np.concatenate([self._prefix, text_ids, self._suffix])
         group = np.concatenate([self._prefix_group, self._group[text_ids], self._suffix_group])
         if group[0] == _TEXT:
             group[0] = _FIRST
-        return Piece(ids, group, document, offset)
+        return ids, group
 
 
 def encode_pieces(

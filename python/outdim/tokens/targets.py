@@ -68,7 +68,7 @@ def masked(
     exchanged = chosen & (kind >= _MASKED) & (kind < _MASKED + _EXCHANGED)
     ids = np.where(exchanged, other, ids)
     labels = np.where(chosen, piece.ids, -1)
-    return Item(ids, piece.group, piece.document, piece.offset, labels)
+    return Item(**{**vars(piece), "ids": ids}, labels=labels)
 
 
 def each_masked(piece: Piece, words: Sequence[int | None], mask_id: int) -> Iterator[Item]:
