@@ -133,7 +133,7 @@ def _open_streams() -> None:
 
 def _parser(
     known: Mapping[str, Listed | Group], chosen: Sequence[str], command: Command | None
-) -> ArgumentParser:
+) -> Parser:
     """The parser; only the command that is run has arguments, for to know them is to load it."""
     parser = Parser(
         prog="outdim",
@@ -153,7 +153,7 @@ def _add_commands(
     above: Sequence[str],
     chosen: Sequence[str],
     command: Command | None,
-) -> ArgumentParser | None:
+) -> Parser | None:
     """Add the commands of a group; ``above`` are the words before them, ``chosen`` those after.
 
     Returns the parser of the one that is chosen, or of the group that is.

@@ -25,7 +25,7 @@ class Parser(ArgumentParser):
         fields: Of the options of its command, with their types, by the names they are given by.
     """
 
-    named: ArgumentParser | None = None
+    named: Parser | None = None
     words: Sequence[str] = ()
     fields: Mapping[str, tuple[Any, Any]] = {}
 

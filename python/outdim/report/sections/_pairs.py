@@ -71,8 +71,8 @@ def matrices(stem: str, rows: Sequence[Row], noun: str) -> list[Figure]:
 
 
 def _pair(row: Row, places: int) -> Pair:
-    ends = (row[f"interaction{end}"] for end in ("", "_low", "_high"))
-    return Pair(row["dim"], row["other"], *ends, _surely(row, places))
+    value, low, high = (row[f"interaction{end}"] for end in ("", "_low", "_high"))
+    return Pair(row["dim"], row["other"], value, low, high, _surely(row, places))
 
 
 def _surely(row: Row, places: int) -> bool:
