@@ -95,8 +95,8 @@ def test_errors_end_with_their_exit_code_and_leave_nothing(
         (["count", "x", "--k", "3"], "--k"),
         (["count", "x", "--tokenizer", "t"], "output"),
         (["correlate", "x", "--output", "o"], "model"),
-        (["count", "x", "--output", "o", "--min-chars", "many"], "min_chars"),
-        (["count", "x", "--output", "o", "--on-error", "maybe"], "on_error"),
+        (["count", "x", "--output", "o", "--min-chars", "many"], "min-chars: expected"),
+        (["count", "x", "--output", "o", "--on-error", "maybe"], "on-error: expected one of"),
         (["correlate", "x", "--output", "o", "--model", "m", "--rank", "a"], "rank"),
         (["detect", "--output", "o", "--model", "m", "--detect.k", "2"], "detect.k"),
         (
@@ -269,9 +269,9 @@ def test_a_list_without_a_value_is_empty(corpus, tiny_directory, tmp_path):
         (b"source: [\xff\xfe]\n", 2, "not UTF-8"),
         (b"source: [a\n", 2, "parsing"),
         (b"nonsense: 1\n", 2, "nonsense"),
-        (b"- 1\n", 2, "Unexpected config"),
-        (b"", 2, "Unexpected config"),
-        (b"source: x\nmin_chars: abc\n", 2, "min_chars"),
+        (b"- 1\n", 2, "config: expected a file of YAML with lines such as seed: 1; got '- 1'"),
+        (b"", 2, "such as seed: 1; got ''"),
+        (b"source: x\nmin_chars: abc\n", 2, "min-chars: expected a whole number; got 'abc'"),
     ],
 )
 def test_files_of_options(corpus, tiny_directory, tmp_path, capsys, content, code, said):

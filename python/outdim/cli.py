@@ -8,7 +8,7 @@ import signal
 import sys
 import typing
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import docstring_parser
 import yaml  # type: ignore[import-untyped]
@@ -25,6 +25,7 @@ from outdim import __version__
 from outdim.commands import Command, Group, Listed, commands, find
 from outdim.errors import Interrupted, OutdimError
 from outdim.text import visible
+from outdim.usage import Parser, fields_of
 
 _EPILOG = (
     "--min-chars and --min_chars are the same. "
@@ -130,28 +131,11 @@ def _open_streams() -> None:
             stream.reconfigure(errors=errors)
 
 
-class _Parser(ArgumentParser):
-    """A parser that leaves what is amiss to that of the command that was named."""
-
-    named: ArgumentParser | None = None
-    words: Sequence[str] = ()
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say it with the usage of that command and the words of its options, and exit with 2."""
-        own = ".".join([*self.words, ""])
-        message = message.replace(f'"{own}subcommand"', "COMMAND")
-        if self.named is None or hasattr(ex, "subcommand_parser"):
-            super().error(message, ex)
-        if "are required" in message:
-            message = message.replace(own, "--")
-        self.named.error(message, ex)
-
-
 def _parser(
     known: Mapping[str, Listed | Group], chosen: Sequence[str], command: Command | None
-) -> ArgumentParser:
+) -> Parser:
     """The parser; only the command that is run has arguments, for to know them is to load it."""
-    parser = _Parser(
+    parser = Parser(
         prog="outdim",
         description="Find, explain and test the outlier dimensions of Transformers.",
         epilog=_EPILOG,
@@ -169,7 +153,7 @@ def _add_commands(
     above: Sequence[str],
     chosen: Sequence[str],
     command: Command | None,
-) -> ArgumentParser | None:
+) -> Parser | None:
     """Add the commands of a group; ``above`` are the words before them, ``chosen`` those after.
 
     Returns the parser of the one that is chosen, or of the group that is.
@@ -180,12 +164,13 @@ def _add_commands(
         words, here = [*above, name], chosen[:1] == [name]
         options = command.options() if command and here and isinstance(listed, Listed) else {}
         usage = " ".join([*words, "COMMAND"]) if isinstance(listed, Group) else None
-        sub = ArgumentParser(
+        sub = Parser(
             description=listed.about,
             epilog=_EPILOG,
             usage=usage or _usage(words, options),
             allow_abbrev=False,
         )
+        sub.fields = fields_of(options)
         if options:
             sub.add_argument("--config", action="config", help="YAML file with options")
         for prefix, kinds in options.items():

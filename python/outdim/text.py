@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _MINUS = "\u2212"
 
@@ -90,6 +90,32 @@ def listing(items: Sequence[object], limit: int = 12) -> str:
     if len(items) > limit:
         return f"{', '.join(shown)} and {len(items) - limit:,} more"
     return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))
+
+
+def together(dims: Iterable[int], limit: int | None = None) -> str:
+    """Write dimensions that are changed together, in order; beyond ``limit`` the rest counted.
+
+    Example:
+        >>> together([507, 247]), together(range(9), limit=6), together([17])
+        ('247+507', '0+1+2+3+4+5 and 3 more', '17')
+    """
+    ordered = sorted(dims)
+    shown = ordered if limit is None else ordered[:limit]
+    more = len(ordered) - len(shown)
+    return "+".join(map(str, shown)) + (f" and {more} more" if more else "")
+
+
+def those_together(word: str) -> list[int]:
+    """Read what `together` writes; commas stand for the plus signs as well.
+
+    Raises:
+        ValueError: Anything but whole numbers.
+
+    Example:
+        >>> those_together("247+507"), those_together("507,247")
+        ([247, 507], [507, 247])
+    """
+    return [int(part) for part in word.replace("+", ",").split(",")]
 
 
 def layers_in_words(layers: Sequence[int]) -> str:

@@ -51,7 +51,7 @@ def test_masks(masked, tokenizer):
     assert (intact["same"], ablated["same"]) == (2, same)
     chances = [[t["probability"] for t in one["tokens"]] for one in (intact, ablated)]
     assert chances[0] != pytest.approx(chances[1], rel=1e-3)
-    assert found.headline()[0].startswith(f"7, 19 off (parameters): {same} of 2 masks filled as by")
+    assert found.headline()[0].startswith(f"7+19 off (parameters): {same} of 2 masks filled as by")
     assert "2 sets of 2 other dimensions, on average:" in found.headline()[0]
     assert found.markdown().count("\n| ") == 6
 
@@ -131,7 +131,7 @@ def test_as_a_run(tmp_path, family, tokenizer, capsys):
     page, terminal = (run / "report.html").read_text(), capsys.readouterr().err
     title = "Masks filled in" if family == "bert" else "Prompts continued"
     assert title in page
-    for said in ("3, 4 off (state)", "random 1", "random 2"):
+    for said in ("3+4 off (state)", "random 1", "random 2"):
         assert said in page
         assert said in terminal
     assert "random 3" not in terminal  # in the JSON alone

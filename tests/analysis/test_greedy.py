@@ -60,7 +60,8 @@ def test_the_planted_set_is_found_and_breaks_documents_that_had_no_part_in_the_c
     assert [choice.tried for choice in found.choices] == [16, 15, 14]
     said = " ".join(found.headline())
     assert (
-        f"each time the one of 16 that then does most harm, and the loss it adds up to: {LONE} ("
+        "each time the one of 16 that then does most harm to one half of the documents, and the "
+        f"loss it adds up to on the other half: {LONE} ("
         in said
     )
     assert "of as many other dimensions change" in said
@@ -183,6 +184,7 @@ def test_a_model_without_a_loss_is_refused_after_the_first_round(
         ({"rounds": 9, "dims": ["1", "2", "2"]}, "rounds: expected at most 2"),
         ({"dims": ["3", "1,2"], "rounds": 1}, "dims: expected single dimensions.* got '1,2'"),
         ({"controls": -1}, "controls: expected 0 or more"),
+        ({"dims": ["5-3"]}, "dims: expected the smaller number of a range first, 3-5"),
     ],
 )
 def test_options_are_refused_without_a_model(given, said, size):
@@ -199,6 +201,15 @@ def test_places_and_rounds_are_counted_where_the_size_is_declared():
     with pytest.raises(ArgumentError, match="rounds: expected at most 8 of 16"):
         GreedyOptions(rounds=9).check_size(16, 4)
     GreedyOptions(rounds=9, controls=0).check_size(16, 4)
+
+
+def test_no_more_controls_than_other_dimensions():
+    for dims, others in (("all", 14), ("0-11", 14), ("0-5", 10)):
+        asked = {"dims": [dims], "rounds": 2}
+        GreedyOptions(**asked, controls=others).check_size(16, 4)
+        said = f"expected at most {others}, the sets of 1 of {others} other dimensions; got"
+        with pytest.raises(ArgumentError, match=said):
+            GreedyOptions(**asked, controls=others + 1).check_size(16, 4)
 
 
 def test_bad_arguments(model, tokenizer, texts):

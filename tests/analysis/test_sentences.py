@@ -29,6 +29,11 @@ def estimate(value, **worth):
         ({"low": np.nan, "high": np.nan}, "−0.50", ""),
         ({"p": 0.0004}, "−0.50", "more than chance gives (p < 0.001)"),
         ({"p": 0.46, "null": 0.1}, "−0.50", "no more than chance gives (p = 0.460)"),
+        (
+            {"p": 0.004, "low": -0.9, "high": 0.7},
+            "−0.50 [−0.90, 0.70]",
+            "not surely more than chance gives, since the interval holds 0 (p = 0.004)",
+        ),
         ({"null": 0.4}, "−0.50", "more than chance gives (which reaches 0.40)"),
         ({"null": 0.6, "p": np.nan}, "−0.50", "no more than chance gives (which reaches 0.60)"),
     ],
@@ -36,6 +41,7 @@ def estimate(value, **worth):
 def test_a_value_is_told_with_what_it_is_worth(given, words, chance):
     one = estimate(-0.5, **given)
     assert (one.words(), one.chance()) == (words, chance)
+    assert one.beyond_chance is (chance.startswith("more") if chance else None)
 
 
 def planted_norms(dims=(7,), layers=4, beta=True):

@@ -37,7 +37,7 @@ def test_what_holds_numbers_may_be_anything():
 @pytest.mark.parametrize(
     ("arguments", "label"),
     [
-        ({"dims": [308, 381], "at": "parameters"}, "308, 381 off (parameters)"),
+        ({"dims": [308, 381], "at": "parameters"}, "308+381 off (parameters)"),
         ({"dims": [7], "at": "parameters", "only": "gamma"}, "7 off (gamma of parameters)"),
         ({"dims": [7], "layers": [2, 3, 4]}, "7 off (state, layers 2 to 4)"),
         ({"dims": [7], "layers": [2, 4]}, "7 off (state, layers 2, 4)"),
@@ -46,7 +46,7 @@ def test_what_holds_numbers_may_be_anything():
         ({"dims": [7], "mode": "clip", "value": 6.0}, "7 clipped to 6 (state)"),
         ({"dims": [7], "mode": "mean", "value": (1.5,)}, "7 at their mean (state)"),
         ({"dims": [7], "mode": "mean", "value": 1.5}, "7 at 1.5 (state)"),
-        ({"dims": range(9)}, "0, 1, 2, 3, 4, 5 and 3 more off (state)"),
+        ({"dims": range(9)}, "0+1+2+3+4+5 and 3 more off (state)"),
         ({"dims": [[1], [2]], "layers": [1, 2]},
          "2 dimensions, others in each layer, off (state, layers 1 to 2)"),
         ({"dims": [1], "name": "random 1: 1"}, "random 1: 1 off (state)"),

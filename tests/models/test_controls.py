@@ -39,7 +39,7 @@ def test_random_ones_are_other_dimensions_and_the_same_everywhere(bert, found):
     assert drawn == controls(bert, base, n=200, seed=5, exclude=[1, 2], found=found)
     assert drawn != controls(bert, base, n=200, seed=6, exclude=[1, 2], found=found)
     assert drawn[:7] == controls(bert, base, n=7, seed=5, exclude=[1, 2], found=found)
-    assert drawn[0].label == f"random 1: {drawn[0].dims[0]}, {drawn[0].dims[1]} off (gamma of " + (
+    assert drawn[0].label == f"random 1: {drawn[0].dims[0]}+{drawn[0].dims[1]} off (gamma of " + (
         "parameters, layers 1 to 2)"
     )
 
@@ -107,7 +107,7 @@ def test_like_size_is_of_like_size(bert, found):
 
 def test_only_these_are_kept(bert, found):
     one = keep_only(bert, Ablation(OUTLIERS, [2], name="x"), found=found)
-    assert one.label == "all but 7, 19 off (state, layer 2)"
+    assert one.label == "all but 7+19 off (state, layer 2)"
     with torch.inference_mode(), apply_ablation(bert, one, found=found):
         h = bert(**tiny_inputs(bert), output_hidden_states=True).hidden_states[2]
     assert (h != 0).any((0, 1)).nonzero().flatten().tolist() == OUTLIERS
@@ -132,7 +132,7 @@ def test_errors(bert, found, arguments, message):
 
 def test_values_are_those_of_the_dimensions(bert, found):
     for value in ([1.0, 2.0], (3.0, 4.0)):
-        with pytest.raises(ArgumentError, match=r"values of 7, 19 are not those of others.*with_m"):
+        with pytest.raises(ArgumentError, match=r"values of 7\+19 are not those of others.*with_m"):
             controls(bert, Ablation(OUTLIERS, mode="mean", value=value), found=found)
     (one, *_) = controls(bert, Ablation(OUTLIERS, mode="scale", value=0.5), found=found)
     assert (one.mode, one.value) == ("scale", 0.5)

@@ -30,6 +30,7 @@ from outdim.analysis.tasks import GLUE
 from outdim.analysis.variants.each_variant import inputs_of
 from outdim.errors import ArgumentError
 from outdim.models.ablation import At
+from outdim.text import together
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -209,6 +210,6 @@ def _run(step: Any, inputs: Inputs) -> Any:
 
 
 def words_of(given: str | Sequence[str | int | Sequence[int]]) -> list[str]:
-    """Words as on the command line; numbers that go together become "507,247"."""
+    """Words as on the command line; numbers that go together become "507+247"."""
     several = [given] if isinstance(given, str | int) else given
-    return [str(one) if isinstance(one, str | int) else ",".join(map(str, one)) for one in several]
+    return [str(one) if isinstance(one, str | int) else together(one) for one in several]

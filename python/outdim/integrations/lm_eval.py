@@ -25,6 +25,7 @@ from outdim.models import Ablation, Predictor, apply_ablation, architecture, loa
 from outdim.models.ablation import At, Mode, Only
 from outdim.models.ablation_sites import sites
 from outdim.models.heads import check_head, natural_head
+from outdim.text import those_together
 
 try:
     from lm_eval.api.registry import register_model
@@ -195,7 +196,7 @@ class AblatedLM(HFLM):  # type: ignore[misc]
 
 def _numbers(name: str, given: int | str | Sequence[int]) -> tuple[int, ...]:
     """``507+247``, 507 or [507, 247] as whole numbers."""
-    parts = given.split("+") if isinstance(given, str) else given
+    parts = those_together(given) if isinstance(given, str) else given
     try:
         return (parts,) if isinstance(parts, int) else tuple(int(part) for part in parts)
     except (TypeError, ValueError):

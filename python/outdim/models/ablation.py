@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outdim.errors import ArgumentError
-from outdim.text import layers_in_words
+from outdim.text import layers_in_words, together
 
 At = Literal["parameters", "state", "denominator", "readers"]
 Mode = Literal["zero", "mean", "scale", "resample", "clip"]
@@ -68,7 +68,7 @@ class Ablation:
     again.
 
     >>> Ablation([308, 381], at="parameters").label
-    '308, 381 off (parameters)'
+    '308+381 off (parameters)'
     >>> Ablation([507], layers=[3], mode="scale", value=0.5).label
     '507 times 0.5 (state, layer 3)'
 
@@ -157,7 +157,7 @@ class Ablation:
     @property
     def label(self) -> str:
         """What is done, in a few words."""
-        what = self.name or self._dims_in_words()
+        what = self.name or together(self.all_dims, _FEW)
         if self.by_layer and not self.name:
             what = f"{len(self.all_dims)} dimensions, others in each layer,"
         plain = not isinstance(self.value, tuple | GroupValues) and self.value is not None
@@ -173,11 +173,6 @@ class Ablation:
         if self.layers is not None:
             where.append(layers_in_words(self.layers))
         return f"{what} {done} ({', '.join(where)})"
-
-    def _dims_in_words(self) -> str:
-        dims = self.all_dims
-        more = f" and {len(dims) - _FEW} more" if len(dims) > _FEW else ""
-        return ", ".join(map(str, dims[:_FEW])) + more
 
     def _checked_dims(self) -> tuple[int, ...] | tuple[tuple[int, ...], ...]:
         dims = _plain(self.dims)

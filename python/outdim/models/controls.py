@@ -16,6 +16,7 @@ from outdim.errors import ArgumentError
 from outdim.models.ablation import Ablation
 from outdim.models.ablation_sites import layers_of, sites
 from outdim.models.architecture import Architecture, architecture
+from outdim.text import together
 
 Kind = Literal["random", "random_positions", "largest_gamma", "largest_beta", "magnitude_matched"]
 
@@ -117,7 +118,7 @@ def keep_only(
     others = [dim for dim in range(found.hidden_size) if dim not in given.one_set]
     if not others:
         raise ArgumentError(f"dims: expected fewer than all {found.hidden_size}")
-    return replace(given, dims=tuple(others), name=f"all but {_words(given.one_set)}")
+    return replace(given, dims=tuple(others), name=f"all but {together(given.one_set)}")
 
 
 def _check(ablation: Ablation, kind: str) -> None:
@@ -127,7 +128,7 @@ def _check(ablation: Ablation, kind: str) -> None:
         )
     if not isinstance(ablation.value, int | float | None):
         raise ArgumentError(
-            f"value: values of {', '.join(map(str, ablation.one_set))} are not those of others; "
+            f"value: values of {together(ablation.one_set)} are not those of others; "
             "leave mode and value out, and put them in with with_means(control, ...) or alike"
         )
 
@@ -148,9 +149,9 @@ def _drawn(
         return replace(given, dims=rows, layers=layers, name=f"random positions {number + 1}")
     if sizes is not None:
         dims = _matched(given.one_set, others, sizes, key)
-        return replace(given, dims=dims, name=f"of like size {number + 1}: {_words(dims)}")
+        return replace(given, dims=dims, name=f"of like size {number + 1}: {together(dims)}")
     dims = tuple(sorted(_order(others, key)[:k]))
-    return replace(given, dims=dims, name=f"random {number + 1}: {_words(dims)}")
+    return replace(given, dims=dims, name=f"random {number + 1}: {together(dims)}")
 
 
 def _order(dims: Iterable[int], key: str) -> list[int]:
@@ -207,7 +208,3 @@ def _largest(found: Architecture, given: Ablation, kind: str, others: Sequence[i
         tuple(sorted(dim for _, at, dim in chosen if at == layer)) for layer in layers
     )
     return replace(given, dims=rows, layers=layers, name=f"largest {kind}")
-
-
-def _words(dims: Sequence[int]) -> str:
-    return ", ".join(map(str, dims))

@@ -10,7 +10,7 @@ from outdim.analysis.evaluate import evaluate
 from outdim.analysis.results.evaluation import SUMS
 from outdim.analysis.results.swept import Sweep
 from outdim.analysis.sweep import sweep
-from outdim.analysis.sweeps.ranking import named_by, ranked_dims
+from outdim.analysis.sweeps.ranking import Ranking, ranked_dims
 from outdim.errors import ArgumentError
 from planted_frequency import quiet_llama
 from run_helpers import give, replaced, small, without_report
@@ -61,7 +61,7 @@ def test_twins_are_found_and_no_other_pair(found):
     size = interactions.found[0].difference.value
     assert all(abs(size[1 + other]) < 0.2 * size[1 + i] for _, other in others)
     said = " ".join(found.headline())
-    assert "more harm together than the sum of both: 4 and 11 (" in said
+    assert "more harm together than the sum of both: 4+11 (" in said
 
 
 def test_interactions_are_differences_of_paired_losses(found, model, tokenizer, texts):
@@ -153,8 +153,10 @@ def test_a_run_takes_the_worst_of_another(model, tokenizer, corpus, tmp_path):
     ):
         with pytest.raises(ArgumentError, match=said):
             give("sweep lm", corpus, replaced(again, output=tmp_path / "bad", **changes))
+    ranking = Ranking(str(first))
+    assert ranking.named(["worst:2", "5-6"], DIMS) == [str(worst[0]), str(worst[1]), "5-6"]
     with pytest.raises(ArgumentError, match=f"ranks the {DIMS} dimensions of another model"):
-        named_by(str(first), ["worst:3"], DIMS * 2)
+        ranking.named(["worst:3"], DIMS * 2)
 
 
 def test_a_verified_sweep_ranks_as_its_screening_which_has_all(model, tokenizer, corpus, tmp_path):

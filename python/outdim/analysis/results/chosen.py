@@ -114,7 +114,8 @@ class Chosen(Result):
         said = [
             self.measured.intact_in_words(),
             f"Taken out one after the other, each time the one of {self.choices[0].tried} that "
-            f"then does {most} harm, and {self.measured.noun} it adds up to: {listing(steps)}.",
+            f"then does {most} harm to one half of the documents, and {self.measured.noun} it adds "
+            f"up to on the other half: {listing(steps)}.",
         ]
         last = len(self.choices)
         controls = controls_of(self.measured.variants).get(last, ())

@@ -65,17 +65,31 @@ class Estimate:
             >>> Estimate(np.float64(0.47), p=np.float64(0.76)).chance()
             'no more than chance gives (p = 0.760)'
         """
-        more = self.beyond_chance
+        more = self._rare_by_chance
         if more is None:
             return ""
         p = np.nan if self.p is None else float(self.p)
         null = np.nan if self.null is None else float(self.null)
         why = p_in_words(p) if np.isfinite(p) else f"which reaches {number(null, 2)}"
+        if more and self._may_be_none:
+            return f"not surely more than chance gives, since the interval holds 0 ({why})"
         return f"{'more' if more else 'no more'} than chance gives ({why})"
 
     @property
     def beyond_chance(self) -> bool | None:
         """Whether one value is more than chance gives; None where nothing is known of that."""
+        more = self._rare_by_chance
+        return None if more is None else more and not self._may_be_none
+
+    @property
+    def _may_be_none(self) -> bool:
+        """Whether 0 is within the interval of one value."""
+        if self.low is None or self.high is None:
+            return False
+        return bool(self.low <= 0 <= self.high)
+
+    @property
+    def _rare_by_chance(self) -> bool | None:
         if self.p is not None and np.isfinite(self.p):
             return bool(self.p <= CHANCE)
         if self.null is not None and np.isfinite(self.null):

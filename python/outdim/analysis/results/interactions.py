@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from outdim.analysis.results.compared import Compared, ends, estimate, or_null
 from outdim.analysis.sweeps.grid import Grid
 from outdim.stats.paired import Comparison, adjusted, compare
-from outdim.text import counted, listing
+from outdim.text import counted, listing, together
 
 Array = NDArray[np.float64]
 
@@ -139,7 +139,7 @@ class Interactions:
         return said or [f"Of {total} none surely does more or less harm than the sum of both."]
 
     def _name(self, place: int, i: int) -> str:
-        dims = " and ".join(map(str, self.grid.sets[self.pairs[i][0] - 1]))
+        dims = together(self.grid.sets[self.pairs[i][0] - 1])
         layers = self.grid.places[place]
         at = "" if len(self.places) == 1 or layers is None else f" at {listing(layers)}"
         value = estimate(self.found[place].difference, i + 1)

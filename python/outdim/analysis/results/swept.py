@@ -19,7 +19,7 @@ from outdim.analysis.step import Result
 from outdim.analysis.sweeps.grid import Grid
 from outdim.stats.paired import adjusted
 from outdim.stats.verification import Verification, verify
-from outdim.text import counted, layers_in_words, listing, number
+from outdim.text import counted, layers_in_words, listing, number, together
 
 Array = NDArray[np.float64]
 
@@ -192,7 +192,7 @@ class Sweep(Result):
 
     def _name(self, place: int, i: int) -> str:
         """The dimensions of a variant and, where there are several places, its layers."""
-        dims = "+".join(map(str, self.grid.sets[i - 1]))
+        dims = together(self.grid.sets[i - 1])
         if len(self.grid.places) == 1 and not any(self.grid.own_layers):
             return dims
         layers = self.grid.layers_of(place, i - 1)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, get_args
 
 from outdim.analysis.input_options import args_of
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskingOptions
 from outdim.analysis.sweeps.grid import Grid, grid
-from outdim.analysis.sweeps.options import GridOptions
-from outdim.analysis.sweeps.ranking import named_by
+from outdim.analysis.sweeps.options import GridOptions, check_controls, check_least
+from outdim.analysis.sweeps.ranking import Ranking
 from outdim.analysis.sweeps.words import ALL, check_words, named_sets, places_of, sets_of
 from outdim.errors import ArgumentError
 from outdim.models.ablation import At
@@ -58,21 +59,8 @@ class GreedyOptions:
         """
         if self.goal not in get_args(Goal):
             raise ArgumentError(f"goal: expected break or spare, got {self.goal!r}.")
-        least = {
-            "rounds": 1,
-            "variants_at_once": 1,
-            "block": 1,
-            "draws": 2,
-            "controls": 0,
-            "seed": 0,
-        }
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                said = name.replace("_", "-")
-                expected = f"at least {bound}" if bound else "0 or more"
-                raise ArgumentError(f"{said}: expected {expected}, got {value}.")
-        dims = named_by(self.ranking, self.dims, hidden_size)
+        check_least(self, rounds=1, variants_at_once=1, block=1, draws=2, controls=0, seed=0)
+        dims = self.ranks.named(self.dims, hidden_size)
         check_words(dims, [self.layers], hidden_size, layers)
         self._check_single(dims, layers)
         self._check_rounds(dims, hidden_size)
@@ -103,6 +91,13 @@ class GreedyOptions:
                 f"as many others stand beside the chosen ones; got {self.rounds}. --controls 0 "
                 "leaves these out."
             )
+        if sets and width is not None:
+            check_controls(self.controls, sets, width, beside=self.rounds)
+
+    @cached_property
+    def ranks(self) -> Ranking:
+        """What ranks the candidates that words ask for."""
+        return Ranking(self.ranking)
 
     def candidates(self, inputs: Inputs) -> Grid:
         """What is tried in the first round.
@@ -111,7 +106,7 @@ class GreedyOptions:
             ArgumentError: Options out of range; dimensions or layers that the model does not have.
         """
         self.check_size(inputs.architecture.hidden_size, inputs.architecture.layers)
-        dims = named_by(self.ranking, self.dims)
+        dims = self.ranks.named(self.dims)
         return grid(inputs, dims=dims, layers=[self.layers], at=self.at, controls=0, seed=self.seed)
 
 

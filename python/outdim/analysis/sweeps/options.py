@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import comb
+from typing import Any
 
 from outdim.analysis.input_options import args_of
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskingOptions
 from outdim.analysis.screen import LEADING, Score
 from outdim.analysis.sweeps.grid import Grid, Mode, grid
-from outdim.analysis.sweeps.ranking import named_by
+from outdim.analysis.sweeps.ranking import Ranking
 from outdim.analysis.sweeps.words import ALL, EACH, check_words, named_sets, paired
 from outdim.errors import ArgumentError
 from outdim.models.ablation import At
@@ -20,13 +23,44 @@ _CONTROLS = 10
 _LEVEL = 0.05
 
 
+def check_least(options: Any, **least: int) -> None:
+    """Raise ArgumentError for an option below its least value; None is no value."""
+    for name, bound in least.items():
+        given = getattr(options, name)
+        if given is not None and given < bound:
+            expected = f"at least {bound}" if bound else "0 or more"
+            raise ArgumentError(f"{name.replace('_', '-')}: expected {expected}, got {given}.")
+
+
+def check_controls(
+    count: int, sets: Sequence[tuple[int, ...]], hidden_size: int, *, beside: int | None = None
+) -> None:
+    """Raise ArgumentError for more controls than there are sets of others, of the smallest size.
+
+    Args:
+        count: Controls.
+        sets: What they stand beside; where these are most of all dimensions, each control has none
+            of one of them.
+        hidden_size: Of the model.
+        beside: How many dimensions a control has none of then; None: as many as a set has.
+    """
+    size, taken = min(map(len, sets)), len({dim for one in sets for dim in one})
+    others = hidden_size - (taken if 2 * taken <= hidden_size else beside or size)
+    most = comb(others, size)
+    if count > most:
+        raise ArgumentError(
+            f"controls: expected at most {most}, the sets of {size} of {others} other "
+            f"dimensions; got {count}."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class GridOptions:
     """Which dimensions are disabled in turn, and where.
 
     Args:
-        dims: All, ranges such as 0-99, single ones, or with commas those that go together; worst:8
-            or least:8, those that do most or least harm in the run named by ranking.
+        dims: All, ranges such as 0-99, single ones, or with + or commas those that go together;
+            worst:8 or least:8, those that do most or least harm in the run named by ranking.
         layers: All at once; each alone; window:N, so many in a row from every layer on; 4-6 or 4,6
             together; or 4. Several words make a place each; 0 stands for the embeddings.
         at: State, parameters, denominator or readers, see outdim.ablate.
@@ -57,33 +91,19 @@ class GridOptions:
 
         For a model of such a size; None where that is not known.
         """
-        least = {"variants_at_once": 1, "block": 1, "draws": 2, "controls": 0, "seed": 0}
-        for name, bound in least.items():
-            given = getattr(self, name)
-            if given is not None and given < bound:
-                said, expected = (
-                    name.replace("_", "-"),
-                    f"at least {bound}" if bound else "0 or more",
-                )
-                raise ArgumentError(f"{said}: expected {expected}, got {given}.")
-        dims = named_by(self.ranking, self.dims, hidden_size)
+        check_least(self, variants_at_once=1, block=1, draws=2, controls=0, seed=0)
+        dims = self.ranks.named(self.dims, hidden_size)
         check_words(dims, self.layers, hidden_size, layers)
         sets = named_sets(dims, hidden_size)
         if sets and self.pairs:
             sets = paired(sets)  # says how many are too few or too many
-        if sets and hidden_size is not None:
-            self._check_controls(sets, hidden_size)
+        if sets and hidden_size is not None and self.controls is not None:
+            check_controls(self.controls, sets, hidden_size)
 
-    def _check_controls(self, sets: list[tuple[int, ...]], hidden_size: int) -> None:
-        """No more than there are sets of other dimensions, of the smallest size."""
-        size, taken = min(map(len, sets)), len({dim for one in sets for dim in one})
-        others = hidden_size - (taken if 2 * taken <= hidden_size else size)
-        most = comb(others, size)
-        if self.controls is not None and self.controls > most:
-            raise ArgumentError(
-                f"controls: expected at most {most}, the sets of {size} of {others} other "
-                f"dimensions; got {self.controls}."
-            )
+    @cached_property
+    def ranks(self) -> Ranking:
+        """What ranks the dimensions that words ask for."""
+        return Ranking(self.ranking)
 
     def grid(self, inputs: Inputs) -> Grid:
         """The grid of variants.
@@ -95,7 +115,7 @@ class GridOptions:
         self.check_size(inputs.architecture.hidden_size, inputs.architecture.layers)
         found = grid(
             inputs,
-            dims=named_by(self.ranking, self.dims),
+            dims=self.ranks.named(self.dims),
             pairs=self.pairs,
             layers=self.layers,
             at=self.at,

@@ -17,7 +17,7 @@ def ranked_on(ranking: str | None, words: Sequence[str], texts: Sequence[str]) -
     again. Texts are told by their content, wherever they lie; one within another is not found.
 
     Args:
-        ranking: The run that ranks, see `outdim.analysis.sweeps.ranking.named_by`.
+        ranking: The run that ranks, see `outdim.analysis.sweeps.ranking.Ranking`.
         words: That name dimensions; without ``worst:8`` or ``least:8`` nothing was ranked.
         texts: Hashes of the files, or the items of a task, that are read.
     """

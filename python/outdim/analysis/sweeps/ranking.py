@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,46 +18,62 @@ _SCORE = "score"  # the column of a sweep that verified a screening
 _SWEEPS = ("sweep_lm", "sweep_mlm", "sweep_glue", "sweep_cosine")
 
 
-def named_by(
-    ranking: str | None, words: Sequence[str], hidden_size: int | None = None
-) -> list[str]:
-    """Words that name dimensions, ``worst:8`` and ``least:8`` replaced by what they stand for.
+class Ranking:
+    """A run that ranks dimensions; its tables are read once, where a word asks for them.
 
     Args:
-        ranking: Run directory of a sweep, or of a screening where it has no whole sweep.
-        words: See `outdim.analysis.sweeps.options.GridOptions`.
-        hidden_size: Of the model whose dimensions are named; None where that is not known.
-
-    Raises:
-        ArgumentError: No ranking, one with fewer dimensions or of a model of another width, or a
-            directory that holds none.
-        DataError: Its table cannot be read.
+        run: Directory of a sweep, or of a screening where it has no whole sweep; None for no run.
     """
-    found: list[str] = []
-    for word in words:
+
+    def __init__(self, run: str | None) -> None:
+        self._run = run
+
+    def named(self, words: Sequence[str], hidden_size: int | None = None) -> list[str]:
+        """Words that name dimensions, ``worst:8`` and ``least:8`` replaced by what they stand for.
+
+        Args:
+            words: See `outdim.analysis.sweeps.options.GridOptions`.
+            hidden_size: Of the model whose dimensions are named; None where that is not known.
+
+        Raises:
+            ArgumentError: No ranking, one with fewer dimensions or of a model of another width, or
+                a directory that holds none.
+            DataError: Its table cannot be read.
+        """
+        return [one for word in words for one in self._named(word, hidden_size)]
+
+    def _named(self, word: str, hidden_size: int | None) -> list[str]:
         asked = _WORD.fullmatch(word)
         if asked is None:
-            found.append(word)
-            continue
-        if ranking is None:
+            return [word]
+        if self._run is None:
             raise ArgumentError(
                 f"dims: {word} is of a sweep or screening: name its run: --ranking."
             )
-        run = Path(ranking).expanduser()
-        order, count = ranked_dims(run), int(asked[2])
-        of_run = manifest.read(run).get("model", {}).get("hidden_size")
-        if hidden_size is not None and of_run not in (None, hidden_size):
+        order, width, count = self._order, self._width, int(asked[2])
+        if hidden_size is not None and width not in (None, hidden_size):
             raise ArgumentError(
-                f"ranking: {ranking} ranks the {of_run} dimensions of another model than this one, "
-                f"which has {hidden_size}."
+                f"ranking: {self._run} ranks the {width} dimensions of another model than this "
+                f"one, which has {hidden_size}."
             )
         if not 1 <= count <= len(order):
             raise ArgumentError(
-                f"dims: expected 1 to {len(order)}, as many as {ranking} ranks; got {word}."
+                f"dims: expected 1 to {len(order)}, as many as {self._run} ranks; got {word}."
             )
-        of_it = order[:count] if asked[1] == "worst" else order[: -count - 1 : -1]
-        found += map(str, of_it)
-    return found
+        return [str(dim) for dim in (order if asked[1] == "worst" else order[::-1])[:count]]
+
+    @property
+    def _path(self) -> Path:
+        return Path(self._run or "").expanduser()
+
+    @cached_property
+    def _order(self) -> list[int]:
+        return ranked_dims(self._path)
+
+    @cached_property
+    def _width(self) -> int | None:
+        width: int | None = manifest.read(self._path).get("model", {}).get("hidden_size")
+        return width
 
 
 def ranked_dims(run: Path) -> list[int]:

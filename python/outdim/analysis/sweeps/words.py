@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from outdim.errors import ArgumentError
+from outdim.text import those_together
 
 ALL, EACH = "all", "each"
 _MOST_PAIRED = 64  # which have 2,016 pairs
@@ -55,9 +56,9 @@ def sets_of(word: str, hidden_size: int) -> list[tuple[int, ...]]:
     """The sets of dimensions that a word stands for."""
     if word == ALL:
         return [(dim,) for dim in range(hidden_size)]
-    if between := _between(word):
+    if between := _between("dims", word):
         return [(dim,) for dim in between]
-    return [_numbers("dims", word, "all, 507, 0-99, or 507,247 for two together")]
+    return [_numbers("dims", word, "all, 507, 0-99, or 507+247 for two together")]
 
 
 def places_of(word: str, layers: int) -> list[tuple[int, ...] | None]:
@@ -71,19 +72,24 @@ def places_of(word: str, layers: int) -> list[tuple[int, ...] | None]:
         if not 1 <= size <= layers:
             raise ArgumentError(f"layers: expected window:1 to window:{layers}, got {word!r}.")
         return [tuple(range(i, i + size)) for i in range(1, layers - size + 2)]
-    if between := _between(word):
+    if between := _between("layers", word):
         return [tuple(between)]
     return [_numbers("layers", word, "all, each, window:2, 4-6 or 4,6 (together), or 4")]
 
 
-def _between(word: str) -> range:
+def _between(name: str, word: str) -> range:
     """The numbers of a word such as 4-6; none of other words."""
     found = _RANGE.fullmatch(word)
-    return range(int(found[1]), int(found[2]) + 1) if found else range(0)
+    first, last = (int(found[1]), int(found[2])) if found else (0, -1)
+    if found and last < first:
+        raise ArgumentError(
+            f"{name}: expected the smaller number of a range first, {last}-{first}; got {word!r}."
+        )
+    return range(first, last + 1)
 
 
 def _numbers(name: str, word: str, like: str) -> tuple[int, ...]:
     try:
-        return tuple(sorted({int(part) for part in word.split(",")}))
+        return tuple(sorted(set(those_together(word))))
     except ValueError:
         raise ArgumentError(f"{name}: expected words such as {like}; got {word!r}.") from None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 from outdim.errors import ArgumentError
+from outdim.text import those_together
 
 if TYPE_CHECKING:
     from outdim.analysis.inputs import Inputs
@@ -89,7 +90,8 @@ class AblationOptions:
     Several values of ablate, at, mode and scale, and windows, make a variant of each combination.
 
     Args:
-        ablate: Dimensions, each word a variant; with commas those that go together (507 507,247).
+        ablate: Dimensions, each word a variant; with + or commas those that go together, as in
+            507 507+247.
         at: State, parameters, denominator or readers, see outdim.ablate.
         mode: Zero, mean (of the text), resample (of parameters and readers) or clip; none takes
             zero, or only scale if given.
@@ -201,10 +203,10 @@ def _with_means(
 
 def _dims(word: str | int) -> list[int]:
     try:
-        return [int(part) for part in str(word).split(",")]
+        return those_together(str(word))
     except ValueError:
         raise ArgumentError(
-            f"ablate: expected dimensions such as 507 or 507,247, got {word!r}."
+            f"ablate: expected dimensions such as 507, or 507+247 together; got {word!r}."
         ) from None
 
 

@@ -12,18 +12,20 @@ from numpy.typing import NDArray
 
 from outdim.report.colours import DIVERGING, scale
 from outdim.report.figures.base import Figure, canvas, layout
-from outdim.text import number
+from outdim.text import number, together, with_interval
 
 _DARK = 0.6  # of the largest value: cells in which black cannot be read
 _SPELT = 16  # names up to which every value is written into its cell
 
 
 class Pair(NamedTuple):
-    """Two names, their value (None: not known), and whether it is marked by a star."""
+    """Two names, their value with its ends (None: not known), and whether a star marks it."""
 
     one: int
     other: int
     value: float | None
+    low: float | None
+    high: float | None
     marked: bool
 
 
@@ -44,30 +46,39 @@ def _names(given: Sequence[Pair]) -> list[int]:
     return list(dict.fromkeys(name for pair in given for name in pair[:2]))
 
 
-def _matrix(given: Sequence[Pair]) -> tuple[NDArray[np.float64], NDArray[np.object_]]:
-    """Values, NaN on the diagonal, and what is written into the cells."""
+class _Matrix(NamedTuple):
+    """Values, NaN on the diagonal, what is written into the cells, and what hovering says."""
+
+    values: NDArray[np.float64]
+    words: NDArray[np.object_]
+    hover: NDArray[np.object_]
+
+
+def _matrix(given: Sequence[Pair]) -> _Matrix:
     place = {name: i for i, name in enumerate(_names(given))}
     values = np.full((len(place), len(place)), np.nan)
-    words = np.full(values.shape, "", object)
+    words, hover = np.full(values.shape, "", object), np.full(values.shape, "", object)
     for pair in given:
         if pair.value is None:
             continue
         said = number(pair.value, 2) if len(place) <= _SPELT else ""
         for at in ((place[pair.one], place[pair.other]), (place[pair.other], place[pair.one])):
             values[at], words[at] = pair.value, said + "*" * pair.marked
-    return values, words
+            value = with_interval(pair.value, pair.low, pair.high)
+            hover[at] = f"{together(pair[:2])}<br>{value}"
+    return _Matrix(values, words, hover)
 
 
 def _interactive(given: Sequence[Pair]) -> go.Figure:
     names = [str(name) for name in _names(given)]
-    values, words = _matrix(given)
+    values, words, hover = _matrix(given)
     bound = float(np.nanmax(np.abs(values))) or 1.0
     figure = go.Figure()
     figure.add_heatmap(
         x=names, y=names, z=values, text=words, texttemplate="%{text}",
         colorscale=scale(DIVERGING), zmin=-bound, zmax=bound,
         colorbar={"thickness": 10, "xpad": 6, "outlinewidth": 0},
-        hovertemplate="%{x} and %{y}<br>%{z:.4~f}<extra></extra>", hoverongaps=False,
+        hovertext=hover, hovertemplate="%{hovertext}<extra></extra>", hoverongaps=False,
     )  # fmt: skip
     axis = {"type": "category", "showgrid": False, "zeroline": False}
     figure.update_layout(layout(height=180 + 26 * len(names), xaxis=axis, yaxis=axis))
@@ -77,7 +88,7 @@ def _interactive(given: Sequence[Pair]) -> go.Figure:
 
 def _draw(given: Sequence[Pair]) -> Canvas:
     names = [str(name) for name in _names(given)]
-    values, words = _matrix(given)
+    values, words, _ = _matrix(given)
     bound = float(np.nanmax(np.abs(values))) or 1.0
     size = 2 + 0.45 * len(names)
     figure, axes = canvas(size + 1, size)

@@ -12,7 +12,7 @@ from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
 from outdim.report.study import Study
 from outdim.report.views import topics
-from outdim.text import listing, number
+from outdim.text import number, together
 
 _HEADS, _ROWS, _TOKENS, _MAPPED = 12, 12, 5, 6
 
@@ -50,7 +50,7 @@ def _maps(
     order = sorted(heads, key=lambda row: -row["vertical"])[:_MAPPED]
     chosen = [(row["layer"], row["head"]) for row in order]
     ablated = options.get("ablate") or []
-    about = f"{listing(ablated)} off ({options['at']})" if ablated else ""
+    about = f"{together(ablated)} off ({options['at']})" if ablated else ""
     figures = []
     for sentence in sorted({row["sentence"] for row in rows}):
         of = {(r["layer"], r["head"]): r for r in rows if r["sentence"] == sentence}

@@ -10,8 +10,9 @@ from outdim.report.figures.curves import Curve, curves
 from outdim.report.figures.differences import Difference, differences
 from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
+from outdim.report.sections._metrics import CHANGES, beside, heading, interval
 from outdim.report.study import Study
-from outdim.text import number, with_interval
+from outdim.text import number, together
 
 Row = Mapping[str, Any]
 
@@ -92,25 +93,14 @@ def _against(row: Row) -> list[Cell | str]:
 
 
 def _others(by_metric: Mapping[str, Sequence[Row]]) -> Table:
-    order = [row["variant"] for row in ranked(by_metric["loss"])]
-    values = {
-        metric: {row["variant"]: row["value"] for row in by_metric[metric]} for metric in _BESIDE
-    }
-    words = "; ".join(f"{_heading(metric)}: {METRICS[metric].label}" for metric in _BESIDE)
-    return Table(
+    words = "; ".join(f"{heading(metric)}: {METRICS[metric].label}" for metric in _BESIDE)
+    return beside(
+        by_metric,
+        _BESIDE,
+        [row["variant"] for row in ranked(by_metric["loss"])],
         title="What stands beside the loss",
-        caption=f"{words}. Intervals, differences and controls of each are in the table of "
-        "results.",
-        columns=["variant", *map(_heading, _BESIDE)],
-        rows=[
-            [variant, *(number(values[metric][variant], 3) for metric in _BESIDE)]
-            for variant in order
-        ],
+        caption=f"{words}; {CHANGES}",
     )
-
-
-def _heading(metric: str) -> str:
-    return metric.replace("_", " ")
 
 
 def _differences(stem: str, rows: Sequence[Row]) -> Figure | None:
@@ -174,7 +164,7 @@ def _lines(rows: Iterable[Row], place: Callable[[Row], Sequence[float]]) -> Any:
         if row["role"] != "ablated":
             continue
         (x,) = place(row)
-        name = f"{', '.join(map(str, row['dims']))} ({row['at']}, {row['mode']})"
+        name = f"{together(row['dims'])} ({row['at']}, {row['mode']})"
         found.setdefault(name, {})[x] = _ends(row)
         if row["control"] is not None:
             size = f"{len(row['dims'])} random ({row['at']}, {row['mode']})"
@@ -201,14 +191,6 @@ def _ends(row: Row) -> tuple[float, float, float]:
         _or(row["difference_low"], nan),
         _or(row["difference_high"], nan),
     )
-
-
-def interval(row: Row, name: str, stem: str | None = None) -> str:
-    """A value with its ends; the columns of these begin with ``stem``, None for ``<name>_``."""
-    before = f"{name}_" if stem is None else stem
-    if row[name] is None:
-        return ""
-    return with_interval(row[name], row[f"{before}low"], row[f"{before}high"])
 
 
 def _or_blank(value: float | None, digits: int) -> str:

@@ -7,7 +7,8 @@ from outdim.report.figures.base import Figure
 from outdim.report.figures.curves import Curve, curves
 from outdim.report.section import Section, Table
 from outdim.report.sections import _default
-from outdim.report.sections.evaluate_lm import amount, interval
+from outdim.report.sections._metrics import CHANGES, beside, interval
+from outdim.report.sections.evaluate_lm import amount
 from outdim.report.study import Study
 from outdim.text import number
 
@@ -22,13 +23,16 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     table, rounds = (study.table(f"{stem}{part}.parquet") for part in ("", "_rounds"))
     if table is None or rounds is None:
         return _default.section(study, step, marked)
-    rows = [row for row in table.to_pylist() if row["metric"] == "loss"]
-    sets = [row for row in rows if row["role"] == "ablated"]
+    by_metric: dict[str, list[Row]] = {}
+    for row in table.to_pylist():
+        if row["role"] != "control":
+            by_metric.setdefault(row["metric"], []).append(row)
+    intact, *sets = next(iter(by_metric.values()))
     choices = rounds.to_pylist()
     return Section(
         step,
         "Sets of dimensions, chosen one by one",
-        tables=[_table(sets, choices)],
+        tables=[_table(sets, choices), _others(by_metric, [intact, *sets])],
         figures=[_figure(stem, sets, choices)],
     )
 
@@ -56,7 +60,20 @@ def _table(sets: Sequence[Row], choices: Sequence[Row]) -> Table:
             ]
             for row, choice in zip(sets, choices, strict=True)
         ],
+        brief=True,
     )  # fmt: skip
+
+
+def _others(by_metric: Mapping[str, Sequence[Row]], shown: Sequence[Row]) -> Table:
+    _, *others = by_metric
+    return beside(
+        by_metric,
+        others,
+        [row["variant"] for row in shown],
+        title="What else the sets change",
+        caption=f"The other metrics of the same sets on the same documents, and {CHANGES}",
+        brief=True,
+    )
 
 
 def _runner_up(choice: Row) -> str:

@@ -11,19 +11,18 @@ from outdim.analysis.table import Statistic
 from outdim.report.figures.base import Figure
 from outdim.report.figures.curves import Curve, curves
 from outdim.report.figures.heat_map import heat_map
-from outdim.report.figures.pairs import Pair, pairs
 from outdim.report.figures.spikes import Spikes, spikes
 from outdim.report.figures.verified import Measured, verified
 from outdim.report.section import Section, Table
 from outdim.report.sections import _default
+from outdim.report.sections._metrics import CHANGES, beside
+from outdim.report.sections._pairs import Layers, matrices, pairs_table, place_in_words
 from outdim.report.sections.evaluate_lm import losses, ranked
 from outdim.report.statistics import Floats, Key
 from outdim.report.study import Study
 from outdim.report.views import View
-from outdim.text import layers_in_words, number
 
 Row = Mapping[str, Any]
-Layers = tuple[int, ...] | None
 
 
 class Words(NamedTuple):
@@ -48,7 +47,6 @@ _WORDS = {
 }
 _CURVES = 6  # of the worst dimensions
 _FLOOR = 1e-3  # smaller differences have no colour
-_SURE = 0.05
 _BESIDE = 20  # variants of which all metrics are shown
 
 
@@ -63,16 +61,20 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
         by_metric.setdefault(row["metric"], []).append(row)
     rows = next(iter(by_metric.values()))
     at = [row for row in rows if row["role"] == "ablated"]
+    worst = replace(losses(rows, noun=words.noun), title="The worst of the sweep")
+    tables = [worst, _others(by_metric)]
     if "score" in table.column_names:
         figures: list[Figure | None] = [_verified(stem, rows)]
     else:
         figures = [_spikes(stem, at, words), _grid(stem, at, marked, words)]
-        figures += [_curves(stem, at, words), *_pairs(study, stem, words)]
-    worst = replace(losses(rows, noun=words.noun), title="The worst of the sweep")
+        figures.append(_curves(stem, at, words))
+    if pairs := study.table(f"{stem}_pairs.parquet"):
+        tables.append(pairs_table(pairs.to_pylist(), words.noun))
+        figures += matrices(stem, pairs.to_pylist(), words.noun)
     return Section(
         step,
         words.title,
-        tables=[worst, _others(by_metric)],
+        tables=tables,
         figures=[figure for figure in figures if figure is not None],
     )
 
@@ -80,23 +82,14 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
 def _others(by_metric: Mapping[str, Sequence[Row]]) -> Table:
     """The other metrics of the worst."""
     leading, *others = by_metric
-    by_variant = {metric: {row["variant"]: row for row in by_metric[metric]} for metric in others}
-    return Table(
+    return beside(
+        by_metric,
+        others,
+        [row["variant"] for row in ranked(by_metric[leading])[: 1 + _BESIDE]],
         title="What else they change",
-        caption="The other metrics of the same variants, and in brackets how much that is more "
-        "than the intact model's. Intervals and controls are in the table of results.",
-        columns=["variant", *(metric.replace("_", " ") for metric in others)],
-        rows=[
-            [row["variant"], *(_with_change(by_variant[m][row["variant"]]) for m in others)]
-            for row in ranked(by_metric[leading])[: 1 + _BESIDE]
-        ],
+        caption=f"The other metrics of the same variants, and {CHANGES}",
         brief=True,
     )
-
-
-def _with_change(row: Row) -> str:
-    said = number(row["value"], 3)
-    return said if row["difference"] is None else f"{said} ({row['difference']:+.3f})"
 
 
 def _by_place(rows: Sequence[Row]) -> dict[Layers, list[Row]]:
@@ -107,10 +100,6 @@ def _by_place(rows: Sequence[Row]) -> dict[Layers, list[Row]]:
             place = None if row["layers"] is None else tuple(row["layers"])
             found.setdefault(place, []).append(row)
     return found
-
-
-def _words(place: Layers) -> str:
-    return "all layers at once" if place is None else layers_in_words(place)
 
 
 def _column(rows: Sequence[Row], name: str) -> Floats:
@@ -133,7 +122,9 @@ def spikes_of(label: str, rows: Sequence[Row]) -> Spikes:
 
 
 def _spikes(stem: str, rows: Sequence[Row], words: Words) -> Figure | None:
-    shown = [spikes_of(_words(place), own) for place, own in _by_place(rows).items() if own[1:]]
+    shown = [
+        spikes_of(place_in_words(place), own) for place, own in _by_place(rows).items() if own[1:]
+    ]
     if not shown:
         return None
     beside = " Dotted: the mean of random dimensions." if np.isfinite(shown[0].usual) else ""
@@ -164,7 +155,7 @@ def _grid(stem: str, rows: Sequence[Row], marked: Sequence[int], words: Words) -
             "loss_difference", f"order of magnitude of the change of the {words.noun}"
         ),
         place="hidden states",
-        points=[_words(place) for place in places],
+        points=[place_in_words(place) for place in places],
         layers=layers,
         labels=["-".join(map(str, sorted({place[0], place[-1]}))) for place in places],
         estimate=Estimate(np.sign(value) * np.log10(1 + np.abs(value) / _FLOOR)),
@@ -210,37 +201,12 @@ def _curves(stem: str, rows: Sequence[Row], words: Words) -> Figure | None:
     )
 
 
-def _pairs(study: Study, stem: str, words: Words) -> list[Figure]:
-    """Interactions of pairs, a matrix a place."""
-    table = study.table(f"{stem}_pairs.parquet")
-    by_place: dict[Layers, list[Row]] = {}
-    for row in table.to_pylist() if table is not None else ():
-        place = None if row["layers"] is None else tuple(row["layers"])
-        by_place.setdefault(place, []).append(row)
-    return [
-        pairs(
-            f"{stem}_pairs{number or ''}",
-            f"Pairs of dimensions, {_words(place)}",
-            f"How much more {words.noun} two dimensions cost together than the sum of what each "
-            "costs alone. Orange: more, as where two carry the same; blue: less, as where one "
-            "needs the other. A star: surely so, whatever other pairs do.",
-            [Pair(row["dim"], row["other"], row["interaction"], _surely(row)) for row in rows],
-        )
-        for number, (place, rows) in enumerate(by_place.items())
-        if any(row["interaction"] is not None for row in rows)
-    ]
-
-
-def _surely(row: Row) -> bool:
-    return row["family"] is not None and row["family"] < _SURE
-
-
 def _verified(stem: str, rows: Sequence[Row]) -> Figure:
     """What the screening said, against what was measured."""
     dots = [
         Measured(
             str(row["dims"][0])
-            + ("" if row["layers"] is None else f" ({_words(tuple(row['layers']))})"),
+            + ("" if row["layers"] is None else f" ({place_in_words(tuple(row['layers']))})"),
             row["score"],
             row["difference"],
             row["role"] == "ablated",

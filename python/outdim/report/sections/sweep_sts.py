@@ -6,7 +6,7 @@ from typing import Any
 from outdim.report.figures.spikes import spikes
 from outdim.report.section import Section, Table
 from outdim.report.sections import _default
-from outdim.report.sections.evaluate_lm import interval
+from outdim.report.sections._metrics import interval
 from outdim.report.sections.sweep_lm import spikes_of
 from outdim.report.study import Study
 from outdim.stats.scores import LABELS

@@ -1,0 +1,57 @@
+"""Metrics that stand beside the one that leads: of each variant, and how much they change."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from outdim.report.section import Table
+from outdim.text import number, with_interval
+
+Row = Mapping[str, Any]
+
+CHANGES = (
+    "in brackets how much more that is than the intact model's, with its 95 % interval over "
+    "documents. Controls are in the table of results."
+)
+
+
+def beside(
+    by_metric: Mapping[str, Sequence[Row]],
+    metrics: Sequence[str],
+    variants: Sequence[str],
+    *,
+    title: str,
+    caption: str,
+    brief: bool = False,
+) -> Table:
+    """Of ``variants``, by their names, the value of each of ``metrics`` and its change."""
+    of = {metric: {row["variant"]: row for row in by_metric[metric]} for metric in metrics}
+    return Table(
+        title=title,
+        caption=caption,
+        columns=["variant", *map(heading, metrics)],
+        rows=[[name, *(_with_change(of[metric][name]) for metric in metrics)] for name in variants],
+        brief=brief,
+    )
+
+
+def heading(metric: str) -> str:
+    """The name of a metric for people."""
+    return metric.replace("_", " ")
+
+
+def _with_change(row: Row) -> str:
+    """A value, and in brackets its difference to the intact model's."""
+    said, change = number(row["value"], 3), row["difference"]
+    if change is None:
+        return said
+    sign = "+" if change > 0 else ""
+    ends = (row["difference_low"], row["difference_high"])
+    return f"{said} ({sign}{with_interval(change, *ends)})"
+
+
+def interval(row: Row, name: str, stem: str | None = None) -> str:
+    """A value with its ends; the columns of these begin with ``stem``, None for ``<name>_``."""
+    before = f"{name}_" if stem is None else stem
+    if row[name] is None:
+        return ""
+    return with_interval(row[name], row[f"{before}low"], row[f"{before}high"])

@@ -1,0 +1,81 @@
+"""What is said of a command line that cannot be understood: what was expected, and what came."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NoReturn
+
+from jsonargparse import ArgumentParser
+
+_VALUE = re.compile(r'Parser key "([\w.]+)"(?: element \d+)?:.*?(?:Got|Given) value: (.*)', re.S)
+_NO_VALUE = re.compile(r"argument (--\w+)/--no_\w+: ignored explicit argument (.*)")
+_NO_YAML = re.compile(r"(Problems parsing|Unexpected) config: (.*)", re.S)
+_KINDS = {int: "a whole number", float: "a number"}
+
+
+class Parser(ArgumentParser):
+    """A parser that says what is amiss in the words of the usage.
+
+    Attributes:
+        named: The parser of the command that was named, to which the one above all leaves it.
+        words: The words that named it.
+        fields: Of the options of its command, with their types, by the names they are given by.
+    """
+
+    named: Parser | None = None
+    words: Sequence[str] = ()
+    fields: Mapping[str, tuple[Any, Any]] = {}
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say it with the usage of the command, and exit with 2."""
+        own = ".".join([*self.words, ""])
+        message = message.replace(f'"{own}subcommand"', "COMMAND")
+        if self.named is None or hasattr(ex, "subcommand_parser"):
+            super().error(_plainly(message, self.fields), ex)
+        if "are required" in message:
+            message = message.replace(own, "")
+        self.named.error(message, ex)
+
+
+def fields_of(options: Mapping[str, Sequence[type]]) -> dict[str, tuple[Any, Any]]:
+    """The fields of dataclasses of options by prefix, and their types, by the names of flags."""
+    return {
+        f"{prefix}.{field.name}" if prefix else field.name: (field, types[field.name])
+        for prefix, kinds in options.items()
+        for kind in kinds
+        for types in [typing.get_type_hints(kind)]
+        for field in dataclasses.fields(kind)
+    }
+
+
+def _plainly(message: str, fields: Mapping[str, tuple[Any, Any]]) -> str:
+    """A message of jsonargparse in the words of the usage."""
+    if "are required" in message:
+        said, _, names = message.partition(": ")
+        return f"{said}: {', '.join(_in_usage(name, fields) for name in names.split(', '))}"
+    if found := _VALUE.match(message):
+        name, given = found.groups()
+        if name in fields and (expected := _expected(fields[name][1])):
+            return f"{name.replace('_', '-')}: expected {expected}; got {given!r}"
+    if found := _NO_VALUE.match(message):
+        return f"{found[1]}: expected no value, got {found[2]}; --no- before its name says no"
+    if found := _NO_YAML.match(message):
+        got = repr(found[2].strip()) if found[1] == "Unexpected" else f"YAML amiss: {found[2]}"
+        return f"config: expected a file of YAML with lines such as seed: 1; got {got}"
+    return message
+
+
+def _in_usage(name: str, fields: Mapping[str, tuple[Any, Any]]) -> str:
+    metadata = fields[name][0].metadata if name in fields else {}
+    return str(metadata.get("positional", f"--{name.removeprefix('--')}"))
+
+
+def _expected(hint: Any) -> str | None:
+    """A type for people; of a list, that of an element; None where there are no words for it."""
+    if typing.get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
+    inner = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    return _expected(inner[0]) if len(inner) == 1 else _KINDS.get(hint)

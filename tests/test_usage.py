@@ -1,0 +1,47 @@
+"""A command line that cannot be understood: every message names what was expected and what came."""
+
+import pytest
+from outdim.cli import main
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("compare --output x", "the following arguments are required: FIRST, SECOND"),
+        ("compare a --output x", "the following arguments are required: SECOND"),
+        ("report", "the following arguments are required: RUN"),
+        ("evaluate glue --task sst2", "the following arguments are required: --model, --output"),
+        (
+            "evaluate glue --task nonsense --model m --output x",
+            "task: expected one of cola, sst2, mrpc, stsb, qqp, mnli, mnli_mm, qnli, rte, wnli, "
+            "other; got 'nonsense'",
+        ),
+        ("evaluate lm t --only delta", "only: expected one of gamma, beta; got 'delta'"),
+        ("evaluate lm t --layers 1 b", "layers: expected a whole number; got 'b'"),
+        ("evaluate lm t --scale half", "scale: expected a number; got 'half'"),
+        ("evaluate sts --rows many", "rows: expected a whole number; got 'many'"),
+        ("sweep lm t --block 1.5", "block: expected a whole number; got '1.5'"),
+        ("sweep lm t --variants-at-once x", "variants-at-once: expected a whole number; got 'x'"),
+        ("analyze t --geometry.top x", "geometry.top: expected a whole number; got 'x'"),
+        ("count t --documents=3", "--documents: expected no value, got '3'; --no- before its name"),
+        ("count t --config {path}", "config: expected a file of YAML with lines such as seed: 1; got YAML amiss: while"),
+    ],
+)
+def test_what_is_expected_is_said_in_the_words_of_the_usage(given, said, capsys, tmp_path):
+    path = tmp_path / "options.yaml"
+    path.write_text("{a: [}")
+    with pytest.raises(SystemExit) as left:
+        main(given.format(path=path).split())
+    assert left.value.code == 2
+    found = capsys.readouterr().err
+    assert f"error: {said}" in found
+    for own in ("Parser key", "typing", "<class", "--first"):
+        assert own not in found
+
+
+def test_what_is_said_of_one_value_is_said_of_one_in_a_file(capsys, tmp_path):
+    path = tmp_path / "options.yaml"
+    path.write_text("rows: many\ntask: nonsense\n")
+    with pytest.raises(SystemExit):
+        main(["evaluate", "glue", "--config", str(path)])
+    assert "rows: expected a whole number; got 'many'" in capsys.readouterr().err
