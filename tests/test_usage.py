@@ -24,7 +24,10 @@ from outdim.cli import main
         ("sweep lm t --variants-at-once x", "variants-at-once: expected a whole number; got 'x'"),
         ("analyze t --geometry.top x", "geometry.top: expected a whole number; got 'x'"),
         ("count t --documents=3", "--documents: expected no value, got '3'; --no- before its name"),
-        ("count t --config {path}", "config: expected a file of YAML with lines such as seed: 1; got YAML amiss: while"),
+        (
+            "count t --config {path}",
+            "config: expected a file of YAML with lines such as seed: 1; got YAML amiss: while",
+        ),
     ],
 )
 def test_what_is_expected_is_said_in_the_words_of_the_usage(given, said, capsys, tmp_path):

@@ -61,8 +61,7 @@ def test_the_planted_set_is_found_and_breaks_documents_that_had_no_part_in_the_c
     said = " ".join(found.headline())
     assert (
         "each time the one of 16 that then does most harm to one half of the documents, and the "
-        f"loss it adds up to on the other half: {LONE} ("
-        in said
+        f"loss it adds up to on the other half: {LONE} (" in said
     )
     assert "of as many other dimensions change" in said
     assert "no estimate" in found.cautions()[0]

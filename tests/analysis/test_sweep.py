@@ -225,7 +225,10 @@ class TestGrid:
         [
             ({"dims": ["16"]}, "dims: expected 0 to 15, got 16"),
             ({"dims": ["3-x"]}, "dims: expected words such as"),
-            ({"dims": ["5-4"]}, "dims: expected the smaller number of a range first, 4-5; got '5-4'"),
+            (
+                {"dims": ["5-4"]},
+                "dims: expected the smaller number of a range first, 4-5; got '5-4'",
+            ),
             ({"layers": ["3-1"]}, "layers: expected the smaller number .* 1-3; got '3-1'"),
             ({"layers": ["each"], "draws": 70}, "draws: expected at least 80 for 4 places"),
             ({"layers": ["5"]}, "layers: expected 0"),
