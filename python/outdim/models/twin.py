@@ -41,4 +41,4 @@ def random_twin(
                 f"twins: {type(model).__name__} cannot be made from its configuration alone "
                 f"({error}); observe no twin of it."
             ) from error
-    return twin.to(device).eval()  # type: ignore[no-any-return]
+    return twin.to(device).eval()

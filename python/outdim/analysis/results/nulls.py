@@ -91,7 +91,7 @@ def proportion_interval(count: int, n: int) -> tuple[float, float]:
 
 
 def nulls(criteria: Criteria) -> pa.Table:
-    """``criteria_nulls.parquet``: each rule under each null, a row for a layer and for the model."""
+    """``criteria_nulls.parquet``: each rule by each null, a row for a layer and for the model."""
     size = max(states.dims for states in criteria.states.values())
     rows = [
         {"rule": rule, "selection": selection, **row}
