@@ -6,8 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import outdim
+import outdim.models
+import planted_lives
 import pyarrow.parquet as pq
 import pytest
+import torch
 from outdim.analysis.results.criteria_words import cautions
 from outdim.analysis.rules import RULES
 from outdim.errors import ArgumentError, EmptyCorpusError
@@ -43,6 +46,53 @@ def test_an_outlier_by_parameters_is_one_by_its_states(source):
     assert found.headline()[0].startswith("Of 11 rules on hidden states, the most agree on dim")
     names, jaccard = found.agreement()
     assert jaccard[names.index("median"), names.index("parameters")] == 1.0
+
+
+def test_a_twin_with_random_weights_has_none_of_what_was_planted(tmp_path):
+    source, model = planted_lives.write_text(tmp_path / "text.txt"), planted_lives.planted("mlp")
+    before = outdim.models.model_sha256(model)
+    torch.manual_seed(3)
+    found = outdim.criteria(model, tiny_tokenizer(), source, twins=2)
+    assert torch.initial_seed() == 3
+    assert outdim.models.model_sha256(model) == before
+    for rule in ("massive", "six_sigma", "variance", "mean_5_sigma"):
+        one = found.found[rule, "all"]
+        assert (one.dims, one.untrained.found) == ((planted_lives.DIM,), (0, 0)), rule
+        assert one.telling
+    # 3 MAD are 2 sigma, and a layer of any model hands on what it got: more than shuffling gives.
+    mad = found.found["mad", "all"]
+    assert min(mad.untrained.found) > 0
+    assert mad.untrained.a_layer > mad.chance_a_layer
+    assert "of 32 (trained:" in found.headline()[1]
+    rows = found.tables()["criteria_nulls"].to_pylist()
+    (row,) = (
+        r for r in rows if (r["rule"], r["selection"], r["null"], r["of"])
+        == ("massive", "all", "twin", "model")
+    )  # fmt: skip
+    assert (row["found"], row["by_chance"], row["rate"], row["low"]) == (1, 0, 0, 0)
+    assert row["high"] == pytest.approx(1 - 0.025 ** (1 / (2 * HIDDEN)))
+    again = outdim.criteria(model, tiny_tokenizer(), source, twins=1)
+    first, alone = (f.twins[0].states["block.3", "all"].moments.mean for f in (found, again))
+    assert torch.equal(first, alone)
+    assert not torch.equal(first, found.twins[1].states["block.3", "all"].moments.mean)
+
+
+def test_without_a_twin_its_null_has_a_reason(source):
+    found = outdim.criteria(tiny_model("bert"), tiny_tokenizer(), source, rules=["variance"])
+    rows = [r for r in found.tables()["criteria_nulls"].to_pylist() if r["null"] == "twin"]
+    assert {row["reason"] for row in rows} == {"no twin was observed"}
+    assert all(np.isnan(row["by_chance"]) for row in rows)
+
+
+def test_a_twin_that_cannot_be_made_is_refused_before_the_text_is_read(source):
+    class Wants(type(tiny_model("bert"))):
+        def __init__(self, config, more):
+            super().__init__(config)
+
+    model = tiny_model("bert")
+    model.__class__ = Wants
+    with pytest.raises(ArgumentError, match="twins: Wants cannot be made from its configuration"):
+        outdim.criteria(model, tiny_tokenizer(), source, twins=1)
 
 
 @pytest.mark.parametrize(
@@ -90,15 +140,17 @@ def test_selections_are_judged_apart(source):
 
 
 def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
-    run = give("criteria", corpus, small(tiny_directory, tmp_path / "run", permutations=10))
+    options = small(tiny_directory, tmp_path / "run", permutations=10, twins=1)
+    run = give("criteria", corpus, options)
     model, tokenizer = load_model(str(tiny_directory)), load_tokenizer(str(tiny_directory))
-    found = outdim.criteria(model, tokenizer, str(corpus), max_length=24, token_budget=256)
+    found = outdim.criteria(model, tokenizer, str(corpus), twins=1, max_length=24, token_budget=256)
     document = json.loads((run / "agreement.json").read_text())
     memory = json.loads(json.dumps(found.to_dict()))
     del document["sha256"]
     for one, other in zip(document["found"], memory["found"], strict=True):
         assert one.pop("chance_a_layer") == pytest.approx(other.pop("chance_a_layer"))
     assert document == memory
+    assert all(one["untrained"] is not None for one in document["found"])
     flagged, expected = pq.read_table(run / "criteria.parquet"), found.tables()["criteria"]
     assert len(flagged)
     assert flagged.drop(["value", "threshold", "share"]) == expected.drop(
@@ -109,6 +161,7 @@ def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
     page = (run / "report.html").read_text()
     assert "Outlier dimensions by hidden states" in page
     assert "Agreement of the rules" in page
+    assert "with random weights" in page
 
 
 @pytest.mark.parametrize(
@@ -118,6 +171,7 @@ def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
         ({"rules": []}, "rules: expected some of .*, got none"),
         ({"min_fraction": 0.0}, "min-fraction: expected a share"),
         ({"points": ["block.9"]}, "block.9"),
+        ({"twins": -1}, "twins: expected 0 or more, got -1"),
     ],
 )
 def test_errors_name_the_argument(source, arguments, message):

@@ -30,7 +30,6 @@ from outdim.models.ablation_sites import sites
 from outdim.stats import PointComoments
 from outdim.stats.head_sums import HeadSums
 from outdim.stats.jackknife import BLOCKS, block_of
-from outdim.stats.named import below
 from outdim.tables import parquet_bytes
 from outdim.tokens import GROUPS
 
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 #: Which state is paired with the attention of a layer: that which it reads, or that which it
 #: writes, as Puccetti et al. have it.
 PAIRINGS = ("read", "written")
-_ABLATED = "ablated/"
 _MAPS = "attention_maps.parquet"
 _OTHERS = 64  # dimensions that say what is usual: all would be a third of what the step takes
 
@@ -202,21 +200,6 @@ class AttentionStep(Observer):
         """The forward is complete."""
         super().commit()
         self._read = None
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Its own tensors, and those of the ablated model."""
-        state = super().state_dict()
-        for _, twin in self.twins:
-            state |= {_ABLATED + name: tensor for name, tensor in twin.state_dict().items()}
-        return state
-
-    def merge(self, tensors: Mapping[str, Tensor]) -> AttentionStep:
-        """Merge both."""
-        for _, twin in self.twins:
-            twin.merge(below(_ABLATED, tensors))
-        own = {name: part for name, part in tensors.items() if not name.startswith(_ABLATED)}
-        super().merge(own)
-        return self
 
     def result(self) -> AttentionFound:
         """What was found."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
 from outdim.analysis.analyze import one_step
@@ -14,7 +15,9 @@ from outdim.analysis.rule_states import States
 from outdim.analysis.rules import RULES
 from outdim.analysis.step import Accumulator, Json, Observer
 from outdim.analysis.table import SELECTIONS
+from outdim.analysis.twin_inputs import TwinInputs
 from outdim.errors import ArgumentError
+from outdim.models.twin import random_twin
 from outdim.stats import Covariates, Magnitudes, PointMoments, TokenShapes
 from outdim.tokens import GROUPS
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from outdim.corpus import Corpus
+    from outdim.models import Ablation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +39,14 @@ class CriteriaOptions:
         rules: Names of the rules; none takes all.
         min_fraction: Share of the layers in which a dimension has to be flagged to be one of the
             model, for rules that name none themselves.
+        twins: How many models of the same architecture with random weights read the same text, so
+            that it is known what rules find where nothing was learned: one more forward each.
     """
 
     points: list[str] | None = None
     rules: list[str] | None = None
     min_fraction: float = 0.5
+    twins: int = 0
 
 
 class FindByCriteria(Observer):
@@ -63,6 +70,10 @@ class FindByCriteria(Observer):
                 f"min-fraction: expected a share of the layers in (0, 1], got "
                 f"{options.min_fraction}."
             )
+        if options.twins < 0:
+            raise ArgumentError(f"twins: expected 0 or more, got {options.twins}.")
+        if options.twins:
+            random_twin(inputs.model, 0, "meta")  # there is one
         recorded = super().resolve(options, inputs)
         return {**recorded, "rules": rules, "parameters": outliers_by_parameters(inputs)}
 
@@ -75,6 +86,20 @@ class FindByCriteria(Observer):
             "magnitudes": Magnitudes(self.points, GROUPS),
             "tokens": TokenShapes(self.points, GROUPS, device),
         }
+
+    @cached_property
+    def twins(self) -> Sequence[tuple[Ablation | None, FindByCriteria]]:
+        """The same, of models with random weights."""
+        alone, inputs = {**self.recorded, "twins": 0}, self.inputs
+        return [
+            (
+                None,
+                FindByCriteria(
+                    alone, inputs.keep(f"twin {seed}", partial(TwinInputs, inputs, seed))
+                ),
+            )
+            for seed in range(self.recorded["twins"])
+        ]
 
     def result(self) -> Criteria:
         """The rules applied.
@@ -105,6 +130,7 @@ class FindByCriteria(Observer):
             tuple(self.recorded["rules"]),
             self.recorded["min_fraction"],
             None if parameters is None else tuple(parameters),
+            tuple(twin.result() for _, twin in self.twins),
         )
 
 
@@ -115,6 +141,7 @@ def criteria(
     *,
     rules: Sequence[str] | None = None,
     min_fraction: float = 0.5,
+    twins: int = 0,
     points: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     max_length: int | None = None,
@@ -134,6 +161,8 @@ def criteria(
         rules: Names of rules (`outdim.analysis.rules.RULES`); None takes all.
         min_fraction: Share of the layers in which a dimension has to be flagged to be one of the
             model, for rules that name none themselves; (0, 1].
+        twins: How many models of the same architecture with random weights read the same text, so
+            that it is known what rules find where nothing was learned: one more forward each.
         points: Names of points; None observes the embeddings and the output of every block.
         exclude: Tokens left out of the statistics: ``"unk"``, or as the vocabulary writes them.
         max_length: Tokens per sequence, special tokens included; longer documents are split. None
@@ -158,6 +187,7 @@ def criteria(
         points=None if points is None else list(points),
         rules=None if rules is None else list(rules),
         min_fraction=min_fraction,
+        twins=twins,
     )
     found: Criteria = one_step(
         "criteria",

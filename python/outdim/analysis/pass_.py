@@ -65,7 +65,8 @@ class Pass:
         self._run_unit(steps, None, unit, progress)
         for step in steps:
             for ablation, twin in step.twins:
-                self._run_unit([twin], ablation, unit, lambda tokens: None)
+                of_twin = twin.inputs.forward
+                of_twin._run_unit([twin], ablation, unit, lambda tokens: None)
 
     def _run_unit(
         self,

@@ -233,8 +233,11 @@ class Observer(TextStep):
     attends: ClassVar[bool] = False
 
     @property
-    def twins(self) -> Sequence[tuple[Ablation, Observer]]:
-        """Observers of the same text while the model is ablated; this state holds theirs."""
+    def twins(self) -> Sequence[tuple[Ablation | None, Observer]]:
+        """Observers of the same text whose model is ablated, or another: that of their inputs.
+
+        This state holds theirs.
+        """
         return ()
 
     @property
@@ -332,20 +335,25 @@ class Observer(TextStep):
         return self
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The tensors of every accumulator under its name."""
+        """The tensors of every accumulator under its name, and those of twins under theirs."""
+        holders = {**self.parts, **self._named_twins}
         return {
             f"{name}/{field}": tensor
-            for name, accumulator in self.parts.items()
-            for field, tensor in accumulator.state_dict().items()
+            for name, holder in holders.items()
+            for field, tensor in holder.state_dict().items()
         }
 
     def merge(self, tensors: Mapping[str, torch.Tensor]) -> Self:
-        """Merge every accumulator."""
+        """Merge every accumulator, and every twin."""
         from outdim.stats.named import below
 
-        for name, accumulator in self.parts.items():
-            accumulator.merge(below(f"{name}/", tensors))
+        for name, holder in {**self.parts, **self._named_twins}.items():
+            holder.merge(below(f"{name}/", tensors))
         return self
+
+    @property
+    def _named_twins(self) -> dict[str, Observer]:
+        return {f"twin {place}": twin for place, (_, twin) in enumerate(self.twins)}
 
 
 def add_accounts(first: Mapping[str, Any], second: Mapping[str, Any]) -> Json:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from outdim.analysis.results.nulls import Untrained, nulls
 from outdim.analysis.rule_states import States, kurtosis_flat, kurtosis_he
 from outdim.analysis.rules import RULES, Rule, Verdict
 from outdim.analysis.step import Json, Result
@@ -56,6 +57,7 @@ class Found:
             that a rule flags as many, but at the same place by chance alone. NaN where one layer is
             enough, in which nothing has to recur.
         undecided: Pairs of layer and dimension that the bounds of a quantile leave open.
+        untrained: The same in twins of the model with random weights; None where none was observed.
     """
 
     rule: Rule
@@ -66,12 +68,18 @@ class Found:
     chance_a_layer: float
     chance: float
     undecided: int
+    untrained: Untrained | None = None
 
     @property
     def telling(self) -> bool:
         """Whether most of what it finds is not what it would find anyway."""
-        by_place = not self.chance >= len(self.dims) / 2
-        return bool(self.dims) and self.chance_a_layer < self.a_layer / 2 and by_place
+        a_layer, of_model = [self.chance_a_layer], [self.chance]
+        if self.untrained is not None:
+            a_layer.append(self.untrained.a_layer)
+            of_model.append(self.untrained.of_model)
+        by_size = all(chance < self.a_layer / 2 for chance in a_layer)
+        by_place = not any(chance >= len(self.dims) / 2 for chance in of_model)  # NaN: not known
+        return bool(self.dims) and by_size and by_place
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,7 @@ class Criteria(Result):
         min_fraction: Share of the layers in which a dimension has to be flagged, for rules that
             name none themselves.
         parameters: Outliers by parameters of the norms; None where those say nothing.
+        twins: The same of models of this architecture with random weights, seeds 0, 1, ...
     """
 
     layers: Mapping[str, int]
@@ -95,6 +104,7 @@ class Criteria(Result):
     rules: tuple[str, ...]
     min_fraction: float
     parameters: tuple[int, ...] | None
+    twins: tuple[Criteria, ...] = ()
 
     @cached_property
     def verdicts(self) -> dict[tuple[str, str, str], Verdict]:
@@ -182,11 +192,17 @@ class Criteria(Result):
             float(np.mean(chances)) * flagged.shape[1],
             by_chance(rule, flagged, shares, needed) if needed > 1 else np.nan,
             int(sum(verdict.undecided.sum() for verdict in verdicts)),
+            Untrained.of([twin.found[rule.name, selection] for twin in self.twins], len(enough)),
         )
 
     def tables(self) -> dict[str, pa.Table | Json]:
-        """``criteria.parquet``: what is flagged; ``agreement.json``: rules, and how they agree."""
-        return {"stats": self._stats(), "criteria": self._flagged(), "agreement": self.to_dict()}
+        """Tables of what is flagged and of what chance gives; rules, and how they agree."""
+        return {
+            "stats": self._stats(),
+            "criteria": self._flagged(),
+            "criteria_nulls": nulls(self),
+            "agreement": self.to_dict(),
+        }
 
     def _stats(self) -> pa.Table:
         rows = TidyRows()
@@ -232,6 +248,7 @@ class Criteria(Result):
             "points": self._behind,
             "min_fraction": self.min_fraction,
             "parameters": None if self.parameters is None else list(self.parameters),
+            "twins": list(range(len(self.twins))),  # the seeds
             "rules": [_about(RULES[rule]) for rule in self.rules],
             "found": [
                 {"rule": rule, "selection": selection, **_words(found)}
@@ -329,6 +346,7 @@ def _words(found: Found) -> Json:
         "chance_a_layer": found.chance_a_layer,
         "chance": None if np.isnan(found.chance) else found.chance,
         "undecided": found.undecided,
+        "untrained": None if found.untrained is None else found.untrained.to_dict(),
     }
 
 

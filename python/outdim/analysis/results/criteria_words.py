@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from outdim.analysis.results.agreement import LEADING
@@ -9,7 +10,7 @@ from outdim.analysis.results.cautions import nonfinite_values
 from outdim.text import counted, listing, number
 
 if TYPE_CHECKING:
-    from outdim.analysis.results.agreement import Criteria
+    from outdim.analysis.results.agreement import Criteria, Found
 
 _NAMED = 6
 
@@ -21,7 +22,8 @@ def headline(found: Criteria) -> list[str]:
     if not votes:
         return [
             f"None of {rules} on hidden states finds an outlier dimension that stays in its "
-            "place through the layers."
+            "place through the layers.",
+            *_untrained(found),
         ]
     said = ", ".join(f"{dim} (by {len(votes[dim])})" for dim in list(votes)[:_NAMED])
     rest = len(votes) - _NAMED
@@ -37,7 +39,30 @@ def headline(found: Criteria) -> list[str]:
         sentences.append(
             f"How many of these rules find the outliers by parameters: {', '.join(by)}."
         )
-    return sentences
+    return sentences + _untrained(found)
+
+
+def _untrained(found: Criteria) -> list[str]:
+    """What the rules find where nothing was learned; nothing where no twin was observed."""
+    known = [(one, one.untrained) for one in found.of(LEADING) if one.untrained is not None]
+    if not known:
+        return []
+    loud = [(one, twin) for one, twin in known if any(twin.found)]
+    twins, digits = len(found.twins), 0 if len(found.twins) == 1 else 1
+    where = (
+        f"In {counted(twins, 'model')} of this architecture with random weights that read the same "
+        "text"
+    )
+    if not loud:
+        return [f"{where}, none of these rules finds any dimension."]
+    said = [
+        f"{one.rule.name} {number(twin.of_model, digits)} of {twin.dims:,} (trained: "
+        f"{len(one.dims):,})"
+        for one, twin in sorted(loud, key=lambda pair: -pair[1].of_model)
+    ]
+    silent = len(known) - len(loud)
+    others = f"; the other {silent} find none" if silent else ""
+    return [f"{where}, rules call dimensions outliers too: {listing(said, _NAMED)}{others}."]
 
 
 def cautions(found: Criteria) -> list[str]:
@@ -46,13 +71,7 @@ def cautions(found: Criteria) -> list[str]:
     said = list(dict.fromkeys(one.rule.note for one in judged if one.rule.note and one.layers))
     for one in judged:
         if one.dims and not one.telling:
-            said.append(
-                f"What {one.rule.name} finds may be chance: {number(one.a_layer, 1)} "
-                "dimensions a layer, where states of this size without outliers have "
-                f"{number(one.chance_a_layer, 1)}; {len(one.dims)} of the model, where there "
-                f"would be {number(one.chance, 1)} if the places in each layer were shuffled. It "
-                "is left out where rules are counted."
-            )
+            said.append(_not_telling(one))
     if undecided := sum(f.undecided for f in judged):
         verb, them = ("lies", "it") if undecided == 1 else ("lie", "them")
         said.append(
@@ -63,3 +82,23 @@ def cautions(found: Criteria) -> list[str]:
     moments = [s.moments for (_, name), s in found.states.items() if name == "all"]
     effect = "the rules leave such a dimension out where they need its moments"
     return said + nonfinite_values(moments, effect)
+
+
+def _not_telling(one: Found) -> str:
+    """What a rule finds, beside what chance and a model that learned nothing give."""
+    twin = one.untrained
+    a_layer = [f"states of this size without outliers have {number(one.chance_a_layer, 1)}"]
+    of_model = (
+        []
+        if math.isnan(one.chance)
+        else [f"there would be {number(one.chance, 1)} if the places in each layer were shuffled"]
+    )
+    if twin is not None:
+        a_layer.append(f"those of random weights {number(twin.a_layer, 1)}")
+        of_model.append(f"random weights give {number(twin.of_model, 1)}")
+    beside = f", where {' and '.join(of_model)}" if of_model else ""
+    return (
+        f"What {one.rule.name} finds may be chance: {number(one.a_layer, 1)} dimensions a layer, "
+        f"where {' and '.join(a_layer)}; {len(one.dims)} of the model{beside}. It is left out "
+        "where rules are counted."
+    )

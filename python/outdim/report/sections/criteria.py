@@ -92,6 +92,7 @@ def _votes(document: dict[str, Any], marked: Sequence[int]) -> list[Table]:
 
 def _rules(document: dict[str, Any]) -> Table:
     found, text = _found(document, _LEADING), _found(document, "text")
+    twins = len(document["twins"])
     rows = []
     for rule in document["rules"]:
         one = found[rule["name"]]
@@ -104,6 +105,7 @@ def _rules(document: dict[str, Any]) -> Table:
                 number(one["a_layer"], 1),
                 number(one["chance_a_layer"], 2),
                 number(one["chance"], 2),
+                *([_untrained(one, twins)] if twins else []),
                 rule["definition"],
             ]
         )
@@ -111,13 +113,34 @@ def _rules(document: dict[str, Any]) -> Table:
         title="What each rule finds",
         caption="Dimensions that a rule flags in enough layers; how many it flags in a layer, in "
         "the mean; how many it would among independent normal states of the same size, of which "
-        "none is an outlier; and how many would recur if the places in each layer were shuffled.",
+        "none is an outlier; and how many would recur if the places in each layer were shuffled."
+        + (
+            f" With random weights: how many the rule finds in the model in the mean of "
+            f"{counted(twins, 'twin')}, the same architecture before any training on the same "
+            "text; in brackets the share of all dimensions, with its interval. Shaded: not less "
+            "than half of what it finds in this model."
+            if twins
+            else ""
+        ),
         columns=[
             *("rule", "found", "dimensions"),
             *([f"found in {selection_label('text')}"] if text else []),
-            *("a layer", "a layer, by chance", "recurring by chance", "definition"),
+            *("a layer", "a layer, by chance", "recurring by chance"),
+            *(["with random weights"] if twins else []),
+            "definition",
         ],
         rows=rows,
+    )
+
+
+def _untrained(one: dict[str, Any], twins: int) -> Cell:
+    """What a rule finds in twins with random weights."""
+    twin = one["untrained"]
+    mean = sum(twin["found"]) / twins
+    rate, low, high = (100 * twin[name] for name in ("rate", "low", "high"))
+    return Cell(
+        f"{number(mean, 0 if twins == 1 else 1)} ({rate:.2g} % [{low:.2g}, {high:.2g}])",
+        marked=mean > 0 and mean >= len(one["dims"]) / 2,
     )
 
 
