@@ -13,16 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from outdim.analysis.input_options import ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import Masking, Predicting
+from outdim.analysis.results.screened import LEADING, Score, Screened
 from outdim.analysis.results.swept import Sweep
-from outdim.analysis.screen import (
-    LEADING,
-    Score,
-    Screened,
-    ScreenLm,
-    ScreenMaskedOptions,
-    ScreenMlm,
-    ScreenOptions,
-)
+from outdim.analysis.screen import ScreenLm, ScreenMaskedOptions, ScreenMlm, ScreenOptions
 from outdim.analysis.sweep_text import SweepLm, SweepMlm, SweepText
 from outdim.analysis.sweeps.grid import Mode
 from outdim.analysis.sweeps.words import ALL

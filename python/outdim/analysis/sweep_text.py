@@ -14,8 +14,8 @@ from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskedTokens, NextTokens
 from outdim.analysis.results.compared import Compared
 from outdim.analysis.results.evaluation import SUMS, Evaluation
+from outdim.analysis.results.screened import Screened
 from outdim.analysis.results.swept import Sweep
-from outdim.analysis.screen import Screened
 from outdim.analysis.step import Json, Progress, add_accounts
 from outdim.analysis.sweeps.grid import Grid, chosen
 from outdim.analysis.sweeps.options import SweepMaskedOptions, SweepOptions

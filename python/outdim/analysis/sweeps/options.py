@@ -11,7 +11,7 @@ from typing import Any
 from outdim.analysis.input_options import args_of
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskingOptions
-from outdim.analysis.screen import LEADING, Score
+from outdim.analysis.results.screened import LEADING, Score
 from outdim.analysis.sweeps.grid import Grid, Mode, grid
 from outdim.analysis.sweeps.ranking import Ranking
 from outdim.analysis.sweeps.words import ALL, EACH, check_words, named_sets, paired
