@@ -267,7 +267,7 @@ class TestGrid:
             ("lm", {"mask_share": 0.2}),
             ("cosine", {"masking": "within_word_l2r"}),
             ("cosine", {"verify": 3}),
-            ("glue:sst2", {"score": "magnitude"}),
+            ("cosine", {"score": "magnitude"}),
             ("glue:sst2", {"autocast": "bfloat16"}),
             ("glue:sst2", {"token_budget": 64}),
         ],

@@ -6,26 +6,30 @@ random sample of the rest, and says whether to believe it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import partial
+from typing import Any, Self, TypeVar
 
 import torch
+from torch import nn
 
-from outdim.analysis.fitting import Fitting, autocast
+from outdim.analysis.fitting import Fitting, Halving, autocast
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
 from outdim.analysis.input_options import MODEL_ON_TEXT
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskedTokens, MaskingOptions, NextTokens, Predicting
 from outdim.analysis.reading import Reading
 from outdim.analysis.results.screened import Screened
-from outdim.analysis.step import Progress, add_accounts
+from outdim.analysis.step import Json, Progress, Step, add_accounts
 from outdim.analysis.variants.runner import predictor_of
 from outdim.corpus import Accounting
 from outdim.models.screening import Screener, Screening
 from outdim.tokens.targets import TargetBatch
 
 _TOKENS = 1024  # of a backward pass: it holds some 40 D floats a token and layer
+
+B = TypeVar("B", bound=Halving)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,44 +56,28 @@ class ScreenMaskedOptions(MaskingOptions, ScreenOptions):
     """
 
 
-class _Screen(Predicting):
+class ScreenStep(Step):
     """Sums of scores, by layer and dimension."""
-
-    Options = ScreenOptions
 
     def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:
         super().__init__(recorded, inputs)
         self._tensors: dict[str, torch.Tensor] = {}
 
     @classmethod
-    def resolve(cls, options: Any, inputs: Inputs) -> dict[str, Any]:
+    def resolve(cls, options: Any, inputs: Inputs) -> Json:
         """The points that are scored."""
-        recorded = super().resolve(options, inputs)
-        predictor_of(inputs, cls.head)  # says what the model lacks
         points = inputs.architecture.select(None)[1:]
-        return {**recorded, "points": [point.name for point in points]}
+        return {**super().resolve(options, inputs), "points": [point.name for point in points]}
 
-    def update(self, unit: Mapping[str, Any], progress: Progress) -> Self:
-        """Take one unit of text."""
-        inputs, account, documents = self.inputs, Accounting(), self.documents()
-        model, predictor = inputs.model_with(self.head.head), predictor_of(inputs, self.head)
-        reading: Reading = inputs.keep("screen reading", lambda: Reading(inputs))
-        fitting: Fitting = inputs.keep("screen fitting", Fitting)
+    def score(
+        self, model: nn.Module, batches: Iterable[B], add: Callable[[Screener, B], None]
+    ) -> Self:
+        """Add the scores of batches, in parts that a backward pass has room for."""
+        fitting: Fitting = self.inputs.keep("screen fitting", Fitting)
         screener = Screener(model)
-
-        def attempt(batch: TargetBatch) -> None:
-            given = batch.to(model.device)
-            with autocast(inputs.options["autocast"], model.device):
-                screener.add_tokens(
-                    predictor, given.input_ids, given.batch.attention_mask, given.labels
-                )
-
-        for batch in self.batches(reading, unit, account, documents):
+        for batch in batches:
             for part in _parts(batch):
-                fitting.run(part, attempt, lambda: None, discard=lambda: None)
-            progress(batch.batch.tokens)
-        read = {"excluded": dict(account.skipped), "places": account.places}
-        self.account = add_accounts(self.account, read)
+                fitting.run(part, partial(add, screener), lambda: None, discard=lambda: None)
         return self.merge(screener.state_dict())
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -97,7 +85,7 @@ class _Screen(Predicting):
         return dict(self._tensors)
 
     def merge(self, tensors: Mapping[str, torch.Tensor]) -> Self:
-        """Add the sums of other text."""
+        """Add the sums of what else was read."""
         before = self._tensors
         self._tensors = {k: before[k] + one if before else one for k, one in tensors.items()}
         return self
@@ -106,14 +94,14 @@ class _Screen(Predicting):
         """The scores.
 
         Raises:
-            DataError: No token was predicted in all of the text.
+            DataError: Nothing was predicted in all that was read.
         """
         points = tuple(self.recorded["points"])
         found = Screening.of(range(1, 1 + len(points)), self._tensors)
         return Screened(found, points)
 
 
-def _parts(batch: TargetBatch) -> Iterator[TargetBatch]:
+def _parts(batch: B) -> Iterator[B]:
     """A batch in parts that a backward pass has room for."""
     if batch.input_ids.numel() <= _TOKENS or len(batch.input_ids) == 1:
         yield batch
@@ -122,14 +110,49 @@ def _parts(batch: TargetBatch) -> Iterator[TargetBatch]:
         yield from _parts(half)
 
 
-class ScreenLm(_Screen, NextTokens):
+class ScreenText(ScreenStep, Predicting):
+    """By the loss of the tokens of a text."""
+
+    Options = ScreenOptions
+
+    @classmethod
+    def resolve(cls, options: Any, inputs: Inputs) -> Json:
+        """The model predicts what is asked for."""
+        predictor_of(inputs, cls.head)  # says what the model lacks
+        return super().resolve(options, inputs)
+
+    def update(self, unit: Mapping[str, Any], progress: Progress) -> Self:
+        """Take one unit of text."""
+        inputs, account, documents = self.inputs, Accounting(), self.documents()
+        model, predictor = inputs.model_with(self.head.head), predictor_of(inputs, self.head)
+        reading: Reading = inputs.keep("screen reading", lambda: Reading(inputs))
+
+        def read() -> Iterator[TargetBatch]:
+            for batch in self.batches(reading, unit, account, documents):
+                yield batch
+                progress(batch.batch.tokens)
+
+        def add(screener: Screener, batch: TargetBatch) -> None:
+            given = batch.to(model.device)
+            with autocast(inputs.options["autocast"], model.device):
+                screener.add_tokens(
+                    predictor, given.input_ids, given.batch.attention_mask, given.labels
+                )
+
+        self.score(model, read(), add)
+        more = {"excluded": dict(account.skipped), "places": account.places}
+        self.account = add_accounts(self.account, more)
+        return self
+
+
+class ScreenLm(ScreenText, NextTokens):
     """By the loss of the next tokens."""
 
     name = "screen-lm"
     reads = (*MODEL_ON_TEXT, LanguageModel)
 
 
-class ScreenMlm(_Screen, MaskedTokens):
+class ScreenMlm(ScreenText, MaskedTokens):
     """By the loss of masked tokens."""
 
     name = "screen-mlm"
