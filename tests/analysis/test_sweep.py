@@ -318,7 +318,7 @@ class TestVerified:
     def test_a_ranking_that_misses_the_worst_is_not_believed(
         self, llama, tokenizer, texts, monkeypatch
     ):
-        from outdim.analysis.screen import Screened
+        from outdim.analysis.results.screened import Screened
 
         ranked = Screened.ranked
         monkeypatch.setattr(
