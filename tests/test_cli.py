@@ -100,7 +100,7 @@ def test_errors_end_with_their_exit_code_and_leave_nothing(
         (["correlate", "x", "--output", "o", "--model", "m", "--rank", "a"], "rank"),
         (["detect", "--output", "o", "--model", "m", "--detect.k", "2"], "detect.k"),
         (
-            ["sweep", "cosine", "x", "--output", "o", "--model", "m", "--mode", "mean"],
+            ["sweep", "sts", "--output", "o", "--model", "m", "--mode", "mean"],
             "--mode mean",
         ),
         (["sweep", "lm", "x", "--output", "o", "--model", "m", "--seed=1", "--var=2"], "--var=2"),

@@ -219,7 +219,7 @@ def test_bad_arguments(model, tokenizer, texts):
         ({"dims": ["1,2", "3"], "rounds": 1}, "dims: .* got '1,2'"),
         ({"layers": "each"}, "at one place.* got 'each', which is"),
         ({"controls": -1}, "controls: expected 0 or more"),
-        ({"task": "sts"}, "task: expected 'lm' or 'mlm'"),
+        ({"task": "sts"}, "task: expected 'lm', 'mlm', or 'glue"),
         ({"dims": ["worst:3"]}, "--ranking"),
     ):
         with pytest.raises(ArgumentError, match=said):

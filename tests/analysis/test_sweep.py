@@ -267,7 +267,7 @@ class TestGrid:
             ("lm", {"mask_share": 0.2}),
             ("cosine", {"masking": "within_word_l2r"}),
             ("cosine", {"verify": 3}),
-            ("glue:sst2", {"score": "magnitude"}),
+            ("cosine", {"score": "magnitude"}),
             ("glue:sst2", {"autocast": "bfloat16"}),
             ("glue:sst2", {"token_budget": 64}),
         ],
@@ -318,7 +318,7 @@ class TestVerified:
     def test_a_ranking_that_misses_the_worst_is_not_believed(
         self, llama, tokenizer, texts, monkeypatch
     ):
-        from outdim.analysis.screen import Screened
+        from outdim.analysis.results.screened import Screened
 
         ranked = Screened.ranked
         monkeypatch.setattr(

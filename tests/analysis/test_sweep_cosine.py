@@ -81,6 +81,15 @@ def test_distances_are_those_of_a_loop_of_ones_own(bert, tokenizer, texts):
             assert found.value(metric)[0, number] == pytest.approx(value.item(), abs=1e-6)
 
 
+def test_at_its_mean_the_planted_dimension_moves_less_than_at_zero(bert, tokenizer, texts):
+    zero, mean = (
+        sweep(bert, tokenizer, texts, task="cosine", dims=[PLANTED], mode=mode, controls=0,
+              draws=20).harm()[0, 0]
+        for mode in ("zero", "mean")
+    )  # fmt: skip
+    assert 0 <= mean < 0.1 * zero
+
+
 def test_texts_of_one_token_have_no_pairs(bert, tokenizer):
     found = sweep(bert, tokenizer, ["w1", "w2"], task="cosine", dims="0-3", draws=20)
     assert np.isnan(found.value("similarity")).all()

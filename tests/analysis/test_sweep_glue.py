@@ -9,9 +9,12 @@ import torch
 from outdim import Ablation, cli, manifest
 from outdim.analysis.sweep import sweep
 from outdim.analysis.sweep_glue import SweepGlue
+from outdim.analysis.sweeps.ranking import ranked_dims
 from outdim.analysis.variants.predict import VariantLogits, logits
 from outdim.errors import ArgumentError, Interrupted
-from outdim.models import apply_ablation
+from outdim.models import apply_ablation, with_estimated_means
+from outdim.report.sections import section_of
+from outdim.report.study import read_study
 from planted_classifier import CARRIER, planted_classifier, sentences
 from run_helpers import Options, give, replaced, results, without_report
 from safetensors.torch import load_file
@@ -88,11 +91,11 @@ def test_a_variant_is_the_same_ablation_alone(options, run, tmp_path):
     asked = Options(**{k: v for k, v in vars(asked).items() if v is not None})
     with without_report():
         alone = give("evaluate glue", [], replaced(asked, output=tmp_path / "run"))
-    expected, found = tensors(alone, "evaluate-glue"), tensors(run, "sweep-glue")
-    assert torch.equal(found["intact"], expected["outputs/0"])
+    expected, found = tensors(alone, "evaluate-glue"), tensors(run, "sweep-glue")["0.0/outputs"]
+    assert torch.equal(found[:, 0], expected["outputs/0"])
     for number, dim in ((1, 3), (2, 9)):
-        assert torch.equal(found[f"0.{dim}"], expected[f"outputs/{number}"])
-    assert not torch.equal(found["0.9"], found["intact"])
+        assert torch.equal(found[:, 1 + dim], expected[f"outputs/{number}"])
+    assert not torch.equal(found[:, 10], found[:, 0])
 
 
 def tensors(run, step):
@@ -145,6 +148,61 @@ def test_few_controls_are_warned_of(options, controls, said):
     few = [caution for caution in found.cautions() if "controls" in caution]
     assert bool(few) == bool(said)
     assert said is None or few[0].startswith(said)
+
+
+def test_means_are_those_of_the_items_by_group_of_tokens(options):
+    """Half of the items say yes, half no: at its mean the carrier says neither."""
+    model, tokenizer, items = planted_classifier(scale=0.1), tiny_tokenizer(), sentences()
+    asked = {"task": "glue:sst2", "dims": [3, "5,9"], "controls": 0, "draws": 20}
+    found = sweep(model, tokenizer, options.data, **asked, mode="mean")
+    batches = [
+        {**tokenizer([text for text, _ in some], return_tensors="pt", padding=True)}
+        for some in (items[:50], items[50:])
+    ]
+    ids = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
+    (place,) = found.places
+    for number, dims in enumerate(((3,), (5, 9)), 1):
+        ablation = with_estimated_means(Ablation(dims), model, batches, special_ids=ids)
+        with apply_ablation(model, ablation):
+            expected = logits(model, tokenizer, [text for text, _ in items])
+        np.testing.assert_allclose(place.outputs[number], expected, atol=2e-3)
+    zero = sweep(model, tokenizer, options.data, **asked)
+    assert not np.allclose(zero.places[0].outputs[2], place.outputs[2], atol=0.02)
+    assert found.harm("acc")[0, 0] < -0.3
+    with pytest.raises(ArgumentError, match="mode: expected one of zero, mean"):
+        sweep(model, tokenizer, options.data, **asked, mode="resample")
+
+
+def test_what_a_screening_puts_first_is_measured_beside_random_others(options, tmp_path):
+    with without_report():
+        run = give("sweep glue", [], replaced(
+            options, output=tmp_path / "run", layers=["all"], verify=3, verify_random=28
+        ))  # fmt: skip
+    table = pd.read_parquet(run / "sweep_glue.parquet")
+    loss = table[table.metric == "loss"]
+    assert loss.role.tolist() == ["intact"] + ["ablated"] * 3 + ["control"] * 28
+    first = loss.sort_values("score", ascending=False).iloc[0]
+    assert list(first.dims) == [CARRIER]
+    assert first.difference == loss.difference.max()
+    verdict = json.loads((run / "sweep_glue_verification.json").read_text())
+    assert (verdict["population"], verdict["verdict"]) == (DIMS, "passed")
+    (figure,) = section_of(read_study(run), "sweep-glue", []).figures
+    assert figure.title == "The screening, verified"
+    plan = manifest.read(run)["options"]
+    assert plan["screen-glue"]["items"] == plan["sweep-glue"]["items"]
+    whole = sweep(planted_classifier(scale=0.1), tiny_tokenizer(), options.data, task="glue:sst2",
+                  controls=0, draws=50)  # fmt: skip
+    for row in loss[loss.role != "intact"].itertuples():
+        assert row.difference == pytest.approx(whole.harm()[0, row.dims[0]], abs=1e-6)
+    assert ranked_dims(run)[0] == CARRIER
+    named = replaced(
+        options, output=tmp_path / "worst", layers=["all"], dims=["worst:2"], ranking=str(run),
+        controls=2,
+    )  # fmt: skip
+    with without_report():
+        again = give("sweep glue", [], named)
+    assert manifest.read(again)["options"]["sweep-glue"]["grid"]["sets"][0] == [CARRIER]
+    assert "ranked the dimensions on 1 of the 1 text" in str(manifest.read(again)["cautions"])
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "xlnet"])

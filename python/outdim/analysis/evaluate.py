@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
+from outdim.analysis.in_memory import inputs_of, run_variants
 from outdim.analysis.input_options import MODEL_ON_TEXT, ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskedTokens, Masking, MaskingOptions, NextTokens, Task
 from outdim.analysis.results.evaluation import Evaluation
 from outdim.analysis.step import Json
-from outdim.analysis.variants.each_variant import EachVariant, inputs_of, run_in_memory
+from outdim.analysis.variants.each_variant import EachVariant
 from outdim.analysis.variants.runner import Runner, scored
 from outdim.analysis.variants.scoring import Documents, Tally
 from outdim.analysis.variants.variant import AblationOptions, Kind, variants
@@ -211,7 +212,7 @@ def evaluate(
     asked = [Ablation.of(one) for one in ablations]
     found = variants(inputs, asked, controls=controls, kind=control_kind, seed=seed)
     step, options = _step(task, draws=draws, masking=masking, mask_share=mask_share)
-    return run_in_memory(step, options, found, seed, inputs).result()
+    return run_variants(step, options, found, seed, inputs).result()
 
 
 def _step(task: Task, **options: Any) -> tuple[type[Evaluate], EvaluateOptions]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from outdim.analysis.heads import WithHead
+from outdim.analysis.in_memory import run_variants
 from outdim.analysis.input_options import ModelOptions, TokenizerOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.results.filling import Filling
@@ -223,8 +224,4 @@ def fill(
     found = variants(inputs, asked, controls=controls, kind=control_kind, seed=seed)
     given = [texts] if isinstance(texts, str) else list(texts)
     options = FillOptions(text=given, tokens=tokens, top=top)
-    plain = {"variants": [variant.as_dict() for variant in found]}
-    step = Fill({**plain, **Fill.resolve(options, inputs)}, inputs)
-    for unit in Fill.work(step.recorded, inputs):
-        step.update(unit, lambda tokens: None)
-    return step.result()
+    return run_variants(Fill, options, found, seed, inputs).result()

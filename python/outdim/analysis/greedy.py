@@ -1,7 +1,4 @@
-"""Greedy sets: dimensions taken out one after the other, each time what then does most harm.
-
-The Python function; `outdim.analysis.greedy_text` has the steps.
-"""
+"""Greedy sets in Python; how they are chosen, see `outdim.analysis.sweeps.rounds`."""
 
 from __future__ import annotations
 
@@ -9,15 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from outdim.analysis.greedy_text import Greedy, GreedyLm, GreedyMlm
+from outdim.analysis.greedy_glue import GreedyGlue, GreedyGlueOptions
+from outdim.analysis.greedy_text import GreedyLm, GreedyMlm
+from outdim.analysis.in_memory import (
+    OF_TEXT,
+    glue_task,
+    inputs_of,
+    items_of,
+    refuse,
+    run_in_memory,
+)
 from outdim.analysis.input_options import ForwardOptions
+from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import Masking
 from outdim.analysis.results.chosen import Chosen
-from outdim.analysis.sweep import in_memory, words_of
-from outdim.analysis.sweeps.greedy_options import Goal
-from outdim.analysis.sweeps.words import ALL
-from outdim.analysis.variants.each_variant import inputs_of
-from outdim.errors import ArgumentError
+from outdim.analysis.sweeps.greedy_options import Goal, GreedyMaskedOptions, GreedyOptions
+from outdim.analysis.sweeps.words import ALL, words_of
 from outdim.models.ablation import At
 
 if TYPE_CHECKING:
@@ -31,7 +35,7 @@ def greedy(
     tokenizer: PreTrainedTokenizerFast,
     texts: str | Path | Sequence[str] | Corpus,
     *,
-    task: Literal["lm", "mlm"] = "lm",
+    task: str = "lm",
     rounds: int = 5,
     goal: Goal = "break",
     dims: str | Sequence[str | int] = ALL,
@@ -47,14 +51,15 @@ def greedy(
     draws: int = 2000,
     seed: int = 0,
 ) -> Chosen:
-    """Choose dimensions one after the other that together break a language model, or spare it.
+    """Choose dimensions one after the other that together break a model, or spare it.
 
     Args:
         model: A Hugging Face model with a head for the task, in eval mode.
         tokenizer: Its tokenizer.
         texts: Documents, or where they are, see `outdim.evaluate`. A half of them, drawn at random,
-            is for the choice, the other for what is said of it.
-        task: ``"lm"`` or ``"mlm"``.
+            is for the choice, the other for what is said of it. Of a task of GLUE its labelled
+            files.
+        task: ``"lm"``, ``"mlm"``, or ``"glue:sst2"`` and the like.
         rounds: How many dimensions are chosen.
         goal: ``"break"``: each does most harm beside those before; ``"spare"``: least.
         dims: Candidates; a round tries each, so that rounds x candidates forwards are run.
@@ -64,9 +69,9 @@ def greedy(
         masking: See `outdim.evaluate`.
         mask_share: How many of the tokens are predicted, with random masking; None takes 0.15.
         max_length: Tokens per sequence; None takes the model's own limit, at most 512.
-        token_budget: Tokens per batch of text, padding included.
+        token_budget: Tokens per batch of text, padding included; not of a classifier.
         variants_at_once: How many variants share a forward; None takes as many as fill a batch.
-        autocast: Run the model under `torch.autocast` with this type.
+        autocast: Run the model under `torch.autocast` with this type; not a classifier.
         draws: How often documents are drawn for the intervals.
         seed: Of halves, controls, masks and draws.
 
@@ -91,11 +96,17 @@ def greedy(
         "draws": draws,
         "seed": seed,
     }
-    if task not in ("lm", "mlm"):
-        raise ArgumentError(f"task: expected 'lm' or 'mlm', got {task!r}.")
-    step: type[Greedy] = GreedyLm
-    if task == "mlm":
-        step, options = GreedyMlm, {**options, "masking": masking, "mask_share": mask_share}
-    forward = ForwardOptions(max_length=max_length, token_budget=token_budget, autocast=autocast)
-    found: Chosen = in_memory(step, options, inputs_of(model, tokenizer, texts, forward, None))
-    return found
+    masked: dict[str, Any] = {"masking": masking, "mask_share": mask_share}
+    read: dict[str, Any] = {"token_budget": token_budget, "autocast": autocast}
+    labelled = glue_task(task, ("lm", "mlm"))
+    if task != "mlm":
+        refuse(greedy, task, masked, "they go with task='mlm'")
+    if labelled:
+        refuse(greedy, task, read, OF_TEXT)
+        given = GreedyGlueOptions(**options, **items_of(labelled, texts, max_length))
+        inputs = Inputs.of(model=model, tokenizer=tokenizer)
+        return run_in_memory(GreedyGlue, given, inputs).result()
+    inputs = inputs_of(model, tokenizer, texts, ForwardOptions(max_length=max_length, **read))
+    if task == "lm":
+        return run_in_memory(GreedyLm, GreedyOptions(**options), inputs).result()
+    return run_in_memory(GreedyMlm, GreedyMaskedOptions(**options, **masked), inputs).result()

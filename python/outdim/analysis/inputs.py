@@ -69,6 +69,7 @@ class Inputs:
         self.resources = resources
         self.attached = attached
         self._result = result
+        self._held: dict[str, Any] = {}
         self._known_files = known_files
         self._kept: dict[str, Any] = {}
         self.cautions: list[str] = []  # what a reader has to know of what is read
@@ -102,9 +103,15 @@ class Inputs:
         Raises:
             ArgumentError: There is none.
         """
+        if step in self._held:
+            return self._held[step]
         if self._result is None:
             raise ArgumentError(f"inputs: expected a result of the step {step!r}, got none.")
         return self._result(step)
+
+    def hold(self, step: str, result: Any) -> None:
+        """Have the result of a step that was run in memory."""
+        self._held[step] = result
 
     def sharing(self, other: Inputs, *, model: bool = True) -> Self:
         """These, with what ``other`` has open already; both are of one study."""

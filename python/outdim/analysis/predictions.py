@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
+from outdim.analysis.in_memory import inputs_of, run_variants
 from outdim.analysis.input_options import MODEL_ON_TEXT, ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.likely import Likely, UnitOfText, likely
@@ -25,7 +26,7 @@ from outdim.analysis.parts_of_speech import CLASSES, PartsOfSpeech, SpacyTagger,
 from outdim.analysis.predicting import MaskedTokens, Masking, MaskingOptions, NextTokens
 from outdim.analysis.results.predictions import Predictions
 from outdim.analysis.step import Json
-from outdim.analysis.variants.each_variant import EachVariant, inputs_of, run_in_memory
+from outdim.analysis.variants.each_variant import EachVariant
 from outdim.analysis.variants.runner import Runner, predictor_of
 from outdim.analysis.variants.scoring import Documents
 from outdim.analysis.variants.variant import AblationOptions, Kind, variants
@@ -307,6 +308,6 @@ def predictions(
     found = variants(inputs, asked, controls=controls, kind=control_kind, seed=seed)
     if task == "lm":
         plain = PredictionsOptions(tagger=name)
-        return run_in_memory(PredictLm, plain, found, seed, inputs).result()
+        return run_variants(PredictLm, plain, found, seed, inputs).result()
     options = PredictionsMaskedOptions(masking=masking, mask_share=mask_share, tagger=name)
-    return run_in_memory(PredictMlm, options, found, seed, inputs).result()
+    return run_variants(PredictMlm, options, found, seed, inputs).result()

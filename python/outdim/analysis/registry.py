@@ -72,6 +72,10 @@ _STEPS = {
         "Score every dimension of a masked language model by gradients.",
         "outdim.analysis.screen:ScreenMlm",
     ),
+    "screen-glue": (
+        "Score every dimension of a classifier by gradients, on a labelled task.",
+        "outdim.analysis.screen_glue:ScreenGlue",
+    ),
     "sweep-lm": (
         "Disable every dimension of a causal language model in turn.",
         "outdim.analysis.sweep_text:SweepLm",
@@ -95,6 +99,10 @@ _STEPS = {
     "greedy-mlm": (
         "Choose dimensions of a masked language model that together break it, or spare it.",
         "outdim.analysis.greedy_text:GreedyMlm",
+    ),
+    "greedy-glue": (
+        "Choose dimensions of a classifier that together break it, or spare it.",
+        "outdim.analysis.greedy_glue:GreedyGlue",
     ),
     "sweep-sts": (
         "Take every dimension out of the cosine of pooled texts, in closed form.",

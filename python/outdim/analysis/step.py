@@ -80,7 +80,8 @@ class Step(ABC):
         Options: Frozen dataclass of its own options; command line, YAML, plan and help come from
             its fields and docstring.
         reads: The dataclasses of options of what it reads (`outdim.analysis.input_options`).
-        needs: Steps whose merged result it reads.
+        needs: Steps whose merged result it reads. One whose options are all among its own gets them
+            from it, and has no flags of its own there.
         wants: Steps that run beside it where they can.
         presentation: Options that change what is made of the states, but not the states.
     """
@@ -128,6 +129,20 @@ class Step(ABC):
     def requires(cls, recorded: Mapping[str, Any]) -> tuple[str, ...]:
         """Those of the steps it `needs` whose result its states depend on, given the options."""
         return cls.needs
+
+    @classmethod
+    def lends(cls, needed: type[Step]) -> bool:
+        """Whether its options say all that a step it needs has to be told."""
+        own, wanted = (
+            {part.name for part in dataclasses.fields(one.Options)} for one in (cls, needed)
+        )
+        return wanted <= own
+
+    @classmethod
+    def lent(cls, needed: type[Step], options: Any) -> Any:
+        """The options of a step that it needs, of its own."""
+        names = (part.name for part in dataclasses.fields(needed.Options))
+        return needed.Options(**{name: getattr(options, name) for name in names})
 
     @classmethod
     def stage(cls, unit: Mapping[str, Any]) -> int:

@@ -1,36 +1,34 @@
-"""Sweep: every dimension of a model disabled in turn, in all layers at once or layer by layer.
+"""Sweeps in Python: every dimension disabled in turn, in all layers at once or layer by layer.
 
 Kovaleva et al. 2021, figure 1: two of 768 dimensions break BERT, the others do next to nothing.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from outdim.analysis.in_memory import (
+    OF_TEXT,
+    glue_task,
+    inputs_of,
+    items_of,
+    refuse,
+    run_in_memory,
+)
 from outdim.analysis.input_options import ForwardOptions
 from outdim.analysis.inputs import Inputs
-from outdim.analysis.predicting import Masking, Predicting
+from outdim.analysis.predicting import Masking
+from outdim.analysis.results.screened import LEADING, Score
 from outdim.analysis.results.swept import Sweep
-from outdim.analysis.screen import (
-    LEADING,
-    Score,
-    Screened,
-    ScreenLm,
-    ScreenMaskedOptions,
-    ScreenMlm,
-    ScreenOptions,
-)
-from outdim.analysis.sweep_text import SweepLm, SweepMlm, SweepText
+from outdim.analysis.sweep_cosine import SweepCosine, SweepCosineOptions
+from outdim.analysis.sweep_glue import SweepGlue, SweepGlueOptions
+from outdim.analysis.sweep_text import SweepLm, SweepMlm
 from outdim.analysis.sweeps.grid import Mode
-from outdim.analysis.sweeps.words import ALL
-from outdim.analysis.tasks import GLUE
-from outdim.analysis.variants.each_variant import inputs_of
-from outdim.errors import ArgumentError
+from outdim.analysis.sweeps.options import SweepMaskedOptions, SweepOptions
+from outdim.analysis.sweeps.words import ALL, words_of
 from outdim.models.ablation import At
-from outdim.text import together
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -83,8 +81,7 @@ def sweep(
         dims: ``"all"``, or some: each a variant, ranges as ``"0-99"``, tuples together.
         layers: ``"all"`` at once, ``"each"`` alone, ``"window:3"``, or some: tuples together.
         at: What is edited, see `outdim.ablate`.
-        mode: ``"zero"``, or, of language models, ``"mean"``: that of the text, or of the other
-            parameters of a norm.
+        mode: ``"zero"``, or ``"mean"``: that of the text, or of the other parameters of a norm.
         controls: Random dimensions beside them at every place; None takes 10.
         pairs: Beside single dimensions all pairs of them, ``.interactions``: whether two do more
             harm together than the sum of both.
@@ -117,99 +114,30 @@ def sweep(
         "dims": words_of(dims),
         "layers": words_of(layers),
         "at": at,
+        "mode": mode,
         "controls": controls,
         "pairs": pairs,
         "seed": seed,
         "variants_at_once": variants_at_once,
         "draws": draws,
     }
-    ranked = {"mode": mode, "verify": verify, "verify_random": verify_random, "score": score}
-    masked = {"masking": masking, "mask_share": mask_share}
+    screened: dict[str, Any] = {"verify": verify, "verify_random": verify_random, "score": score}
+    masked: dict[str, Any] = {"masking": masking, "mask_share": mask_share}
     read: dict[str, Any] = {"token_budget": token_budget, "autocast": autocast}
-    kind, _, name = task.partition(":")
-    if task not in ("lm", "mlm", "cosine") and (kind != "glue" or name not in GLUE):
-        raise ArgumentError(
-            f"task: expected 'lm', 'mlm', 'cosine', or 'glue:sst2' and the like, got {task!r}."
-        )
+    labelled = glue_task(task, ("lm", "mlm", "cosine"))
     if task != "mlm":
-        _refuse(task, masked, "they go with task='mlm'")
-    if task not in ("lm", "mlm"):
-        _refuse(task, ranked, "they go with task='lm' or 'mlm'")
-    if kind == "glue":
-        _refuse(task, read, "a classifier reads 256 items at a time, in the dtype of the model")
-        return _sweep_glue(name, texts, swept, max_length, model, tokenizer)
-    inputs = inputs_of(model, tokenizer, texts, ForwardOptions(max_length=max_length, **read), None)
+        refuse(sweep, task, masked, "they go with task='mlm'")
     if task == "cosine":
-        from outdim.analysis.sweep_cosine import SweepCosine
-
-        moved: Sweep = in_memory(SweepCosine, swept, inputs)
-        return moved
-    return _sweep_predictions(task, {**swept, **ranked}, masked, inputs)
-
-
-def _refuse(task: str, given: Mapping[str, Any], why: str) -> None:
-    """Arguments of other tasks have to be left at their defaults."""
-    usual = inspect.signature(sweep).parameters
-    if amiss := [name for name, value in given.items() if value != usual[name].default]:
-        raise ArgumentError(f"{', '.join(amiss)}: not for task={task!r} ({why}); leave it out.")
-
-
-def _sweep_glue(
-    task: str,
-    texts: Any,
-    options: Mapping[str, Any],
-    max_length: int | None,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-) -> Sweep:
-    """Sweep a classifier on labelled files."""
-    from outdim.analysis.sweep_glue import SweepGlue
-
-    given = [texts] if isinstance(texts, str | Path) else texts
-    if not isinstance(given, Sequence):
-        raise ArgumentError(f"texts: expected labelled files for task='glue:{task}', got a corpus.")
-    options = {**options, "task": task, "data": [str(one) for one in given]}
-    if max_length is not None:
-        options["max_length"] = max_length
-    found: Sweep = in_memory(SweepGlue, options, Inputs.of(model=model, tokenizer=tokenizer))
-    return found
-
-
-def _sweep_predictions(
-    task: str, options: Mapping[str, Any], masking: Mapping[str, Any], inputs: Inputs
-) -> Sweep:
-    """Sweep a language model, screened first if that is to be verified."""
-    step: type[SweepText] = SweepLm
-    screen: tuple[type[Predicting], Any] = (ScreenLm, ScreenOptions())
-    if task == "mlm":
-        step, options = SweepMlm, {**options, **masking}
-        screen = ScreenMlm, ScreenMaskedOptions(**masking, seed=options["seed"])
-    screened = None
-    if options["verify"] is not None:
-        cls, of_screen = screen
-        scores = cls({**inputs.options, **cls.resolve(of_screen, inputs)}, inputs)
-        screened = _run(scores, inputs).result()
-    found: Sweep = in_memory(step, options, inputs, screened)
-    return found
-
-
-def in_memory(
-    step: type[Any], options: Mapping[str, Any], inputs: Inputs, screened: Screened | None = None
-) -> Any:
-    """The result of a step that takes all of its work."""
-    whole = step({**inputs.options, **step.resolve(step.Options(**options), inputs)}, inputs)
-    if screened is not None:
-        whole.screened = screened
-    return _run(whole, inputs).result()
-
-
-def _run(step: Any, inputs: Inputs) -> Any:
-    for unit in step.work(step.recorded, inputs):
-        step.update(unit, lambda tokens: None)
-    return step
-
-
-def words_of(given: str | Sequence[str | int | Sequence[int]]) -> list[str]:
-    """Words as on the command line; numbers that go together become "507+247"."""
-    several = [given] if isinstance(given, str | int) else given
-    return [str(one) if isinstance(one, str | int) else together(one) for one in several]
+        refuse(sweep, task, screened, "nothing is predicted by whose loss to screen")
+    if labelled:
+        refuse(sweep, task, read, OF_TEXT)
+        options = {**swept, **screened, **items_of(labelled, texts, max_length)}
+        inputs = Inputs.of(model=model, tokenizer=tokenizer)
+        return run_in_memory(SweepGlue, SweepGlueOptions(**options), inputs).result()
+    inputs = inputs_of(model, tokenizer, texts, ForwardOptions(max_length=max_length, **read))
+    if task == "cosine":
+        return run_in_memory(SweepCosine, SweepCosineOptions(**swept), inputs).result()
+    if task == "lm":
+        return run_in_memory(SweepLm, SweepOptions(**swept, **screened), inputs).result()
+    options = {**swept, **screened, **masked}
+    return run_in_memory(SweepMlm, SweepMaskedOptions(**options), inputs).result()

@@ -69,10 +69,10 @@ class SweepCosine(SweepText, EveryToken):
         """The error where all of the text has no token."""
         return DataError(f"source: {self.inputs.corpus.source}: no token of a text to look at.")
 
-    def compared(
+    def summed(
         self, variants: Sequence[Variant], sums: Tensor, read: Mapping[str, Tensor]
     ) -> Moved:
-        """Variants of one place, of ``sums`` [N, M, K] by document and what was read of each."""
+        """Variants with ``sums`` [N, M, K] by document, and what was read of each."""
         return Moved(
             variants=tuple(variants),
             sums=sums.numpy(),

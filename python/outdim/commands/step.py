@@ -47,7 +47,7 @@ class StepCommand:
     def options(self) -> dict[str, list[type]]:
         """Its own options and those of what it reads have no prefix."""
         own = [*_reads([self._step]), self._step.Options, OutputOptions, SpreadOptions]
-        return {"": own, **_options_of(_around(self._step))}
+        return {"": own, **_options_of(_told(self._step))}
 
     def run(self, given: Mapping[type, Any]) -> Path | None:
         """Run it and write the report."""
@@ -61,7 +61,7 @@ class Analyze:
     def options(self) -> dict[str, list[type]]:
         """The options of every step have its name as prefix."""
         observing = _observing()
-        around = [other for step in observing for other in (*_around(step), step)]
+        around = [other for step in observing for other in (*_told(step), step)]
         return {
             "": [AnalyzeOptions, *_reads(observing), OutputOptions, SpreadOptions],
             **_options_of(around),
@@ -87,7 +87,7 @@ def _run(
     from outdim.run.execute import execute
     from outdim.run.request import Request
 
-    around = {other.name: given[other.Options] for step in chosen for other in _around(step)}
+    around = {other.name: given[other.Options] for step in chosen for other in _told(step)}
     run = execute(
         Request(
             command=command,
@@ -123,6 +123,12 @@ def _around(step: type[Step]) -> list[type[Step]]:
         other = step_class(name)
         found |= {s.name: s for s in (*_around(other), other)}
     return list(found.values())
+
+
+def _told(step: type[Step]) -> list[type[Step]]:
+    """Those of them that have options to be told."""
+    lent = [name for name in step.needs if step.lends(step_class(name))]
+    return [other for other in _around(step) if other.name not in lent]
 
 
 def _reads(chosen: Sequence[type[Step]]) -> list[type]:

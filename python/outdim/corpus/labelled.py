@@ -68,9 +68,12 @@ class LabelledTexts:
         """So many rows drawn at random, in their order; all of them where there are no more."""
         if rows is None or rows >= len(self):
             return self
-        kept = np.sort(np.random.default_rng(seed).permutation(len(self))[:rows])
-        pairs = None if self.pairs is None else [self.pairs[i] for i in kept]
-        return LabelledTexts([self.texts[i] for i in kept], pairs, self.labels[kept])
+        return self.only(np.sort(np.random.default_rng(seed).permutation(len(self))[:rows]))
+
+    def only(self, rows: NDArray[np.int64]) -> LabelledTexts:
+        """Those with these numbers."""
+        pairs = None if self.pairs is None else [self.pairs[i] for i in rows]
+        return LabelledTexts([self.texts[i] for i in rows], pairs, self.labels[rows])
 
     @property
     def clusters(self) -> NDArray[np.int64]:

@@ -118,12 +118,27 @@ def plan(request: Request, inputs: Inputs, there: Mapping[str, Entry]) -> Planne
 
 def _options(request: Request, there: Mapping[str, Entry]) -> dict[str, Any]:
     """Options of the steps that are planned; the others are taken as they are there."""
+    given = {**_lent(request), **request.steps}
     found = {}
     for name in request.ordered():
-        default = step_class(name).Options
-        options = request.steps.get(name) or request.others.get(name) or default()
-        if name in request.steps or name not in there or options != default():
+        if name in given:
+            found[name] = given[name]
+            continue
+        default = step_class(name).Options()
+        options = request.others.get(name) or default
+        if name not in there or options != default:
             found[name] = options
+    return found
+
+
+def _lent(request: Request) -> dict[str, Any]:
+    """Options of needed steps that those of the steps that need them say."""
+    found = {}
+    for name, options in request.steps.items():
+        step = step_class(name)
+        for needed in map(step_class, step.needs):
+            if step.lends(needed):
+                found[needed.name] = step.lent(needed, options)
     return found
 
 

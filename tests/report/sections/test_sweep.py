@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from outdim.analysis.results.evaluation import SUMS, Evaluation
+from outdim.analysis.results.screened import Screened
 from outdim.analysis.results.swept import Sweep
-from outdim.analysis.screen import Screened
 from outdim.analysis.sweeps.grid import Grid, chosen
 from outdim.analysis.variants.variant import Variant
 from outdim.models.screening import Screening

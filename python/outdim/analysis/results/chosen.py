@@ -37,7 +37,7 @@ class Choice(NamedTuple):
         harm: Of the set with it, on the half that chose it.
         runner_up, runner_up_harm: The next best; None where there was no other.
         tried: How many candidates there were.
-        documents, tokens: Of that half.
+        documents, predicted: Of that half, and how many tokens or items were predicted there.
     """
 
     dim: int
@@ -46,7 +46,7 @@ class Choice(NamedTuple):
     runner_up_harm: float | None
     tried: int
     documents: int
-    tokens: int
+    predicted: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class Chosen(Result):
         return found.difference.value[1 : 1 + len(self.choices)]
 
     def tables(self) -> dict[str, Any]:
-        """``greedy_lm`` (or ``mlm``): a row a metric and set; and ``greedy_lm_rounds``."""
+        """``greedy_lm`` and the like: a row a metric and set; and ``greedy_lm_rounds``."""
         stem, found = self.step.replace("-", "_"), self.measured
         rows = [row for metric in found.swept for row in found.rows(metric)]
         rounds = [
@@ -100,7 +100,7 @@ class Chosen(Result):
     def account(self) -> dict[str, Any]:
         """What was read, for the choice and after it."""
         first = self.choices[0]
-        choosing = {"documents": first.documents, "tokens": first.tokens, "dims": self.dims}
+        choosing = {"documents": first.documents, "predicted": first.predicted, "dims": self.dims}
         return {"evaluation": {self.step: {**self.measured.measured, "choice": choosing}}}
 
     def headline(self) -> list[str]:

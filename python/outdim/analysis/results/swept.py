@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from outdim.analysis.results.compared import Compared
 from outdim.analysis.results.interactions import Interactions
-from outdim.analysis.screen import LEADING as LEADING_SCORE
-from outdim.analysis.screen import Score, Screened
+from outdim.analysis.results.screened import LEADING as LEADING_SCORE
+from outdim.analysis.results.screened import Score, Screened
 from outdim.analysis.step import Result
 from outdim.analysis.sweeps.grid import Grid
 from outdim.stats.paired import adjusted

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
@@ -15,6 +16,7 @@ from outdim.errors import ArgumentError
 
 if TYPE_CHECKING:
     from outdim.analysis.inputs import Inputs
+    from outdim.analysis.variants.text_means import Means
     from outdim.models import Ablation
     from outdim.models.ablation import At
 
@@ -43,7 +45,7 @@ class Grid:
     controls: tuple[tuple[int, ...], ...]
     at: At = "state"
     mode: Mode = "zero"
-    means: Mapping[str, Mapping[str, Sequence[float]]] | None = None
+    means: Means | None = None
     special_ids: tuple[int, ...] = ()
     own_layers: tuple[tuple[int, ...] | None, ...] = ()
 
@@ -114,8 +116,9 @@ def grid(
     controls: int = 10,
     seed: int = 0,
     pairs: bool = False,
+    means: Callable[[], Means] | None = None,
 ) -> Grid:
-    """The grid that words ask for.
+    """The grid that words ask for; ``means`` gives those of what is read, None of the text.
 
     Controls have none of the dimensions that are swept; where these are more than half of all, they
     are drawn from all.
@@ -145,10 +148,10 @@ def grid(
         sites(found, Ablation(sets[0], place, at))
     if mode not in get_args(Mode):
         raise ArgumentError(f"mode: expected one of {', '.join(get_args(Mode))}, got {mode!r}.")
-    means = text_means(inputs) if mode == "mean" and at == "state" else None
+    of_text = (means or partial(text_means, inputs)) if (mode, at) == ("mean", "state") else None
     drawn = _controls(inputs, sets, at, controls, seed)
-    special = tuple(sorted(special_ids(inputs.tokenizer))) if means else ()
-    made = Grid(sets, places, drawn, at, mode, means, special)
+    special = tuple(sorted(special_ids(inputs.tokenizer))) if of_text else ()
+    made = Grid(sets, places, drawn, at, mode, of_text and of_text(), special)
     made.variants(0)  # says what cannot go together
     return made
 

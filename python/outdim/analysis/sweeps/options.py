@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import comb
@@ -11,10 +11,11 @@ from typing import Any
 from outdim.analysis.input_options import args_of
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskingOptions
-from outdim.analysis.screen import LEADING, Score
+from outdim.analysis.results.screened import LEADING, Score
 from outdim.analysis.sweeps.grid import Grid, Mode, grid
 from outdim.analysis.sweeps.ranking import Ranking
 from outdim.analysis.sweeps.words import ALL, EACH, check_words, named_sets, paired
+from outdim.analysis.variants.text_means import Means
 from outdim.errors import ArgumentError
 from outdim.models.ablation import At
 
@@ -64,6 +65,7 @@ class GridOptions:
         layers: All at once; each alone; window:N, so many in a row from every layer on; 4-6 or 4,6
             together; or 4. Several words make a place each; 0 stands for the embeddings.
         at: State, parameters, denominator or readers, see outdim.ablate.
+        mode: Zero, or mean: of the text for the state, of the other parameters for those of a norm.
         controls: So many random dimensions beside them at every place, drawn from all where most
             are swept; none takes 10.
         pairs: Beside single dimensions all pairs of them: whether two do more harm than the sum.
@@ -78,6 +80,7 @@ class GridOptions:
     dims: list[str] = field(default_factory=lambda: [ALL])
     layers: list[str] = field(default_factory=lambda: [ALL])
     at: At = "state"
+    mode: Mode = "zero"
     controls: int | None = None
     pairs: bool = False
     ranking: str | None = None
@@ -105,8 +108,8 @@ class GridOptions:
         """What ranks the dimensions that words ask for."""
         return Ranking(self.ranking)
 
-    def grid(self, inputs: Inputs) -> Grid:
-        """The grid of variants.
+    def grid(self, inputs: Inputs, means: Callable[[], Means] | None = None) -> Grid:
+        """The grid of variants; ``means`` as of `outdim.analysis.sweeps.grid.grid`.
 
         Raises:
             ArgumentError: Options out of range; dimensions or layers that the model does not have;
@@ -119,9 +122,10 @@ class GridOptions:
             pairs=self.pairs,
             layers=self.layers,
             at=self.at,
-            mode=self.grid_mode,
+            mode=self.mode,
             controls=self.control_count,
             seed=self.seed,
+            means=means,
         )
         least = int(len(found.places) / _LEVEL)
         if self.draws < least:
@@ -132,28 +136,20 @@ class GridOptions:
         return found
 
     @property
-    def grid_mode(self) -> Mode:
-        """What the dimensions are set to."""
-        return "zero"
-
-    @property
     def control_count(self) -> int:
         """Controls at a place."""
         return _CONTROLS if self.controls is None else self.controls
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepOptions(GridOptions):  # noqa: D101 - what a grid says, and of mode and screening
+class SweepOptions(GridOptions):  # noqa: D101 - what a grid says, and of screening
     __doc__ = f"""{(GridOptions.__doc__ or "").rstrip()}
-        mode: Zero, or mean: of the text for the state, of the other parameters for those of a norm.
         verify: Measure only so many that come first in a screening by gradients (all layers
-            together, or each alone), and a random sample of the others: whether to believe it. The
-            screening has options of its own.
+            together, or each alone), and a random sample of the others: whether to believe it.
         verify_random: How many others.
         score: By which the screening ranks: absolute |h dL/dh|, its square, or the magnitude |h|.
     """
 
-    mode: Mode = "zero"
     verify: int | None = None
     verify_random: int = 40
     score: Score = LEADING
@@ -165,11 +161,6 @@ class SweepOptions(GridOptions):  # noqa: D101 - what a grid says, and of mode a
             raise ArgumentError(f"verify-random: expected at least 1, got {self.verify_random}.")
         if self.verify is not None:
             self._check_verify(hidden_size, layers)
-
-    @property
-    def grid_mode(self) -> Mode:
-        """As asked."""
-        return self.mode
 
     @property
     def control_count(self) -> int:

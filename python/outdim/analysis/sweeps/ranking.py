@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from outdim import manifest
-from outdim.analysis.screen import ABSOLUTE
+from outdim.analysis.results.screened import ABSOLUTE
 from outdim.errors import ArgumentError
 from outdim.tables import read_parquet
 

@@ -7,12 +7,22 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from outdim.errors import ArgumentError
-from outdim.text import those_together
+from outdim.text import those_together, together
 
 ALL, EACH = "all", "each"
 _MOST_PAIRED = 64  # which have 2,016 pairs
 _RANGE, _WINDOW = re.compile(r"(\d+)-(\d+)"), re.compile(r"window:(\d+)")
 _ANY = 10_000  # dimensions or layers, where it is not known how many there are
+
+
+def words_of(given: str | int | Sequence[str | int | Sequence[int]]) -> list[str]:
+    """Words as on the command line; numbers that go together become "507+247".
+
+    >>> words_of([7, "0-3", (507, 247)])
+    ['7', '0-3', '507+247']
+    """
+    several = [given] if isinstance(given, str | int) else given
+    return [str(one) if isinstance(one, str | int) else together(one) for one in several]
 
 
 def check_words(

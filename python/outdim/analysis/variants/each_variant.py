@@ -11,31 +11,23 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import count
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from torch import Tensor
 
 from outdim.analysis.correlate import attached_counts, given_counts
-from outdim.analysis.input_options import ForwardOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import Predicting
 from outdim.analysis.step import Json, Progress, add_accounts
 from outdim.analysis.variants.runner import Predicted, Runner, predictor_of
 from outdim.analysis.variants.scoring import Documents
 from outdim.analysis.variants.variant import Variant
-from outdim.corpus import Accounting, corpus_of
+from outdim.corpus import Accounting
 from outdim.errors import DataError
 from outdim.tokens import check_frequencies
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-    from outdim.corpus import Corpus
     from outdim.models import Ablation
-    from outdim.tokens import TokenFrequencies
-
-S = TypeVar("S", bound="EachVariant")
 
 
 class Keeps(Protocol):
@@ -144,36 +136,3 @@ class EachVariant(Predicting):
             f"source: {self.inputs.corpus.source}: no token to predict; a document needs two "
             "tokens, or one that is masked."
         )
-
-
-def inputs_of(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    texts: str | Path | Sequence[str] | Corpus,
-    forward: ForwardOptions,
-    frequencies: TokenFrequencies | None,
-) -> Inputs:
-    """What a step reads that runs in memory; ``frequencies`` None counts the texts.
-
-    Raises:
-        ArgumentError: Names of files where documents are expected.
-        DataError: Model, tokenizer and frequencies do not belong together.
-    """
-    corpus = corpus_of(texts)
-    inputs = Inputs.of({"source": [corpus.source]}, model=model, tokenizer=tokenizer, corpus=corpus)
-    inputs.resolve([forward])
-    if frequencies is not None:
-        check_frequencies(frequencies, tokenizer)
-        inputs.frequencies = frequencies
-    return inputs
-
-
-def run_in_memory(
-    step: type[S], options: Any, variants: Sequence[Variant], seed: int, inputs: Inputs
-) -> S:
-    """A step that has taken all of the text."""
-    plain = {"variants": [variant.as_dict() for variant in variants], "seed": seed}
-    whole = step({**inputs.options, **plain, **step.resolve(options, inputs)}, inputs)
-    for unit in step.work(whole.recorded, inputs):
-        whole.update(unit, lambda tokens: None)
-    return whole

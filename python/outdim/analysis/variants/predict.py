@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from outdim.analysis.fitting import side_by_side
-from outdim.errors import DataError
-from outdim.models import Ablation, Forward, architecture, check_eval_mode, padding_reaches_text
+from outdim.analysis.variants.items import Progress, item_batches
+from outdim.models import Ablation, Forward, architecture, check_eval_mode
 from outdim.models.prefix import PrefixForward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-#: Called with the number of tokens of each batch that is done.
-Progress = Callable[[int], object]
 
 
 @torch.inference_mode()
@@ -35,16 +31,12 @@ def logits(
 ) -> Tensor:
     """Outputs of a sequence classifier for N texts (or pairs of texts): float32 [N, C], on the CPU.
 
-    Texts of like length share a batch, which is padded to its longest, at the tokenizer's side:
-    XLNet reads its label off the last position. Where padding would change what the model says of a
-    text (`outdim.models.padding_reaches_text`), only texts of one length share a batch.
-
-    Raises:
-        DataError: The model takes batches only with a padding token, and has none.
+    In the batches of `item_batches`.
     """
     found = torch.empty(len(texts), model.config.num_labels)
-    for rows, batch in _batches(model, tokenizer, texts, pairs, batch_size, max_length, progress):
-        found[rows] = model(**batch).logits.float().cpu()
+    how: Any = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
+    for batch in item_batches(model, tokenizer, texts, pairs, **how):
+        found[batch.rows] = model(**batch.inputs).logits.float().cpu()
     return found
 
 
@@ -87,13 +79,12 @@ class VariantLogits:
         With ``at_once`` 1 they are to the bit what `logits` gives under each ablation; None takes
         as many as fill a batch of ``batch_size`` times ``max_length`` ids, on CPUs of 512.
         """
-        given = (self._model, tokenizer, texts, pairs, batch_size, max_length, progress)
+        how: Any = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
         found = torch.empty(1 + len(ablations), len(texts), self._model.config.num_labels)
-        for rows, batch in _batches(*given):
-            ids = batch.pop("input_ids")
-            mask = batch.pop("attention_mask") if "attention_mask" in batch else ids.new_ones(())
-            self._others = dict(batch)
-            found[0, rows] = self._forward.keep(ids, mask.expand_as(ids), ablations).float().cpu()
+        for batch in item_batches(self._model, tokenizer, texts, pairs, **how):
+            ids, rows, self._others = batch.input_ids, batch.rows, batch.others
+            intact = self._forward.keep(ids, batch.attention_mask, ablations)
+            found[0, rows] = intact.float().cpu()
             several = at_once or side_by_side(ids.numel(), batch_size * max_length, ids.device)
             for i, outputs in enumerate(self._forward.variants(ablations, several), 1):
                 found[i, rows] = outputs.float().cpu()
@@ -142,45 +133,12 @@ def text_vectors(
     every = list(dict.fromkeys(texts))
     place = {text: number for number, text in enumerate(every)}
     pooled = torch.empty(0, 0)
-    for rows, batch in _batches(model, tokenizer, every, None, batch_size, max_length, progress):
-        hidden = model(**batch).last_hidden_state.float()
-        mask = batch["attention_mask"].bool().unsqueeze(-1)
+    how: Any = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
+    for batch in item_batches(model, tokenizer, every, None, **how):
+        hidden = model(**batch.inputs).last_hidden_state.float()
+        mask = batch.attention_mask.bool().unsqueeze(-1)
         mean = hidden.masked_fill(~mask, 0).sum(1) / mask.sum(1)
         if not len(pooled):
             pooled = torch.empty(len(every), mean.shape[1])
-        pooled[rows] = mean.cpu()
+        pooled[batch.rows] = mean.cpu()
     return pooled[[place[text] for text in texts]]
-
-
-def _batches(
-    model: PreTrainedModel,
-    tokenizer: Any,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None,
-    batch_size: int,
-    max_length: int,
-    progress: Progress,
-) -> Iterator[tuple[Tensor, Any]]:
-    """Rows and inputs of each batch, the longest texts first: they need the most memory."""
-    if tokenizer.pad_token_id is None or getattr(model.config, "pad_token_id", 0) is None:
-        raise DataError(
-            "model: its configuration or its tokenizer has no padding token, which a batch of "
-            "texts needs; set pad_token_id in both and save them."
-        )
-    encoded = tokenizer(
-        list(texts),
-        None if pairs is None else list(pairs),
-        truncation=True,
-        max_length=max_length,
-    )
-    lengths = np.array([len(ids) for ids in encoded["input_ids"]])
-    order = np.argsort(-lengths, kind="stable")
-    alone = padding_reaches_text(model.base_model, side=tokenizer.padding_side)
-    changes = np.flatnonzero(np.diff(lengths[order])) + 1
-    for alike in np.split(order, changes) if alone else [order]:
-        for first in range(0, len(alike), batch_size):
-            rows = alike[first : first + batch_size]
-            own = {name: [values[row] for row in rows] for name, values in encoded.items()}
-            batch = tokenizer.pad(own, return_tensors="pt").to(model.device)
-            yield torch.from_numpy(rows), batch
-            progress(int(lengths[rows].sum()))

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from outdim.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from outdim.analysis.inputs import Inputs
+    from outdim.analysis.variants.items import ItemBatch
 
 _TOKENS = 1 << 16  # a mean of so many is known to half a percent of a standard deviation
 _DIGITS = 4  # that are kept: more would differ from machine to machine, and with them the plan
 
 
-def text_means(inputs: Inputs) -> Mapping[str, Mapping[str, list[float]]]:
+Means = Mapping[str, Mapping[str, Sequence[float]]]
+
+
+def text_means(inputs: Inputs) -> Means:
     """By group of tokens and name of a point the mean [D], over the first 65,536 tokens.
 
     Raises:
@@ -25,44 +32,75 @@ def text_means(inputs: Inputs) -> Mapping[str, Mapping[str, list[float]]]:
     """
     from outdim.analysis.reading import Reading
     from outdim.corpus import Accounting
-    from outdim.models import Forward, observe
-    from outdim.tokens import GROUPS, batches
+    from outdim.tokens import batches
 
     if "max_length" not in inputs.options:
         raise ArgumentError("mode: mean is that of a text, and none is read here.")
-    reading, forward = Reading(inputs), Forward(inputs.model)
-    sums: dict[str, dict[str, torch.Tensor]] = {}
-    counts: dict[str, int] = {}
-    read = 0
-    with torch.inference_mode(), observe(inputs.model) as seen:
-        for unit in inputs.corpus.units:
-            pieces = reading.pieces(unit.as_dict(), Accounting())
-            for batch in batches(pieces, inputs.options["token_budget"], **reading.padding):
-                batch = batch.to(inputs.model.device)
-                forward(batch.input_ids, batch.attention_mask)
-                for number, group in enumerate(GROUPS, 1):
-                    rows = batch.group == number
-                    if not rows.any():
-                        continue
-                    counts[group] = counts.get(group, 0) + int(rows.sum())
-                    own = sums.setdefault(group, {})
-                    for point, hidden in seen.items():
-                        own[point] = own.get(point, 0) + hidden[rows].double().sum(0).cpu()
-                read += batch.tokens
-                if read >= _TOKENS:
-                    return _means(sums, counts)
-    if not counts:
+    reading, sums = Reading(inputs), _Sums(inputs.model)
+    for unit in inputs.corpus.units:
+        pieces = reading.pieces(unit.as_dict(), Accounting())
+        for batch in batches(pieces, inputs.options["token_budget"], **reading.padding):
+            batch = batch.to(inputs.model.device)
+            sums.add(batch.group, batch.input_ids, batch.attention_mask)
+            if sums.tokens >= _TOKENS:
+                return sums.means()
+    if not sums.tokens:
         raise DataError(f"source: {inputs.corpus.source}: the corpus has no token.")
-    return _means(sums, counts)
+    return sums.means()
 
 
-def _means(
-    sums: Mapping[str, Mapping[str, torch.Tensor]], counts: Mapping[str, int]
-) -> dict[str, dict[str, list[float]]]:
-    return {
-        group: {
-            point: [float(f"{x:.{_DIGITS}g}") for x in (total / counts[group]).tolist()]
-            for point, total in own.items()
+def item_means(inputs: Inputs, batches: Iterable[ItemBatch]) -> Means:
+    """By group of tokens and name of a point the mean [D] over the items of a task."""
+    from outdim.models.sequence_tokens import SequenceTokens
+    from outdim.tokens import special_ids
+
+    sums, special = _Sums(inputs.model), sorted(special_ids(inputs.tokenizer))
+    for batch in batches:
+        tokens = SequenceTokens.of_call(inputs.model, (), batch.inputs)
+        sums.add(tokens.group(special), batch.input_ids, batch.attention_mask, batch.others)
+    return sums.means()
+
+
+class _Sums:
+    """Sums of the hidden states of a model by group of tokens and point.
+
+    Attributes:
+        tokens: How many were read.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        from outdim.models import Forward
+
+        self._model, self._forward = model, Forward(model)
+        self._sums: dict[str, dict[str, Tensor]] = {}
+        self._counts: dict[str, int] = {}
+        self.tokens = 0
+
+    def add(
+        self, groups: Tensor, ids: Tensor, mask: Tensor, others: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Run the model on a batch [B, S] whose tokens are of these groups, 0 for padding."""
+        from outdim.models import observe
+        from outdim.tokens import GROUPS
+
+        with torch.inference_mode(), observe(self._model) as seen:
+            self._forward(ids, mask, **(others or {}))
+        for number, group in enumerate(GROUPS, 1):
+            rows = groups == number
+            if not rows.any():
+                continue
+            self._counts[group] = self._counts.get(group, 0) + int(rows.sum())
+            own = self._sums.setdefault(group, {})
+            for point, hidden in seen.items():
+                own[point] = own.get(point, 0) + hidden[rows].double().sum(0).cpu()
+        self.tokens += int(mask.bool().sum())
+
+    def means(self) -> Means:
+        """With so many digits as are kept."""
+        return {
+            group: {
+                point: [float(f"{x:.{_DIGITS}g}") for x in (total / self._counts[group]).tolist()]
+                for point, total in own.items()
+            }
+            for group, own in self._sums.items()
         }
-        for group, own in sums.items()
-    }

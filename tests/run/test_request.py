@@ -1,0 +1,36 @@
+"""What a request plans: steps that are needed, and where their options come from."""
+
+from pathlib import Path
+
+from outdim.analysis.count import Count, CountOptions
+from outdim.analysis.evaluate import EvaluateLm, EvaluateOptions
+from outdim.analysis.screen import ScreenMaskedOptions
+from outdim.analysis.sweep_glue import SweepGlueOptions
+from outdim.analysis.sweeps.options import SweepMaskedOptions
+from outdim.commands import commands, find
+from outdim.run.request import Request, _options
+
+
+def planned(step, options, **others):
+    return _options(Request(step, Path("run"), {step: options}, [], others=others), {})
+
+
+def test_a_screening_has_the_masks_and_items_of_the_sweep_that_verifies_it():
+    masked = {"masking": "random", "mask_share": 0.4, "seed": 3}
+    found = planned("sweep-mlm", SweepMaskedOptions(**masked, verify=2))
+    assert found["screen-mlm"] == ScreenMaskedOptions(**masked)
+    asked = SweepGlueOptions(task="cola", data=["dev.tsv"], rows=7, seed=2, outputs=["a", "b"])
+    screening = planned("sweep-glue", asked)["screen-glue"]
+    for name in ("task", "data", "rows", "seed", "outputs"):
+        assert getattr(screening, name) == getattr(asked, name)
+    for task in ("mlm", "glue"):
+        _, listed = find(commands(), ["sweep", task])
+        assert set(listed.load().options()) == {""}  # no flags of the screening beside
+
+
+def test_a_step_that_has_to_be_told_more_is_told():
+    assert not EvaluateLm.lends(Count)
+    own = CountOptions(documents=True)
+    assert planned("evaluate-lm", EvaluateOptions(), count=own)["count"] == own
+    _, listed = find(commands(), ["evaluate", "lm"])
+    assert set(listed.load().options()) == {"", "count"}
