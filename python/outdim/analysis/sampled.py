@@ -24,26 +24,36 @@ ROTATED = (
 )  # fmt: skip
 #: How many of the dimensions that add most to the expected cosine are left out.
 STRONGEST = (1, 3, 5)
-_ROTATED = ", after a Hadamard rotation"
+_AFTER = "after a Hadamard rotation"
+_ROTATED = f", {_AFTER}"
 _RATIO = "Largest over median within a token"
+
+
+def _fewer(k: int) -> str:
+    return f"without the {k} strongest dimensions" if k > 1 else "without the strongest dimension"
+
+
 define(
     *(
         Statistic(
             f"informativity_{k}",
-            "r² of pairs' cosines with those without the "
-            + (f"{k} strongest dimensions" if k > 1 else "strongest dimension"),
+            f"r² of pairs' cosines with those {_fewer(k)}",
             low=0, high=1, of_dimensions=False, source="Timkey and van Schijndel 2021",
             topic="What cosines still say without the strongest dimensions",
+            beside="" if k == STRONGEST[0] else f"informativity_{STRONGEST[0]}", aspect=_fewer(k),
         )
         for k in STRONGEST
     ),
     Statistic("max_median_rotated", f"largest |h| of a token over its median{_ROTATED}", low=0,
-              of_dimensions=False, topic=_RATIO, source="MMR, He et al. 2024"),
+              of_dimensions=False, topic=_RATIO, source="MMR, He et al. 2024",
+              beside="max_median", aspect=_AFTER),
     Statistic("top3_median_rotated",
               f"mean of the three largest |h| of a token over the median{_ROTATED}", low=0,
-              of_dimensions=False, topic=_RATIO, source="Sun et al. 2024"),
+              of_dimensions=False, topic=_RATIO, source="Sun et al. 2024",
+              beside="top3_median", aspect=_AFTER),
     Statistic("kurtosis_he_rotated", f"kurtosis of the sizes of dimensions{_ROTATED}", low=1,
-              of_dimensions=False, topic=KURTOSIS, source="He et al. 2024"),
+              of_dimensions=False, topic=KURTOSIS, source="He et al. 2024",
+              beside="kurtosis_he", aspect=_AFTER),
     Statistic("kurtosis_token_rotated", f"kurtosis of the values of a token, less 3{_ROTATED}",
               low=-2, of_dimensions=False, topic=KURTOSIS, source="OSP, Park et al. 2025"),
 )  # fmt: skip

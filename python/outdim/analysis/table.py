@@ -86,6 +86,9 @@ class Statistic:
         source: Where it is defined: paper and section.
         of_dimensions: Whether there is a value for every dimension (else ``dim`` is 0).
         topic: What it is about; statistics of one topic share a figure, whose title it is.
+        beside: Name of the statistic with which it is drawn, as one more line: what it is of the
+            same states, but for `aspect`.
+        aspect: What tells the two apart, of each.
     """
 
     name: str
@@ -96,6 +99,8 @@ class Statistic:
     source: str = ""
     of_dimensions: bool = True
     topic: str = ""
+    beside: str = ""
+    aspect: str = ""
 
 
 @dataclass(frozen=True)

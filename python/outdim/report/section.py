@@ -28,6 +28,7 @@ class Table:
         over: A heading over all columns from ``over_from`` on.
         brief: Whether the summary for a terminal has it as well.
         marks: What it means that a cell is marked: shaded on the page, starred in a terminal.
+        folded: Whether the page shows its title alone until it is asked for.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Table:
     over_from: int = 0
     brief: bool = False
     marks: str = ""
+    folded: bool = False
 
     def cells(self) -> list[list[Cell]]:
         """The rows as cells."""

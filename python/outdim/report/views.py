@@ -1,9 +1,11 @@
 """What figures and tables show: values of one statistic, labelled from the vocabulary."""
 
+from __future__ import annotations
+
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -35,6 +37,7 @@ class View:
         points, layers, labels: Of the points [R].
         estimate: The values [R, S], over dimensions or heads; [R, 1] where there is one a point.
         of: What a value is of: "dimension", "head", or "" where there is one a point.
+        beside: What is drawn with it, as one more line each: where there is one a point.
     """
 
     key: Key
@@ -45,6 +48,7 @@ class View:
     labels: list[str]
     estimate: Estimate
     of: str
+    beside: tuple[View, ...] = ()
 
     @property
     def answers(self) -> dict[str, str]:
@@ -111,7 +115,21 @@ def topics(found: StepStatistics) -> dict[str, list[View]]:
     for key in found.ordered():
         definition = key.definition
         by_topic[definition.topic or definition.label] += views(found, key)
-    return {topic: shown for topic, shown in by_topic.items() if shown}
+    return {topic: _together(shown) for topic, shown in by_topic.items() if shown}
+
+
+def _together(shown: Sequence[View]) -> list[View]:
+    """Each view with those that are drawn beside it, which are then no views of their own."""
+    leading = {(view.key, view.place): view for view in shown if not view.of}
+    beside: dict[tuple[Key, str], list[View]] = defaultdict(list)
+    alone = []
+    for view in shown:
+        of = (view.key._replace(statistic=view.statistic.beside), view.place)
+        if of in leading and set(view.points) <= set(leading[of].points):
+            beside[of].append(view)
+        else:
+            alone.append(view)
+    return [replace(view, beside=tuple(beside[view.key, view.place])) for view in alone]
 
 
 def views(found: StepStatistics, key: Key) -> list[View]:

@@ -100,7 +100,9 @@ def test_one_value_a_point_is_a_plain_line_with_a_band(tmp_path):
     np.testing.assert_allclose(lines[0].y, [0, 0.1, 0.2, 0.3])
     low, high = (t.y for t in figure.interactive.data if not t.name)
     np.testing.assert_allclose([low, high], [[0, 0.05, 0.1, 0.15], [0, 0.2, 0.4, 0.6]])
-    assert found.tables[0].columns == ["layer", "value"]
+    (table,) = found.tables
+    assert table.columns == ["layer", "share of wobbling tokens (text tokens only)"]
+    assert [row[0] for row in table.rows] == ["1", "2", "3", "4"]
     assert found.tables[0].rows[0] == ["4", "0.300 [0.150, 0.600]"]
     assert b"<svg" in figure.svg()
 

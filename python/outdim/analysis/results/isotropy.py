@@ -27,18 +27,16 @@ Floats = NDArray[np.float64]
 LEADING = "text"
 
 _TIMKEY = "Timkey and van Schijndel 2021"
-_WITHOUT = " without the dimensions left out"
+_WITHOUT = "without the dimensions left out"
 
 
 def _pair(name: str, label: str, topic: str, source: str, low: float | None = 0) -> None:
     """A statistic of a point, of all dimensions and without those left out."""
-    for suffix, words in (("", ""), ("_left_out", _WITHOUT)):
-        define(
-            Statistic(
-                f"{name}{suffix}", f"{label}{words}", low=low, source=source, topic=topic,
-                of_dimensions=False,
-            )
-        )  # fmt: skip
+    about: Any = {"low": low, "source": source, "topic": topic, "of_dimensions": False}
+    define(
+        Statistic(name, label, aspect="all dimensions", **about),
+        Statistic(f"{name}_left_out", f"{label} {_WITHOUT}", beside=name, aspect=_WITHOUT, **about),
+    )
 
 
 _pair("cosine", "expected cosine of two tokens", "Anisotropy", _TIMKEY, low=-1)
@@ -55,8 +53,9 @@ define(
               topic="What dimensions add to the expected cosine", source=_TIMKEY),
     Statistic("variance_share", "share of the variance", low=0, high=1,
               topic="Share of the variance"),
-    Statistic("kurtosis_he_left_out", f"kurtosis of the sizes of dimensions{_WITHOUT}", low=1,
-              of_dimensions=False, topic=KURTOSIS, source="He et al. 2024"),
+    Statistic("kurtosis_he_left_out", f"kurtosis of the sizes of dimensions {_WITHOUT}", low=1,
+              of_dimensions=False, topic=KURTOSIS, source="He et al. 2024", beside="kurtosis_he",
+              aspect=_WITHOUT),
 )  # fmt: skip
 
 #: Ratios of a sampled token, in the order in which `outdim.analysis.geometry.ratios` gives them.

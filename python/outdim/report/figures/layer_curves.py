@@ -1,13 +1,15 @@
 """A statistic by layer: single dimensions against the median and the 5-95 % band of all."""
 
 from collections.abc import Sequence
-from typing import Any
+from textwrap import wrap
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
 from matplotlib.figure import Figure as Canvas
 
+from outdim.analysis.results.estimate import Estimate
 from outdim.report.colours import BAND, MUTED, series
 from outdim.report.figures.base import Figure, canvas, layout
 from outdim.report.statistics import Floats
@@ -18,6 +20,7 @@ from outdim.text import listing, visible
 MAX_LINES = 8
 MAX_MARKED = 5
 
+_AXIS = 52  # characters that fit along the axis
 _WIDE = 300.0  # a largest value so many times the median is drawn on a logarithmic axis
 
 
@@ -26,13 +29,13 @@ def layer_curves(
 ) -> Figure:
     """Draw, for each view, the marked dimensions and the strongest others."""
     first = shown[0]
-    columns = _columns(first, marked)
+    named = [line.name for line in _lines(first, marked)]
     return Figure(
         id=id_,
         title=title,
         caption=" ".join(filter(None, [caption, _reading(shown, marked)])),
         alt=f"Line chart of {first.words} by layer"
-        + (f", of {first.of}s {listing(columns)}" if first.of else "")
+        + (f": {listing(named)}" if len(named) > 1 or first.of else "")
         + ("" if first.usual is None else ", with the median and the 5 to 95 % band of all")
         + ".",
         table=_table(shown, marked),
@@ -59,26 +62,60 @@ def _reading(shown: Sequence[View], marked: Sequence[int]) -> str:
             "percentile); a line far outside of the band is exceptional, one inside is like any "
             "other."
         )
-    if any(view.estimate.low is not None for view in shown):
+    if any(line.estimate.low is not None for view in shown for line in _lines(view, marked)):
         said.append(f"{'Whiskers' if first.of else 'Coloured band'}: the interval of each value.")
     if any(view.chance is not None for view in shown):
         said.append("Dotted: what chance alone gives; a value within it says nothing.")
     return " ".join(said)
 
 
-def _columns(view: View, marked: Sequence[int]) -> list[int]:
-    if not view.of:
-        return [0]
-    return view.strongest(marked if view.of == "dimension" else (), MAX_LINES, MAX_MARKED)
+class _Line(NamedTuple):
+    """Values of a view [R], at its points or at some of them.
+
+    Attributes:
+        name: In the legend.
+        statistic: Its name in the vocabulary.
+        at: Places among the points of the view.
+        estimate: The values.
+        solid: Whether it is marked, or none is; the others are dashed.
+    """
+
+    name: str
+    statistic: str
+    at: list[int]
+    estimate: Estimate
+    solid: bool = True
 
 
-def _solid(view: View, column: int, marked: Sequence[int]) -> bool:
-    """Dashes tell the others from the marked ones, where there are any."""
-    return view.of != "dimension" or not marked or column in marked
+def _lines(view: View, marked: Sequence[int]) -> list[_Line]:
+    """Dimensions or heads; where there is one value a point, that and what stands beside it."""
+    if view.of:
+        marked = marked if view.of == "dimension" else ()
+        every = list(range(len(view.points)))
+        return [
+            _Line(
+                f"{view.of} {column}",
+                view.key.statistic,
+                every,
+                view.estimate[:, column],
+                not marked or column in marked,
+            )
+            for column in view.strongest(marked, MAX_LINES, MAX_MARKED)
+        ]
+    return [
+        _Line(
+            one.statistic.aspect if view.beside else one.statistic.label,
+            one.key.statistic,
+            [view.points.index(point) for point in one.points],
+            one.estimate[:, 0],
+        )
+        for one in (view, *view.beside)
+    ]
 
 
-def _name(view: View, column: int) -> str:
-    return f"{view.of} {column}" if view.of else view.statistic.label
+def _upwards(view: View) -> str:
+    """What the values are, in as many lines as the axis has room for."""
+    return "<br>".join(map(plot_text, wrap(view.axis, _AXIS)))
 
 
 def _scale(view: View) -> str:
@@ -100,25 +137,23 @@ def _table(shown: Sequence[View], marked: Sequence[int]) -> pa.Table:
     names = ("selection", "statistic", "covariate", "point", "layer", "series")
     columns: dict[str, list[Any]] = {name: [] for name in (*names, "value", "low", "high", "null")}
     for view in shown:
-        size = len(view.points)
-        nothing = [None] * size
-        curves: dict[str, dict[str, Any]] = {}
-        if view.usual is not None:
-            curves |= {
-                name: {"value": values}
-                for name, values in zip(("5%", "median", "95%"), view.usual, strict=True)
-            }
-        for column in _columns(view, marked):
-            curves[_name(view, column)] = dict(view.estimate[:, column].parts())
-        for name, parts in curves.items():
+        every = list(range(len(view.points)))
+        curves = [
+            _Line(name, view.key.statistic, every, Estimate(values))
+            for name, values in zip(
+                ("5%", "median", "95%"), () if view.usual is None else view.usual, strict=False
+            )
+        ]
+        for name, statistic, at, estimate, _ in [*curves, *_lines(view, marked)]:
+            size, parts = len(at), estimate.parts()
             columns["selection"] += [view.key.selection] * size
-            columns["statistic"] += [view.key.statistic] * size
+            columns["statistic"] += [statistic] * size
             columns["covariate"] += [view.key.covariate] * size
-            columns["point"] += view.points
-            columns["layer"] += view.layers
+            columns["point"] += [view.points[place] for place in at]
+            columns["layer"] += [view.layers[place] for place in at]
             columns["series"] += [name] * size
             for part in ("value", "low", "high", "null"):
-                columns[part] += nothing if part not in parts else parts[part].tolist()
+                columns[part] += [None] * size if part not in parts else parts[part].tolist()
     floats = {name: pa.array(columns.pop(name), pa.float64()) for name in ("low", "high", "null")}
     return pa.table({**columns, **floats})
 
@@ -129,12 +164,10 @@ def _interactive(shown: Sequence[View], marked: Sequence[int]) -> go.Figure:
         scale = _scale(view)
         for trace in _traces(view, marked):
             figure.add_scatter(
-                **trace,
-                x=view.labels,
-                customdata=view.points,
+                **{"x": view.labels, "customdata": view.points, **trace},
                 meta={
                     **view.answers,
-                    "axis": plot_text(view.axis),
+                    "axis": _upwards(view),
                     "scale": scale,
                 },
                 visible=place == 0,
@@ -145,7 +178,7 @@ def _interactive(shown: Sequence[View], marked: Sequence[int]) -> go.Figure:
             height=440,
             xaxis={"title": "layer", "type": "category", "zeroline": False},
             yaxis={
-                "title": {"text": plot_text(first.axis)},
+                "title": {"text": _upwards(first)},
                 "type": _scale(first),
                 "zeroline": True,
                 "zerolinecolor": MUTED,
@@ -185,22 +218,23 @@ def _traces(view: View, marked: Sequence[int]) -> list[dict[str, Any]]:
                 "hovertemplate": "chance: %{y:.3~g}<extra></extra>",
             }
         )
-    for place, column in enumerate(_columns(view, marked)):
-        traces += _curve(view, column, place, solid=_solid(view, column, marked))
+    for place, line in enumerate(_lines(view, marked)):
+        traces += _curve(view, line, series(place))
     return traces
 
 
-def _curve(view: View, column: int, place: int, *, solid: bool) -> list[dict[str, Any]]:
-    one = view.estimate[:, column]
-    name = plot_text(_name(view, column))
-    colour = series(place)
+def _curve(view: View, line: _Line, colour: str) -> list[dict[str, Any]]:
+    one, name = line.estimate, plot_text(line.name)
     curve: dict[str, Any] = {
+        "x": [view.labels[place] for place in line.at],
+        "customdata": [view.points[place] for place in line.at],
         "y": one.value,
         "name": name,
         "mode": "lines+markers",
-        "line": {"color": colour, "width": 2.5 if solid else 1.6, "dash": _dash(solid)},
-        "marker": {"size": 6 if solid else 4},
+        "line": {"color": colour, "width": 2.5 if line.solid else 1.6, "dash": _dash(line.solid)},
+        "marker": {"size": 6 if line.solid else 4},
         "hovertemplate": f"{name}<br>%{{customdata}}: %{{y:.3~f}}<extra></extra>",
+        "legendgroup": name,
     }
     if one.low is None or one.high is None:
         return [curve]
@@ -210,12 +244,14 @@ def _curve(view: View, column: int, place: int, *, solid: bool) -> list[dict[str
             curve
             | {"error_y": {"type": "data", "symmetric": False, "thickness": 1, "width": 3} | spread}
         ]
-    edge = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
-    return [
-        {"y": one.low, **edge},
-        {"y": one.high, "fill": "tonexty", "fillcolor": BAND, **edge},
-        curve,
-    ]
+    edge = {
+        **{part: curve[part] for part in ("x", "customdata", "legendgroup")},
+        "mode": "lines",
+        "line": {"color": colour, "width": 0},  # whose shade fills what is between
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+    return [{"y": one.low, **edge}, {"y": one.high, "fill": "tonexty", **edge}, curve]
 
 
 def _dash(solid: bool) -> str:
@@ -231,26 +267,27 @@ def _draw(view: View, marked: Sequence[int]) -> Canvas:
         axes.plot(x, middle, color=MUTED, linewidth=2, label="median of all")
     for turn, line in enumerate(_chance_lines(view)):
         axes.plot(x, line, ":", color=MUTED, label="_" if turn else "chance")
-    for place, column in enumerate(_columns(view, marked)):
-        one = view.estimate[:, column]
-        solid = _solid(view, column, marked)
+    for place, line in enumerate(_lines(view, marked)):
+        one, at = line.estimate, x[line.at]
         whiskers = None
         if one.low is not None and one.high is not None:
             if view.of:
                 whiskers = np.maximum([one.value - one.low, one.high - one.value], 0)
             else:
-                axes.fill_between(x, one.low, one.high, color=series(place), alpha=0.2, linewidth=0)
+                axes.fill_between(
+                    at, one.low, one.high, color=series(place), alpha=0.2, linewidth=0
+                )
         axes.errorbar(
-            x,
+            at,
             one.value,
             yerr=whiskers,
-            fmt="-o" if solid else "--o",
+            fmt="-o" if line.solid else "--o",
             color=series(place),
-            linewidth=2 if solid else 1.2,
+            linewidth=2 if line.solid else 1.2,
             elinewidth=0.8,
             capsize=2,
-            markersize=4 if solid else 2.5,
-            label=visible(_name(view, column)),
+            markersize=4 if line.solid else 2.5,
+            label=visible(line.name),
         )
     if view.symmetric:
         axes.axhline(0, color=MUTED, linewidth=0.8)
@@ -258,7 +295,7 @@ def _draw(view: View, marked: Sequence[int]) -> Canvas:
     every = max(1, -(-len(x) // 20))
     axes.set_xticks(x[::every], view.labels[::every])
     axes.set_xlabel("layer")
-    axes.set_ylabel(visible(view.axis), parse_math=False)
+    axes.set_ylabel("\n".join(map(visible, wrap(view.axis, _AXIS))), parse_math=False)
     axes.set_title(visible(view.words), parse_math=False)
     for text in axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0)).get_texts():
         text.set_parse_math(False)

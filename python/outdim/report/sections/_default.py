@@ -1,7 +1,7 @@
-"""The section of any step: its statistics by layer, and the strongest values of each topic."""
+"""The section of any step: a table by layer, the strongest values of each topic, and curves."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,13 +15,18 @@ _STRONGEST = 10
 
 
 def section(study: Study, step: str, marked: Sequence[int]) -> Section:
-    """A figure by layers for each topic, and a table of the strongest values."""
+    """A figure by layers for each topic, what there is one of a layer, and the strongest values."""
     found = study.statistics.get(step)
     by_topic = topics(found) if found is not None else {}
+    leading = {topic: shown[0] for topic, shown in by_topic.items()}
+    of_points = [view for view in leading.values() if not view.of]
     return Section(
         step,
         title_of(step),
-        tables=[strongest(topic, shown[0]) for topic, shown in by_topic.items()],
+        tables=[
+            *([by_layer({view.words: view for view in of_points})] if of_points else []),
+            *(strongest(topic, view) for topic, view in leading.items() if view.of),
+        ],
         figures=curves(step, by_topic, marked),
     )
 
@@ -50,6 +55,34 @@ def _file_name(words: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", words.lower().replace("'", "")).strip("_")
 
 
+def by_layer(columns: Mapping[str, View], caption: str = "") -> Table:
+    """What there is one of a point: a row a point in the order of the layers, a column a view."""
+    places: dict[str, tuple[int, str]] = {}
+    for view in columns.values():
+        for point, layer, label in zip(view.points, view.layers, view.labels, strict=True):
+            places.setdefault(point, (layer, label))
+    order = sorted(places, key=lambda point: places[point][0])
+    intervals = any(view.estimate.low is not None for view in columns.values())
+    said = [caption, "In brackets the interval." if intervals else ""]
+    return Table(
+        title="By layer",
+        caption=" ".join(filter(None, said)),
+        columns=["layer", *columns],
+        rows=[
+            [places[point][1], *(value_at(view, point) for view in columns.values())]
+            for point in order
+        ],
+        brief=True,
+    )
+
+
+def value_at(view: View, point: str) -> str:
+    """The value of a view that has one a point; "" where there is none."""
+    if point not in view.points:
+        return ""
+    return view.estimate[view.points.index(point), 0].words(2)
+
+
 def strongest(topic: str, view: View) -> Table:
     """The largest values over all points, each with its interval and what chance gives."""
     estimate = view.estimate
@@ -61,12 +94,11 @@ def strongest(topic: str, view: View) -> Table:
         title=f"Strongest: {topic}",
         caption=f"{view.words}: the largest values over all layers"
         + (", in brackets their interval." if estimate.low is not None else "."),
-        columns=["layer", *([view.of] if view.of else []), "value"]
-        + (["chance"] if compared else []),
+        columns=["layer", view.of, "value"] + (["chance"] if compared else []),
         rows=[
             [
                 view.labels[row],
-                *([str(column)] if view.of else []),
+                str(column),
                 estimate[row, column].words(3),
                 *([estimate[row, column].chance()] if compared else []),
             ]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
 from outdim.analysis.results.agreement import jaccard
@@ -31,7 +32,12 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
         step,
         "Outlier dimensions by hidden states",
         sentences=_without_special(document),
-        tables=[*_votes(document, marked), _rules(document), agreement(document, damage(study))],
+        tables=[
+            *_votes(document, marked),
+            _rules(document),
+            _definitions(document),
+            agreement(document, damage(study)),
+        ],
         figures=_default.curves(step, topics(found), [*marked, *voted[:4]][:_NAMED]),
         definitions="criteria.html.j2",
     )
@@ -93,43 +99,57 @@ def _votes(document: dict[str, Any], marked: Sequence[int]) -> list[Table]:
 def _rules(document: dict[str, Any]) -> Table:
     found, text = _found(document, _LEADING), _found(document, "text")
     twins = len(document["twins"])
-    rows = []
-    for rule in document["rules"]:
-        one = found[rule["name"]]
-        rows.append(
-            [
-                rule["name"],
-                str(len(one["dims"])),
-                listing(one["dims"], _NAMED) if one["dims"] else "none",
-                *([str(len(text[rule["name"]]["dims"]))] if text else []),
-                number(one["a_layer"], 1),
-                number(one["chance_a_layer"], 2),
-                number(one["chance"], 2),
-                *([_untrained(one, twins)] if twins else []),
-                rule["definition"],
-            ]
-        )
+    rows = [
+        [
+            rule["name"],
+            listing(one["dims"], _NAMED) if one["dims"] else "none",
+            str(len(one["dims"])),
+            *([str(len(text[rule["name"]]["dims"]))] if text else []),
+            number(one["a_layer"], 1),
+            _by_chance(one["chance_a_layer"]),
+            _by_chance(one["chance"]),
+            *([_untrained(one, twins)] if twins else []),
+        ]
+        for rule in document["rules"]
+        for one in [found[rule["name"]]]
+    ]
     return Table(
         title="What each rule finds",
         caption="Dimensions that a rule flags in enough layers; how many it flags in a layer, in "
         "the mean; how many it would among independent normal states of the same size, of which "
         "none is an outlier; and how many would recur if the places in each layer were shuffled."
         + (
-            f" With random weights: how many the rule finds in the model in the mean of "
-            f"{counted(twins, 'twin')}, the same architecture before any training on the same "
-            "text; in brackets the share of all dimensions, with its interval. Shaded: not less "
-            "than half of what it finds in this model."
+            f" With random weights: how many the rule finds in the mean of "
+            f"{counted(twins, 'model')} of this architecture that learned nothing and read the "
+            "same text; in brackets the share of all dimensions, with its interval. Shaded: at "
+            "least half of what it finds in this model."
             if twins
             else ""
         ),
         columns=[
-            *("rule", "found", "dimensions"),
-            *([f"found in {selection_label('text')}"] if text else []),
+            *("rule", "dimensions", "found"),
+            *(["in text alone"] if text else []),
             *("a layer", "a layer, by chance", "recurring by chance"),
             *(["with random weights"] if twins else []),
-            "definition",
         ],
         rows=rows,
+        left=2,
+    )
+
+
+def _by_chance(expected: float | None) -> str:
+    """An expected number of dimensions; what is next to none is not written out."""
+    return "< 0.01" if expected is not None and 0 < expected < 0.01 else number(expected, 2)
+
+
+def _definitions(document: dict[str, Any]) -> Table:
+    return Table(
+        title="How the rules are defined",
+        caption="When a rule flags a dimension of a layer, and who brought it.",
+        columns=["rule", "flags a dimension where", "source"],
+        rows=[[rule["name"], rule["definition"], rule["source"]] for rule in document["rules"]],
+        left=3,
+        folded=True,
     )
 
 
@@ -171,10 +191,16 @@ def agreement(document: dict[str, Any], harmful: set[int] | None) -> Table:
         values = [[*row, value] for row, value in zip(values, column, strict=True)]
         values.append([*column, jaccard(harmful, harmful)])
         names.append("damage")
+    finds = np.isfinite(np.array(values, np.float64).diagonal())  # with itself: 1, if anything
+    something = np.flatnonzero(finds).tolist()
+    silent = [name for name, any_ in zip(names, finds, strict=True) if not any_]
+    names = [names[place] for place in something]
+    values = [[values[row][column] for column in something] for row in something]
     return Table(
         title="Agreement of the rules",
         caption="Jaccard index of the dimensions that two rules find: those found by both, as a "
-        f"share of those found by either. Shaded: {_AGREES} and more. n/a: neither finds any."
+        f"share of those found by either. Shaded: {_AGREES} and more."
+        + (f" Left out, for they find none: {listing(silent)}." if silent else "")
         + (
             ""
             if harmful is None

@@ -1,0 +1,151 @@
+"""Geometry: a row a layer, the dimensions that make it so, and curves with and without them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from outdim.analysis.results.isotropy import LEADING
+from outdim.analysis.table import STATISTICS, selection_label
+from outdim.report.section import Section, Table
+from outdim.report.sections import _default
+from outdim.report.statistics import Key, StepStatistics
+from outdim.report.study import Study
+from outdim.report.views import View, topics, views
+from outdim.text import listing, number
+
+DOCUMENT = "geometry.json"
+_SHOWN_DIMS = 5
+_COLUMNS = {
+    "expected cosine": "cosine",
+    "IsoScore": "isoscore",
+    "effective rank": "effective_rank",
+    "participation ratio": "participation_ratio",
+    "largest over median": "max_median",
+    "kurtosis of sizes": "kurtosis_he",
+}
+
+
+def section(study: Study, step: str, marked: Sequence[int]) -> Section:
+    """What each layer has; folded, the same without some dimensions, and which they are."""
+    found, document = study.statistics.get(step), study.document(DOCUMENT)
+    if found is None or document is None:
+        return _default.section(study, step, marked)
+    left_out = document["left_out"]
+    named = list(dict.fromkeys(dim for dims in left_out.values() for dim in dims))
+    return Section(
+        step,
+        "Geometry",
+        tables=list(_tables(found, left_out)),
+        figures=_default.curves(step, _ordered(topics(found)), [*marked, *named]),
+    )
+
+
+def _ordered(by_topic: dict[str, list[View]]) -> dict[str, list[View]]:
+    """What the table begins with first."""
+    first = [STATISTICS[name].topic for name in ("cosine", "cosine_contribution")]
+    return {topic: by_topic[topic] for topic in dict.fromkeys([*first, *by_topic])
+            if topic in by_topic}  # fmt: skip
+
+
+def _tables(found: StepStatistics, left_out: dict[str, list[int]]) -> Iterator[Table]:
+    shown = {
+        heading: view
+        for heading, name in _COLUMNS.items()
+        if (view := _view(found, name)) is not None
+    }
+    cosine = shown.get("expected cosine")
+    if cosine is None:
+        return
+    of = selection_label(LEADING)
+    table = _default.by_layer(
+        shown,
+        f"Over {of}; a covariance, and what rests on it, is taken at some points alone. Left out: "
+        "the dimensions without which every number stands in the figures and in the table below. "
+        "First: the dimension that adds most to the expected cosine, and how much of it that is.",
+    )
+    adds = _view(found, "cosine_contribution")
+    places = sorted(range(len(cosine.points)), key=lambda row: cosine.layers[row])
+    points = [cosine.points[row] for row in places]
+    rows = [
+        [
+            *(str(cell) for cell in row[:2]),
+            _first(adds, cosine, point),
+            listing(left_out.get(point, ()), 4) or "none",
+            *(str(cell) for cell in row[2:]),
+        ]
+        for row, point in zip(table.rows, points, strict=True)
+    ]
+    columns = ["layer", "expected cosine", "first", "left out", *list(shown)[1:]]
+    yield Table("By layer", table.caption, columns, rows, brief=True)
+    if (rest := _without(found, cosine, points)) is not None:
+        yield rest
+    for name in ("cosine_contribution", "variance_share"):
+        if (view := _view(found, name)) is not None:
+            yield _largest(view)
+
+
+def _view(found: StepStatistics, name: str) -> View | None:
+    """The leading selection of a statistic at hidden states."""
+    key = Key(name, "", LEADING)
+    return next(iter(views(found, key)), None) if key in found.values else None
+
+
+def _first(adds: View | None, cosine: View, point: str) -> str:
+    """The dimension that adds most to the expected cosine of a point."""
+    if adds is None or point not in adds.points:
+        return "n/a"
+    row = adds.estimate.value[adds.points.index(point)]
+    total = float(cosine.estimate.value[cosine.points.index(point), 0])
+    if not np.isfinite(row).any():
+        return "n/a"
+    dim = int(np.nanargmax(row))
+    return f"{dim} ({row[dim] / total:.0%})" if total > 0 else str(dim)
+
+
+def _without(found: StepStatistics, cosine: View, points: Sequence[str]) -> Table | None:
+    """Every other number of a point: a row each, a column a layer."""
+    names = [
+        key.statistic
+        for key in found.ordered()
+        if key.selection == LEADING
+        and not key.definition.of_dimensions
+        and key.statistic not in _COLUMNS.values()
+    ]
+    rows = [
+        [view.statistic.label, *(_default.value_at(view, point) for point in points)]
+        for name in names
+        if (view := _view(found, name)) is not None
+    ]
+    heads = [cosine.labels[cosine.points.index(point)] for point in points]
+    if not rows:
+        return None
+    return Table(
+        title="Without the dimensions left out, after a rotation, and other ratios",
+        caption=f"Over {selection_label(LEADING)}. In brackets the interval.",
+        columns=["", *heads],
+        rows=rows,
+        over="layer",
+        over_from=1,
+        folded=True,
+    )
+
+
+def _largest(view: View) -> Table:
+    """The dimensions with the largest values of each layer."""
+    order = sorted(range(len(view.points)), key=lambda row: view.layers[row])
+    rows = []
+    for row in order:
+        values = np.nan_to_num(view.estimate.value[row], nan=-np.inf)
+        best = np.argsort(-values, kind="stable")[:_SHOWN_DIMS]
+        told = [f"{dim}: {number(float(values[dim]), 3)}" for dim in best if values[dim] > -np.inf]
+        rows.append([view.labels[row], *told, *[""] * (_SHOWN_DIMS - len(told))])
+    label = STATISTICS[view.key.statistic].topic
+    return Table(
+        title=f"{label}: the largest of each layer",
+        caption=f"Dimension and {view.words}.",
+        columns=["layer", *(f"{place + 1}." for place in range(_SHOWN_DIMS))],
+        rows=rows,
+        folded=True,
+    )

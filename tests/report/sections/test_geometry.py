@@ -1,0 +1,89 @@
+"""The page of `geometry`: a row a layer in their order, and curves with and without dimensions."""
+
+import numpy as np
+import outdim
+import pytest
+from outdim.analysis.results.isotropy import RATIOS
+from outdim.report import summary, write_report
+from outdim.report.sections import section_of
+from outdim.report.study import read_study
+from report.synthetic import write_study
+from tiny import LAYERS, tiny_model, tiny_tokenizer
+
+LABELS = ["emb", *(str(layer) for layer in range(1, LAYERS + 1))]
+POINTS = ["embeddings", *(f"block.{layer}" for layer in range(LAYERS))]
+
+
+@pytest.fixture(scope="module")
+def found():
+    words = np.random.default_rng(0).integers(0, 90, (60, 12))
+    texts = [" ".join(f"w{w}" for w in row) for row in words]
+    return outdim.geometry(tiny_model("bert"), tiny_tokenizer(), texts, top=2)
+
+
+@pytest.fixture(scope="module")
+def study(found, tmp_path_factory):
+    return read_study(write_study(tmp_path_factory.mktemp("run"), {"geometry": found}))
+
+
+@pytest.fixture(scope="module")
+def section(study):
+    return section_of(study, "geometry", [])
+
+
+def test_layers_are_rows_in_their_order(section, found):
+    table = section.tables[0]
+    assert [row[0] for row in table.rows] == LABELS
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    for row, point in zip(table.rows, POINTS, strict=True):
+        space = found.spaces[point, "text"]
+        told = dict(zip(table.columns, row, strict=True))
+        assert told["expected cosine"].startswith(f"{space.cosines.value:.2f} [")
+        dim = int(space.cosines.contribution.argmax())
+        assert told["first"].startswith(f"{dim} (")
+        assert str(space.left_out[0]) in told["left out"]
+        assert bool(told["IsoScore"]) == (space.scatter is not None)
+
+
+def test_every_other_number_of_a_point_is_folded_once(section, found):
+    table = section.tables[1]
+    assert table.folded
+    assert table.columns == ["", *LABELS]
+    rows = found.tables()["stats"].to_pandas()
+    of_points = set(rows[~rows.statistic.isin(["cosine_contribution", "variance_share"])].statistic)
+    assert len(table.rows) + 6 == len(of_points)
+    assert len({row[0] for row in table.rows}) == len(table.rows)
+    value = rows[(rows.statistic == RATIOS[2]) & (rows.selection == "text")].value.iloc[0]
+    (row,) = (r for r in table.rows if r[0].startswith("largest |h| of a token over its median wi"))
+    assert row[1].startswith(f"{value:.2f} [")
+
+
+def test_the_largest_dimensions_stand_by_layer(section, found):
+    adds = found.spaces["block.2", "text"].cosines.contribution
+    row = section.tables[2].rows[3]
+    assert [int(cell.split(":")[0]) for cell in row[1:]] == np.argsort(-adds)[:5].tolist()
+
+
+def test_intact_and_left_out_share_a_figure_with_their_intervals(section):
+    figures = {figure.id: figure for figure in section.figures}
+    assert section.figures[0].id == "geometry_anisotropy"
+    table = section.figures[0].table.to_pandas()
+    assert set(table.statistic) == {"cosine", "cosine_left_out"}
+    text = table[table.selection == "text"]
+    for name in ("all dimensions", "without the dimensions left out"):
+        line = text[text.series == name]
+        assert line.point.tolist() == POINTS
+        assert ((line.low <= line.value) & (line.value <= line.high)).all()
+    ratios = figures["geometry_largest_over_median_within_a_token"]
+    rotated = [t for t in ratios.interactive.data if t.name == "after a Hadamard rotation"]
+    assert {trace.x for trace in rotated} == {("2", "4")}  # where rows were sampled
+    assert "Coloured band: the interval" in ratios.caption
+    values = {choice.name: list(choice.options) for choice in ratios.choices}["statistic"]
+    assert values == ["max_median", "top3_median"]
+
+
+def test_the_page_folds_what_is_not_first(study):
+    page = write_report(study.path).read_text()
+    assert page.count("<summary>Without the dimensions left out, after a rotation") == 1
+    assert "expected cosine" in summary(study.path)
+    assert "after a Hadamard rotation" not in summary(study.path)
