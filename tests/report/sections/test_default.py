@@ -103,7 +103,7 @@ def test_one_value_a_point_is_a_plain_line_with_a_band(tmp_path):
     (table,) = found.tables
     assert table.columns == ["layer", "share of wobbling tokens (text tokens only)"]
     assert [row[0] for row in table.rows] == ["1", "2", "3", "4"]
-    assert found.tables[0].rows[0] == ["4", "0.300 [0.150, 0.600]"]
+    assert table.rows[3] == ["4", "0.30 [0.15, 0.60]"]
     assert b"<svg" in figure.svg()
 
 

@@ -31,15 +31,17 @@ def section(run):
 
 
 def test_the_page_tells_lives_kinds_and_tokens(section, run):
-    lives, kinds, tokens = section.tables
+    lives, writers, kinds, tokens = section.tables
     cells = {row[0].text: row for row in lives.cells()}
     assert cells.keys() == {"3", "1"}
     assert (cells["3"][0].marked, cells["1"][0].marked) == (True, False)
     assert all(len(row) == len(lives.columns) for row in lives.cells())
+    assert [row[0].text for row in writers.cells()] == list(cells)
     kinds_of = [row[-4].text for row in kinds.cells()]
     assert set(kinds_of) >= {"[CLS]", "[SEP]", "other text"}
     assert len(tokens.rows) == 2 * 3
-    assert "[" in tokens.cells()[0][-1].text
+    assert "[" in tokens.cells()[0][2].text
+    assert kinds.folded
     assert any(name in summary(run) for name in ("is written", "is there from", "none stands out"))
 
 

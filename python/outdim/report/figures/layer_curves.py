@@ -206,10 +206,10 @@ def _traces(view: View, marked: Sequence[int]) -> list[dict[str, Any]]:
                 "hovertemplate": "median: %{y:.3~g}<extra></extra>",
             },
         ]
-    for turn, line in enumerate(_chance_lines(view)):
+    for turn, chance in enumerate(_chance_lines(view)):
         traces.append(
             {
-                "y": line,
+                "y": chance,
                 "name": "chance",
                 "legendgroup": "chance",
                 "showlegend": turn == 0,
@@ -265,8 +265,8 @@ def _draw(view: View, marked: Sequence[int]) -> Canvas:
         low, middle, high = view.usual
         axes.fill_between(x, low, high, color=MUTED, alpha=0.22, linewidth=0, label="5–95 % of all")
         axes.plot(x, middle, color=MUTED, linewidth=2, label="median of all")
-    for turn, line in enumerate(_chance_lines(view)):
-        axes.plot(x, line, ":", color=MUTED, label="_" if turn else "chance")
+    for turn, chance in enumerate(_chance_lines(view)):
+        axes.plot(x, chance, ":", color=MUTED, label="_" if turn else "chance")
     for place, line in enumerate(_lines(view, marked)):
         one, at = line.estimate, x[line.at]
         whiskers = None

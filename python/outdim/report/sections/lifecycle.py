@@ -33,6 +33,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
         "Life of the outlier dimensions",
         tables=[
             _lives(lives, marked),
+            _writers(lives),
             _kinds(lives, _rows(study, "lifecycle_kinds.parquet")),
             _tokens(lives, _rows(study, "lifecycle_tokens.parquet")),
         ],
@@ -61,16 +62,11 @@ def _lives(lives: list[dict[str, Any]], marked: Sequence[int]) -> Table:
     return Table(
         title="Lives",
         caption="Where a dimension is largest, how large, and how many times the median dimension "
-        "that is; the layers with at least half of it, and the one behind them with what "
-        "takes most away there; the share of its squares that is of positive values; how much "
-        "of what a norm divides by it is at the worst token of a sequence, on average; the "
-        "kind of tokens with most of its squares; the layers that write it (0: the "
-        "embeddings), from which size to which, and what the branch that writes most adds; "
-        "and in which share of the samples without one block of documents the first of these "
-        "layers is the same. Intervals are over documents. n/a: nowhere three times the "
-        "median dimension.",
-        columns=["dimension", "largest in", "size", "times", "plateau", "below half in",
-                 "% positive", "% of a norm", "most at", "written", "same birth"],
+        "that is; its plateau, the layers with at least half of that; the share of its squares "
+        "that is of positive values; and how much of what a norm divides by it is at the worst "
+        "token of a sequence, on average. Intervals are over documents.",
+        columns=["dimension", "largest in", "size", "times", "plateau", "% positive",
+                 "% of a norm"],
         rows=[
             [
                 Cell(str(row["dim"]), heading=True, marked=row["dim"] in marked),
@@ -78,18 +74,38 @@ def _lives(lives: list[dict[str, Any]], marked: Sequence[int]) -> Table:
                 _sized(row, "size", "low", "high"),
                 Estimate(row["times"], row["times_low"], row["times_high"]).words(1),
                 "–".join(str(layer) for layer in dict.fromkeys(row["plateau"])),
-                _fall(row["fell"], row["fall_branch"]),
                 _percent(row["positive"], row["positive_low"], row["positive_high"]),
                 _percent(row["norm_share"], row["norm_low"], row["norm_high"]),
-                _kind(row),
-                "; ".join(_rise(rise) for rise in row["rises"][:_RISES]) or "n/a",
-                f"{row['agreement']:.0%}" if row["rises"] and row["agreement"] >= 0 else "n/a",
             ]
             for row in lives
         ],
         brief=True,
         marks="an outlier by parameters",
     )  # fmt: skip
+
+
+def _writers(lives: list[dict[str, Any]]) -> Table:
+    return Table(
+        title="What writes them",
+        caption="The layers that write a dimension (0: the embeddings), from which size to which, "
+        "and what the branch that writes most adds; in which share of the samples without one "
+        "block of documents the first of these layers is the same; the layer behind its plateau, "
+        "with what takes most away there; and the kind of tokens with most of its squares. n/a: "
+        "nowhere three times the median dimension.",
+        columns=["dimension", "written in", "same birth", "below half in", "most at"],
+        rows=[
+            [
+                str(row["dim"]),
+                "; ".join(_rise(rise) for rise in row["rises"][:_RISES]) or "n/a",
+                f"{row['agreement']:.0%}" if row["rises"] and row["agreement"] >= 0 else "n/a",
+                _fall(row["fell"], row["fall_branch"]),
+                _kind(row),
+            ]
+            for row in lives
+        ],
+        left=5,
+        brief=True,
+    )
 
 
 def _fall(layer: int | None, branch: str) -> str:
@@ -148,7 +164,7 @@ def _kinds(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
             for dim, found in by_dim.items()
             for place, row in enumerate(found)
         ],
-        left=1,
+        folded=True,
     )
 
 
@@ -179,17 +195,17 @@ def _tokens(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
     return Table(
         title="Tokens with the largest values",
         caption="In the layer where a dimension is largest; more are in lifecycle_tokens.parquet.",
-        columns=["dimension", "layer", "h", "position", "token", "around it"],
+        columns=["dimension", "token", "around it", "layer", "h", "position"],
         rows=[
             [
                 str(row["dim"]),
+                token_text(row["token"]),
+                visible(f"{row['before']}[{row['text']}]{row['after']}"),
                 str(row["layer"]),
                 size(row["value"]),
                 str(row["position"]),
-                token_text(row["token"]),
-                visible(f"{row['before']}[{row['text']}]{row['after']}"),
             ]
             for row in shown
         ],
-        left=1,
+        left=3,
     )
