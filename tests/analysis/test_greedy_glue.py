@@ -86,7 +86,7 @@ def test_a_run_gives_what_python_gives(data, tmp_path):
     assert [row["difference"] for row in sets] == pytest.approx(found.harm(), abs=1e-6)
     (figure,) = section_of(read_study(run), "greedy-glue", []).figures
     assert figure.title == "What the set does as it grows"
-    assert "a half drawn at random" in manifest.read(run)["cautions"]["greedy-glue"][0]
+    assert "first texts, a half drawn at random" in manifest.read(run)["cautions"]["greedy-glue"][0]
 
 
 def test_what_cannot_be_done_is_said(data, tmp_path):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 
+from outdim.analysis.documents import Documents
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
 from outdim.analysis.in_memory import inputs_of, run_variants
 from outdim.analysis.input_options import MODEL_ON_TEXT, ForwardOptions
@@ -22,7 +23,7 @@ from outdim.analysis.results.evaluation import Evaluation
 from outdim.analysis.step import Json
 from outdim.analysis.variants.each_variant import EachVariant
 from outdim.analysis.variants.runner import Runner, scored
-from outdim.analysis.variants.scoring import Documents, Tally
+from outdim.analysis.variants.scoring import Tally
 from outdim.analysis.variants.variant import AblationOptions, Kind, variants
 from outdim.errors import ArgumentError
 from outdim.models.losses import Scores

@@ -1,4 +1,4 @@
-"""Greedy sets in Python; how they are chosen, see `outdim.analysis.sweeps.rounds`."""
+"""Greedy sets in Python; how they are chosen, see `outdim.analysis.sweeps.greedy_step`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``outdim greedy glue``: by the loss of a classifier on labelled items (`sweeps.rounds`)."""
+"""``outdim greedy glue``: by the loss of a classifier on labelled items (`sweeps.greedy_step`)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from outdim.analysis.inputs import Inputs
 from outdim.analysis.labelled_items import GlueOptions, resolve_glue
 from outdim.analysis.step import Json
 from outdim.analysis.sweeps.greedy_options import GreedyOptions
+from outdim.analysis.sweeps.greedy_step import GreedyStep, Losses
 from outdim.analysis.sweeps.ranked_text import ranked_on
-from outdim.analysis.sweeps.rounds import GreedyStep, Losses
 from outdim.analysis.variants.on_items import AnswersOnItems, variant_logits
 from outdim.corpus.labelled import LabelledTexts
 from outdim.errors import DataError

@@ -1,4 +1,4 @@
-"""``outdim greedy lm`` and ``mlm``: by the loss of a language model (`sweeps.rounds`)."""
+"""``outdim greedy lm`` and ``mlm``: by the loss of a language model (`sweeps.greedy_step`)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from outdim.analysis.documents import Documents
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
 from outdim.analysis.input_options import MODEL_ON_TEXT
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskedTokens, NextTokens
 from outdim.analysis.step import Json
 from outdim.analysis.sweeps.greedy_options import GreedyMaskedOptions, GreedyOptions
+from outdim.analysis.sweeps.greedy_step import GreedyStep, Losses
 from outdim.analysis.sweeps.ranked_text import ranked_on
-from outdim.analysis.sweeps.rounds import GreedyStep, Losses
 from outdim.analysis.variants.on_text import OnText
-from outdim.analysis.variants.scoring import Documents
 from outdim.errors import DataError
 from outdim.files import digest
 from outdim.tokens import Piece

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from outdim.analysis.documents import Documents
 from outdim.analysis.parts_of_speech import PartsOfSpeech
 from outdim.analysis.variants.runner import Predicted, Rows
-from outdim.analysis.variants.scoring import Documents
 from outdim.models import Predictor
 from outdim.models.losses import likeliest
 from outdim.ops import segment_sums, segments

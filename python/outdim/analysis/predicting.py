@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
+from outdim.analysis.documents import Documents
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel, WithHead
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.reading import Reading
 from outdim.analysis.step import Json, TextStep
-from outdim.analysis.variants.scoring import Documents
 from outdim.corpus import Accounting
 from outdim.errors import ArgumentError, DataError
 from outdim.tokens import Piece

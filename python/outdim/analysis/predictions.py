@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from outdim.analysis.documents import Documents
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
 from outdim.analysis.in_memory import inputs_of, run_variants
 from outdim.analysis.input_options import MODEL_ON_TEXT, ForwardOptions
@@ -28,7 +29,6 @@ from outdim.analysis.results.predictions import Predictions
 from outdim.analysis.step import Json
 from outdim.analysis.variants.each_variant import EachVariant
 from outdim.analysis.variants.runner import Runner, predictor_of
-from outdim.analysis.variants.scoring import Documents
 from outdim.analysis.variants.variant import AblationOptions, Kind, variants
 from outdim.errors import ArgumentError
 from outdim.stats.jackknife import BLOCKS, block_of

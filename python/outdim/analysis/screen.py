@@ -16,7 +16,7 @@ from torch import nn
 
 from outdim.analysis.fitting import Fitting, Halving, autocast
 from outdim.analysis.heads import LanguageModel, MaskedLanguageModel
-from outdim.analysis.input_options import MODEL_ON_TEXT
+from outdim.analysis.input_options import MODEL_ON_TEXT, args_of
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import MaskedTokens, MaskingOptions, NextTokens, Predicting
 from outdim.analysis.reading import Reading
@@ -44,16 +44,8 @@ class ScreenOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScreenMaskedOptions(MaskingOptions, ScreenOptions):
-    """What is scored: every dimension after every block.
-
-    Args:
-        masking: random masks a share of the tokens as BERT was trained; within_word_l2r masks every
-            token once, with the later ones of its word.
-        mask_share: How many of the tokens are to be predicted, with random masking; none takes
-            0.15.
-        seed: Of masks.
-    """
+class ScreenMaskedOptions(MaskingOptions, ScreenOptions):  # noqa: D101 - what the two say
+    __doc__ = f"{ScreenOptions.__doc__}{args_of(MaskingOptions)}"
 
 
 class ScreenStep(Step):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
+from outdim.analysis.documents import Documents
 from outdim.analysis.heads import NoHead
 from outdim.analysis.input_options import MODEL_ON_TEXT
 from outdim.analysis.predicting import Predicting
@@ -21,7 +22,7 @@ from outdim.analysis.results.moved import SUMS, Moved
 from outdim.analysis.sweep_text import SweepText
 from outdim.analysis.sweeps.options import GridOptions
 from outdim.analysis.variants.runner import Rows, Runner
-from outdim.analysis.variants.scoring import Documents, Tally
+from outdim.analysis.variants.scoring import Tally
 from outdim.analysis.variants.variant import Variant
 from outdim.errors import DataError
 from outdim.tokens import Piece

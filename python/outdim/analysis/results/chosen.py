@@ -114,8 +114,8 @@ class Chosen(Result):
         said = [
             self.measured.intact_in_words(),
             f"Taken out one after the other, each time the one of {self.choices[0].tried} that "
-            f"then does {most} harm to one half of the documents, and {self.measured.noun} it adds "
-            f"up to on the other half: {listing(steps)}.",
+            f"then does {most} harm to one half of the {self.measured.drawn}s, and "
+            f"{self.measured.noun} it adds up to on the other half: {listing(steps)}.",
         ]
         last = len(self.choices)
         controls = controls_of(self.measured.variants).get(last, ())
@@ -130,11 +130,11 @@ class Chosen(Result):
 
     def cautions(self) -> Sequence[str]:
         """What the numbers rest on."""
-        first = self.choices[0]
+        first, other = self.choices[0], self.measured.about["documents"]
         return [
-            f"Dimensions were chosen on {counted(first.documents, 'document')}, a half drawn at "
-            f"random, and measured on the other {self.measured.about['documents']:,}. What they do "
-            "to the half that chose them is no estimate: the best of many looks better than it is.",
+            f"Dimensions were chosen on {counted(first.documents, self.measured.drawn)}, a half "
+            f"drawn at random, and measured on the other {other:,}. What they do to the half that "
+            "chose them is no estimate: the best of many looks better than it is.",
             *([self.ranked] if self.ranked else []),
             *self.measured.cautions(),
         ]

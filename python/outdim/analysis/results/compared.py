@@ -36,6 +36,7 @@ class Compared(Result):
         draws, seed: Of the intervals.
         leading: The metric that ranks variants: more of it is worse.
         noun: The same in a sentence.
+        drawn: What intervals draw, as a word.
         schema: Of the rows.
     """
 
@@ -44,6 +45,7 @@ class Compared(Result):
     seed: int
     leading: ClassVar[str] = "loss"
     noun: ClassVar[str] = "the loss"
+    drawn: ClassVar[str] = "document"
     schema: ClassVar[pa.Schema]
 
     @property

@@ -63,6 +63,7 @@ class LabelledResult(Compared):
     draws: int = 2000
     note: str = ""
     schema = SCHEMA
+    drawn = "first text"
 
     @cached_property
     def predicted(self) -> list[NDArray[Any]]:

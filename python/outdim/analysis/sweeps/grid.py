@@ -131,10 +131,6 @@ def grid(
     from outdim.models.ablation_sites import sites
     from outdim.tokens import special_ids
 
-    if controls < 0:
-        raise ArgumentError(f"controls: expected 0 or more, got {controls}.")
-    if seed < 0:
-        raise ArgumentError(f"seed: expected 0 or more, got {seed}.")
     found = inputs.architecture
     sets = _once(one for word in dims for one in sets_of(word, found.hidden_size))
     places = _once(one for word in layers for one in places_of(word, found.layers))

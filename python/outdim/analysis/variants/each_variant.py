@@ -8,19 +8,18 @@ layer and with how many variants a forward (`EachVariant.runner`), and what it k
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from torch import Tensor
 
 from outdim.analysis.correlate import attached_counts, given_counts
+from outdim.analysis.documents import Documents
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import Predicting
 from outdim.analysis.step import Json, Progress, add_accounts
 from outdim.analysis.variants.runner import Predicted, Runner, predictor_of
-from outdim.analysis.variants.scoring import Documents
 from outdim.analysis.variants.variant import Variant
 from outdim.corpus import Accounting
 from outdim.errors import DataError
@@ -101,7 +100,8 @@ class EachVariant(Predicting):
         done = 0
         for batch in self.batches(runner.reading, unit, account, documents):
             share = documents.share(unit, done), documents.share(unit, batch.batch.tokens)
-            runner.run(batch, ablations, kept.add, self._telling(len(ablations), *share))
+            tell = self.inputs.resources.counting(len(ablations), *share)
+            runner.run(batch, ablations, kept.add, tell)
             progress(batch.batch.tokens)
             done += batch.batch.tokens
         return kept.state(), {
@@ -110,25 +110,6 @@ class EachVariant(Predicting):
             "excluded": dict(account.skipped),
             "places": account.places,
         }
-
-    def _telling(self, variants: int, before: float, share: float) -> Callable[[], None]:
-        """What is called for every variant that is run on a batch.
-
-        Args:
-            variants: How many there are.
-            before: The share of the unit that was done before the batch.
-            share: That of the batch.
-        """
-        resources, numbers = self.inputs.resources, count(1)
-
-        def tell() -> None:
-            number = next(numbers)
-            resources.check_stop()
-            resources.note(
-                before + share * min(1.0, number / variants), f"variant {number}/{variants}"
-            )
-
-        return tell
 
     def nothing_to_predict(self) -> DataError:
         """The error where no token of all the text could be predicted."""

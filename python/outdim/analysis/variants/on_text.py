@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from outdim.analysis.documents import Documents
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.results.compared import Compared
 from outdim.analysis.results.evaluation import SUMS, Evaluation
@@ -16,7 +17,7 @@ from outdim.analysis.step import Json, Progress
 from outdim.analysis.variants.each_variant import EachVariant
 from outdim.analysis.variants.in_blocks import InBlocks, side_by_side
 from outdim.analysis.variants.runner import Runner, predictor_of, scored
-from outdim.analysis.variants.scoring import Documents, Tally
+from outdim.analysis.variants.scoring import Tally
 from outdim.analysis.variants.variant import Variant
 from outdim.models.ablation import Ablation
 from outdim.models.architecture import architecture
