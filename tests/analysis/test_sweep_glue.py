@@ -246,6 +246,23 @@ def test_interrupted_it_goes_on_and_ends_with_the_same_bytes(options, run, tmp_p
     assert len({json.dumps(unit) for unit in done}) == len(done) - 1
 
 
+def test_every_variant_is_noted_and_may_be_the_last(options, tmp_path, monkeypatch):
+    noted = []
+
+    def noting(self, share, said):
+        noted.append((share, said))
+        if len(noted) == 30:
+            raise Interrupted(15)
+
+    monkeypatch.setattr("outdim.run.local.Progress.note", noting)
+    with pytest.raises(Interrupted):
+        give("sweep glue", [], replaced(options, output=tmp_path / "run", batch_size=60))
+    shares = [share for share, _ in noted]
+    assert noted[0] == (0.5 / 32, "variant 1/32")
+    assert shares == sorted(shares)
+    assert {said for _, said in noted} == {f"variant {i}/32" for i in range(1, 31)}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -43,6 +44,25 @@ class Resources:
     counters: int | None = None
     check_stop: Callable[[], None] = lambda: None
     note: Callable[[float, str], None] = lambda share, said: None
+
+    def counting(
+        self, variants: int, before: float = 0.0, share: float = 1.0
+    ) -> Callable[[], None]:
+        """What is to be called for every variant that is run on a batch; it may raise.
+
+        Args:
+            variants: How many there are.
+            before: The share of the shard that was done before the batch.
+            share: That of the batch.
+        """
+        numbers = count(1)
+
+        def tell() -> None:
+            number = next(numbers)
+            self.check_stop()
+            self.note(before + share * min(1.0, number / variants), f"variant {number}/{variants}")
+
+        return tell
 
 
 class Inputs:

@@ -119,21 +119,22 @@ def test_a_verified_screening_is_a_scatter_and_a_verdict(tmp_path):
     scores = np.full((LAYERS, DIMS), 1.0) - 0.01 * np.arange(DIMS)
     scores[1, PLANTED] = 9.0
     screened = Screened(
-        Screening(range(1, 4), {"absolute": scores}, 10.0, 100, 100),
+        Screening(range(1, 4), {"squared": scores}, 10.0, 100, 100),
         tuple(f"block.{i}" for i in range(LAYERS)),
     )
-    grid = chosen(Grid((), (None,), ()), screened.ranked(by_layer=True), 5, 30, 0)
+    grid = chosen(Grid((), (None,), ()), screened.ranked("squared", by_layer=True), 5, 30, 0)
     place = grid.sets.index((PLANTED,))
     assert grid.layers_of(0, place) == (2,)
     harm = np.full(35, 0.05)
     harm[place] = 2.0
-    found = Sweep("sweep-lm", (evaluated(grid, 0, harm),), grid, screened)
+    found = Sweep("sweep-lm", (evaluated(grid, 0, harm),), grid, screened, "squared")
     study = read_study(write_study(tmp_path / "run", {"sweep-lm": found}))
     (figure,) = section_of(study, "sweep-lm", []).figures
     table = figure.table.to_pandas()
     assert table.label[table.damage.idxmax()] == "7 (layer 2)"
     assert table["first"].sum() == 5
     assert len(table) == 35
+    assert "over score: mean of (h dL/dh)²" in figure.alt
     assert study.document("sweep_lm_verification.json")["population"] == 60
     said = " ".join(write_report(tmp_path / "run").read_text().split())
     assert found.verification.words()[0] in said

@@ -24,7 +24,8 @@ ABSOLUTE, SQUARED, SIGNED, MAGNITUDE = define(
     Statistic("screen_signed", "mean of -h dL/dh", unit="nats", topic=_TOPIC),
     Statistic("screen_magnitude", "mean of |h|", low=0, topic=_TOPIC),
 )
-_SCORES = {
+#: What is said of every layer and dimension, by the names of `outdim.models.screening`.
+SCORES = {
     "absolute": ABSOLUTE, "squared": SQUARED, "signed": SIGNED, "magnitude": MAGNITUDE
 }  # fmt: skip
 #: By which candidates are ranked; the signed one cancels.
@@ -68,7 +69,7 @@ class Screened(Result):
     def tables(self) -> dict[str, pa.Table]:
         """Tidy rows: scores a token of every point and dimension."""
         rows, found = TidyRows(), self.screening
-        for name, statistic in _SCORES.items():
+        for name, statistic in SCORES.items():
             for values, point, layer in zip(
                 found.scores[name], self.points, found.layers, strict=True
             ):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from outdim.analysis.results.compared import Compared
 from outdim.analysis.results.interactions import Interactions
 from outdim.analysis.results.screened import LEADING as LEADING_SCORE
-from outdim.analysis.results.screened import Score, Screened
+from outdim.analysis.results.screened import SCORES, Score, Screened
 from outdim.analysis.step import Result
 from outdim.analysis.sweeps.grid import Grid
 from outdim.stats.paired import adjusted
@@ -95,7 +95,11 @@ class Sweep(Result):
             name: value if np.isfinite(value) else None  # JSON has no other numbers
             for name, value in vars(self.verification).items()
         }
-        said = {"words": self.verification.words(), "verdict": self.verification.verdict}
+        said = {
+            "score": SCORES[self.score].label,
+            "words": self.verification.words(),
+            "verdict": self.verification.verdict,
+        }
         return {
             stem: table.append_column("score", scores),
             f"{stem}_verification": {**plain, **said},

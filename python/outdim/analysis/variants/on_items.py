@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -60,6 +60,7 @@ class AnswersOnItems(OnItems, InBlocks):
             items.pairs,
             ablations,
             at_once=self.recorded["variants_at_once"],
+            telling=partial(self.inputs.resources.counting, len(ablations)),
             **batching(self.recorded, self.inputs, progress),
         )
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,21 +73,28 @@ class VariantLogits:
         batch_size: int = 256,
         max_length: int = 256,
         progress: Progress = lambda tokens: None,
+        telling: Callable[[float, float], Callable[[], None]] = lambda before, share: lambda: None,
     ) -> Tensor:
         """Of the intact model and every ablated one, for N texts: float32 [1 + M, N, C].
 
         With ``at_once`` 1 they are to the bit what `logits` gives under each ablation; None takes
-        as many as fill a batch of ``batch_size`` times ``max_length`` ids, on CPUs of 512.
+        as many as fill a batch of ``batch_size`` times ``max_length`` ids, on CPUs of 512. What
+        ``telling`` gives for the share of the texts before a batch, and for that of the batch, is
+        called for every variant.
         """
         how: Any = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
         found = torch.empty(1 + len(ablations), len(texts), self._model.config.num_labels)
+        done = 0
         for batch in item_batches(self._model, tokenizer, texts, pairs, **how):
             ids, rows, self._others = batch.input_ids, batch.rows, batch.others
             intact = self._forward.keep(ids, batch.attention_mask, ablations)
             found[0, rows] = intact.float().cpu()
             several = at_once or side_by_side(ids.numel(), batch_size * max_length, ids.device)
+            tell = telling(done / len(texts), len(rows) / len(texts))
             for i, outputs in enumerate(self._forward.variants(ablations, several), 1):
+                tell()
                 found[i, rows] = outputs.float().cpu()
+            done += len(rows)
         self._others = {}
         return found
 

@@ -64,7 +64,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     worst = replace(losses(rows, noun=words.noun), title="The worst of the sweep")
     tables = [worst, _others(by_metric)]
     if "score" in table.column_names:
-        figures: list[Figure | None] = [_verified(stem, rows)]
+        figures: list[Figure | None] = [_verified(study, stem, rows, words)]
     else:
         figures = [_spikes(stem, at, words), _grid(stem, at, marked, words)]
         figures.append(_curves(stem, at, words))
@@ -201,8 +201,9 @@ def _curves(stem: str, rows: Sequence[Row], words: Words) -> Figure | None:
     )
 
 
-def _verified(stem: str, rows: Sequence[Row]) -> Figure:
+def _verified(study: Study, stem: str, rows: Sequence[Row], words: Words) -> Figure:
     """What the screening said, against what was measured."""
+    said = study.document(f"{stem}_verification.json") or {}
     dots = [
         Measured(
             str(row["dims"][0])
@@ -220,8 +221,8 @@ def _verified(stem: str, rows: Sequence[Row]) -> Figure:
         "Each dot is a dimension that was measured: how much more the model loses without it, over "
         "its score in the screening. Blue: those with the highest scores. Grey: random others; "
         "one of them above the worst of the blue ones would say that the screening misses some.",
-        "score: mean of |h dL/dh|",
-        "more loss, in nats",
+        f"score: {said.get('score', '')}",
+        words.axis,
         dots,
     )
 
