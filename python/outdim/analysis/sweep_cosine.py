@@ -28,6 +28,8 @@ from outdim.errors import DataError
 from outdim.tokens import Piece
 from outdim.tokens.targets import Item, seen
 
+_ROUNDING = 1e-12  # of a cosine, and of float32 states far less than any edit does
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepCosineOptions(GridOptions):  # noqa: D101 - as that of any sweep
@@ -111,7 +113,7 @@ def moved(predictor: Any, states: Sequence[Tensor], rows: Rows) -> list[Tensor]:
     found = []
     for hidden in states:
         own = hidden.double()
-        text = 1 - cosine_similarity(_sums(own, which, len(size)), texts)
+        text = _distance(_sums(own, which, len(size)), texts)
         unit = normalize(own)
         others = (unit * (_sums(unit, which, len(size))[which] - unit)).sum(1)
         paired = (of_row > 1).double()
@@ -120,7 +122,7 @@ def moved(predictor: Any, states: Sequence[Tensor], rows: Rows) -> list[Tensor]:
                 [
                     text[which] / of_row,
                     1 / of_row,
-                    1 - cosine_similarity(own, intact),
+                    _distance(own, intact),
                     others / (of_row - 1).clamp(min=1),
                     paired,
                 ],
@@ -128,6 +130,12 @@ def moved(predictor: Any, states: Sequence[Tensor], rows: Rows) -> list[Tensor]:
             )
         )
     return found
+
+
+def _distance(one: Tensor, other: Tensor) -> Tensor:
+    """1 less the cosine of rows; 0 where they differ by no more than its rounding."""
+    distance = 1 - cosine_similarity(one, other)
+    return torch.where(distance.abs() < _ROUNDING, 0.0, distance)
 
 
 def _sums(rows: Tensor, which: Tensor, texts: int) -> Tensor:

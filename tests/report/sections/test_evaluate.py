@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 from outdim import Ablation
+from outdim.analysis.results.compared import gate_in_words
 from outdim.analysis.results.evaluation import SUMS, Evaluation
 from outdim.analysis.variants.variant import Variant
 from outdim.report import summary, write_report
 from outdim.report.sections import section_of
+from outdim.report.sections.evaluate_lm import _against
 from outdim.report.study import read_study
 from report.synthetic import write_study
 
@@ -63,6 +65,16 @@ def test_the_worst_variant_comes_first_with_interval_controls_and_gate(study):
     assert worst[5].marked
     assert last[0].text == "12 off (state)"
     assert not last[5].marked
+
+
+@pytest.mark.parametrize(("p", "sure"), [(0.05, True), (0.115, False), (None, False)])
+def test_only_what_p_says_too_is_called_sure_and_shaded(p, sure):
+    row = {"control": 0.1, "beyond": 1.0, "beyond_low": 0.9, "beyond_high": 1.2, "times": 11.0,
+           "gate": "passed", "p": p, "q": p}  # fmt: skip
+    _, _, times, _ = _against(row)
+    assert times.marked is sure
+    assert ("surely" in gate_in_words("passed", p)) is sure
+    assert "surely" not in gate_in_words("failed", p)
 
 
 def test_other_metrics_stand_beside_the_loss(study):

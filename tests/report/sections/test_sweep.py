@@ -75,9 +75,9 @@ def test_figures_show_what_was_planted(study):
     assert set(found["sweep_lm_spikes"].choices[0].options.values()) == {
         "all layers at once", "layer 1", "layer 2", "layer 3"}  # fmt: skip
     grid = found["sweep_lm_grid"].table.to_pandas()
-    by_layer = grid[grid.dim == PLANTED].set_index("layer").loss_difference
+    by_layer = grid[grid.dim == PLANTED].set_index("layer").loss_difference_signed_log10
     np.testing.assert_allclose(by_layer, np.log10(1 + np.array([1, 2, 3]) / 1e-3), rtol=0.02)
-    assert (grid[grid.dim == 3].loss_difference < 0).all()
+    assert (grid[grid.dim == 3].loss_difference_signed_log10 < 0).all()
     curves = found["sweep_lm_layers"].table.to_pandas()
     np.testing.assert_allclose(curves[curves.series == "7"].y, [1, 2, 3], rtol=0.1)
     grey = curves[curves.series == "mean of random dimensions"]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from outdim.analysis.results.estimate import Estimate
+from outdim.analysis.results.estimate import CHANCE, Estimate
 from outdim.analysis.step import Result
 from outdim.analysis.variants.variant import Variant, controls_of
 from outdim.stats.paired import Comparison, Gate, Interval, Statistic, compare
@@ -18,13 +18,26 @@ from outdim.text import counted, number
 
 _FEW_DOCUMENTS, _FEW_CONTROLS = 30, 5
 
-#: What a sentence about a variant and its controls ends with.
-GATES: dict[Gate | None, str] = {
-    None: "",
-    "passed": ", surely more than five times the size of such a change",
-    "failed": ", surely less than five times the size of such a change",
-    "undecided": "; whether that is five times the size of such a change is open",
-}
+
+def gate_in_words(gate: Gate | None, q: float | None) -> str:
+    """What a sentence about a variant and its controls ends with; sure is only what q says too.
+
+    >>> gate_in_words("passed", 0.01), gate_in_words("passed", 0.115)[:30]
+    (', surely more than five times the size of such a change', ', by its interval more than fi')
+    """
+    times = "five times the size of such a change"
+    if gate == "passed":
+        if is_sure(q):
+            return f", surely more than {times}"
+        return f", by its interval more than {times}, but q is {number(q, 3)}"
+    if gate == "failed":
+        return f", less than {times}"
+    return f"; whether that is {times} is open" if gate else ""
+
+
+def is_sure(p: float | None) -> bool:
+    """Whether a p, or q, says that there is an effect."""
+    return p is not None and p <= CHANCE  # NaN is not
 
 
 class Compared(Result):
@@ -169,7 +182,8 @@ class Compared(Result):
         )
         said += (
             f"; {others(controls)} {mean}, which leaves "
-            f"{estimate(found.beyond, variant).words()}{GATES[found.gate[variant]]}"
+            f"{estimate(found.beyond, variant).words()}"
+            f"{gate_in_words(found.gate[variant], float(found.q[variant]))}"
         )
         times = found.times[variant]
         return said + (f" ({number(float(times), 1)} times)." if np.isfinite(times) else ".")

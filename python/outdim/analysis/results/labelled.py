@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from outdim.analysis.results.compared import GATES, Compared
+from outdim.analysis.results.compared import Compared, gate_in_words
 from outdim.analysis.table import EVALUATION
 from outdim.analysis.tasks import Task
 from outdim.analysis.variants.variant import Variant, controls_of
@@ -233,4 +233,4 @@ def _sentence(row: Mapping[str, Any]) -> str:
         return f"{said}."
     beyond = _with_interval(row, "beyond", "beyond_")
     said += f"; as many other dimensions {number(row['control'])}, which leaves {beyond}"
-    return f"{said}{GATES[row['gate']]}."
+    return f"{said}{gate_in_words(row['gate'], row['q'])}."

@@ -165,7 +165,7 @@ def _untrained(one: dict[str, Any], twins: int) -> Cell:
 
 
 def damage(study: Study) -> set[int] | None:
-    """Dimensions that do surely over five times the harm of random ones; None without a sweep."""
+    """Dimensions that by their interval do over five times the harm of random ones, of a sweep."""
     tables = [study.table(f"{name}.parquet") for name in ("sweep_lm", "sweep_mlm")]
     swept = [table for table in tables if table is not None]
     if not swept:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from outdim.analysis.results.compared import is_sure
 from outdim.analysis.results.evaluation import METRICS
 from outdim.report.figures.base import Figure
 from outdim.report.figures.curves import Curve, curves
@@ -59,15 +60,18 @@ def losses(rows: Sequence[Row], *, noun: str = "loss") -> Table:
         + (
             " Controls: the mean of the same for as many random dimensions, which is taken off in "
             "“beyond controls” (interval over documents and controls). Times: the harm as a "
-            "multiple of the mean size of what the controls change; shaded where it is surely at "
-            "least five. q: p of “beyond controls”, adjusted for the number of variants."
+            "multiple of the mean size of what the controls change; shaded where it is at least "
+            "five by its interval, and p of “beyond controls” at most 0.05. q: that p, adjusted "
+            "for the number of variants."
             if beside
             else ""
         ),
         columns=[*columns, "controls", "beyond controls", "times", "q"] if beside else columns,
         rows=[[*_values(row), *(_against(row) if beside else [])] for row in ranked(rows)],
         brief=True,
-        marks="surely at least five times the harm of random dimensions" if beside else "",
+        marks="at least five times the harm of random dimensions, and p at most 0.05"
+        if beside
+        else "",
     )
 
 
@@ -83,7 +87,7 @@ def _values(row: Row) -> list[Cell | str]:
 
 
 def _against(row: Row) -> list[Cell | str]:
-    times = Cell(_or_blank(row["times"], 1), marked=row["gate"] == "passed")
+    times = Cell(_or_blank(row["times"], 1), marked=row["gate"] == "passed" and is_sure(row["p"]))
     return [
         _or_blank(row["control"], 3),
         interval(row, "beyond"),

@@ -148,12 +148,10 @@ def _grid(stem: str, rows: Sequence[Row], marked: Sequence[int], words: Words) -
     value = np.full((len(places), size), np.nan)
     for line, own in zip(value, places.values(), strict=True):
         line[[row["dims"][0] for row in own]] = _column(own, "difference")
-    layers = [place[0] for place in places]
+    layers, metric = [place[0] for place in places], rows[0]["metric"]
     view = View(
-        key=Key("loss_difference", "", ""),
-        statistic=Statistic(
-            "loss_difference", f"order of magnitude of the change of the {words.noun}"
-        ),
+        key=Key(f"{metric}_difference_signed_log10", "", ""),
+        statistic=Statistic(metric, f"order of magnitude of the change of the {words.noun}"),
         place="hidden states",
         points=[place_in_words(place) for place in places],
         layers=layers,
