@@ -127,7 +127,7 @@ class Sampled:
     @cached_property
     def _member(self) -> Floats:
         """1 where a row is of a block, [B, n]."""
-        return (self.blocks == np.arange(BLOCKS)[:, None]).astype(np.float64)
+        return np.asarray(self.blocks == np.arange(BLOCKS)[:, None], np.float64)
 
     def informativity(self, dims: Sequence[int]) -> LeftOut:
         """How far the cosines of pairs are those without some dimensions: r², over all pairs.

@@ -65,7 +65,8 @@ class Directions:
         rank, ratio = (self._number(one) for one in (effective_rank, participation_ratio))
         size = len(self.kept)
         if size > 1:
-            yield "isoscore", Ranged(*(isoscore(end, size) for end in ratio[:3]), ratio.reason)
+            value, low, high = (isoscore(end, size) for end in ratio[:3])
+            yield "isoscore", Ranged(value, low, high, ratio.reason)
         else:
             yield "isoscore", Ranged(np.nan, reason="it needs two dimensions")
         yield "effective_rank", rank

@@ -221,7 +221,7 @@ def _add_sizes(rows: TidyRows, space: Space, at: Any) -> None:
         squares = space.squares[kept]
         value = kurtosis_he(squares)
         low, high, missing = _ends(
-            space, value, (1, len(kept)), _unequal, squares, lambda x, kept=kept: x[:, kept] ** 2
+            space, value, (1, len(kept)), _unequal, squares, lambda x: x**2, kept
         )
         reason = missing if np.isfinite(value) else "no finite size over 0"
         rows.add(f"kurtosis_he{suffix}", value, low=low, high=high, n=n, reason=reason, **at)
@@ -243,6 +243,7 @@ def _ends(
     statistic: Callable[[Tensor], Tensor],
     means: Floats,
     parts: Callable[[Floats], Floats],
+    kept: NDArray[np.int64] | slice = slice(None),
 ) -> tuple[Floats | float, Floats | float, str]:
     """Low and high end of a statistic of means over all tokens, and why they are not known.
 
@@ -252,13 +253,14 @@ def _ends(
         limits: Its smallest and its largest value.
         statistic: Of means [K].
         means: Those of all tokens.
-        parts: What these are the means of, [n, K], of hidden states [n, D].
+        parts: What these are the means of, [n, D], of hidden states [n, D].
+        kept: Those K of the D dimensions.
     """
     if space.sampled is None:
         return np.nan, np.nan, NO_SAMPLE
     if missing := space.sampled.no_interval:
         return np.nan, np.nan, missing
-    tensors = torch.from_numpy(means), torch.from_numpy(parts(space.sampled.rows))
+    tensors = torch.from_numpy(means), torch.from_numpy(parts(space.sampled.rows)[:, kept])
     reach = space.sampled.reach(influence(statistic, *tensors))
     return np.clip(value - reach, *limits), np.clip(value + reach, *limits), ""
 
