@@ -94,7 +94,7 @@ class Space:
     left_out: tuple[int, ...]
     sampled: Sampled | None = None
 
-    @cached_property
+    @property  # not kept: axes take as much as a covariance
     def directions(self) -> tuple[Directions, ...]:
         """Of all dimensions and without those left out; none without a covariance."""
         if self.scatter is None:
