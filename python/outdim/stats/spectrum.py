@@ -64,4 +64,5 @@ def influence(statistic: Callable[[Tensor], Tensor], mean: Tensor, rows: Tensor)
         [0.0, 0.0]
     """
     slope = jacrev(statistic)(mean)  # [..., K]
-    return torch.tensordot(rows - mean, slope, dims=([-1], [-1]))
+    found: Tensor = torch.tensordot(rows - mean, slope, dims=([-1], [-1]))
+    return found
