@@ -9,11 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from outdim.analysis.geometry import ratios
-from outdim.analysis.results.isotropy import Space, effective_rank, isoscore, participation_ratio
+from outdim.analysis.results.directions import Directions
 from outdim.errors import ArgumentError
 from outdim.models import Forward, load_model, observe
 from outdim.stats.covariance import Scatter
 from outdim.stats.jackknife import block_of
+from outdim.stats.spectrum import effective_rank, isoscore, participation_ratio
 from outdim.tokens import document_key, load_tokenizer
 from run_helpers import give, small
 from tiny import plain_model, tiny_model, tiny_tokenizer
@@ -74,16 +75,23 @@ def test_numbers_are_those_of_all_states(source):
         if row["point"] == "block.3" and row["selection"] == "text" and row["dim"] == 0
     }
     for suffix, part in (("", h), ("_left_out", keep(h))):
-        spectrum = np.linalg.eigvalsh(np.cov(part.numpy().T, bias=True))
-        for name, function in (
-            ("isoscore", isoscore),
-            ("effective_rank", effective_rank),
-            ("participation_ratio", participation_ratio),
+        spectrum = torch.linalg.eigvalsh(torch.cov(part.T, correction=0))
+        for name, expected in (
+            ("isoscore", published_isoscore(spectrum)),
+            ("effective_rank", effective_rank(spectrum)),
+            ("participation_ratio", participation_ratio(spectrum)),
         ):
-            assert values[name + suffix] == pytest.approx(function(spectrum), rel=1e-3)
+            assert values[name + suffix] == pytest.approx(float(expected), rel=1e-3)
         squares = part.square().mean(0).numpy()
         expected = np.mean(squares**2) / np.mean(squares) ** 2
         assert values[f"kurtosis_he{suffix}"] == pytest.approx(expected, rel=1e-4)
+
+
+def published_isoscore(variances):
+    """Rudman et al. 2022, algorithm 1, steps 4 to 7."""
+    n = len(variances)
+    defect = (np.sqrt(n) * variances / variances.norm() - 1).norm() / np.sqrt(2 * (n - np.sqrt(n)))
+    return ((n - defect**2 * (n - np.sqrt(n))) ** 2 - n) / (n * (n - 1))
 
 
 def keep(h):
@@ -91,15 +99,15 @@ def keep(h):
 
 
 def test_closed_forms():
-    assert isoscore(np.ones(16)) == pytest.approx(1.0)
-    assert isoscore(np.eye(16)[0]) == pytest.approx(0.0, abs=1e-12)
-    # k of n directions alike: IsoScore (k - 1) / (n - 1), by its third axiom
-    assert isoscore(np.repeat([1.0, 0.0], [8, 8])) == pytest.approx(7 / 15)
-    assert effective_rank(np.repeat([3.0, 0.0], [8, 8])) == pytest.approx(8.0)
-    assert participation_ratio(np.repeat([3.0, 0.0], [8, 8])) == pytest.approx(8.0)
-    assert np.isnan(isoscore(np.zeros(4)))
-    assert np.isnan(effective_rank(np.zeros(4)))
-    assert np.isnan(participation_ratio(np.zeros(4)))
+    even, line, half = torch.ones(16), torch.eye(16)[0], torch.eye(16)[:8].sum(0)
+    for variances, dims in ((even, 16), (line, 1), (half, 8)):
+        # k of n directions alike: IsoScore (k - 1) / (n - 1), by its third axiom
+        found = isoscore(float(participation_ratio(variances)), 16)
+        assert found == pytest.approx((dims - 1) / 15, abs=1e-6)
+        assert found == pytest.approx(float(published_isoscore(variances)), abs=1e-6)
+        assert effective_rank(variances).item() == pytest.approx(dims)
+    nothing = Directions(Scatter(9, torch.zeros(4), torch.zeros(4, 4).double()), np.arange(4))
+    assert {ranged.reason for _, ranged in nothing.numbers()} == {"nothing varies"}
 
 
 def test_values_that_are_not_finite_are_said(source):
@@ -145,10 +153,9 @@ def test_a_dimension_that_is_not_finite_may_be_left_out():
     hidden = torch.randn(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     kept = np.cov(hidden[:, :5].T, bias=True)
     hidden[7, 5] = torch.inf
-    whole, rest = Space(None, None, None, None, Scatter.of(hidden), (5,)).variances
-    assert np.isnan(whole).all()
-    np.testing.assert_allclose(rest, np.linalg.eigvalsh(kept), rtol=1e-12)
-    assert np.isnan([f(whole) for f in (isoscore, effective_rank, participation_ratio)]).all()
+    whole, rest = (Directions(Scatter.of(hidden), np.arange(size)) for size in (6, 5))
+    assert {ranged.reason for _, ranged in whole.numbers()} == {"nonfinite values"}
+    np.testing.assert_allclose(rest.variances, np.linalg.eigvalsh(kept), rtol=1e-12)
 
 
 def test_ratios_within_a_token():

@@ -5,10 +5,13 @@ import itertools
 import numpy as np
 import outdim
 import pytest
+from outdim.analysis.results.directions import NO_SAMPLE
 from outdim.analysis.sampled import ROTATED, STRONGEST, Sampled
 from outdim.analysis.table import STATISTICS, TidyRows
 from scipy.stats import linregress
 from tiny import tiny_model, tiny_texts, tiny_tokenizer
+
+OF_ALL_TOKENS = ("isoscore", "effective_rank", "participation_ratio", "kurtosis_he")
 
 
 def rows(size=80, dims=16, factor=1.0):
@@ -102,7 +105,16 @@ def test_geometry_tells_it_where_the_covariance_is(texts):
     even = stats(outdim.geometry(tiny_model("bert"), tiny_tokenizer(), texts, top=1))
     one = table.loc["informativity_1"].value
     assert one < even.loc["informativity_1"].value
+    of_all = [f"{name}{end}" for end in ("", "_left_out") for name in OF_ALL_TOKENS]
+    assert (table.loc[of_all].reason == "").all()
+    assert (table.loc[of_all].low < table.loc[of_all].value).all()
+    assert (table.loc[of_all].value < table.loc[of_all].high).all()
+    share = table.loc["variance_share"]
+    assert 0 <= share.low < share.value < share.high <= 1
     everywhere = found.tables()["stats"].to_pandas()
+    others = everywhere[(everywhere.selection == "all") & everywhere.statistic.isin(of_all)]
+    assert set(others.reason) == {NO_SAMPLE}
+    assert others.low.isna().all()
     assert set(everywhere[everywhere.statistic == names[0]].point) == {"block.1", "block.3"}
 
 

@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from outdim.analysis.results.cautions import no_interval
 from outdim.analysis.rule_states import KURTOSIS, kurtosis_he
 from outdim.analysis.table import Statistic, TidyRows, define
 from outdim.stats.hadamard import hadamard
-from outdim.stats.jackknife import BLOCKS, LeftOut, block_of
+from outdim.stats.jackknife import BLOCKS, LeftOut, block_of, ratio
 from outdim.stats.token_sample import Sample
 
 Floats = NDArray[np.float64]
 
+_LEAST_ROWS = 100  # what a statistic of all tokens may be off by is not known from fewer
 #: Statistics of `Sampled.rotated`.
 ROTATED = (
     "max_median_rotated", "top3_median_rotated", "kurtosis_he_rotated", "kurtosis_token_rotated"
@@ -64,7 +67,7 @@ class Sampled:
     """A sample of the words of a point.
 
     Attributes:
-        rows: Hidden states, float64 [n, D].
+        rows: Hidden states, float64 [n, D], in an order that says nothing of them.
         blocks: The block of documents of each, [n].
     """
 
@@ -76,6 +79,56 @@ class Sampled:
         """Those that were drawn."""
         return cls(sample.rows.double().numpy(), block_of(sample.keys).numpy())
 
+    @property
+    def no_interval(self) -> str:
+        """Why it gives no interval for what is known of all tokens; "" where it does."""
+        if len(self.rows) < _LEAST_ROWS:
+            return f"an interval needs {_LEAST_ROWS} sampled words, there are {len(self.rows)}"
+        return no_interval(len(np.unique(self.blocks)))
+
+    def reach(self, influences: Tensor) -> Floats:
+        """How far a statistic of all tokens may be off either way, [...], at 95 %: no less.
+
+        The jackknife's interval of the mean influence of the sampled tokens, whose documents are
+        those of all tokens. Of all of them that mean is 0: where the sample's is not, as it has
+        missed rare tokens, or met too many, it adds to the reach.
+
+        Args:
+            influences: Of each row, float64 [n, ...], see `outdim.stats.spectrum.influence`.
+        """
+        values = influences.numpy()
+        sums = np.tensordot(self._member, values, 1)
+        tokens = self._member.sum(1).reshape(-1, *[1] * (values.ndim - 1))
+        low, high = ratio(sums, tokens).interval()
+        return np.asarray(np.maximum(-low, high))
+
+    def excess(self, statistic: Callable[[Tensor], float], rows: Tensor, tokens: int) -> float:
+        """By how much a statistic is too large because tokens and documents are not without end.
+
+        It is taken to grow by a / tokens + b / documents. Halves of the sample have half the tokens
+        and, where they are halves by document, half the documents; to first order their mean is
+        that of the whole.
+
+        Args:
+            statistic: Of rows.
+            rows: What it is taken of in place of `rows`, [n, ...].
+            tokens: How many there are, the sampled ones among them.
+        """
+
+        def halves(odd: NDArray[np.bool_]) -> float:
+            parts = [rows[part] for part in (odd, ~odd) if part.any()]
+            return sum(len(part) / len(rows) * statistic(part) for part in parts)
+
+        by_token = halves(np.arange(len(rows)) % 2 == 1)
+        by_document = halves(np.unique(self.blocks, return_inverse=True)[1] % 2 == 1)
+        of_tokens = (by_token - statistic(rows)) * len(rows) / tokens
+        return of_tokens + by_document - by_token
+
+    @cached_property
+    def _member(self) -> Floats:
+        """1 where a row is of a block, [B, n]."""
+        return np.asarray(self.blocks == np.arange(BLOCKS)[:, None], np.float64)
+
     def informativity(self, dims: Sequence[int]) -> LeftOut:
         """How far the cosines of pairs are those without some dimensions: r², over all pairs.
 
@@ -86,7 +139,7 @@ class Sampled:
             dims: What is left out.
         """
         one, other = self._cosines, _cosines(np.delete(self.rows, dims, 1))
-        member = (self.blocks == np.arange(BLOCKS)[:, None]).astype(float)  # [B, n]
+        member = self._member
         size = member.sum(1)
         pairs = [np.outer(size, size) - np.diag(size)]
         for x in (one, other, one * one, other * other, one * other):

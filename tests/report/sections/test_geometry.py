@@ -42,7 +42,8 @@ def test_layers_are_rows_in_their_order(section, found):
         dim = int(space.cosines.contribution.argmax())
         assert told["first"].startswith(f"{dim} (")
         assert str(space.left_out[0]) in told["left out"]
-        assert bool(told["IsoScore"]) == (space.scatter is not None)
+        for ranged in ("IsoScore", "effective rank", "participation ratio"):
+            assert ("[" in told[ranged]) == bool(told[ranged]) == (space.scatter is not None)
 
 
 def test_every_other_number_of_a_point_is_folded_once(section, found):

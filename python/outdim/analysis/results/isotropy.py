@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from outdim.analysis.results.cautions import few_blocks, nonfinite_values
+from outdim.analysis.results.directions import NO_SAMPLE, Directions
 from outdim.analysis.rule_states import KURTOSIS, kurtosis_he
 from outdim.analysis.sampled import Sampled
 from outdim.analysis.step import Result
@@ -19,6 +22,7 @@ from outdim.analysis.table import Statistic, TidyRows, define, place
 from outdim.stats import MomentsResult
 from outdim.stats.covariance import Scatter
 from outdim.stats.jackknife import LeftOut
+from outdim.stats.spectrum import influence
 from outdim.stats.unit_sums import Cosines
 from outdim.text import listing, number, with_interval
 
@@ -90,17 +94,14 @@ class Space:
     left_out: tuple[int, ...]
     sampled: Sampled | None = None
 
-    @cached_property
-    def variances(self) -> tuple[Floats, Floats]:
-        """Variances along the principal axes, of all dimensions and without those left out.
-
-        NaN where there are values that are not finite.
-        """
+    @property  # not kept: axes take as much as a covariance
+    def directions(self) -> tuple[Directions, ...]:
+        """Of all dimensions and without those left out; none without a covariance."""
         if self.scatter is None:
-            return np.zeros(0), np.zeros(0)
-        matrix = self.scatter.covariance.numpy()
-        kept = np.setdiff1d(np.arange(len(matrix)), self.left_out)
-        return _variances(matrix), _variances(matrix[np.ix_(kept, kept)])
+            return ()
+        every = np.arange(len(self.scatter.mean))
+        both = (every, np.setdiff1d(every, self.left_out))
+        return tuple(Directions(self.scatter, kept, self.sampled) for kept in both)
 
     @cached_property
     def squares(self) -> Floats:
@@ -191,50 +192,6 @@ class Geometry(Result):
         return said
 
 
-def _variances(covariance: Floats) -> Floats:
-    if not np.isfinite(covariance).all():
-        return np.full(len(covariance), np.nan)
-    variances: Floats = np.linalg.eigvalsh(covariance).clip(min=0)
-    return variances
-
-
-def isoscore(variances: Floats) -> float:
-    """IsoScore of the variances along the principal axes: 1 where equal, 0 for a line.
-
-    >>> isoscore(np.ones(5)), round(isoscore(np.array([1.0, 0, 0, 0])), 12)
-    (1.0, 0.0)
-    """
-    n = len(variances)
-    norm = np.linalg.norm(variances)
-    if n < 2 or not norm:
-        return np.nan
-    defect = np.linalg.norm(np.sqrt(n) * variances / norm - 1) / np.sqrt(2 * (n - np.sqrt(n)))
-    return float(((n - defect**2 * (n - np.sqrt(n))) ** 2 - n) / (n * (n - 1)))
-
-
-def effective_rank(variances: Floats) -> float:
-    """Exp of the entropy of the shares of the variances: from 1 to their number.
-
-    >>> round(effective_rank(np.array([2.0, 2.0, 0.0])), 12)
-    2.0
-    """
-    total = variances.sum()
-    if not total > 0:
-        return np.nan
-    shares = variances[variances > 0] / total
-    return float(np.exp(-np.sum(shares * np.log(shares))))
-
-
-def participation_ratio(variances: Floats) -> float:
-    """Square of the sum of the variances over the sum of their squares.
-
-    >>> participation_ratio(np.array([2.0, 2.0, 0.0]))
-    2.0
-    """
-    squares = float(np.sum(variances**2))
-    return float(variances.sum()) ** 2 / squares if squares else np.nan
-
-
 def _add_cosines(rows: TidyRows, space: Space, at: Any) -> None:
     both = (("cosine", space.cosines), ("cosine_left_out", space.cosines_left_out))
     for name, found in both:
@@ -252,32 +209,67 @@ def _add_sizes(rows: TidyRows, space: Space, at: Any) -> None:
     variance = np.asarray(space.moments.variance, np.float64)
     share = variance / (np.nansum(variance) or np.nan)
     n = space.moments.n
-    reasons = np.where(np.isfinite(share), "", "nonfinite or constant values")
-    rows.add("variance_share", share, n=n, reason=reasons, **at)
-    kept = np.setdiff1d(np.arange(len(space.squares)), space.left_out)
-    for name, squares in (
-        ("kurtosis_he", space.squares),
-        ("kurtosis_he_left_out", space.squares[kept]),
-    ):
+    mean = np.asarray(space.moments.mean, np.float64)
+    low, high, missing = _ends(
+        space, share, (0, 1), lambda means: means / means.sum(), variance, lambda x: (x - mean) ** 2
+    )
+    reasons = np.where(np.isfinite(share), missing, "nonfinite or constant values")
+    rows.add("variance_share", share, low=low, high=high, n=n, reason=reasons, **at)
+    every = np.arange(len(variance))
+    both = (("", every), ("_left_out", np.setdiff1d(every, space.left_out)))
+    for suffix, kept in both:
+        squares = space.squares[kept]
         value = kurtosis_he(squares)
-        rows.add(
-            name, value, n=n, reason="" if np.isfinite(value) else "no finite size over 0", **at
+        low, high, missing = _ends(
+            space, value, (1, len(kept)), _unequal, squares, lambda x: x**2, kept
         )
+        reason = missing if np.isfinite(value) else "no finite size over 0"
+        rows.add(f"kurtosis_he{suffix}", value, low=low, high=high, n=n, reason=reason, **at)
     means = space.ratios.means
     for name, value, low, high in zip(RATIOS, means.value, *means.interval(), strict=True):
         reason = "" if np.isfinite(value) else "no token was sampled, or nonfinite values"
         rows.add(name, value, low=low, high=high, n=space.ratios.n, reason=reason, **at)
 
 
+def _unequal(squares: Tensor) -> Tensor:
+    """As `kurtosis_he`."""
+    return squares.square().mean() / squares.mean().square()
+
+
+def _ends(
+    space: Space,
+    value: Floats | float,
+    limits: tuple[float, float],
+    statistic: Callable[[Tensor], Tensor],
+    means: Floats,
+    parts: Callable[[Floats], Floats],
+    kept: NDArray[np.int64] | slice = slice(None),
+) -> tuple[Floats | float, Floats | float, str]:
+    """Low and high end of a statistic of means over all tokens, and why they are not known.
+
+    Args:
+        space: Where the sample is.
+        value: Of the statistic.
+        limits: Its smallest and its largest value.
+        statistic: Of means [K].
+        means: Those of all tokens.
+        parts: What these are the means of, [n, D], of hidden states [n, D].
+        kept: Those K of the D dimensions.
+    """
+    if space.sampled is None:
+        return np.nan, np.nan, NO_SAMPLE
+    if missing := space.sampled.no_interval:
+        return np.nan, np.nan, missing
+    tensors = torch.from_numpy(means), torch.from_numpy(parts(space.sampled.rows)[:, kept])
+    reach = space.sampled.reach(influence(statistic, *tensors))
+    return np.clip(value - reach, *limits), np.clip(value + reach, *limits), ""
+
+
 def _add_directions(rows: TidyRows, space: Space, at: Any) -> None:
     if space.scatter is None:
         return
-    for suffix, variances in zip(("", "_left_out"), space.variances, strict=True):
-        for name, value in (
-            ("isoscore", isoscore(variances)),
-            ("effective_rank", effective_rank(variances)),
-            ("participation_ratio", participation_ratio(variances)),
-        ):
-            known = "nothing varies" if np.isfinite(variances).all() else "nonfinite values"
-            reason = "" if np.isfinite(value) else known
-            rows.add(f"{name}{suffix}", value, n=space.scatter.n, reason=reason, **at)
+    for suffix, found in zip(("", "_left_out"), space.directions, strict=True):
+        for name, (value, low, high, reason) in found.numbers():
+            rows.add(
+                f"{name}{suffix}", value, low=low, high=high, n=space.scatter.n, reason=reason, **at
+            )
