@@ -35,7 +35,7 @@ from outdim.ops._cpu import (
     segment_sums_args,
     token_shape_args,
 )
-from outdim.ops._reference import comoments_by
+from outdim.ops._reference.comoments import comoments_by
 
 
 def _context(module: Any, device: torch.device, workspace: Tensor | None = None) -> Any:

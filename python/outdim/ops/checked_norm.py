@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from outdim.ops import _cpu
-from outdim.ops import _layer_norm_op as op
 from outdim.ops._binding import core
 from outdim.ops._calls import LayerNormCall
 from outdim.ops._check import check_hidden, check_same
 from outdim.ops._dispatch import choose, kernels, transformed, via_op
+from outdim.ops._layer_norm_call import check_parameters
 from outdim.ops._statistics import row_error
 from outdim.ops.checked import CheckedStatistics
 from outdim.ops.layer_norm import layer_norm_moments
@@ -56,7 +56,7 @@ class CheckedNorm:
             )  # fmt: skip
         key = x.dtype, x.shape[-1], x.device, _place(gamma), _place(beta)
         if key != self._key:
-            self._parameters = op.check_parameters(x, gamma, beta)
+            self._parameters = check_parameters(x, gamma, beta)
             self._native = _cpu.norm_args(core(), self._call(x, None, None, x, None))
             is_copy = self._parameters[0] is not gamma or self._parameters[1] is not beta
             self._key = () if is_copy else key  # what changes in place does not change its copy
