@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from outdim.errors import ArgumentError
-from outdim.ops._calls import LayerNormCall, MomentsCall
+from outdim.ops._calls import LayerNormCall, MomentsCall, NormOfRows
 from outdim.ops._check import (
     FLOATS,
     KERNEL_FLOATS,
@@ -59,18 +59,9 @@ def prepare_norm(out: Tensor | None, arguments: NormArguments) -> tuple[LayerNor
     else:
         y = _empty_like(x)
     call = LayerNormCall(
+        NormOfRows(gamma, beta, eps, rms, dim_mask, scale, shift, clip, variant, each),
         rows,
-        gamma,
-        beta,
-        eps,
-        rms,
         None if residual is None else as_rows(residual),
-        dim_mask,
-        scale,
-        shift,
-        clip,
-        variant,
-        each,
         torch.empty(rows.shape, dtype=x.dtype, device=x.device) if return_sum else None,
         as_rows(y) if out is None else _out_rows(out, arguments),
     )
@@ -195,14 +186,15 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
 
 def norm_row_error(call: LayerNormCall, stats: MomentsCall | None) -> ArgumentError:
     """Describe the first row whose variant the tables, or whose id the covariates do not have."""
-    if call.scale is not None and call.variant is not None:
-        variants = call.scale.shape[0]
-        wrong = ((call.variant < 0) | (call.variant >= variants)).nonzero()
+    scale, variant = call.norm.scale, call.norm.variant
+    if scale is not None and variant is not None:
+        variants = scale.shape[0]
+        wrong = ((variant < 0) | (variant >= variants)).nonzero()
         if len(wrong):
             row = int(wrong[0])
             return ArgumentError(
                 f"variant: expected values in [0, {variants}), the rows of `scale`, got "
-                f"{int(call.variant[row])} in row {row}"
+                f"{int(variant[row])} in row {row}"
             )
     assert stats is not None
-    return row_error(stats)
+    return row_error(stats.given)

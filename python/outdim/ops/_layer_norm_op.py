@@ -17,7 +17,7 @@ from outdim.ops._layer_norm_call import (
     variant_rows,
 )
 from outdim.ops._library import register, register_gradient
-from outdim.ops._reference.layer_norm import edit_rows, edited, every_variant, normalise
+from outdim.ops._reference.layer_norm import edit_rows, edited, every_variant, normalise, normalised
 from outdim.ops._statistics import prepare
 
 _ARGUMENTS = (
@@ -61,8 +61,7 @@ def run_composed(arguments: NormArguments) -> tuple[Tensor, Tensor | None]:
     """Compute layer_norm from torch's own ops, which every transform of torch.func knows."""
     call, _ = prepare_norm(None, arguments)
     s = call.x if call.residual is None else call.x + call.residual
-    z, _, _ = normalise(s, call.gamma, call.beta, call.eps, call.rms, call.dim_mask)
-    y = edited(call, z).to(s.dtype).view(shape_of_y(arguments))
+    y = edited(call.norm, normalised(call.norm, s)).to(s.dtype).view(shape_of_y(arguments))
     return y, s.view(arguments.x.shape) if arguments.return_sum else None
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from outdim.ops._calls import LayerNormCall, MomentsCall
+from outdim.ops._calls import LayerNormCall, MomentsCall, NormOfRows
 from outdim.ops._reference._parts import check_index, work_dtype
 from outdim.ops._reference.moments import moments
 
@@ -14,12 +14,18 @@ def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -
     s = call.x if call.residual is None else call.x + call.residual
     if call.sum is not None:
         call.sum.copy_(s)
-    if call.scale is not None and call.variant is not None:
-        check_index(call.variant, len(call.scale), "a variant is outside the tables")
-    z, _, _ = normalise(s, call.gamma, call.beta, call.eps, call.rms, call.dim_mask)
-    call.y.copy_(edited(call, z))
+    norm = call.norm
+    if norm.scale is not None and norm.variant is not None:
+        check_index(norm.variant, len(norm.scale), "a variant is outside the tables")
+    call.y.copy_(edited(norm, normalised(norm, s)))
     if stats is not None:
         moments(s if of_input else call.y, stats)
+
+
+def normalised(norm: NormOfRows, s: Tensor) -> Tensor:
+    """Return z of rows (..., D), in work_dtype."""
+    z, _, _ = normalise(s, norm.gamma, norm.beta, norm.eps, norm.rms, norm.dim_mask)
+    return z
 
 
 def normalise(
@@ -57,12 +63,12 @@ def edit_rows(table: Tensor, variant: Tensor | None, dtype: torch.dtype) -> Tens
     return table[:1] if variant is None else table[variant.long()]
 
 
-def edited(call: LayerNormCall, z: Tensor) -> Tensor:
-    """Apply the edit of a call to its rows z [N, D]; [M * N, D] with `each`."""
-    variant = call.variant
-    if call.each and call.scale is not None:
-        z, variant = every_variant(z, len(call.scale))
-    return apply_edit(z, call.scale, call.shift, call.clip, variant)
+def edited(norm: NormOfRows, z: Tensor) -> Tensor:
+    """Apply the edit of a norm to its rows z [N, D]; [M * N, D] with `each`."""
+    variant = norm.variant
+    if norm.each and norm.scale is not None:
+        z, variant = every_variant(z, len(norm.scale))
+    return apply_edit(z, norm.scale, norm.shift, norm.clip, variant)
 
 
 def every_variant(z: Tensor, variants: int) -> tuple[Tensor, Tensor]:

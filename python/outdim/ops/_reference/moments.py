@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from outdim.ops._calls import MomentsCall
+from outdim.ops._calls import MomentsCall, StatisticsOfRows
 from outdim.ops._reference._parts import BLOCK_VALUES, check_index
 from outdim.ops._reference.merge import State, empty_state, merge_states
 
@@ -11,37 +11,38 @@ from outdim.ops._reference.merge import State, empty_state, merge_states
 @torch.inference_mode()  # the memory may be of a call in that mode, and is changed in none other
 def moments(hidden: Tensor, call: MomentsCall) -> None:
     """Write head and body: block by block of the selected rows, merged in row order."""
-    if call.group is not None:
-        check_index(call.group, call.groups + 1, "there is no such group")
+    given = call.given
+    if given.group is not None:
+        check_index(given.group, given.groups + 1, "there is no such group")
     step = max(1, BLOCK_VALUES // hidden.shape[1])
-    for g in range(call.groups):
-        if call.group is None:
+    for g in range(given.groups):
+        if given.group is None:
             selected = torch.arange(hidden.shape[0], device=hidden.device)
         else:
-            selected = (call.group == g + 1).nonzero().squeeze(1)
+            selected = (given.group == g + 1).nonzero().squeeze(1)
         state: State | None = None
         if call.before_head is not None and call.before_body is not None:
             state = call.before_head[g], call.before_body[g]
         these: State | None = None
         for rows in torch.split(selected, step):  # once where none is selected
-            covariates = _covariates(call, rows)
-            block = _block_moments(hidden[rows].double(), covariates, call.tau, call.shape)
-            these = block if these is None else merge_states(these, block, call.shape)
+            covariates = _covariates(given, rows)
+            block = _block_moments(hidden[rows].double(), covariates, given.tau, given.shape)
+            these = block if these is None else merge_states(these, block, given.shape)
         assert these is not None
         call.head[g], call.body[g] = (
-            these if state is None else merge_states(state, these, call.shape)
+            these if state is None else merge_states(state, these, given.shape)
         )
 
 
-def _covariates(call: MomentsCall, rows: Tensor) -> Tensor:
+def _covariates(given: StatisticsOfRows, rows: Tensor) -> Tensor:
     """Gather the covariates [K, n] of selected rows: those of the table first."""
     found = []
-    if call.table is not None and call.ids is not None:
-        ids = call.ids[rows]
-        check_index(ids, call.table.shape[1], "an id is outside the table")
-        found.append(call.table[:, ids])
-    if call.rows is not None:
-        found.append(call.rows[:, rows])
+    if given.table is not None and given.ids is not None:
+        ids = given.ids[rows]
+        check_index(ids, given.table.shape[1], "an id is outside the table")
+        found.append(given.table[:, ids])
+    if given.rows is not None:
+        found.append(given.rows[:, rows])
     if not found:
         return torch.empty(0, len(rows), dtype=torch.float64, device=rows.device)
     return torch.cat(found)
