@@ -1,6 +1,6 @@
 """What many calls have in common, checked once: a batch's rows, a norm's parameters."""
 
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,7 +89,13 @@ class CheckedStatistics(NamedTuple):
                 f"got {n} on {device}"
             )
         size = (*rows.size, d, device)
-        if not (_known(before, size) and _known(out, size)) or before is out:
+        if (
+            type(before) is not _KnownState
+            or type(out) is not _KnownState
+            or before.size != size
+            or out.size != size
+            or before is out
+        ):
             earlier_head, earlier_body = before or (None, None)
             head, body = check_state(*size, (earlier_head, earlier_body), out)
             return MomentsCall(rows.found, earlier_head, earlier_body, head, body)
@@ -111,7 +117,3 @@ class _KnownState(MomentsState):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MomentsState, tuple(self)
-
-
-def _known(state: MomentsState | None, size: tuple[Any, ...]) -> TypeGuard[_KnownState]:
-    return type(state) is _KnownState and state.size == size

@@ -9,7 +9,7 @@ from outdim.ops import _cpu
 from outdim.ops._binding import core
 from outdim.ops._calls import LayerNormCall, NormOfRows
 from outdim.ops._check import check_hidden, check_same
-from outdim.ops._dispatch import choose, kernels, transformed, via_op
+from outdim.ops._dispatch import choose, forward_mode, kernels, via_op
 from outdim.ops._layer_norm_call import check_parameters
 from outdim.ops._statistics import row_error
 from outdim.ops.checked import CheckedStatistics
@@ -70,7 +70,7 @@ class CheckedNorm:
 
     def _is_plain(self, x: Tensor, residual: Tensor | None) -> bool:
         """Whether a kernel can have x as it lies in memory, and nobody else wants to know."""
-        if via_op(x) or transformed() or torch.is_grad_enabled():
+        if via_op(x) or forward_mode() or torch.is_grad_enabled():
             return False
         check_hidden("x", x)
         if residual is not None:
