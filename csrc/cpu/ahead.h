@@ -8,8 +8,8 @@
 namespace outdim::cpu::OUTDIM_ISA {
 namespace {
 
-/// Prefetches what comes next into L2, a stretch of each tensor in turn during a walk: evenly, for
-/// only so many lines can be under way. `two` lines for a row that is walked where walks are few.
+/// Prefetches what comes next into L2, a stretch of each tensor in turn: evenly, for only so many
+/// lines can be under way. `two` lines for a row that is walked where walks are few.
 class Ahead {
  public:
   Ahead(const Coming (&next)[kComing], int64_t bytes, bool two) : two_(two) {
