@@ -341,12 +341,27 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def(
       "threading", &cpu::threading,
       "Where threads come from: the path of an OpenMP runtime, threads, or serial (after a fork).");
-  m.def("moments", &cpu::moments, Release());
+  // Numbers, not objects made of them: a call on a few rows costs what its arguments cost.
+  m.def(
+      "moments",
+      [](const MomentsArgs& of_rows, Address before_head, Address before_body, Address head,
+         Address body, Address data, int dtype, int64_t n, int64_t d, int64_t stride, int threads) {
+        cpu::moments(hidden_view(data, dtype, n, d, stride),
+                     with_state(of_rows, before_head, before_body, head, body), threads);
+      },
+      Release());
   m.def("merge_moments", &merge_moments, Release());
   m.def(
       "layer_norm",
-      [](const LayerNormArgs& args, const MomentsArgs* stats, int observed, int threads) {
-        cpu::layer_norm(args, stats, static_cast<Observed>(observed), threads);
+      [](const LayerNormArgs& norm, int64_t n, Address x, int64_t x_stride, Address residual,
+         int64_t residual_stride, Address sum, Address y, int64_t y_stride,
+         const MomentsArgs* of_rows, Address before_head, Address before_body, Address head,
+         Address body, int observed, int threads) {
+        const LayerNormArgs args =
+            with_rows(norm, n, x, x_stride, residual, residual_stride, sum, y, y_stride);
+        if (of_rows == nullptr) return cpu::layer_norm(args, nullptr, Observed{}, threads);
+        const MomentsArgs stats = with_state(*of_rows, before_head, before_body, head, body);
+        cpu::layer_norm(args, &stats, static_cast<Observed>(observed), threads);
       },
       Release());
   m.def(

@@ -93,6 +93,8 @@ struct LayerNormPanel {
   double* squares = nullptr;
   bool squares_of_input = false;
 
+  Coming next[kComing] = {};  // of the panel behind this one
+
   int64_t each = 1;         // variants that every row is written with, from 0 on
   int64_t each_stride = 0;  // bytes between them in y
 };

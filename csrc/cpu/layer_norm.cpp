@@ -253,6 +253,19 @@ PanelRows observed_rows(const LayerNormPanel& panel, Observed observed) {
                                    : PanelRows{panel.x, panel.x_stride, nullptr, {}};
 }
 
+/// How many of the next panel's rows are prefetched while this one is normalised, where a residual
+/// is read as well; all others while it is summed up, which alone keeps memory busy. Without a
+/// residual, and for panels of a few long rows, it was no faster (docs/performance.md).
+int64_t early_rows(int64_t rows) { return rows >= 32 ? rows * 5 / 16 : 0; }
+
+/// Rows of x, the residual and y that are to be prefetched.
+void coming(const LayerNormPanel& panel, int64_t first, int64_t rows, Coming (&next)[kComing]) {
+  next[0] = {panel.x + first * panel.x_stride, panel.x_stride, rows};
+  if (panel.residual != nullptr)
+    next[1] = {panel.residual + first * panel.residual_stride, panel.residual_stride, rows};
+  if (!panel.stream) next[2] = {panel.y + first * panel.y_stride, panel.y_stride, rows};
+}
+
 void fused(const LayerNormArgs& args, const MomentsArgs& stats, Observed observed, int threads) {
   const LayerNormKernels& kernels = *cpu::kernels().layer_norm;
   const Parameters parameters(args, kernels.width);
@@ -271,16 +284,14 @@ void fused(const LayerNormArgs& args, const MomentsArgs& stats, Observed observe
         LayerNormPanel panel = maker.panel(row, std::min(plan.panel_rows, end - row));
         if (stats.shape) panel.squares = squares;
         panel.squares_of_input = observed == Observed::kInput;
+        // The next panel comes from memory while this one is normalised and while it is summed up.
+        const int64_t left = std::min(plan.panel_rows, end - row - panel.n);
+        const int64_t early = panel.residual != nullptr ? early_rows(left) : 0;
+        coming(panel, panel.n, early, panel.next);
         rows(panel);
         PanelRows seen = observed_rows(panel, observed);
         seen.squares = panel.squares;
-        const int64_t left = std::min(plan.panel_rows, end - row - panel.n);
-        seen.next[0] = {panel.x + panel.n * panel.x_stride, panel.x_stride, left};
-        if (panel.residual != nullptr)
-          seen.next[1] = {panel.residual + panel.n * panel.residual_stride, panel.residual_stride,
-                          left};
-        if (!panel.stream)
-          seen.next[2] = {panel.y + panel.n * panel.y_stride, panel.y_stride, left};
+        coming(panel, panel.n + early, left - early, seen.next);
         sums.add(row, panel.n, seen);
       }
       sums.finish(partials, block);

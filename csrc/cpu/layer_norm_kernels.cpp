@@ -20,6 +20,7 @@
 
 // The sum of the squares of a row, which moments need, is taken while it is in L1.
 
+#include "cpu/ahead.h"
 #include "cpu/dispatch.h"
 #include "cpu/simd.h"
 
@@ -162,11 +163,12 @@ OUTDIM_INLINE Group table_group(const float* from, int64_t count) {
   }
 }
 
-/// Rows to prefetch while one is written.
-struct Coming {
+/// Rows of the panel to prefetch while one is written.
+struct RowsAhead {
   const char* x;
   const char* residual;  // null where there is none
   const char* y;
+  Ahead::Lines next;  // of the panel behind; null: none
 };
 
 /// What an edit adds to y = x_hat gamma' + beta': nothing, a choice, bounds.
@@ -188,7 +190,7 @@ OUTDIM_INLINE VecF affine(VecF x_hat, const LayerNormPanel& panel, int64_t at) {
 
 template <DType T, Edit kEdit>
 OUTDIM_INLINE void write_row(const char* x, char* y, char* copy, const LayerNormPanel& panel,
-                             const RowScale& row, int64_t variant, const Coming& coming) {
+                             const RowScale& row, int64_t variant, const RowsAhead& coming) {
   const int64_t table = variant * panel.table_stride;
   const VecF mean = splat(row.mean), scale = splat(row.scale), offset = splat(row.offset);
   const auto normalised = [&](Group g, int64_t column) {
@@ -205,6 +207,7 @@ OUTDIM_INLINE void write_row(const char* x, char* y, char* copy, const LayerNorm
           if (coming.residual != nullptr) __builtin_prefetch(coming.residual + at + byte, 0, 3);
           if (!panel.stream) __builtin_prefetch(coming.y + at + byte, 1, 3);
         }
+        if (coming.next.at[0] != nullptr) coming.next.fetch(column / kGroup);
         const Stored<T> stored = normalised(load_group<T>(x + at), column);
         if (panel.stream)
           stream_group<T>(y + at, stored);
@@ -243,6 +246,7 @@ double row_squares(const char* row, int64_t d) {
 template <DType T, Edit kEdit>
 void write_rows(const LayerNormPanel& panel) {
   const Group tail_mask = tail_mask_of<T>(panel.d);
+  Ahead of_next(panel.next, panel.d * kItemSize<T>, true);
   for (int64_t row = 0; row < panel.n; ++row) {
     const char* x = panel.x + row * panel.x_stride;
     RowScale scale;
@@ -258,15 +262,16 @@ void write_rows(const LayerNormPanel& panel) {
     char* copy = panel.copy != nullptr ? panel.copy + row * panel.copy_stride : nullptr;
     const int64_t left = panel.n - 1 - row;
     const int64_t ahead = row + (left < kRowsAhead ? left : kRowsAhead);
-    const Coming coming = {
+    const RowsAhead coming = {
         panel.x + ahead * panel.x_stride,
         panel.residual != nullptr ? panel.residual + ahead * panel.residual_stride : nullptr,
-        panel.y + (row + (left < 1 ? left : 1)) * panel.y_stride};
+        panel.y + (row + (left < 1 ? left : 1)) * panel.y_stride,
+        panel.next[0].rows > 0 ? of_next.next(x, panel.d / kGroup) : Ahead::Lines{}};
     char* y = panel.y + row * panel.y_stride;
     write_row<T, kEdit>(x, y, copy, panel, scale, variant, coming);
     for (int64_t each = 1; each < panel.each; ++each) {
       y += panel.each_stride;
-      write_row<T, kEdit>(x, y, nullptr, panel, scale, each, {x, nullptr, y});
+      write_row<T, kEdit>(x, y, nullptr, panel, scale, each, {x, nullptr, y, {}});
     }
     if (panel.squares != nullptr)
       panel.squares[row] = row_squares<T>(panel.squares_of_input ? x

@@ -27,18 +27,14 @@ MomentsBlock::MomentsBlock(const MomentsPlan& plan)
       groups_(plan.args.groups),
       sums_(plan.args.groups * sum_rows_ * plan.padded),
       floats_(plan.args.groups * 3 * plan.padded),
+      covariates_(plan.args.groups * 3 * plan.args.covariates()),
       deviations_(plan.covariates_padded * kMaxPanelRows) {
   std::fill_n(deviations_.data(), plan.covariates_padded * kMaxPanelRows, 0.0);
 }
 
 void MomentsBlock::begin() {
-  const auto covariates = static_cast<size_t>(plan_.args.covariates());
-  for (Group& group : groups_) {
-    group.n = group.kept = 0;
-    group.pivot.assign(covariates, 0.0);
-    group.sum.assign(covariates, 0.0);
-    group.square.assign(covariates, 0.0);
-  }
+  for (Group& group : groups_) group.n = group.kept = 0;
+  std::fill_n(covariates_.data(), plan_.args.groups * 3 * plan_.args.covariates(), 0.0);
 }
 
 void MomentsBlock::add(int64_t first, int64_t count, const PanelRows& rows) {
@@ -91,6 +87,7 @@ void MomentsBlock::accumulate(int group, int64_t count, const PanelRows& given) 
   panel.count = count;
   Group& state = groups_[group];
   float* pivot = floats(group);
+  const CovariateSums of_covariates = covariate_sums(group);
   const auto dtype = static_cast<int>(plan_.dtype);
   if (state.n == 0) {
     const void* three[3] = {rows_[0], rows_[panel.count / 2], rows_[panel.count - 1]};
@@ -99,11 +96,11 @@ void MomentsBlock::accumulate(int group, int64_t count, const PanelRows& given) 
     std::fill_n(pivot + plan_.padded, plan_.padded, std::numeric_limits<float>::infinity());
     std::fill_n(pivot + 2 * plan_.padded, plan_.padded, -std::numeric_limits<float>::infinity());
     for (int k = 0; k < plan_.args.covariates(); ++k)
-      state.pivot[k] = covariate_pivot(plan_.covariate(k, selected_[0]),
-                                       plan_.covariate(k, selected_[panel.count / 2]),
-                                       plan_.covariate(k, selected_[panel.count - 1]));
+      of_covariates.pivot[k] = covariate_pivot(plan_.covariate(k, selected_[0]),
+                                               plan_.covariate(k, selected_[panel.count / 2]),
+                                               plan_.covariate(k, selected_[panel.count - 1]));
   }
-  load_covariates(state, panel.count);
+  load_covariates(of_covariates, panel.count);
   state.n += panel.count;
 
   panel.rows = rows_;
@@ -126,13 +123,13 @@ void MomentsBlock::accumulate(int group, int64_t count, const PanelRows& given) 
   plan_.kernels.accumulate[dtype](panel);
 }
 
-void MomentsBlock::load_covariates(Group& state, int64_t count) {
+void MomentsBlock::load_covariates(const CovariateSums& of, int64_t count) {
   for (int k = 0; k < plan_.args.covariates(); ++k) {
     for (int64_t i = 0; i < count; ++i) {
       // Counts reach 1e8 and more: the pivot goes off before any product.
-      const double deviation = plan_.covariate(k, selected_[i]) - state.pivot[k];
-      state.sum[k] += deviation;
-      state.square[k] += deviation * deviation;
+      const double deviation = plan_.covariate(k, selected_[i]) - of.pivot[k];
+      of.sum[k] += deviation;
+      of.square[k] += deviation * deviation;
       deviations_[k * kMaxPanelRows + i] = deviation;
     }
   }
@@ -150,10 +147,11 @@ void MomentsBlock::finish_group(int group, double* head, double* body) {
   const auto n = static_cast<double>(state.n);
   head[0] = n;
   if (state.n == 0) return;  // the merge leaves it out
+  const CovariateSums of = covariate_sums(group);
   for (int k = 0; k < covariates; ++k) {
-    const double mean = state.sum[k] / n;
-    head[1 + k] = state.pivot[k] + mean;
-    head[1 + covariates + k] = central_m2(state.sum[k], state.square[k], mean);
+    const double mean = of.sum[k] / n;
+    head[1 + k] = of.pivot[k] + mean;
+    head[1 + covariates + k] = central_m2(of.sum[k], of.square[k], mean);
   }
 
   for (int64_t from = 0; from < plan_.padded; from += kColumns)
@@ -166,8 +164,8 @@ void MomentsBlock::finish_group(int group, double* head, double* body) {
 /// merges compiled for AVX-512 (no difference beyond the noise of 4 %).
 OUTDIM_CLONES void MomentsBlock::finish_columns(int group, const Body& out, int64_t from,
                                                 int64_t count) {
-  const Group& state = groups_[group];
-  const auto n = static_cast<double>(state.n);
+  const auto n = static_cast<double>(groups_[group].n);
+  const double* covariate_sum = covariate_sums(group).sum;
   const int64_t padded = plan_.padded;
   const double* sum = sums(group) + from;
   const double *v = sum + kSumV * padded, *vv = sum + kSumVV * padded, *x = sum + kSumX * padded;
@@ -195,8 +193,8 @@ OUTDIM_CLONES void MomentsBlock::finish_columns(int group, const Body& out, int6
     const double* fv = sum + (kSumRows + 2 * k) * padded;
     const double* fx = fv + padded;
     for (int64_t j = 0; j < count; ++j) {
-      out.comoment(k)[from + j] = fx[j] - state.sum[k] * mean_x[j];
-      out.comoment_abs(k)[from + j] = fv[j] - state.sum[k] * mean_v[j];
+      out.comoment(k)[from + j] = fx[j] - covariate_sum[k] * mean_x[j];
+      out.comoment_abs(k)[from + j] = fv[j] - covariate_sum[k] * mean_v[j];
     }
   }
   if (!plan_.args.shape) return;

@@ -75,6 +75,8 @@ class MomentsPartials {
 
  private:
   void merge_group(int group, int threads);
+  /// Whether no block has a row of the group.
+  bool is_empty(int group);
 
   const MomentsPlan& plan_;
   Buffer<double> heads_;
@@ -105,19 +107,27 @@ class MomentsBlock {
     int64_t kept = 0;        // rows of few a panel, that wait for more
     Buffer<char> kept_rows;  // [kMaxPanelRows, row_bytes_], once there are some
     int64_t kept_index[kMaxPanelRows];
-    std::vector<double> pivot;  // of the covariates
-    std::vector<double> sum;    // of their deviations
-    std::vector<double> square;
+  };
+  /// Of the covariates of a group, [K] each.
+  struct CovariateSums {
+    double* pivot;
+    double* sum;  // of the deviations
+    double* square;
   };
 
   void add_group(int group, const PanelRows& rows, int64_t first, int64_t count);
   void add_kept(int group);
   /// Adds the rows rows_[0 .. count) of the call's rows selected_[0 .. count).
   void accumulate(int group, int64_t count, const PanelRows& panel);
-  void load_covariates(Group& state, int64_t count);
+  void load_covariates(const CovariateSums& of, int64_t count);
   void finish_group(int group, double* head, double* body);
   void finish_columns(int group, const Body& out, int64_t from, int64_t count);
   double* sums(int group) { return sums_.data() + group * sum_rows_ * plan_.padded; }
+  CovariateSums covariate_sums(int group) {
+    const int64_t k = plan_.args.covariates();
+    double* first = covariates_.data() + group * 3 * k;
+    return {first, first + k, first + 2 * k};
+  }
   float* floats(int group) { return floats_.data() + group * 3 * plan_.padded; }
 
   const MomentsPlan& plan_;
@@ -126,6 +136,7 @@ class MomentsBlock {
   std::vector<Group> groups_;
   Buffer<double> sums_;        // [groups, sum_rows_, padded]: base and covariates, then shape
   Buffer<float> floats_;       // [groups, {pivot, minimum, maximum}, padded]
+  Buffer<double> covariates_;  // [groups, {pivot, sum, square}, K]
   Buffer<double> deviations_;  // [covariates, kMaxPanelRows]
   int64_t selected_[kMaxPanelRows];
   double squares_[kMaxPanelRows];

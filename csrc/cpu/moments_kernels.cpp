@@ -154,7 +154,7 @@ void accumulate(const MomentsPanel& panel) {
   const bool shape = panel.shape != nullptr;
   const bool all_finite = shape && inverse_norms<T>(panel, rows, weights);
   const bool wide = walked(panel.covariate_count, shape) > 2 && T == DType::kFloat32;
-  Ahead ahead(panel, kItemSize<T>, wide);
+  Ahead ahead(panel.next, panel.d * kItemSize<T>, wide);
   Tile tile;
   for (int64_t column = 0; column < panel.padded; column += kGroup) {
     const Walk given = {panel, tile, column, weights, &ahead};

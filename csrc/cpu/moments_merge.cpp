@@ -30,13 +30,13 @@ Step merge_head(int covariates, double* head, const double* later) {
     std::copy_n(later, head_size(covariates), head);
     return {Step::kTake, {}, {}};
   }
-  Step step{Step::kMerge, MergeWeights::of(head[0], later[0]), {}};
+  Step step{Step::kMerge, MergeWeights::of(head[0], later[0]), std::vector<double>(covariates)};
   for (int k = 0; k < covariates; ++k) {
     const double delta = later[1 + k] - head[1 + k];
     double& m2 = head[1 + covariates + k];
     m2 = merged_m2(step.weights, m2, later[1 + covariates + k], delta);
     head[1 + k] = merged_mean(step.weights, head[1 + k], delta);
-    step.delta_x.push_back(delta);
+    step.delta_x[k] = delta;
   }
   head[0] += later[0];
   return step;
@@ -106,16 +106,29 @@ void MomentsPartials::merge(int threads) {
   for (int group = 0; group < plan_.args.groups; ++group) merge_group(group, threads);
 }
 
+bool MomentsPartials::is_empty(int group) {
+  for (int64_t block = 0; block < plan_.blocks; ++block)
+    if (head(block, group)[0] != 0.0) return false;
+  return true;
+}
+
 void MomentsPartials::merge_group(int group, int threads) {
   const MomentsArgs& args = plan_.args;
   const int covariates = args.covariates();
+  const int64_t size = plan_.body * plan_.d;
+  const bool before = args.before_head != nullptr;
+  double* const head = args.head + group * plan_.head;
+  if (before && is_empty(group)) {  // as is usual for rare ones
+    std::copy_n(args.before_head + group * plan_.head, plan_.head, head);
+    std::copy_n(args.before_body + group * size, size, args.body + group * size);
+    return;
+  }
   std::vector<double> these(plan_.head, 0.0);
   std::vector<Step> steps;
+  steps.reserve(plan_.blocks);
   for (int64_t block = 0; block < plan_.blocks; ++block)
-    steps.push_back(merge_head(covariates, these.data(), head(block, group)));
+    steps.push_back(merge_head(covariates, these.data(), this->head(block, group)));
 
-  double* const head = args.head + group * plan_.head;
-  const bool before = args.before_head != nullptr;
   if (before) {
     std::copy_n(args.before_head + group * plan_.head, plan_.head, head);
   } else {
@@ -123,11 +136,6 @@ void MomentsPartials::merge_group(int group, int threads) {
   }
   const Step last = merge_head(covariates, head, these.data());
 
-  const int64_t size = plan_.body * plan_.d;
-  if (last.kind == Step::kKeep && before) {  // no row of this group, as is usual for rare ones
-    std::copy_n(args.before_body + group * size, size, args.body + group * size);
-    return;
-  }
   const Body to{args.body + group * size, plan_.d, covariates};
   const int64_t chunks = (plan_.padded + kColumns - 1) / kColumns;
   const int64_t stride = std::min(kColumns, plan_.padded);

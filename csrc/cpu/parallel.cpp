@@ -94,7 +94,7 @@ void work(void* team) { static_cast<Team*>(team)->work(); }
 
 }  // namespace
 
-void run_tasks(int64_t tasks, int threads, const std::function<void(TaskQueue&)>& worker) {
+void run_workers(int64_t tasks, int threads, const std::function<void(TaskQueue&)>& worker) {
   if (tasks <= 0) return;
   Team team{TaskQueue(tasks), worker, {}, nullptr};
   const int64_t size = std::min<int64_t>(threads, tasks);

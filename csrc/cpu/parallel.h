@@ -33,7 +33,13 @@ class TaskQueue {
 /// computes must not depend on who runs it. The first exception of a worker is thrown here. In a
 /// child of fork() it runs on the calling thread alone: the OpenMP workers did not survive the
 /// fork, and waiting for them would hang.
-void run_tasks(int64_t tasks, int threads, const std::function<void(TaskQueue&)>& worker);
+void run_workers(int64_t tasks, int threads, const std::function<void(TaskQueue&)>& worker);
+
+/// The same, without a copy of the worker on the heap.
+template <class Worker>
+void run_tasks(int64_t tasks, int threads, const Worker& worker) {
+  run_workers(tasks, threads, std::cref(worker));
+}
 
 /// Where threads come from: the path of the OpenMP runtime, "threads" where there is none, "serial"
 /// after a fork.

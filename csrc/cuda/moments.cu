@@ -138,7 +138,8 @@ __device__ void finalize_head(const MomentsArgs& args, const MomentsWorkspace& w
 
 /// Block (tile of 32 columns, group), thread (column, slice): each slice merges its run of partial
 /// states in order, then the slices are merged two by two, and the whole behind the state before.
-/// The weights of a slice's merges are those of every column: they are found once a block.
+/// The weights of a slice's merges are those of every column: they are found once a block, so that
+/// no partial state costs a division; the merges of slices and the last one cost four a column.
 __global__ void __launch_bounds__(kWarp* kSlices)
     finalize_columns(const MomentsArgs args, const MomentsWorkspace workspace, int64_t d,
                      int first) {

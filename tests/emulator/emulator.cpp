@@ -55,6 +55,9 @@ struct Limits {
 std::map<std::string, Limits> limits;  // by name and template arguments
 cudaError_t last_error = cudaSuccess;
 cudaError_t next_launch = cudaSuccess;  // what it is to fail with
+int device = 0;                         // the current one of the thread, of which there is one here
+int switches = 0;                       // of the device, since the test has set it
+unsigned ran_on = 0;                    // bits of the devices on which kernels ran since then
 
 /// The name and the template arguments out of "... [with auto kKernel = a::{anonymous}::name<...>]".
 std::string short_name(const char* pretty) {
@@ -269,6 +272,7 @@ void run(const Kernel& launched, dim3 grid, dim3 threads, size_t shared_bytes,
   last_error = std::exchange(next_launch, cudaSuccess);
   if (last_error == cudaSuccess) last_error = refusal(launched, count, shared_bytes);
   if (last_error != cudaSuccess) return;
+  ran_on |= 1u << device;
   kernel = &body;
   grid_size = grid;
   block_size = threads;
@@ -301,6 +305,14 @@ __attribute__((visibility("default"))) void emulator_limits(const char* kernel, 
 __attribute__((visibility("default"))) void emulator_fail_next_launch(int error) {
   emulator::next_launch = static_cast<cudaError_t>(error);
 }
+__attribute__((visibility("default"))) void emulator_use_device(int device) {
+  emulator::device = device;
+  emulator::switches = 0;
+  emulator::ran_on = 0;
+}
+__attribute__((visibility("default"))) int emulator_device() { return emulator::device; }
+__attribute__((visibility("default"))) int emulator_switches() { return emulator::switches; }
+__attribute__((visibility("default"))) unsigned emulator_ran_on() { return emulator::ran_on; }
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
   auto* known = static_cast<emulator::Kernel*>(const_cast<void*>(kernel));
   if (emulator::limits_of(*known).shared + bytes > emulator::kMaxShared)
@@ -318,8 +330,12 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const voi
     *blocks = std::min(*blocks, emulator::kRegisters / emulator::registers_of(limit, threads));
   return cudaSuccess;
 }
-cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaGetDevice(int* device) { return *device = emulator::device, cudaSuccess; }
+cudaError_t cudaSetDevice(int device) {
+  emulator::device = device;
+  ++emulator::switches;
+  return cudaSuccess;
+}
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   *value = attribute == cudaDevAttrMultiProcessorCount ? emulator::multiprocessors
                                                        : static_cast<int>(emulator::kMaxShared);

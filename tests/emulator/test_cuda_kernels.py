@@ -4,6 +4,7 @@ import pytest
 import torch
 from gpu import checks
 from outdim import ops
+from outdim.ops import _cuda
 
 pytestmark = pytest.mark.slow
 
@@ -137,3 +138,44 @@ def test_a_full_device_raises_what_torch_raises(emulated):
         with pytest.raises(RuntimeError, match="kernel launch"):
             call(x)
         call(x)  # the error does not stay
+
+
+EVERY_OP = {
+    "moments": lambda: checks.check_moments(CPU, 37, 70, torch.float32, "spikes"),
+    "layer_norm": lambda: checks.check_layer_norm(CPU, 5, 70, torch.float32, "each"),
+    "fused": lambda: checks.check_fused(CPU, 37, 70, torch.float32, "residual", "output"),
+    "rank_histogram": lambda: checks.check_rank_histogram(CPU, 37, 8),
+    "segment_sums": lambda: checks.check_segment_sums(CPU, 37, 8, torch.float32, 0),
+    "magnitude_counts": lambda: checks.check_magnitude_counts(CPU, 37, 8, torch.float32, 0),
+    "token_shape": lambda: checks.check_token_shape(CPU, 37, 8, torch.float32, 0),
+    "comoments": lambda: checks.check_comoments(CPU, 37, 8, torch.float32, 0),
+    "attention_received": lambda: checks.check_attention_received(
+        CPU, (1, 1, 1, 7, 7, 8), torch.float32
+    ),
+}
+
+
+@pytest.mark.parametrize("op", EVERY_OP)
+def test_kernels_run_on_the_device_of_their_tensors(emulated, monkeypatch, op):
+    """The caller's device is current again afterwards, and is not set where it is that one."""
+
+    def context(module, device, workspace=None):
+        return module.CudaContext(2, 0, 0 if workspace is None else workspace.data_ptr())
+
+    monkeypatch.setattr(_cuda, "_context", context)
+    for current in (1, 2):
+        emulated.emulator_use_device(current)
+        EVERY_OP[op]()
+        assert emulated.emulator_ran_on() == 1 << 2
+        assert emulated.emulator_device() == current
+        assert (emulated.emulator_switches() > 0) == (current != 2)
+
+
+def test_a_launch_that_fails_leaves_the_device_of_the_caller(emulated, monkeypatch):
+    monkeypatch.setattr(_cuda, "_context", lambda module, *_: module.CudaContext(2, 0, 0))
+    emulated.emulator_use_device(1)
+    emulated.emulator_fail_next_launch(719)  # cudaErrorLaunchFailure
+    with pytest.raises(RuntimeError, match="kernel launch"):
+        ops.layer_norm(torch.ones(5, 64))
+    assert emulated.emulator_device() == 1
+    assert emulated.emulator_switches() == 2

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from outdim import ops
 from outdim.ops import _reference
-from outdim.ops._calls import LayerNormCall, MomentsCall
+from outdim.ops._calls import LayerNormCall, MomentsCall, NormOfRows, StatisticsOfRows
 from outdim.ops.checked import CheckedRows, CheckedStatistics
 from outdim.ops.checked_norm import CheckedNorm
 from outdim.ops.layout import MAGNITUDE_BINS, body_rows
@@ -93,11 +93,11 @@ def moments_oracle(hidden, args):
     k = sum(0 if value is None else len(value) for value in (args.table, args.rows))
     head = torch.empty(args.groups, 1 + 2 * k, dtype=torch.float64)
     body = torch.empty(args.groups, body_rows(k, args.shape), d, dtype=torch.float64)
-    call = MomentsCall(
+    given = StatisticsOfRows(
         cpu(args.ids), cpu(args.table), cpu(args.rows), cpu(args.group), args.groups, args.tau,
-        True, args.shape, None, None, head, body,
+        True, args.shape,
     )  # fmt: skip
-    _reference.moments(hidden, call)
+    _reference.moments(hidden, MomentsCall(given, None, None, head, body))
     return head, body
 
 
@@ -162,10 +162,8 @@ def layer_norm_oracle(x, gamma=None, beta=None, eps=1e-5, *, rms=False, residual
         variant = None if edit.variant is None else edit.variant.cpu()
         parts = (double(edit.scale), double(edit.shift), double(edit.clip), variant)
     mask = None if dim_mask is None else dim_mask.cpu()
-    call = LayerNormCall(
-        double(s), double(gamma), double(beta), eps, rms, None, mask, *parts, each, None, y
-    )
-    _reference.layer_norm(call, None, False)
+    norm = NormOfRows(double(gamma), double(beta), eps, rms, mask, *parts, each)
+    _reference.layer_norm(LayerNormCall(norm, double(s), None, None, y), None, False)
     return s, y.view(-1, *s.shape) if each else y
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from outdim.bench.inputs import Inputs, check_rows
 from outdim.bench.timing import Case, InCache, Variant
 from outdim.ops import Edit, layer_norm
-from outdim.ops._calls import LayerNormCall
+from outdim.ops._calls import LayerNormCall, NormOfRows
 from outdim.ops._dispatch import choose, kernels
 
 _EPS = 1e-5
@@ -55,10 +55,10 @@ def norm_in_cache(inputs: Inputs, threads: int) -> tuple[InCache, ...]:
     x, y = (row.expand(rows, D) for row in (inputs.x[:1], torch.empty_like(inputs.x[:1])))
     calls = N // rows
     # The launcher itself: the op refuses an output whose rows overlap, as it should.
-    call = LayerNormCall(
-        x, inputs.gamma, inputs.beta, _EPS, False, None, inputs.keep, None, None, None, None, False,
-        None, y,
-    )  # fmt: skip
+    norm = NormOfRows(
+        inputs.gamma, inputs.beta, _EPS, False, inputs.keep, None, None, None, None, False
+    )
+    call = LayerNormCall(norm, x, None, None, y)
     launcher = kernels(choose("auto", x))
 
     def run() -> None:

@@ -8,7 +8,8 @@ from torch import Tensor
 from outdim import ops
 from outdim.errors import ArgumentError, BackendError
 from outdim.ops._check import check_hidden, check_tensor, describe
-from outdim.ops._reference import centre, merged_comoment, merged_mean
+from outdim.ops._reference.merge import merged_comoment, merged_mean
+from outdim.ops._reference.moments import centre
 
 try:
     from torchmetrics import Metric

@@ -4,7 +4,7 @@ Each validates its arguments, runs on CUDA, on the CPU or in plain torch (`backe
 registered with torch.library as torch.ops.outdim.*, so that torch.compile traces through it.
 """
 
-from outdim.ops._reference import empty_state
+from outdim.ops._reference.merge import empty_state
 from outdim.ops.attention_received import AttentionReceived, attention_received
 from outdim.ops.comoments import Comoments, comoments, merge_comoments
 from outdim.ops.layer_norm import Edit, layer_norm, layer_norm_moments

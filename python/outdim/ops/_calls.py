@@ -3,8 +3,8 @@
 `_cpu.py` and `_cuda.py` turn these into addresses, sizes and a stream; both have the functions
 `layer_norm(call, stats, of_input)`, `moments(hidden, call)`, `rank_histogram_touch(hidden, call)`
 and so on. All tensors of a call are on one device. Every matrix of
-rows is a view with contiguous columns (its row stride may be anything, also zero); every other
-tensor is contiguous.
+rows is a view with contiguous columns (its row stride may be anything, also zero), or of any shape
+(..., D) where it is contiguous; every other tensor is contiguous.
 """
 
 from typing import Any, NamedTuple
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 
-class MomentsCall(NamedTuple):
-    """Covariates, selection, options and outputs of a moments kernel; see csrc/core/moments.h."""
+class StatisticsOfRows(NamedTuple):
+    """What holds for N rows, whatever is taken of them; see csrc/core/moments.h."""
 
     ids: Tensor | None  # [N] int64, with table
     table: Tensor | None  # [K1, V] float64, K1 >= 1
@@ -23,34 +23,48 @@ class MomentsCall(NamedTuple):
     tau: float
     exact: bool
     shape: bool
+    native: Any = None  # all of it as the binding takes it, where that was prepared
+
+    @property
+    def covariates(self) -> int:
+        """How many there are."""
+        return sum(0 if value is None else len(value) for value in (self.table, self.rows))
+
+
+class MomentsCall(NamedTuple):
+    """Covariates, selection, options and states of a moments kernel."""
+
+    given: StatisticsOfRows
     before_head: Tensor | None  # like head and body: the state to merge behind
     before_body: Tensor | None
     head: Tensor  # [groups, 1 + 2 K] float64, to be written
     body: Tensor  # [groups, R, D] float64, to be written
-    native: Any = None  # all of it as the binding takes it, where that was prepared
 
 
-class LayerNormCall(NamedTuple):
-    """Inputs, edit and outputs of a layer_norm kernel; see csrc/core/layer_norm.h.
+class NormOfRows(NamedTuple):
+    """Parameters and edit of a norm; see csrc/core/layer_norm.h."""
 
-    With `native`, x, residual, sum and y are contiguous and may have any shape (..., D).
-    """
-
-    x: Tensor  # [N, D] rows, float32, float16 or bfloat16
     gamma: Tensor | None  # [D], dtype of beta
     beta: Tensor | None
     eps: float
     rms: bool
-    residual: Tensor | None  # [N, D] rows, dtype of x
     dim_mask: Tensor | None  # [D] bool
     scale: Tensor | None  # [M, D] float32
     shift: Tensor | None
     clip: Tensor | None
     variant: Tensor | None  # [N] int32
     each: bool  # every row of x with every variant: y is [M * N, D]
+    native: Any = None  # all of it as the binding takes it, where that was prepared
+
+
+class LayerNormCall(NamedTuple):
+    """Norm, inputs and outputs of a layer_norm kernel."""
+
+    norm: NormOfRows
+    x: Tensor  # [N, D] rows, float32, float16 or bfloat16
+    residual: Tensor | None  # [N, D] rows, dtype of x
     sum: Tensor | None  # [N, D] contiguous, to be written
     y: Tensor  # [N, D] rows, to be written
-    native: Any = None  # all of it as the binding takes it, where that was prepared
 
 
 class RankTouchCall(NamedTuple):

@@ -12,94 +12,110 @@ from outdim.ops._calls import (
     LayerNormCall,
     MagnitudeCountsCall,
     MomentsCall,
+    NormOfRows,
     RankAddCall,
     RankTouchCall,
     SegmentSumsCall,
     SizesCall,
+    StatisticsOfRows,
     TokenShapeCall,
     UnitSumsCall,
 )
-from outdim.ops._statistics import StatisticsOfRows
 
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def rows_args(module: Any, call: MomentsCall | StatisticsOfRows) -> Any:
-    """Build the binding's MomentsArgs without its states: what holds for any tensor of the rows."""
-    table, rows = call.table, call.rows
+def statistics_args(module: Any, given: StatisticsOfRows) -> Any:
+    """Build the binding's MomentsArgs without its states, unless that was prepared."""
+    ids, table, rows, group, groups, tau, exact, shape, native = given
+    if native is not None:
+        return native
     table_covariates, vocab = (0, 0) if table is None else table.shape
     return module.MomentsArgs(
-        _address(call.ids),
+        _address(ids),
         _address(table),
         vocab,
         table_covariates,
         _address(rows),
         0 if rows is None else rows.shape[0],
-        _address(call.group),
-        call.groups,
-        call.tau,
-        call.exact,
-        call.shape,
+        _address(group),
+        groups,
+        tau,
+        exact,
+        shape,
     )
 
 
-def moments_args(module: Any, call: MomentsCall) -> Any:
-    """Build the binding's MomentsArgs; the kernels of every device take the same."""
-    if call.native is not None:
-        return call.native
-    return rows_args(module, call).with_state(
-        _address(call.before_head),
-        _address(call.before_body),
-        call.head.data_ptr(),
-        call.body.data_ptr(),
+def state_addresses(call: MomentsCall) -> tuple[int, int, int, int]:
+    """Where the states before and after a call are, head and body; 0: none."""
+    _, before_head, before_body, head, body = call
+    return (
+        0 if before_head is None else before_head.data_ptr(),
+        0 if before_body is None else before_body.data_ptr(),
+        head.data_ptr(),
+        body.data_ptr(),
     )
 
 
-def norm_args(module: Any, call: LayerNormCall) -> Any:
-    """Build the binding's LayerNormArgs without its rows: what holds for every call of a norm."""
-    gamma, beta, scale = call.gamma, call.beta, call.scale
+def norm_args(module: Any, norm: NormOfRows, dtype: torch.dtype, d: int) -> Any:
+    """Build the binding's LayerNormArgs without its rows, unless that was prepared."""
+    gamma, beta, eps, rms, dim_mask, scale, shift, clip, variant, each, native = norm
+    if native is not None:
+        return native
     parameter = beta if gamma is None else gamma
     return module.LayerNormArgs(
-        DTYPE_CODES[call.x.dtype],
-        call.x.shape[-1],
+        DTYPE_CODES[dtype],
+        d,
         0 if parameter is None else DTYPE_CODES[parameter.dtype],
         _address(gamma),
         _address(beta),
-        call.eps,
-        call.rms,
-        _address(call.dim_mask),
+        eps,
+        rms,
+        _address(dim_mask),
         _address(scale),
-        _address(call.shift),
-        _address(call.clip),
-        _address(call.variant),
+        _address(shift),
+        _address(clip),
+        _address(variant),
         0 if scale is None else scale.shape[0],
-        call.each,
+        each,
     )
 
 
-def layer_norm_args(module: Any, call: LayerNormCall) -> Any:
-    """Build the binding's LayerNormArgs; the kernels of every device take the same."""
-    if call.native is not None:
-        return call.native
-    x, residual, y = call.x, call.residual, call.y
-    return norm_args(module, call).with_rows(
-        x.shape[0],
+def rows_of_norm(call: LayerNormCall) -> tuple[int, ...]:
+    """N, and where x, residual, sum and y are, with the elements between their rows; 0: none."""
+    _, x, residual, s, y = call
+    shape = x.shape
+    if len(shape) == 2:
+        n, stride, y_stride = shape[0], x.stride(0), y.stride(0)
+        residual_stride = 0 if residual is None else residual.stride(0)
+    else:
+        stride = residual_stride = y_stride = shape[-1]
+        n = x.numel() // stride
+    return (
+        n,
         x.data_ptr(),
-        x.stride(0),
-        _address(residual),
-        0 if residual is None else residual.stride(0),
-        _address(call.sum),
+        stride,
+        0 if residual is None else residual.data_ptr(),
+        residual_stride,
+        0 if s is None else s.data_ptr(),
         y.data_ptr(),
-        y.stride(0),
+        y_stride,
     )
+
+
+def view_of(hidden: Tensor) -> tuple[int, int, int, int, int]:
+    """Address, dtype, N, D and stride of rows: of a matrix, or contiguous ones of any shape."""
+    shape = hidden.shape
+    d = shape[-1]
+    n, stride = (shape[0], hidden.stride(0)) if len(shape) == 2 else (hidden.numel() // d, d)
+    return hidden.data_ptr(), DTYPE_CODES[hidden.dtype], n, d, stride
 
 
 def hidden_view(module: Any, hidden: Tensor) -> Any:
-    """Build the binding's HiddenView of a matrix of rows."""
-    n, d = hidden.shape
-    return module.HiddenView(hidden.data_ptr(), DTYPE_CODES[hidden.dtype], n, d, hidden.stride(0))
+    """Build the binding's HiddenView of rows."""
+    return module.HiddenView(*view_of(hidden))
 
 
 def _run(name: str, hidden: Tensor, args: Any, *more: int) -> None:
@@ -110,10 +126,12 @@ def _run(name: str, hidden: Tensor, args: Any, *more: int) -> None:
 
 def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -> None:
     """Run the kernel with torch's number of threads; `stats` is filled from the same pass."""
-    module = core()
+    module, x = core(), call.x
     module.layer_norm(
-        layer_norm_args(module, call),
-        None if stats is None else moments_args(module, stats),
+        norm_args(module, call.norm, x.dtype, x.shape[-1]),
+        *rows_of_norm(call),
+        None if stats is None else statistics_args(module, stats.given),
+        *((0, 0, 0, 0) if stats is None else state_addresses(stats)),
         0 if of_input else 1,
         torch.get_num_threads(),
     )
@@ -122,7 +140,12 @@ def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -
 def moments(hidden: Tensor, call: MomentsCall) -> None:
     """Run the kernel with torch's number of threads."""
     module = core()
-    module.moments(hidden_view(module, hidden), moments_args(module, call), torch.get_num_threads())
+    module.moments(
+        statistics_args(module, call.given),
+        *state_addresses(call),
+        *view_of(hidden),
+        torch.get_num_threads(),
+    )
 
 
 def rank_touch_args(module: Any, call: RankTouchCall) -> Any:

@@ -27,15 +27,17 @@ from outdim.ops._calls import (
 from outdim.ops._cpu import (
     attention_received_args,
     hidden_view,
-    layer_norm_args,
     magnitude_counts_args,
-    moments_args,
+    norm_args,
     rank_add_args,
     rank_touch_args,
+    rows_of_norm,
     segment_sums_args,
+    state_addresses,
+    statistics_args,
     token_shape_args,
 )
-from outdim.ops._reference import comoments_by
+from outdim.ops._reference.comoments import comoments_by
 
 
 def _context(module: Any, device: torch.device, workspace: Tensor | None = None) -> Any:
@@ -72,6 +74,10 @@ def _queue(name: str, hidden: Tensor, args: Any, *more: int) -> None:
         getattr(module, f"cuda_{name}")(hidden_view(module, hidden), args, *more, context)
 
 
+def _moments_args(module: Any, call: MomentsCall) -> Any:
+    return statistics_args(module, call.given).with_state(*state_addresses(call))
+
+
 def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -> None:
     """Queue the kernels; `stats` is filled from the registers where that is possible.
 
@@ -89,18 +95,18 @@ def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -
         call = call._replace(
             sum=torch.empty(call.x.shape, dtype=call.x.dtype, device=call.x.device)
         )
-    device = call.x.device
-    args = None if stats is None else moments_args(module, stats)
+    norm = norm_args(module, call.norm, call.x.dtype, d).with_rows(*rows_of_norm(call))
+    args = None if stats is None else _moments_args(module, stats)
     workspace = None if args is None else _workspace(module, call.x, args)
-    context = _context(module, device, workspace)
+    context = _context(module, call.x.device, workspace)
     with _out_of_memory():
-        module.cuda_layer_norm(layer_norm_args(module, call), args, int(not of_input), context)
+        module.cuda_layer_norm(norm, args, int(not of_input), context)
 
 
 def moments(hidden: Tensor, call: MomentsCall) -> None:
     """Queue the kernels. An id outside the table makes the moments of its covariate NaN."""
     module = core()
-    args = moments_args(module, call)
+    args = _moments_args(module, call)
     workspace = _workspace(module, hidden, args)
     context = _context(module, hidden.device, workspace)
     with _out_of_memory():

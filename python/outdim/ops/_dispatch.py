@@ -62,9 +62,12 @@ def keep_to_one_thread_after_fork() -> None:
 
 def transformed() -> bool:
     """Whether torch.func (vmap, grad, jvp) or forward-mode differentiation is under way."""
-    return not is_compiling() and (
-        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    )
+    return not is_compiling() and (torch._C._are_functorch_transforms_active() or forward_mode())
+
+
+def forward_mode() -> bool:
+    """Whether forward-mode differentiation is under way, which `via_op` does not look for."""
+    return forward_ad._current_level >= 0
 
 
 def choose(backend: str, tensor: torch.Tensor) -> str:

@@ -1,13 +1,13 @@
 """Checks of what `moments` takes besides the hidden states: once a batch, or once a call."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from outdim.errors import ArgumentError
-from outdim.ops._calls import MomentsCall
+from outdim.ops._calls import MomentsCall, StatisticsOfRows
 from outdim.ops._check import (
     check_device,
     group_error,
@@ -22,24 +22,6 @@ _MAX_GROUPS = 255
 _PARTS = ("head", "body")
 
 
-class StatisticsOfRows(NamedTuple):
-    """The first fields of a `MomentsCall`: what holds for N rows, whatever is taken of them."""
-
-    ids: Tensor | None
-    table: Tensor | None
-    rows: Tensor | None
-    group: Tensor | None
-    groups: int
-    tau: float
-    exact: bool
-    shape: bool
-
-    @property
-    def covariates(self) -> int:
-        """How many there are."""
-        return sum(0 if value is None else len(value) for value in (self.table, self.rows))
-
-
 def prepare(hidden: Tensor, out: Sequence[Tensor] | None, *arguments: Any) -> MomentsCall:
     """Validate the arguments of the registered op against rows [N, D] and allocate the state."""
     (n, d), device = hidden.shape, hidden.device
@@ -47,7 +29,7 @@ def prepare(hidden: Tensor, out: Sequence[Tensor] | None, *arguments: Any) -> Mo
     found = check_rows(n, device, *of_rows)
     before = (before_head, before_body)
     size = found.groups, found.covariates, found.shape, d
-    return MomentsCall(*found, *before, *check_state(*size, device, before, out))
+    return MomentsCall(found, *before, *check_state(*size, device, before, out))
 
 
 def check_rows(
@@ -135,18 +117,18 @@ def check_state(
     return tuple(found)
 
 
-def row_error(call: MomentsCall) -> ArgumentError:
+def row_error(given: StatisticsOfRows) -> ArgumentError:
     """Describe the first row of a group, or counted one of an id, that there is not."""
-    if call.group is not None and int(call.group.max()) > call.groups:
-        return group_error(call.group, call.groups)
-    assert call.ids is not None
-    assert call.table is not None
-    vocab = call.table.shape[1]
-    wrong = (call.ids < 0) | (call.ids >= vocab)
-    if call.group is not None:
-        wrong &= call.group > 0
+    if given.group is not None and int(given.group.max()) > given.groups:
+        return group_error(given.group, given.groups)
+    assert given.ids is not None
+    assert given.table is not None
+    vocab = given.table.shape[1]
+    wrong = (given.ids < 0) | (given.ids >= vocab)
+    if given.group is not None:
+        wrong &= given.group > 0
     row = int(wrong.nonzero()[0])
     return ArgumentError(
-        f"ids: expected values in [0, {vocab}), the columns of `table`, got {int(call.ids[row])} "
+        f"ids: expected values in [0, {vocab}), the columns of `table`, got {int(given.ids[row])} "
         f"in row {row}; the ids must come from the tokenizer that the table was made for"
     )

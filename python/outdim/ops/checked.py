@@ -1,6 +1,6 @@
 """What many calls have in common, checked once: a batch's rows, a norm's parameters."""
 
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,7 +9,8 @@ from outdim.errors import ArgumentError
 from outdim.ops import _cpu
 from outdim.ops._binding import core
 from outdim.ops._calls import MomentsCall
-from outdim.ops._dispatch import via_op
+from outdim.ops._check import check_hidden
+from outdim.ops._dispatch import choose, via_op
 from outdim.ops._statistics import check_rows, check_state
 from outdim.ops.moments import (
     MomentsState,
@@ -39,14 +40,14 @@ class CheckedRows:
     def __init__(self, given: StatisticsArgs, n: int, device: torch.device) -> None:
         self.given, self.n, self.device = given, n, device
         self.arguments = given.flatten(torch.empty(0, device=device))[:-2]
-        self.found = check_rows(n, device, *self.arguments)
-        module = core()
-        self.native = None if module is None else _cpu.rows_args(module, self.found)
-        found = self.found
+        found = check_rows(n, device, *self.arguments)
+        if (module := core()) is not None:
+            found = found._replace(native=_cpu.statistics_args(module, found))
+        self.found = found
         self.size = found.groups, found.covariates, found.shape  # of a state, without D
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy what was given: a copy's rows lie elsewhere than `native` says."""
+        """Copy what was given: a copy's rows lie elsewhere than `found.native` says."""
         return CheckedRows, (self.given, self.n, self.device)
 
 
@@ -62,9 +63,12 @@ class CheckedStatistics(NamedTuple):
         if via_op(hidden):
             found = torch.ops.outdim.moments(hidden.detach(), *self.flatten(hidden), "auto")
             return deliver(MomentsState(*found), self.out)
-        view = rows_of_values(hidden)
-        call = self.call(view)
-        launch(view, call, "auto")
+        d = check_hidden("hidden", hidden)[-1]
+        kernel = choose("auto", hidden)
+        if kernel == "reference" or not hidden.is_contiguous() or hidden.is_neg():
+            hidden = rows_of_values(hidden)
+        call = self.call_of(hidden.numel() // d, d, hidden.device)
+        launch(hidden, call, kernel)
         return self.state(call)
 
     def flatten(self, hidden: Tensor) -> tuple[Any, ...]:
@@ -85,17 +89,17 @@ class CheckedStatistics(NamedTuple):
                 f"got {n} on {device}"
             )
         size = (*rows.size, d, device)
-        if not (_known(before, size) and _known(out, size)) or before is out:
+        if (
+            type(before) is not _KnownState
+            or type(out) is not _KnownState
+            or before.size != size
+            or out.size != size
+            or before is out
+        ):
             earlier_head, earlier_body = before or (None, None)
             head, body = check_state(*size, (earlier_head, earlier_body), out)
-            return MomentsCall(*rows.found, earlier_head, earlier_body, head, body)
-        native = rows.native
-        if native is not None:
-            native = native.with_state(
-                before.head.data_ptr(), before.body.data_ptr(), out.head.data_ptr(),
-                out.body.data_ptr(),
-            )  # fmt: skip
-        return MomentsCall(*rows.found, *before, *out, native)
+            return MomentsCall(rows.found, earlier_head, earlier_body, head, body)
+        return MomentsCall(rows.found, *before, *out)
 
     def state(self, call: MomentsCall) -> MomentsState:
         """Name what a call has filled; the next call knows it."""
@@ -113,7 +117,3 @@ class _KnownState(MomentsState):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MomentsState, tuple(self)
-
-
-def _known(state: MomentsState | None, size: tuple[Any, ...]) -> TypeGuard[_KnownState]:
-    return type(state) is _KnownState and state.size == size

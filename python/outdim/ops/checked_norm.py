@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from outdim.ops import _cpu
-from outdim.ops import _layer_norm_op as op
 from outdim.ops._binding import core
-from outdim.ops._calls import LayerNormCall
+from outdim.ops._calls import LayerNormCall, NormOfRows
 from outdim.ops._check import check_hidden, check_same
-from outdim.ops._dispatch import choose, kernels, transformed, via_op
+from outdim.ops._dispatch import choose, forward_mode, kernels, via_op
+from outdim.ops._layer_norm_call import check_parameters
 from outdim.ops._statistics import row_error
 from outdim.ops.checked import CheckedStatistics
 from outdim.ops.layer_norm import layer_norm_moments
@@ -34,9 +34,8 @@ class CheckedNorm:
 
     def __init__(self, eps: float, rms: bool) -> None:
         self._eps, self._rms = eps, rms
-        self._key: tuple[Any, ...] = ()
-        self._parameters: tuple[Tensor | None, Tensor | None] = None, None
-        self._native: Any = None
+        # One thing, so that another thread has the parameters of the key that it has.
+        self._checked: tuple[tuple[Any, ...], NormOfRows] | None = None
 
     def __call__(
         self,
@@ -55,16 +54,23 @@ class CheckedNorm:
                 residual=residual, return_sum=with_sum,
             )  # fmt: skip
         key = x.dtype, x.shape[-1], x.device, _place(gamma), _place(beta)
-        if key != self._key:
-            self._parameters = op.check_parameters(x, gamma, beta)
-            self._native = _cpu.norm_args(core(), self._call(x, None, None, x, None))
-            is_copy = self._parameters[0] is not gamma or self._parameters[1] is not beta
-            self._key = () if is_copy else key  # what changes in place does not change its copy
-        return self._launch(x, residual, statistics, of == "input", with_sum)
+        checked = self._checked
+        if checked is None or checked[0] != key:
+            checked = key, self._check(x, gamma, beta)
+            is_copy = checked[1].gamma is not gamma or checked[1].beta is not beta
+            # What changes in place does not change its copy.
+            self._checked = None if is_copy else checked
+        return self._launch(checked[1], x, residual, statistics, of == "input", with_sum)
+
+    def _check(self, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> NormOfRows:
+        """Check the parameters and say where they are."""
+        gamma, beta = check_parameters(x, gamma, beta)
+        norm = NormOfRows(gamma, beta, self._eps, self._rms, None, None, None, None, None, False)
+        return norm._replace(native=_cpu.norm_args(core(), norm, x.dtype, x.shape[-1]))
 
     def _is_plain(self, x: Tensor, residual: Tensor | None) -> bool:
         """Whether a kernel can have x as it lies in memory, and nobody else wants to know."""
-        if via_op(x) or transformed() or torch.is_grad_enabled():
+        if via_op(x) or forward_mode() or torch.is_grad_enabled():
             return False
         check_hidden("x", x)
         if residual is not None:
@@ -75,6 +81,7 @@ class CheckedNorm:
 
     def _launch(
         self,
+        norm: NormOfRows,
         x: Tensor,
         residual: Tensor | None,
         statistics: CheckedStatistics,
@@ -86,27 +93,12 @@ class CheckedNorm:
         stats = statistics.call_of(n, d, device)
         y = torch.empty_like(x)
         s = torch.empty_like(x) if with_sum else None
-        native = self._native.with_rows(
-            n, x.data_ptr(), d, _address(residual), d, _address(s), y.data_ptr(), d
-        )
-        call = self._call(x, residual, s, y, native)
+        call = LayerNormCall(norm, x, residual, s, y)
         try:
             kernels(device.type).layer_norm(call, stats, of_input)
         except IndexError as error:
-            raise row_error(stats) from error
+            raise row_error(stats.given) from error
         return y, s, statistics.state(stats)
-
-    def _call(
-        self, x: Tensor, residual: Tensor | None, s: Tensor | None, y: Tensor, native: Any
-    ) -> LayerNormCall:
-        return LayerNormCall(
-            x, *self._parameters, self._eps, self._rms, residual,
-            None, None, None, None, None, False, s, y, native,
-        )  # fmt: skip
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _place(tensor: Tensor | None) -> tuple[Any, ...]:

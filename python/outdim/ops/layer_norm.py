@@ -10,6 +10,7 @@ from outdim.errors import ArgumentError
 from outdim.ops import _layer_norm_op as op
 from outdim.ops._check import as_tensor, check_tensor
 from outdim.ops._dispatch import Backend, transformed, via_op
+from outdim.ops._layer_norm_call import NormArguments
 from outdim.ops.moments import MomentsState, StatisticsArgs, deliver
 
 if TYPE_CHECKING:
@@ -278,12 +279,12 @@ def _flatten(
     return_sum: bool,
     dim_mask: Any,
     edit: Edit | None,
-) -> op.NormArguments:
+) -> NormArguments:
     """List the arguments as the registered ops take them, NumPy arrays as tensors."""
     tables: tuple[Any, ...] = None, None, None, None, False
     if edit is not None:
         tables = edit.scale, edit.shift, edit.clip, edit.variant, edit.each
-    return op.NormArguments(
+    return NormArguments(
         as_tensor("x", x),
         as_tensor("gamma", gamma),
         as_tensor("beta", beta),

@@ -2,9 +2,9 @@
 
 import torch
 
-from outdim.ops import _reference
 from outdim.ops._binding import core
-from outdim.ops._reference import State
+from outdim.ops._reference import merge as reference
+from outdim.ops._reference.merge import State
 from outdim.ops.layout import covariates_of
 
 
@@ -27,7 +27,7 @@ def merge_states(a: State, b: State, shape: bool) -> State:
     module = core()
     tensors = (*a, *b)
     if module is None or not all(tensor.is_cpu for tensor in tensors):
-        return _reference.merge_states(a, b, shape)
+        return reference.merge_states(a, b, shape)
     head_a, body_a, head_b, body_b = (tensor.contiguous() for tensor in tensors)
     head, body = torch.empty_like(head_a), torch.empty_like(body_a)
     module.merge_moments(

@@ -212,7 +212,7 @@ def _launch(
     """Validate, allocate, launch."""
     view = rows_of_values(hidden)
     call = prepare(view, out, *statistics)
-    launch(view, call, backend)
+    launch(view, call, choose(backend, view))
     return call.head, call.body
 
 
@@ -224,11 +224,11 @@ def rows_of_values(hidden: Any) -> Tensor:
 
 
 def launch(hidden: Tensor, call: MomentsCall, backend: str) -> None:
-    """Run the kernel of a backend on rows."""
+    """Run the kernel of a backend that `choose` named on rows."""
     try:
-        kernels(choose(backend, hidden)).moments(hidden, call)
+        kernels(backend).moments(hidden, call)
     except IndexError as error:
-        raise row_error(call) from error
+        raise row_error(call.given) from error
 
 
 def _run(hidden: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
