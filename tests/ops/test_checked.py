@@ -95,6 +95,28 @@ def test_a_batch_serves_tensors_of_other_widths_and_layouts():
             assert same_bytes(a, b)
 
 
+@pytest.mark.parametrize("shape", [(30, 1, 9), (1, 30, 9), (30, 9, 1), (1, 1, 9), (1, 9), (9,)])
+def test_rows_lie_where_they_are_whatever_the_strides_of_single_ones(shape):
+    """A dimension of size 1 may have any stride and the tensor is contiguous all the same."""
+    dense = hidden_states(torch.Size(shape).numel(), 1).view(shape)
+    strides = [s if size > 1 else 999 for s, size in zip(dense.stride(), shape, strict=True)]
+    x = torch.empty_strided(shape, strides).copy_(dense)
+    assert x.is_contiguous()
+    d, n = shape[-1], dense.numel() // shape[-1]
+    given = statistics(n)
+    rows = CheckedRows(given, n, CPU)
+    before = ops.moments(dense, **options(given))
+    with torch.no_grad():
+        y, _, of_norm = CheckedNorm(1e-5, True)(
+            x, torch.ones(d), None, x, CheckedStatistics(rows, before), "output"
+        )
+    assert torch.equal(y, ops.layer_norm(dense, torch.ones(d), rms=True, residual=dense))
+    for state, of in ((CheckedStatistics(rows, before).moments(x), dense), (of_norm, y)):
+        expected = ops.moments(of, **options(given), before=before)
+        for a, b in zip(state, expected, strict=True):
+            assert same_bytes(a, b)
+
+
 def shared(state):
     """The same state; its tensors were moved, as those that go to another process are."""
     for part in state:
