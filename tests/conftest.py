@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import hypothesis
 import pytest
 import torch
 from outdim.demo import smollm2_file
@@ -26,6 +27,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny import tiny_model, tiny_tokenizer
 from tokenizer_zoo import build
+
+hypothesis.settings.register_profile("outdim", deadline=None)  # no test of the clock
+hypothesis.settings.load_profile("outdim")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
