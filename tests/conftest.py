@@ -1,5 +1,6 @@
 """What every test may use."""
 
+import gc
 import importlib
 import os
 import random
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import hypothesis
 import pytest
 import torch
 from outdim.demo import smollm2_file
@@ -25,6 +27,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny import tiny_model, tiny_tokenizer
 from tokenizer_zoo import build
+
+hypothesis.settings.register_profile("outdim", deadline=None)  # no test of the clock
+hypothesis.settings.load_profile("outdim")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -98,6 +103,12 @@ def corpus(tmp_path_factory) -> Path:
     lines = [" ".join(rng.sample(words, rng.randint(1, 40))) for _ in range(60)]
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def pytest_collection_finish() -> None:
+    """What imports left lives on: to look through it again and again is a twentieth of the time."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

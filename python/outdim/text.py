@@ -79,6 +79,20 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def duration(seconds: float) -> str:
+    """Write a time, roughly.
+
+    Example:
+        >>> duration(0.4), duration(42.1), duration(100), duration(5000)
+        ('less than a second', '42 s', '2 minutes', '1.4 hours')
+    """
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
 def listing(items: Sequence[object], limit: int = 12) -> str:
     """Write items as prose, the rest counted.
 

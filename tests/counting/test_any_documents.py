@@ -10,7 +10,7 @@ from outdim.corpus import open_corpus
 from outdim.errors import DataError
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     data=st.lists(
         st.sampled_from(
@@ -60,7 +60,7 @@ def test_any_bytes_as_txt(
     assert found.documents + found.skipped.total() == lines
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     rows=st.lists(
         st.one_of(
@@ -95,7 +95,7 @@ def test_any_rows_as_jsonl(
     assert all(text.encode() for text in read(corpus))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     rows=st.lists(
         st.one_of(

@@ -49,13 +49,13 @@ class TestEveryKind:
             counts, np.bincount(np.concatenate(rows), minlength=len(counts))
         )
 
-    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=15, suppress_health_check=list(HealthCheck))
     @given(texts=st.lists(PIECES, max_size=6), more=st.lists(ANY, max_size=3))
     def test_any_text(self, name: str, texts: list[str], more: list[str]) -> None:
         assert_same(build, name, texts + more)
 
     @pytest.mark.slow
-    @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=300, suppress_health_check=list(HealthCheck))
     @given(texts=st.lists(PIECES, max_size=6), more=st.lists(ANY, max_size=3))
     def test_any_text_at_length(self, name: str, texts: list[str], more: list[str]) -> None:
         assert_same(build, name, texts + more)
@@ -66,13 +66,13 @@ class TestEdgesOfPieces:
     def test_every_two_neighbours(self, name: str) -> None:
         assert_same(build_with_visible_edges, name, [f"a{x}{y}b c" for x in FEW for y in FEW])
 
-    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=15, suppress_health_check=list(HealthCheck))
     @given(texts=st.lists(PIECES, max_size=6))
     def test_any_text(self, name: str, texts: list[str]) -> None:
         assert_same(build_with_visible_edges, name, texts)
 
     @pytest.mark.slow
-    @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=300, suppress_health_check=list(HealthCheck))
     @given(texts=st.lists(PIECES, max_size=6))
     def test_any_text_at_length(self, name: str, texts: list[str]) -> None:
         assert_same(build_with_visible_edges, name, texts)

@@ -91,7 +91,7 @@ def test_chunks_are_those_of_a_plain_split(threads):
     assert found == Counter(chunk for row in plain(DOCUMENTS * 40) for chunk in row)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.text("ab1 2~é", max_size=60), max_size=12))
 def test_any_text(documents):
     found, _ = count(documents)

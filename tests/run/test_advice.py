@@ -1,11 +1,12 @@
 """What the progress line says: how far a run is, and what would make it faster, if it pays."""
 
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
 from outdim.bench import precision
-from outdim.run.local import Progress
+from outdim.run.progress import Progress, outlook
 from outdim.run.worker import Worker
 
 
@@ -49,7 +50,7 @@ def test_nothing_is_measured_where_no_line_is_shown(monkeypatch):
 def test_within_a_shard_the_line_goes_on(monkeypatch):
     """Variants of a sweep: a shard may take an hour."""
     clock = [0.0]
-    monkeypatch.setattr("outdim.run.local.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("outdim.run.progress.time.monotonic", lambda: clock[0])
     worker = worker_with(None)
     worker.study = {"sweep-lm": SimpleNamespace(work=[{"size_bytes": 1000}] * 3)}
     progress = Progress(worker, ["sweep-lm"], [1, 2])
@@ -60,10 +61,55 @@ def test_within_a_shard_the_line_goes_on(monkeypatch):
     for time, share in ((1, 0.25), (1.1, 0.3), (2, 0.5)):
         clock[0] = time
         progress.note(share, f"variant {int(100 * share)}/100")
-    assert shown == ["variant 25/100, shard 1/3", "variant 50/100, shard 1/3"]  # not each of them
+    assert shown == ["shard 1/3, variant 25/100", "shard 1/3, variant 50/100"]  # not each of them
     assert bar.n == 500
+    progress.tokens(400)
     progress.shard(1)
     assert bar.n == 1000
     clock[0], progress.current = 3, 2
     progress.note(0.1, "variant 10/100")
     assert bar.n == 1100
+    assert shown[-1] == "133 tokens/s, shard 2/3, variant 10/100"
+
+
+def test_what_is_left_is_said_once_after_the_first_shard_where_it_is_long(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("outdim.run.progress.time.monotonic", lambda: clock[0])
+    worker = worker_with(None)
+    worker.study = {"greedy-lm": SimpleNamespace(work=[{"size_bytes": 100}] * 10)}
+
+    def said(took: float, at_once: int) -> str:
+        clock[0] = 0.0
+        progress = Progress(worker, ["greedy-lm"], [0, 1, 2, 3, 4], at_once=at_once)
+        for shard in (0, 1):
+            clock[0] += took
+            progress.shard(shard)
+        progress.close()
+        return capsys.readouterr().err
+
+    line = "outdim: greedy-lm: the first shard took 60 s, all others together will take about"
+    assert said(60, 1) == f"{line} 9 minutes\n"  # the second stage, 5 to 9, is among them
+    assert said(60, 4) == f"{line} 2 minutes\n"
+    assert said(6, 1) == ""
+
+
+def test_how_often_variants_read_the_text_is_said_from_the_plan():
+    class Entry(NamedTuple):
+        step: str
+        options: dict
+        work: list
+
+    text = {"size_bytes": 1000}
+    sweep = Entry("sweep-lm", {}, [{"place": 0, "first": i, "last": i + 8, **text} for i in (0, 8)])
+    assert outlook(sweep, [0, 1]) == (
+        "sweep-lm: 2 shards, 18 forwards of the model and its variants over what a shard reads, "
+        "about 4,500 tokens in all"
+    )
+    assert outlook(sweep, [1]).startswith("sweep-lm: 1 shard, 9 forwards")
+    items = Entry("sweep-glue", {}, [{"place": 0, "first": 0, "last": 3}])
+    assert outlook(items, [0]).endswith(
+        "4 forwards of the model and its variants over what a shard reads"
+    )
+    evaluated = Entry("evaluate-lm", {"variants": [{}] * 5}, [text])
+    assert "5 forwards" in outlook(evaluated, [0])
+    assert outlook(Entry("correlate", {}, [text] * 3), [0, 1, 2]) == ""

@@ -133,7 +133,7 @@ def test_masked_models_are_evaluated(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "code", "said"),
     [
-        (["--ablate", "three"], 2, "ablate: expected dimensions such as 507 or 507,247"),
+        (["--ablate", "three"], 2, "ablate: expected dimensions such as 507, or 507+247 together"),
         (["--ablate", "99"], 2, "dims: expected"),
         (["--at", "parameters"], 2, "at"),
         (["--mode", "scale"], 2, "mode: scale needs factors"),

@@ -123,7 +123,7 @@ def test_every_variant_is_noted_and_may_be_the_last(common, tmp_path, monkeypatc
         if len(noted) == 30:
             raise Interrupted(15)
 
-    monkeypatch.setattr("outdim.run.local.Progress.note", noting)
+    monkeypatch.setattr("outdim.run.progress.Progress.note", noting)
     arguments = [*common, "--workers", "1", "--output", str(tmp_path / "run")]
     assert main(arguments) in (130, 143)
     assert "are committed" in capsys.readouterr().err

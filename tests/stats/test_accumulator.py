@@ -39,7 +39,7 @@ def state_bytes(moments):
     return {key: value.numpy().tobytes() for key, value in moments.state_dict().items()}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 400), max_size=6), st.randoms(use_true_random=False))
 def test_any_split_and_merge_order(cuts, random):
     """Parts in any order and any tree: within 1e-12; the same order: the same bytes."""
@@ -63,7 +63,7 @@ def test_any_split_and_merge_order(cuts, random):
     assert_state_matches(state["head"], state["body"], h, x)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(2, 60),
     st.floats(-1e6, 1e6, width=32),

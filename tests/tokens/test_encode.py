@@ -41,7 +41,7 @@ class TestParts:
         texts = [*TEXTS, " ".join(TEXTS), "\n".join(TEXTS), "".join(TEXTS), "中文" * 9]
         assert assert_parts_are_exact(build(name), texts) > 60
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=25, suppress_health_check=list(HealthCheck))
     @given(text=st.lists(st.sampled_from([*FRAGMENTS, " ", " a"]), max_size=40).map("".join))
     def test_of_any_text(self, name: str, text: str) -> None:
         assert_parts_are_exact(build(name), [text])

@@ -246,7 +246,7 @@ def test_pieces_need_room(bert: Any) -> None:
         list(encode_pieces(["x"], bert, 2))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     lengths=st.lists(st.integers(1, 200), max_size=60),
     budget=st.integers(1, 600),
@@ -277,7 +277,7 @@ def test_batches_hold_every_token_once(lengths: list[int], budget: int, window: 
     assert sorted(seen) == list(range(len(lengths)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(lengths=st.lists(st.integers(1, 30), max_size=60), multiple=st.integers(1, 9))
 def test_batches_of_one_length_or_of_multiples(lengths: list[int], multiple: int) -> None:
     pieces = [Piece(np.arange(n), np.ones(n, np.uint8), i, 0, i) for i, n in enumerate(lengths)]

@@ -35,6 +35,7 @@ def detect(
     min_fraction: float = 0.5,
     permutations: int = 1000,
     seed: int = 0,
+    found: Architecture | None = None,
 ) -> Detection:
     """Find dimensions whose LayerNorm parameters are extreme at the same position in many layers.
 
@@ -56,6 +57,7 @@ def detect(
         min_fraction: Share of the layers, in (0, 1].
         permutations: How many permutations estimate the false positives; 0 skips them (NaN).
         seed: Of the permutations.
+        found: architecture(model), which saves the small forward that finds it.
 
     Returns:
         The dimensions with z-scores, counts per parameter, and false positives.
@@ -79,7 +81,7 @@ def detect(
     """
     from outdim.models import architecture
 
-    norms = Norms.of(architecture(model))
+    norms = Norms.of(architecture(model) if found is None else found)
     return detect_parameters(
         norms.gamma,
         norms.beta,
@@ -99,7 +101,7 @@ def outliers_by_parameters(inputs: Inputs) -> list[int] | None:
 
     def find() -> list[int] | None:
         try:
-            return list(detect(inputs.model, permutations=0).dims)
+            return list(detect(inputs.model, permutations=0, found=inputs.architecture).dims)
         except DataError:
             return None
 

@@ -73,6 +73,11 @@ class Evaluate(EachVariant):
     presentation = ("draws",)
 
     @classmethod
+    def forwards(cls, recorded: Mapping[str, Any], unit: Mapping[str, Any]) -> int:
+        """All variants take all of the text."""
+        return len(recorded["variants"])
+
+    @classmethod
     def resolve(cls, options: Any, inputs: Inputs) -> Json:
         """As many draws as make an interval."""
         if options.draws < 2:

@@ -83,6 +83,11 @@ class Predict(EachVariant):
     readings: ClassVar[tuple[str, ...]]
 
     @classmethod
+    def forwards(cls, recorded: Mapping[str, Any], unit: Mapping[str, Any]) -> int:
+        """All variants take all of the text."""
+        return len(recorded["variants"])
+
+    @classmethod
     def resolve(cls, options: Any, inputs: Inputs) -> Json:
         """The tagger is there, and how large the sums are is known without the model."""
         recorded = super().resolve(options, inputs)

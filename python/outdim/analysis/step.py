@@ -145,6 +145,11 @@ class Step(ABC):
         return needed.Options(**{name: getattr(options, name) for name in names})
 
     @classmethod
+    def forwards(cls, recorded: Mapping[str, Any], unit: Mapping[str, Any]) -> int:
+        """How many variants of the model read what a shard reads: how much work it is."""
+        return 1
+
+    @classmethod
     def stage(cls, unit: Mapping[str, Any]) -> int:
         """Shards of a stage are computed once all of the earlier ones are there (`resume`).
 

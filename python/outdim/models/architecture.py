@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -77,6 +78,10 @@ class Architecture:
 
     def blocks(self) -> tuple[Point, ...]:
         """Return the hidden states after each block, in order."""
+        return self._blocks
+
+    @cached_property
+    def _blocks(self) -> tuple[Point, ...]:
         names = (name for name in self.points if name.startswith("block."))
         return tuple(self.points[name] for name in names if name.count(".") == 1)
 

@@ -16,6 +16,9 @@ from outdim.hub import quiet_unless_terminal
 from outdim.models.points import first_hidden
 from outdim.models.unchanged import unchanged
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_OTHERS = ("training", *_HOOKS)  # what others set
+
 # Two different small sizes, so that [B, S, D], [S, B, D] and [B * S, D] can be told apart.
 BATCH, LENGTH = 2, 5
 
@@ -180,17 +183,15 @@ def _copy(hidden: torch.Tensor | None) -> torch.Tensor | None:
 @contextmanager
 def alone(model: nn.Module) -> Iterator[None]:
     """Give the model eval mode and no hooks: what others edit is no evidence of how it is built."""
-    modules = list(model.modules())
-    kept = [(m.training, m._forward_hooks, m._forward_pre_hooks) for m in modules]
+    modules = [vars(module) for module in model.modules()]  # nn.Module is slow to set attributes
+    kept = [{name: module[name] for name in _OTHERS} for module in modules]
     try:
         for module in modules:
-            module.training = False
-            module._forward_hooks, module._forward_pre_hooks = OrderedDict(), OrderedDict()
+            module.update({name: OrderedDict() for name in _HOOKS}, training=False)
         yield
     finally:
-        for module, (training, hooks, pre_hooks) in zip(modules, kept, strict=True):
-            module.training = training
-            module._forward_hooks, module._forward_pre_hooks = hooks, pre_hooks
+        for module, before in zip(modules, kept, strict=True):
+            module.update(before)
 
 
 def same(left: torch.Tensor | None, right: torch.Tensor | None) -> bool:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import eq, is_
 from typing import Any
 
 import numpy as np
@@ -51,13 +52,14 @@ class _Kept:
     def __init__(self, holder: Any) -> None:
         attributes = vars(holder)
         inside = [value for value in attributes.values() if isinstance(value, dict | list)]
-        self._before = [(one, one.copy()) for one in (attributes, *inside)]
+        # Most are empty, and an OrderedDict takes long to copy.
+        self._before = [(one, one.copy() if one else ()) for one in (attributes, *inside)]
 
     def put_back(self) -> bool:
         """Whether anything had to be."""
         changed = False
         for now, before in self._before:
-            if _held(now) == _held(before):
+            if _alike(now, before):
                 continue
             changed = True
             now.clear()
@@ -65,11 +67,13 @@ class _Kept:
         return changed
 
 
-def _held(container: dict[Any, Any] | list[Any]) -> list[Any]:
-    """Which objects a container holds: equality of tensors would be no truth value."""
-    if isinstance(container, dict):
-        return [(key, id(value)) for key, value in container.items()]
-    return [id(value) for value in container]
+def _alike(now: Any, before: Any) -> bool:
+    """Whether two hold the same objects: equality of tensors would be no truth value."""
+    if len(now) != len(before):
+        return False
+    if not isinstance(before, dict):
+        return all(map(is_, now, before))
+    return all(map(eq, now, before)) and all(map(is_, now.values(), before.values()))
 
 
 class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]

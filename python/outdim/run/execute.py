@@ -18,6 +18,7 @@ from outdim.files import read_json, remove_stale, write_bytes, write_json
 from outdim.run import local
 from outdim.run.directory import ATTACHED, check_directory, taken
 from outdim.run.plan import Entry, Study
+from outdim.run.progress import outlook
 from outdim.run.request import Planned, Request, plan
 from outdim.run.results import account_of, locked, write_results
 from outdim.run.share import Share, ranks_of
@@ -119,6 +120,9 @@ def _run(
     rate = None
     groups = group_steps(study, names)
     parts = [(group, stage) for group in groups for stage in stages(study[group[0]])]
+    for group in groups if not share.index else ():
+        if said := outlook(study[group[0]], _missing(worker, group)):
+            print(f"outdim: {said}", file=sys.stderr)
     for number, (group, stage) in enumerate(parts):
         begin = time.monotonic()
         try:

@@ -13,72 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from outdim.analysis.inputs import Resources
 from outdim.errors import Interrupted, PartialRunError
 from outdim.run.failure import Failure
+from outdim.run.progress import Progress
 from outdim.run.worker import Worker
 
 _POLL_S = 0.2
-_DRAWN_S = 0.2  # variants of small models come by the thousand a second
 _GRACE_S = 20.0  # for a batch to end after a signal; what is not committed is computed again
-
-
-class Progress:
-    """Tokens/s, time left and shard on stderr; silent when that is not a terminal."""
-
-    def __init__(self, worker: Worker, steps: Sequence[str], shards: Sequence[int]) -> None:
-        work = worker.study[steps[0]].work
-        self._sizes = [int(unit.get("size_bytes") or 1) for unit in work]
-        hidden = None if os.environ.get("LOCAL_RANK", "0") == "0" else True  # one bar a terminal
-        self._bar = tqdm(
-            total=sum(self._sizes[shard] for shard in shards),
-            desc="+".join(steps),
-            unit="B",
-            unit_scale=True,
-            disable=hidden,
-            leave=False,
-        )
-        self.total_tokens = 0
-        self._begin = time.monotonic()
-        self._shards = [len(work) - len(shards), len(work)]
-        self._worker = worker
-        self._advice: str | None = None
-        self._committed = 0  # bytes
-        self.current = 0  # the shard at work
-        self._drawn = 0.0
-
-    def tokens(self, count: int) -> None:
-        """So many more tokens are done."""
-        self.total_tokens += count
-        rate = self.total_tokens / max(time.monotonic() - self._begin, 1e-9)
-        if self._advice is None and not self._bar.disable:  # at the first batch: the model is there
-            self._advice = self._worker.advice()
-        self._say(f"{rate:,.0f} tokens/s", *([self._advice] if self._advice else []))
-
-    def note(self, share: float, said: str) -> None:
-        """So much of the shard at work is done, about; the time left follows."""
-        if self._bar.disable or time.monotonic() < self._drawn + _DRAWN_S:
-            return
-        done = self._committed + int(share * self._sizes[self.current])
-        self._bar.update(done - self._bar.n)
-        self._say(said)
-
-    def _say(self, first: str, *last: str) -> None:
-        shard = f"shard {self._shards[0]}/{self._shards[1]}"
-        self._bar.set_postfix_str(", ".join([first, shard, *last]))
-        self._drawn = time.monotonic()
-
-    def shard(self, shard: int) -> None:
-        """One more shard is committed."""
-        self._shards[0] += 1
-        self._committed += self._sizes[shard]
-        self._bar.update(self._committed - self._bar.n)
-
-    def close(self) -> None:
-        """Remove the bar."""
-        self._bar.close()
 
 
 def compute_here(worker: Worker, steps: Sequence[str], shards: Sequence[int]) -> int:
@@ -120,7 +62,7 @@ def compute_in_processes(
         )
         for device in devices
     ]
-    progress = Progress(worker, steps, shards)
+    progress = Progress(worker, steps, shards, at_once=len(devices))
     try:
         for process in processes:
             process.start()

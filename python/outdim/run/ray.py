@@ -9,7 +9,7 @@ from pathlib import Path
 
 from outdim.analysis.inputs import Resources
 from outdim.errors import BackendError, OutdimError, PartialRunError
-from outdim.run.local import Progress
+from outdim.run.progress import Progress
 from outdim.run.share import SpreadOptions
 from outdim.run.worker import Worker
 
@@ -83,7 +83,7 @@ def compute_on_ray(
         actor.remote(os.getcwd(), worker.run.absolute(), resources)
         for _ in range(min(spread.workers or room, len(shards), room))
     ]
-    progress = Progress(worker, steps, shards)
+    progress = Progress(worker, steps, shards, at_once=len(actors))
     waiting = list(reversed(shards))
     names = list(steps)
     running = {

@@ -78,8 +78,9 @@ class Worker:
         for entry, step in zip(entries, objects, strict=True):
             if first := first_of_stage(entry, shard):
                 step.resume(self.store(entry.step).until(first, self.merger(entry)))
+        forwards = max(step_class(one.step).forwards(one.options, unit) for one in entries)
         with self._sources.unchanged(unit, {file["path"]: file["sha256"] for file in files}):
-            type(objects[0]).update_all(objects, unit, progress)
+            type(objects[0]).update_all(objects, unit, lambda tokens: progress(forwards * tokens))
         for entry, step in zip(entries, objects, strict=True):
             self.store(entry.step).commit(shard, step.state(), self.merger(entry))
 

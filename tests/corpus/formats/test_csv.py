@@ -40,7 +40,7 @@ def test_reads_what_was_written(tmp_path: Path, ending: str) -> None:
     assert account(corpus).skipped == {"blank": 3}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.text(st.sampled_from("a é\"\n\r,\t;'\\👍"), max_size=8).filter(

@@ -60,7 +60,7 @@ def alone(line: bytes, column: str = "text") -> str | None:
         return None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_what_arrow_reads_in_a_block_is_read_alone(data: st.DataObject) -> None:
     seeds = [

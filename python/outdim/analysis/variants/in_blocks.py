@@ -69,6 +69,11 @@ class InBlocks(Step):
         self.found = ByBlock()
 
     @classmethod
+    def forwards(cls, recorded: Mapping[str, Any], unit: Mapping[str, Any]) -> int:
+        """The intact model, and the variants of the block."""
+        return 1 + int(unit["last"]) - int(unit["first"])
+
+    @classmethod
     def parts(cls, inputs: Inputs) -> list[Json]:
         """On what each block is measured, part by part."""
         return [{}]

@@ -1,0 +1,121 @@
+"""How much work a run is, how far it is, and what is left of it, on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from outdim.analysis.registry import step_class
+from outdim.text import counted, duration
+
+if TYPE_CHECKING:
+    from outdim.run.plan import Entry
+    from outdim.run.worker import Worker
+
+_DRAWN_S = 0.2  # variants of small models come by the thousand a second
+_LONG_S = 60.0  # of what is left, to be worth a line
+_BYTES_PER_TOKEN = 4  # of English, about
+
+
+def outlook(entry: Entry, shards: Sequence[int]) -> str:
+    """How often variants of a model read the text, in a sentence; "" where it is read once."""
+    cls = step_class(entry.step)
+    units = [entry.work[shard] for shard in shards]
+    forwards = [cls.forwards(entry.options, unit) for unit in units]
+    if sum(forwards) == len(units):
+        return ""
+    size = sum(n * (unit.get("size_bytes") or 0) for n, unit in zip(forwards, units, strict=True))
+    tokens = f", about {size // _BYTES_PER_TOKEN:,} tokens in all" if size else ""
+    return (
+        f"{entry.step}: {counted(len(units), 'shard')}, {sum(forwards):,} forwards of the model "
+        f"and its variants over what a shard reads{tokens}"
+    )
+
+
+class Progress:
+    """Tokens/s, time left and shard on stderr, drawn where that is a terminal.
+
+    Where it is none, what is left is said once, after the first shard.
+
+    Args:
+        worker: Whose study it is.
+        steps: That are computed together.
+        shards: That are computed.
+        at_once: By so many processes.
+    """
+
+    def __init__(
+        self, worker: Worker, steps: Sequence[str], shards: Sequence[int], *, at_once: int = 1
+    ) -> None:
+        work = worker.study[steps[0]].work
+        self._sizes = [int(unit.get("size_bytes") or 1) for unit in work]
+        first = os.environ.get("LOCAL_RANK", "0") == "0"
+        own = sum(self._sizes[shard] for shard in shards)
+        self._bar = tqdm(
+            total=own,
+            desc="+".join(steps),
+            unit="B",
+            unit_scale=True,
+            disable=None if first else True,  # one bar a terminal
+            leave=False,
+        )
+        self.total_tokens = 0
+        self._begin = time.monotonic()
+        self._shards = [len(work) - len(shards), len(work)]
+        self._worker, self._name = worker, "+".join(steps)
+        self._at_once, self._tells = at_once, first and self._bar.disable
+        self._planned = own + sum(self._sizes[max(shards, default=0) + 1 :])  # with later stages
+        self._advice: str | None = None
+        self._committed = 0  # bytes
+        self.current = 0  # the shard at work
+        self._drawn = 0.0
+
+    def tokens(self, count: int) -> None:
+        """So many more tokens are done."""
+        self.total_tokens += count
+        if self._advice is None and not self._bar.disable:  # at the first batch: the model is there
+            self._advice = self._worker.advice()
+        self._say(*([self._advice] if self._advice else []))
+
+    def note(self, share: float, said: str) -> None:
+        """So much of the shard at work is done, about; the time left follows."""
+        if self._bar.disable or time.monotonic() < self._drawn + _DRAWN_S:
+            return
+        done = self._committed + int(share * self._sizes[self.current])
+        self._bar.update(done - self._bar.n)
+        self._say(said)
+
+    def _say(self, *last: str) -> None:
+        rate = self.total_tokens / max(time.monotonic() - self._begin, 1e-9)
+        shard = f"shard {self._shards[0]}/{self._shards[1]}"
+        speed = [f"{rate:,.0f} tokens/s"] if self.total_tokens else []  # none within the first
+        self._bar.set_postfix_str(", ".join([*speed, shard, *last]))
+        self._drawn = time.monotonic()
+
+    def shard(self, shard: int) -> None:
+        """One more shard is committed."""
+        self._shards[0] += 1
+        self._committed += self._sizes[shard]
+        self._bar.update(self._committed - self._bar.n)
+        if self._tells and self._committed == self._sizes[shard]:
+            self._say_what_is_left()
+
+    def _say_what_is_left(self) -> None:
+        """After the first shard, in proportion."""
+        took = time.monotonic() - self._begin
+        seconds = took * (self._planned / self._committed - 1) / self._at_once
+        if seconds >= _LONG_S:
+            print(
+                f"outdim: {self._name}: the first shard took {duration(took)}, all others "
+                f"together will take about {duration(seconds)}",
+                file=sys.stderr,
+            )
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._bar.close()
