@@ -196,8 +196,8 @@ class AblatedLM(HFLM):  # type: ignore[misc]
 
 def _numbers(name: str, given: int | str | Sequence[int]) -> tuple[int, ...]:
     """``507+247``, 507 or [507, 247] as whole numbers."""
-    parts = those_together(given) if isinstance(given, str) else given
     try:
+        parts = those_together(given) if isinstance(given, str) else given
         return (parts,) if isinstance(parts, int) else tuple(int(part) for part in parts)
     except (TypeError, ValueError):
         raise ArgumentError(
