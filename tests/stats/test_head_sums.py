@@ -13,12 +13,13 @@ WINDOW, GROUPS, HEADS = 4, 3, 2
 class Layers:
     """What a head finds of sequences of some lengths, with and without a sliding window."""
 
-    def __init__(self, lengths, values=None):
+    def __init__(self, lengths, values=None, dtype=torch.float32):
         self.sums = HeadSums(len(lengths), GROUPS, (1, 2), HEADS, 1)
         self.ratios = []
         generator = torch.Generator().manual_seed(0)
         for block, length in enumerate(lengths):
-            query, key, value = torch.randn(3, 1, HEADS, length, 8, generator=generator)
+            states = torch.randn(3, 1, HEADS, length, 8, generator=generator)
+            query, key, value = states.to(dtype)
             if values is not None:
                 value = torch.full_like(value, values[block])
             ids = torch.arange(length)[None]
@@ -47,8 +48,9 @@ def ratio_of(received, value, length):
     return (norms[torch.arange(HEADS), at] / norms.mean(-1)).numpy()
 
 
-def test_sequences_without_a_key_to_judge_count_for_nothing():
-    layers = Layers([8, 30, 6, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_sequences_without_a_key_to_judge_count_for_nothing(dtype):
+    layers = Layers([8, 30, 6, 40], dtype=dtype)
     found = layers.statistics()
     for name in ("vertical", "value_ratio"):
         n, _ = found[name]

@@ -129,7 +129,8 @@ class HeadSums:
         self._keep("vertical", (index,), hit.double())
         # In the order in which models have them in memory: three times as fast.
         rows = value.detach().transpose(1, 2)
-        norms = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float32).mT.double()
+        wide = torch.promote_types(rows.dtype, torch.float32)
+        norms = torch.linalg.vector_norm(rows, dim=-1, dtype=wide).mT.double()
         norms = norms.repeat_interleave(at.shape[1] // norms.shape[1], 1)
         kept = (self._group > 0)[:, None].expand_as(norms)
         average = torch.where(kept, norms, 0).sum(-1) / queries[..., 0].clamp(min=1)
