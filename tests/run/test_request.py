@@ -4,11 +4,13 @@ from pathlib import Path
 
 from outdim.analysis.count import Count, CountOptions
 from outdim.analysis.evaluate import EvaluateLm, EvaluateOptions
+from outdim.analysis.input_options import TextOptions
 from outdim.analysis.screen import ScreenMaskedOptions
 from outdim.analysis.sweep_glue import SweepGlueOptions
-from outdim.analysis.sweeps.options import SweepMaskedOptions
+from outdim.analysis.sweeps.options import SweepMaskedOptions, SweepOptions
 from outdim.commands import commands, find
-from outdim.run.request import Request, _options
+from outdim.run.plan import Entry
+from outdim.run.request import Request, _cut_as_before, _options
 
 
 def planned(step, options, **others):
@@ -34,3 +36,9 @@ def test_a_step_that_has_to_be_told_more_is_told():
     assert planned("evaluate-lm", EvaluateOptions(), count=own)["count"] == own
     _, listed = find(commands(), ["evaluate", "lm"])
     assert set(listed.load().options()) == {"", "count"}
+
+
+def test_a_sweep_that_verifies_a_screening_cuts_the_text_as_it_did():
+    there = {"screen-lm": Entry("screen-lm", {"shard_bytes": 1024}, {}, ())}
+    asked = Request("sweep lm", Path("run"), {"sweep-lm": SweepOptions(verify=2)}, [TextOptions()])
+    assert [options.shard_bytes for options in _cut_as_before(asked, there)] == [1024]

@@ -178,8 +178,9 @@ def _of(cls: type[Step], common: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cut_as_before(request: Request, there: Mapping[str, Entry]) -> list[Any]:
-    """What is read; the text cut as it was for the same step, if nothing else was asked for."""
-    cuts = [there[name].options.get("shard_bytes") for name in request.steps if name in there]
+    """What is read; the text cut as it was for the same steps, if nothing else was asked for."""
+    told = (*request.steps, *_lent(request))
+    cuts = [there[name].options.get("shard_bytes") for name in told if name in there]
     cut = next(filter(None, cuts), None)
     return [
         dataclasses.replace(options, shard_bytes=cut)
