@@ -17,7 +17,8 @@ from outdim.report.statistics import Floats, Key, StepStatistics
 
 _FEW = 20  # fewer values than this have no band of 90 %
 
-_HIDDEN = "hidden states"
+#: The kind of the points between blocks.
+HIDDEN = "hidden states"
 _QUESTIONS = {
     "statistic": "Value",
     "covariate": "Measured against",
@@ -185,5 +186,5 @@ def _answer(question: str, view: View) -> str:
 
 def _kind(point: str) -> str:
     if re.fullmatch(r"embeddings|final_norm|(.*\.)?block\.\d+", point):
-        return _HIDDEN
+        return HIDDEN
     return re.sub(r"block\.\d+", "block", point)

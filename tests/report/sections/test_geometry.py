@@ -1,5 +1,7 @@
 """The page of `geometry`: a row a layer in their order, and curves with and without dimensions."""
 
+from dataclasses import replace
+
 import numpy as np
 import outdim
 import pytest
@@ -88,3 +90,28 @@ def test_the_page_folds_what_is_not_first(study):
     assert page.count("<summary>Without the dimensions left out, after a rotation") == 1
     assert "expected cosine" in summary(study.path)
     assert "after a Hadamard rotation" not in summary(study.path)
+
+
+def test_a_layer_whose_cosine_is_not_known_keeps_its_row(found, tmp_path):
+    """One value that is infinite: no cosine and no rank there, but kurtoses and ratios."""
+    at = ("block.1", "text")
+    cosines, nothing = found.spaces[at].cosines, np.nan
+    unknown = cosines._replace(
+        value=nothing, low=nothing, high=nothing, contribution=cosines.contribution * nothing
+    )
+    space = replace(found.spaces[at], cosines=unknown)
+    spoilt = replace(found, spaces={**found.spaces, at: space})
+    study = read_study(write_study(tmp_path / "run", {"geometry": spoilt}))
+    table, rest, *_ = section_of(study, "geometry", []).tables
+    assert [row[0] for row in table.rows] == rest.columns[1:] == LABELS
+    assert table.rows[2][1:3] == ["", "n/a"]
+    assert table.rows[2][table.columns.index("kurtosis of sizes")]
+
+
+def test_points_of_several_kinds_have_the_rows_of_hidden_states(tmp_path):
+    words = np.random.default_rng(1).integers(0, 90, (12, 12))
+    texts = [" ".join(f"w{w}" for w in row) for row in words]
+    points = ["block.0.attention", "block.1", "block.3"]
+    found = outdim.geometry(tiny_model("bert"), tiny_tokenizer(), texts, points=points)
+    study = read_study(write_study(tmp_path / "run", {"geometry": found}))
+    assert [row[0] for row in section_of(study, "geometry", []).tables[0].rows] == ["2", "4"]

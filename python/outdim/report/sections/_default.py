@@ -1,7 +1,7 @@
 """The section of any step: a table by layer, the strongest values of each topic, and curves."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -57,11 +57,6 @@ def _file_name(words: str) -> str:
 
 def by_layer(columns: Mapping[str, View], caption: str = "") -> Table:
     """What there is one of a point: a row a point in the order of the layers, a column a view."""
-    places: dict[str, tuple[int, str]] = {}
-    for view in columns.values():
-        for point, layer, label in zip(view.points, view.layers, view.labels, strict=True):
-            places.setdefault(point, (layer, label))
-    order = sorted(places, key=lambda point: places[point][0])
     intervals = any(view.estimate.low is not None for view in columns.values())
     said = [caption, "In brackets the interval." if intervals else ""]
     return Table(
@@ -69,11 +64,21 @@ def by_layer(columns: Mapping[str, View], caption: str = "") -> Table:
         caption=" ".join(filter(None, said)),
         columns=["layer", *columns],
         rows=[
-            [places[point][1], *(value_at(view, point) for view in columns.values())]
-            for point in order
+            [label, *(value_at(view, point) for view in columns.values())]
+            for point, label in labels_of(columns.values()).items()
         ],
         brief=True,
     )
+
+
+def labels_of(shown: Iterable[View]) -> dict[str, str]:
+    """The points at which any of some views has a value, in the order of the layers."""
+    places: dict[str, tuple[int, str]] = {}
+    for view in shown:
+        for point, layer, label in zip(view.points, view.layers, view.labels, strict=True):
+            places.setdefault(point, (layer, label))
+    order = sorted(places, key=lambda point: places[point][0])
+    return {point: places[point][1] for point in order}
 
 
 def value_at(view: View, point: str) -> str:

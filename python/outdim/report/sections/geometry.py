@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from outdim.report.section import Section, Table
 from outdim.report.sections import _default
 from outdim.report.statistics import Key, StepStatistics
 from outdim.report.study import Study
-from outdim.report.views import View, topics, views
+from outdim.report.views import HIDDEN, View, topics, views
 from outdim.text import listing, number
 
 DOCUMENT = "geometry.json"
@@ -55,46 +55,48 @@ def _tables(found: StepStatistics, left_out: dict[str, list[int]]) -> Iterator[T
         for heading, name in _COLUMNS.items()
         if (view := _view(found, name)) is not None
     }
-    cosine = shown.get("expected cosine")
-    if cosine is None:
+    if not shown:
         return
-    of = selection_label(LEADING)
+    of, labels = selection_label(LEADING), _default.labels_of(shown.values())
+    cosine, adds = (_view(found, name) for name in ("cosine", "cosine_contribution"))
     table = _default.by_layer(
         shown,
         f"Over {of}; a covariance, and what rests on it, is taken at some points alone. Left out: "
         "the dimensions without which every number stands in the figures and in the table below. "
         "First: the dimension that adds most to the expected cosine, and how much of it that is.",
     )
-    adds = _view(found, "cosine_contribution")
-    places = sorted(range(len(cosine.points)), key=lambda row: cosine.layers[row])
-    points = [cosine.points[row] for row in places]
-    rows = [
+    more = {
+        "first": [_first(adds, cosine, point) for point in labels],
+        "left out": [listing(left_out.get(point, ()), 4) or "none" for point in labels],
+    }
+    at = 1 if cosine is None else 2
+    yield Table(
+        "By layer",
+        table.caption,
+        [*table.columns[:at], *more, *table.columns[at:]],
         [
-            *(str(cell) for cell in row[:2]),
-            _first(adds, cosine, point),
-            listing(left_out.get(point, ()), 4) or "none",
-            *(str(cell) for cell in row[2:]),
-        ]
-        for row, point in zip(table.rows, points, strict=True)
-    ]
-    columns = ["layer", "expected cosine", "first", "left out", *list(shown)[1:]]
-    yield Table("By layer", table.caption, columns, rows, brief=True)
-    if (rest := _without(found, cosine, points)) is not None:
+            [*row[:at], *told, *row[at:]]
+            for row, told in zip(table.rows, zip(*more.values(), strict=True), strict=True)
+        ],
+        brief=True,
+    )
+    if (rest := _without(found, labels)) is not None:
         yield rest
-    for name in ("cosine_contribution", "variance_share"):
-        if (view := _view(found, name)) is not None:
+    for view in (adds, _view(found, "variance_share")):
+        if view is not None:
             yield _largest(view)
 
 
 def _view(found: StepStatistics, name: str) -> View | None:
     """The leading selection of a statistic at hidden states."""
     key = Key(name, "", LEADING)
-    return next(iter(views(found, key)), None) if key in found.values else None
+    shown = views(found, key) if key in found.values else []
+    return min(shown, key=lambda view: view.place != HIDDEN, default=None)
 
 
-def _first(adds: View | None, cosine: View, point: str) -> str:
+def _first(adds: View | None, cosine: View | None, point: str) -> str:
     """The dimension that adds most to the expected cosine of a point."""
-    if adds is None or point not in adds.points:
+    if adds is None or cosine is None or point not in adds.points or point not in cosine.points:
         return "n/a"
     row = adds.estimate.value[adds.points.index(point)]
     total = float(cosine.estimate.value[cosine.points.index(point), 0])
@@ -104,7 +106,7 @@ def _first(adds: View | None, cosine: View, point: str) -> str:
     return f"{dim} ({row[dim] / total:.0%})" if total > 0 else str(dim)
 
 
-def _without(found: StepStatistics, cosine: View, points: Sequence[str]) -> Table | None:
+def _without(found: StepStatistics, labels: Mapping[str, str]) -> Table | None:
     """Every other number of a point: a row each, a column a layer."""
     names = [
         key.statistic
@@ -114,17 +116,16 @@ def _without(found: StepStatistics, cosine: View, points: Sequence[str]) -> Tabl
         and key.statistic not in _COLUMNS.values()
     ]
     rows = [
-        [view.statistic.label, *(_default.value_at(view, point) for point in points)]
+        [view.statistic.label, *(_default.value_at(view, point) for point in labels)]
         for name in names
         if (view := _view(found, name)) is not None
     ]
-    heads = [cosine.labels[cosine.points.index(point)] for point in points]
     if not rows:
         return None
     return Table(
         title="Without the dimensions left out, after a rotation, and other ratios",
         caption=f"Over {selection_label(LEADING)}. In brackets the interval.",
-        columns=["", *heads],
+        columns=["", *labels.values()],
         rows=rows,
         over="layer",
         over_from=1,
