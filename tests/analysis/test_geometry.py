@@ -1,7 +1,9 @@
 """Geometry: planted anisotropy, closed forms, what is left out, runs in shards, real models."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import outdim
@@ -122,6 +124,20 @@ def test_values_that_are_not_finite_are_said(source):
         assert row["reason"] == "nonfinite values"
     assert "some values are not finite" in found.headline()[0]
     assert "NaN or infinite: cosines" in found.cautions()[0]
+
+
+def test_an_interval_that_one_dimension_spoils_has_a_reason(source):
+    found, at = outdim.geometry(tiny_model("bert"), tiny_tokenizer(), source), ("block.3", "text")
+    space = found.spaces[at]
+    moments = SimpleNamespace(**{n: getattr(space.moments, n) for n in ("n", "mean", "variance")})
+    moments.variance = moments.variance.clone()
+    moments.variance[PLANTED] = torch.nan
+    spoilt = replace(found, spaces={at: replace(space, moments=moments)})
+    rows = spoilt.tables()["stats"].to_pandas()
+    rows = rows[rows.statistic.isin(["variance_share", "kurtosis_he"]) & rows.value.notna()]
+    assert len(rows) == len(moments.variance)  # one dimension less, and a kurtosis
+    assert rows.low.isna().all()
+    assert set(rows.reason) == {"no interval: nonfinite values"}
 
 
 def test_where_no_token_was_sampled_ratios_are_not_known(tmp_path):

@@ -262,6 +262,8 @@ def _ends(
         return np.nan, np.nan, missing
     tensors = torch.from_numpy(means), torch.from_numpy(parts(space.sampled.rows)[:, kept])
     reach = space.sampled.reach(influence(statistic, *tensors))
+    if not np.isfinite(reach).all():
+        return np.nan, np.nan, "no interval: nonfinite values"
     return np.clip(value - reach, *limits), np.clip(value + reach, *limits), ""
 
 
