@@ -59,6 +59,15 @@ def test_any_split_and_order_keeps_the_same(stream):
     assert same(right, whole)
 
 
+def test_copies_of_a_token_take_no_more_room_than_one(stream):
+    whole = taken(stream, torch.arange(2000))
+    drawn = whole.sample("a").rows[3, 0].long()
+    rows = torch.cat([torch.arange(2000), drawn.expand(400)])
+    assert same(whole, taken(stream, rows))
+    assert same(whole, taken(stream, rows.flip(0), 500))
+    assert same(whole, taken(stream, rows[:900]).merge(taken(stream, rows[900:]).state_dict()))
+
+
 def test_every_token_is_as_likely_as_any_other():
     """Of 400 texts of 200 tokens, 50 kept: each place a quarter of the times."""
     times = np.zeros(200)

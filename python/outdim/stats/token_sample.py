@@ -25,8 +25,9 @@ class TokenSample:
 
     Every token has a random number, a hash of the key of its document and its place in it; kept are
     the tokens with the smallest ones (bottom-k sampling, Cohen and Kaplan 2007). So any split of
-    the text into shards and batches and any order of merging keeps the same tokens. Those at one
-    place of equal documents are drawn together.
+    the text into shards and batches and any order of merging keeps the same tokens. Of equal
+    documents, which have the same numbers, one is drawn: else the copies of a single line could be
+    all of the sample.
 
     Args:
         points: Names of the points; others are left alone.
@@ -54,7 +55,7 @@ class TokenSample:
         if "number" in self._found and len(self._found["number"]) == self.kept:
             below = numbers < self._found["number"][-1]
             rows, keys, numbers = rows[below.to(rows.device)], keys[below], numbers[below]
-        first = numbers.argsort(stable=True)[: self.kept]
+        first = _ascending(numbers)[: self.kept]
         self._rows = rows[first.to(rows.device)]
         self._pending = {"number": numbers[first], "key": keys[first]}
 
@@ -81,7 +82,7 @@ class TokenSample:
         if not one:
             return dict(other)
         both = {name: torch.cat([part, other[name]]) for name, part in one.items()}
-        order = both["number"].argsort(stable=True)[: self.kept]
+        order = _ascending(both["number"])[: self.kept]
         return {name: part[order] for name, part in both.items()}
 
     def sample(self, point: str) -> Sample | None:
@@ -110,6 +111,15 @@ class TokenSample:
             )
         self._found = self._smallest(self._found, state)
         return self
+
+
+def _ascending(numbers: Tensor) -> Tensor:
+    """Where each of the different numbers [n] is first, the smallest first."""
+    order = numbers.argsort(stable=True)
+    ordered = numbers[order]
+    different = torch.ones_like(ordered, dtype=torch.bool)
+    different[1:] = ordered[1:] != ordered[:-1]
+    return order[different]
 
 
 def _numbers(keys: Tensor, places: Tensor) -> Tensor:
