@@ -25,6 +25,8 @@ def test_a_screening_has_the_masks_and_items_of_the_sweep_that_verifies_it():
     screening = planned("sweep-glue", asked)["screen-glue"]
     for name in ("task", "data", "rows", "seed", "outputs"):
         assert getattr(screening, name) == getattr(asked, name)
+    drawn = [planned("sweep-lm", SweepOptions(verify=2, seed=seed)) for seed in (0, 3)]
+    assert drawn[0]["screen-lm"] == drawn[1]["screen-lm"]  # next tokens are not drawn
     for task in ("mlm", "glue"):
         _, listed = find(commands(), ["sweep", task])
         assert set(listed.load().options()) == {""}  # no flags of the screening beside

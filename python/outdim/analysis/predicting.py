@@ -61,7 +61,8 @@ class Predicting(TextStep):
 
     def documents(self) -> Documents:
         """Notes what the documents of a unit are."""
-        return Documents(self.inputs, self.recorded["seed"], words=False)
+        seed = self.recorded.get("seed", 0)  # a screening by next tokens draws nothing
+        return Documents(self.inputs, seed, words=False)
 
     def batches(
         self, reading: Reading, unit: Mapping[str, Any], account: Accounting, documents: Documents

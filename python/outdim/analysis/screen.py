@@ -34,18 +34,18 @@ B = TypeVar("B", bound=Halving)
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenOptions:
-    """What is scored: every dimension after every block.
-
-    Args:
-        seed: Of masks.
-    """
-
-    seed: int = 0
+    """What is scored: every dimension after every block."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScreenMaskedOptions(MaskingOptions, ScreenOptions):  # noqa: D101 - what the two say
-    __doc__ = f"{ScreenOptions.__doc__}{args_of(MaskingOptions)}"
+class ScreenMaskedOptions(MaskingOptions, ScreenOptions):  # noqa: D101 - also what is said of masks
+    __doc__ = f"""{ScreenOptions.__doc__}
+
+    Args:
+        seed: Of masks.
+{args_of(MaskingOptions).lstrip(chr(10))}"""
+
+    seed: int = 0
 
 
 class ScreenStep(Step):

@@ -25,11 +25,13 @@ _ITEMS = 1024  # a shard
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenGlueOptions(GlueOptions, ScreenOptions):  # noqa: D101 - what a screening of items says
-    __doc__ = f"""What is scored: every dimension after every block.
+    __doc__ = f"""{ScreenOptions.__doc__}
 
     Args:
         seed: Of the rows that are drawn.
 {args_of(GlueOptions).lstrip(chr(10))}"""
+
+    seed: int = 0
 
 
 class ScreenGlue(ScreenStep, OnItems):
