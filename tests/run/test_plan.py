@@ -123,12 +123,13 @@ def test_two_files_of_one_name_cannot_both_be_kept(tmp_path):
 @pytest.mark.parametrize(
     ("content", "error", "said"),
     [
-        (b'{"format": 3', DataError, "cannot be read"),
+        (b'{"format": 4', DataError, "cannot be read"),
         (b"7", DataError, "cannot be read"),
         (json_bytes({"format": 99, "entries": []}), ResumeError, "format 99"),
-        (json_bytes({"format": 3}), DataError, "no part of a plan"),
-        (json_bytes({"format": 3, "entries": [{"step": "x"}]}), DataError, "no part of a plan"),
-        (json_bytes({"format": 3, "entries": ["x"]}), DataError, "no part of a plan"),
+        (json_bytes({"format": 3, "entries": []}), ResumeError, "format 3, this .* writes 4"),
+        (json_bytes({"format": 4}), DataError, "no part of a plan"),
+        (json_bytes({"format": 4, "entries": [{"step": "x"}]}), DataError, "no part of a plan"),
+        (json_bytes({"format": 4, "entries": ["x"]}), DataError, "no part of a plan"),
     ],
 )
 def test_a_broken_plan_and_one_of_another_version_are_errors(tmp_path, content, error, said):

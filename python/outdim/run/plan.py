@@ -19,7 +19,7 @@ from outdim.analysis.input_options import SHARED, option_names
 from outdim.errors import DataError, ResumeError
 from outdim.files import canonical_json, create, digest, json_bytes, read_json
 
-FORMAT = 3
+FORMAT = 4  # of states as well: what they mean changed with it
 PLAN = "plan"
 
 #: Options that may differ between two steps of one study: how the text is cut.
