@@ -12,7 +12,10 @@ from outdim.analysis.inputs import Inputs
 from outdim.corpus import open_corpus
 from outdim.errors import ArgumentError, DataError
 from outdim.models import load_model
+from outdim.report.sections import section_of
+from outdim.report.study import read_study
 from outdim.tokens import load_tokenizer
+from report.synthetic import write_study
 from tiny import LAYERS, tiny_model, tiny_tokenizer
 
 PLANTED, LAYER, HEAD = 7, 2, 1
@@ -137,6 +140,20 @@ def test_without_an_r_there_is_no_share_below(source):
     assert {(r["layer"], r["head"]) for r in rows if np.isnan(r["median_abs_r"])} == {
         (LAYERS, HEAD)
     }
+
+
+def test_where_all_dimensions_are_chosen_nothing_is_said_of_others(planted, source, tmp_path):
+    (tmp_path / "some.txt").write_text("\n".join(Path(source).read_text().splitlines()[:12]))
+    options = {"attention": AttentionOptions(dims=list(range(planted.config.hidden_size)))}
+    every = analyze(planted, tokenizer_of(), str(tmp_path / "some.txt"), options)["attention"]
+    rows = every.r_table.to_pandas()
+    assert rows.r.notna().any()
+    assert rows[["median_abs_r", "share_below"]].isna().all(axis=None)
+    assert f"dimension {PLANTED} goes with attention most" in every.headline()[2]
+    assert "others" not in every.headline()[2]
+    study = read_study(write_study(tmp_path / "run", {"attention": every}))
+    table = section_of(study, "attention", []).tables[1]
+    assert {row[6] for row in table.rows} == {"n/a"}
 
 
 def test_the_headline_leads_with_text(found):

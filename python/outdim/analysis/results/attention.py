@@ -157,7 +157,7 @@ def _pearson(part: PointComoments, pairing: str, groups: Sequence[str], dims: sl
     kept = [GROUPS.index(group) for group in groups]
 
     def by_block(values: Floats) -> Floats:
-        return values.reshape(-1, kinds, *values.shape[1:])[:, kept]
+        return values.reshape(len(values) // kinds, kinds, *values.shape[1:])[:, kept]
 
     n, x_mean, x_m2 = (by_block(v) for v in (head[:, 0], head[:, 1 : 1 + k], head[:, 1 + k :]))
     y_mean, y_m2 = (by_block(body[:, row]) for row in range(COMOMENTS_BASE))
@@ -378,8 +378,7 @@ class AttentionFound(Result):
                     f"Over {best['n']:,} tokens ({selection_label(selection)}) dimension "
                     f"{best['dim']} goes with attention most, at layer {best['layer']}, head "
                     f"{best['head']}: r of |h|, of the state that the layer reads, with attention "
-                    f"received is {_words(best, 'r')}; the median |r| of random others is "
-                    f"{number(best['median_abs_r'], 2)} there."
+                    f"received is {_words(best, 'r')}{_beside(best['median_abs_r'])}."
                 )
         if self.ablated is not None:
             left = int(self.ablated.vertical[1].sum())
@@ -402,6 +401,12 @@ class AttentionFound(Result):
 def _columns(name: str, found: LeftOut, *, correlation: bool = True) -> dict[str, Floats]:
     low, high = found.interval(correlation=correlation)
     return {name: found.value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _beside(median: float) -> str:
+    """What is usual there; nothing where all dimensions were chosen, and there are no others."""
+    known = np.isfinite(median)
+    return f"; the median |r| of random others is {number(median, 2)} there" if known else ""
 
 
 def _words(row: Json, name: str) -> str:

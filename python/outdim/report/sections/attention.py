@@ -123,7 +123,7 @@ def _strongest(rows: list[dict[str, Any]], marked: Sequence[int]) -> Table:
                 str(row["head"]),
                 _interval(row, "r", "r_low", "r_high"),
                 number(row["median_abs_r"], 2),
-                f"{row['share_below']:.0%}",
+                f"{row['share_below']:.0%}" if np.isfinite(row["share_below"]) else "n/a",
             ]
             + (
                 [_interval(row, "ablated_r", "ablated_r_low", "ablated_r_high")]
