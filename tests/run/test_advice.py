@@ -101,15 +101,22 @@ def test_how_often_variants_read_the_text_is_said_from_the_plan():
 
     text = {"size_bytes": 1000}
     sweep = Entry("sweep-lm", {}, [{"place": 0, "first": i, "last": i + 8, **text} for i in (0, 8)])
-    assert outlook(sweep, [0, 1]) == (
+    assert outlook([sweep], [0, 1]) == (
         "sweep-lm: 2 shards, 18 forwards of the model and its variants over what a shard reads, "
         "about 4,500 tokens in all"
     )
-    assert outlook(sweep, [1]).startswith("sweep-lm: 1 shard, 9 forwards")
+    assert outlook([sweep], [1]).startswith("sweep-lm: 1 shard, 9 forwards")
     items = Entry("sweep-glue", {}, [{"place": 0, "first": 0, "last": 3}])
-    assert outlook(items, [0]).endswith(
+    assert outlook([items], [0]).endswith(
         "4 forwards of the model and its variants over what a shard reads"
     )
     evaluated = Entry("evaluate-lm", {"variants": [{}] * 5}, [text])
-    assert "5 forwards" in outlook(evaluated, [0])
-    assert outlook(Entry("correlate", {}, [text] * 3), [0, 1, 2]) == ""
+    assert "5 forwards" in outlook([evaluated], [0])
+    correlated = Entry("correlate", {}, [text] * 3)
+    assert outlook([correlated], [0, 1, 2]) == ""
+    twins = Entry("criteria", {"twins": 2}, [text] * 3)
+    ablated = Entry("attention", {"ablate": [5]}, [text] * 3)
+    assert outlook([correlated, twins, ablated], [0, 1]).startswith(
+        "correlate+criteria+attention: 2 shards, 8 forwards"  # each 1 + 2 + 1
+    )
+    assert outlook([ablated._replace(options={"ablate": None})], [0]) == ""

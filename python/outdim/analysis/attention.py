@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -114,6 +114,11 @@ class AttentionStep(Observer):
             inputs.model, inputs.tokenizer, options.sentences, ablation, found=inputs.architecture
         )
         return {_MAPS: parquet_bytes(maps)}
+
+    @classmethod
+    def forwards(cls, recorded: Mapping[str, Any], unit: Mapping[str, Any]) -> int:
+        """The model, and the ablated one."""
+        return 2 if recorded["ablate"] else 1
 
     @cached_property
     def heads(self) -> dict[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from outdim.analysis.analyze import one_step
 from outdim.analysis.detect import outliers_by_parameters
@@ -76,6 +76,11 @@ class FindByCriteria(Observer):
             random_twin(inputs.model, 0, "meta")  # there is one
         recorded = super().resolve(options, inputs)
         return {**recorded, "rules": rules, "parameters": outliers_by_parameters(inputs)}
+
+    @classmethod
+    def forwards(cls, recorded: Mapping[str, Any], unit: Mapping[str, Any]) -> int:
+        """The model, and its twins."""
+        return 1 + int(recorded["twins"])
 
     def accumulators(self) -> Mapping[str, Accumulator]:
         """Nothing is kept per token."""

@@ -121,7 +121,7 @@ def _run(
     groups = group_steps(study, names)
     parts = [(group, stage) for group in groups for stage in stages(study[group[0]])]
     for group in groups if not share.index else ():
-        if said := outlook(study[group[0]], _missing(worker, group)):
+        if said := outlook([study[name] for name in group], _missing(worker, group)):
             print(f"outdim: {said}", file=sys.stderr)
     for number, (group, stage) in enumerate(parts):
         begin = time.monotonic()

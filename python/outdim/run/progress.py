@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from outdim.analysis.registry import step_class
+from outdim.run.worker import forwards_of
 from outdim.text import counted, duration
 
 if TYPE_CHECKING:
@@ -22,18 +22,20 @@ _LONG_S = 60.0  # of what is left, to be worth a line
 _BYTES_PER_TOKEN = 4  # of English, about
 
 
-def outlook(entry: Entry, shards: Sequence[int]) -> str:
-    """How often variants of a model read the text, in a sentence; "" where it is read once."""
-    cls = step_class(entry.step)
-    units = [entry.work[shard] for shard in shards]
-    forwards = [cls.forwards(entry.options, unit) for unit in units]
+def outlook(entries: Sequence[Entry], shards: Sequence[int]) -> str:
+    """How often variants of a model read the text, in a sentence; "" where it is read once.
+
+    For steps that are computed together.
+    """
+    units = [entries[0].work[shard] for shard in shards]
+    forwards = [forwards_of(entries, unit) for unit in units]
     if sum(forwards) == len(units):
         return ""
     size = sum(n * (unit.get("size_bytes") or 0) for n, unit in zip(forwards, units, strict=True))
     tokens = f", about {size // _BYTES_PER_TOKEN:,} tokens in all" if size else ""
     return (
-        f"{entry.step}: {counted(len(units), 'shard')}, {sum(forwards):,} forwards of the model "
-        f"and its variants over what a shard reads{tokens}"
+        f"{'+'.join(entry.step for entry in entries)}: {counted(len(units), 'shard')}, "
+        f"{sum(forwards):,} forwards of the model and its variants over what a shard reads{tokens}"
     )
 
 

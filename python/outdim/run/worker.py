@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class Worker:
         for entry, step in zip(entries, objects, strict=True):
             if first := first_of_stage(entry, shard):
                 step.resume(self.store(entry.step).until(first, self.merger(entry)))
-        forwards = max(step_class(one.step).forwards(one.options, unit) for one in entries)
+        forwards = forwards_of(entries, unit)
         with self._sources.unchanged(unit, {file["path"]: file["sha256"] for file in files}):
             type(objects[0]).update_all(objects, unit, lambda tokens: progress(forwards * tokens))
         for entry, step in zip(entries, objects, strict=True):
@@ -139,6 +139,11 @@ class Worker:
                     )
                 return path
         return None
+
+
+def forwards_of(entries: Sequence[Entry], unit: Mapping[str, Any]) -> int:
+    """How many variants of a model read a shard for steps that share the forward of the model."""
+    return 1 + sum(step_class(one.step).forwards(one.options, unit) - 1 for one in entries)
 
 
 def first_of_stage(entry: Entry, shard: int) -> int:
