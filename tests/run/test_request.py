@@ -2,15 +2,24 @@
 
 from pathlib import Path
 
+import pytest
 from outdim.analysis.count import Count, CountOptions
 from outdim.analysis.evaluate import EvaluateLm, EvaluateOptions
-from outdim.analysis.input_options import TextOptions
+from outdim.analysis.heads import LanguageModel
+from outdim.analysis.input_options import (
+    ForwardOptions,
+    ModelOptions,
+    TextOptions,
+    TokenizerOptions,
+)
+from outdim.analysis.inputs import Inputs
 from outdim.analysis.screen import ScreenMaskedOptions
 from outdim.analysis.sweep_glue import SweepGlueOptions
 from outdim.analysis.sweeps.options import SweepMaskedOptions, SweepOptions
+from outdim.analysis.variants.variant import AblationOptions
 from outdim.commands import commands, find
 from outdim.run.plan import Entry
-from outdim.run.request import Request, _cut_as_before, _options
+from outdim.run.request import Request, _cut_as_before, _options, plan
 
 
 def planned(step, options, **others):
@@ -44,3 +53,59 @@ def test_a_sweep_that_verifies_a_screening_cuts_the_text_as_it_did():
     there = {"screen-lm": Entry("screen-lm", {"shard_bytes": 1024}, {}, ())}
     asked = Request("sweep lm", Path("run"), {"sweep-lm": SweepOptions(verify=2)}, [TextOptions()])
     assert [options.shard_bytes for options in _cut_as_before(asked, there)] == [1024]
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory, narrow_llama):
+    """Entries of a plan over 24,000 bytes of text, by step."""
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    lines = [" ".join(f"w{1 + n % 9}" for n in range(i, i + 1 + i % 13)) for i in range(1500)]
+    text.write_text("\n".join(lines)[:24_000])
+
+    def entries(steps, there=None, shard_bytes=None, **ablated):
+        reads = [
+            ModelOptions(model=str(narrow_llama)),
+            TextOptions(source=[str(text)], shard_bytes=shard_bytes),
+            TokenizerOptions(),
+            ForwardOptions(),
+            AblationOptions(**ablated),
+            LanguageModel(),
+        ]
+        found = plan(Request("a test", Path("run"), steps, reads), Inputs(), there or {}).entries
+        return {entry.step: entry for entry in found}
+
+    return entries
+
+
+def test_text_that_many_variants_read_is_cut_as_much_finer(cut):
+    asked = {"evaluate-lm": EvaluateOptions()}
+    found = cut(asked, ablate=["3", "5"], at=["state"], controls=2)  # 5 variants
+    for entry in found.values():  # what it needs is cut as it is
+        assert entry.options["shard_bytes"] == (1 << 16) // 5
+        starts = [unit["start"] for unit in entry.work]
+        assert starts == [0, 13107]
+        assert sum(u["size_bytes"] for u in entry.work) == 24_000
+    assert set(found) == {"count", "evaluate-lm"}
+    assert cut(asked, ablate=["3", "5"], at=["state"], controls=2) == found
+    (one,) = cut({"count": CountOptions()}).values()  # no variants: as ever
+    assert one.options["shard_bytes"] == 1 << 16
+    assert len(one.work) == 1
+
+
+def test_a_cut_that_is_given_or_was_planned_stays(cut, monkeypatch):
+    monkeypatch.setattr("outdim.analysis.variants.text_means._TOKENS", 500)  # of the first unit
+    asked = {"evaluate-lm": EvaluateOptions()}
+    how = {"ablate": ["3"], "mode": ["mean", "zero"]}  # means are planned, of whatever cut
+    given = cut(asked, shard_bytes=20_000, **how)
+    assert [len(entry.work) for entry in given.values()] == [2, 2]
+    found = cut(asked, **how)
+    assert cut(asked, found, **how)["evaluate-lm"] == found["evaluate-lm"]
+
+
+def test_blocks_of_a_sweep_are_shards_already(cut):
+    def units(**options):
+        entry = cut({"sweep-lm": SweepOptions(controls=4, **options)})["sweep-lm"]
+        return entry.options["shard_bytes"], len(entry.work)
+
+    assert units(block=12) == ((1 << 16) // 13, 5)  # 12 variants and the intact model
+    assert units(block=2) == ((1 << 16) // 3, 6 * 2)

@@ -51,7 +51,7 @@ class TextOptions:
         max_document_bytes: A longer document is one that cannot be read; it bounds the memory.
         on_error: Whether a broken line or file ends the run, or is skipped and accounted for.
         shard_bytes: Size of a commit unit in bytes of input. None: 1/256 of the data, between 256
-            KiB (with a model 64 KiB) and 64 MiB.
+            KiB (with a model 64 KiB, divided by how many variants of it read each) and 64 MiB.
     """
 
     source: list[str] = field(default_factory=list, metadata={"positional": "TEXT"})
@@ -265,6 +265,22 @@ def excluded_ids(tokenizer: Any, tokens: Sequence[str]) -> list[int]:
             raise ArgumentError(f"exclude: the vocabulary has no token {token!r}.")
         found.append(int(i))
     return sorted(set(found))
+
+
+def cut_by_work(inputs: Inputs, forwards: int, shards: int) -> int:
+    """How many bytes of text make a unit by default, where variants of a model read each.
+
+    As much work as where a model alone reads it, and about as many shards in all.
+
+    Args:
+        inputs: Whose text is cut as a model alone would read it; never coarser than that.
+        forwards: How many variants of the model read a shard.
+        shards: How many shards have the same unit of text.
+    """
+    total = sum(unit.size_bytes for unit in inputs.corpus.units)
+    least = _MIN_SHARD_BYTES_OF_A_MODEL // forwards
+    finer = max(total * shards // _SHARDS, least, 1)
+    return min(int(inputs.options["shard_bytes"]), finer)
 
 
 def open_recorded(options: Mapping[str, Any]) -> Corpus:

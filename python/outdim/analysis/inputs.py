@@ -164,6 +164,11 @@ class Inputs:
         """The corpus."""
         return open_recorded(self.options)
 
+    def recut(self, shard_bytes: int) -> None:
+        """Cut the text into units of another size."""
+        self.options["shard_bytes"] = shard_bytes
+        vars(self).pop("corpus", None)
+
     @cached_property
     def files(self) -> list[dict[str, Any]]:
         """Path, size, times and hash of every file of the corpus."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from outdim.analysis.input_options import TextOptions, option_names
+from outdim.analysis.input_options import TextOptions, cut_by_work, option_names
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.registry import step_class
 from outdim.analysis.step import Json, Step
@@ -92,6 +92,8 @@ def plan(request: Request, inputs: Inputs, there: Mapping[str, Entry]) -> Planne
         step_class(name).check(options[name], inputs)
     common = inputs.resolve(reads)
     recorded = _resolved(request, inputs, common, options, there)
+    if any(isinstance(one, TextOptions) and one.shard_bytes is None for one in reads):
+        _cut_by_work({name: recorded[name] for name in recorded if name in options}, inputs)
     entries: dict[str, Entry] = {}
     files: dict[str, bytes] = {}
     for name in reversed(recorded):
@@ -188,3 +190,22 @@ def _cut_as_before(request: Request, there: Mapping[str, Entry]) -> list[Any]:
         else options
         for options in request.reads
     ]
+
+
+def _cut_by_work(recorded: Mapping[str, Json], inputs: Inputs) -> None:
+    """Cut the text finer where many variants of a model read it: the finest cut serves all steps.
+
+    It follows from what is planned, which records it: whoever goes on cuts as was cut before.
+    """
+    units = len(inputs.corpus.units)
+    on_text = {name: own for name, own in recorded.items() if "shard_bytes" in own}
+    cuts = []
+    for name, own in on_text.items():
+        cls = step_class(name)
+        work = cls.work(own, inputs)
+        if (forwards := max(cls.forwards(own, unit) for unit in work)) > 1:
+            cuts.append(cut_by_work(inputs, forwards, len(work) // units))
+    if cuts and min(cuts) < inputs.options["shard_bytes"]:
+        inputs.recut(min(cuts))
+        for own in on_text.values():
+            own["shard_bytes"] = min(cuts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from outdim.analysis.inputs import Inputs
     from outdim.analysis.variants.items import ItemBatch
+    from outdim.tokens import Piece
 
 _TOKENS = 1 << 16  # a mean of so many is known to half a percent of a standard deviation
 _DIGITS = 4  # that are kept: more would differ from machine to machine, and with them the plan
@@ -25,6 +27,8 @@ Means = Mapping[str, Mapping[str, Sequence[float]]]
 
 def text_means(inputs: Inputs) -> Means:
     """By group of tokens and name of a point the mean [D], over the first 65,536 tokens.
+
+    The same to the bit however the text is cut into units: a plan records them.
 
     Raises:
         ArgumentError: No text is read.
@@ -37,16 +41,24 @@ def text_means(inputs: Inputs) -> Means:
     if "max_length" not in inputs.options:
         raise ArgumentError("mode: mean is that of a text, and none is read here.")
     reading, sums = Reading(inputs), _Sums(inputs.model)
-    for unit in inputs.corpus.units:
-        pieces = reading.pieces(unit.as_dict(), Accounting())
-        for batch in batches(pieces, inputs.options["token_budget"], **reading.padding):
-            batch = batch.to(inputs.model.device)
-            sums.add(batch.group, batch.input_ids, batch.attention_mask)
-            if sums.tokens >= _TOKENS:
-                return sums.means()
+    units = (unit.as_dict() for unit in inputs.corpus.units)
+    pieces = chain.from_iterable(reading.pieces(unit, Accounting()) for unit in units)
+    for batch in batches(_beginning(pieces), inputs.options["token_budget"], **reading.padding):
+        batch = batch.to(inputs.model.device)
+        sums.add(batch.group, batch.input_ids, batch.attention_mask)
     if not sums.tokens:
         raise DataError(f"source: {inputs.corpus.source}: the corpus has no token.")
     return sums.means()
+
+
+def _beginning(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The first pieces, until they have so many tokens as are read."""
+    tokens = 0
+    for piece in pieces:
+        yield piece
+        tokens += len(piece.ids)
+        if tokens >= _TOKENS:
+            return
 
 
 def item_means(inputs: Inputs, batches: Iterable[ItemBatch]) -> Means:
