@@ -1,7 +1,11 @@
 """One thread: the tensors here are tiny, and threads that wait for each other double the time."""
 
+import sys
+from weakref import WeakKeyDictionary
+
 import pytest
 import torch
+from outdim.models import architecture
 from transformers import BigBirdConfig, BigBirdModel
 
 
@@ -11,6 +15,25 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def found_once():
+    """Edits and observers look for the architecture of a model once: 25 ms, often for one forward.
+
+    For tests that are not about finding it. What a test calls itself is not replaced.
+    """
+    known: WeakKeyDictionary = WeakKeyDictionary()
+
+    def once(model):
+        if model not in known:
+            known[model] = architecture(model)
+        return known[model]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("ablate", "observe", "screening"):
+            patch.setattr(sys.modules[f"outdim.models.{name}"], "architecture", once)
+        yield
 
 
 @pytest.fixture

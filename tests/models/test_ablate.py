@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from functools import cache
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from outdim.models import Edited, apply_ablation, architecture
 from tiny import HEADS, HIDDEN, LAYERS, SINGLE, tiny_inputs, tiny_model
 from torch import nn
 
+pytestmark = pytest.mark.usefixtures("found_once")
 DIMS = [3, 17]
 
 # Norms by hand, of the base model: {} counts the blocks. Those that end them ...
@@ -70,8 +72,13 @@ def logits(model, batch=3, **inputs):
         return model(**(inputs or tiny_inputs(model, batch=batch))).logits
 
 
-def headed(family, **options):
-    return tiny_model(family, head=HEADS[family], **options)
+def headed(family):
+    return tiny_model(family, head=HEADS[family])
+
+
+#: For tests that leave the model as it is, and would fail otherwise.
+kept = cache(headed)
+kept_base = cache(tiny_model)
 
 
 def norm_paths(family, layers):
@@ -129,7 +136,7 @@ def _change(kind):
      ("albert", "factors"), ("xlnet", "mean")],
 )  # fmt: skip
 def test_parameters_are_those_of_a_rewritten_model(family, kind):
-    model = headed(family)
+    model = kept(family)
     plain = logits(model)
     paths = [ENDERS[family].format(i) for i in range(LAYERS)]
     expected = logits(rewritten(model, paths, _change(kind)))
@@ -143,7 +150,7 @@ def test_parameters_are_those_of_a_rewritten_model(family, kind):
 @pytest.mark.parametrize("family", ["bert", "electra", "deberta-v2", "roberta"])
 def test_the_norm_of_the_head_stays(family):
     """The published code zeroes that one too, by its name (52 parameters instead of 48)."""
-    model = headed(family)
+    model = kept(family)
     with observe_head(model) as seen, ablate(model, DIMS, at="parameters"):
         logits(model)
     assert seen
@@ -186,7 +193,7 @@ def test_two_dimensions_of_bert_base_are_48_parameters():
 
 @pytest.mark.parametrize("family", PRE)
 def test_readers_are_those_of_a_rewritten_model(family):
-    model = headed(family)
+    model = kept(family)
     layers = range(1, LAYERS + 1)
     offset = 1.0 if family == "gemma2" else 0.0
     paths = norm_paths(family, layers)
@@ -235,7 +242,7 @@ class HandNorm(nn.Module):
      ("gpt2", [1.0, 1.0])],
 )  # fmt: skip
 def test_the_denominator_is_that_of_norms_by_hand(family, weights):
-    model = headed(family)
+    model = kept(family)
     paths = norm_paths(family, range(1, LAYERS + 1))
     if family in ENDERS:
         paths += [ENDERS[family].format(i) for i in range(LAYERS)]
@@ -301,7 +308,7 @@ STATE = {
 )  # fmt: skip
 def test_the_state_is_that_of_plain_hooks(family, kind):
     options, change = STATE[kind]
-    model = headed(family)
+    model = kept(family)
     plain = logits(model)
 
     def edit(h):
@@ -321,7 +328,7 @@ def test_the_state_is_that_of_plain_hooks(family, kind):
 
 @pytest.mark.parametrize("family", SINGLE)
 def test_hidden_states_of_transformers_are_the_edited_ones(family):
-    model = tiny_model(family)
+    model = kept_base(family)
     with torch.inference_mode(), ablate(model, DIMS, [0, 2]):
         states = model(**tiny_inputs(model), output_hidden_states=True).hidden_states
     # ALBERT's are taken in the block, one module further in than what it gives.
@@ -334,7 +341,7 @@ def test_hidden_states_of_transformers_are_the_edited_ones(family):
 
 
 def test_layers_that_share_a_norm_are_told_apart():
-    model = tiny_model("albert")
+    model = kept_base("albert")
     for at in ("state", "parameters"):
         with torch.inference_mode(), ablate(model, DIMS, [2, 4], at=at), observe(model) as seen:
             model(**tiny_inputs(model))
@@ -343,7 +350,7 @@ def test_layers_that_share_a_norm_are_told_apart():
 
 
 def test_the_embeddings_on_request():
-    model = headed("bert")
+    model = kept("bert")
     copied = rewritten(model, ["embeddings.LayerNorm"], _zero)
     with ablate(model, DIMS, 0, at="parameters") as edited:
         assert torch.equal(logits(model), logits(copied))
@@ -364,7 +371,7 @@ MANY = [
 
 @pytest.mark.parametrize("family", SINGLE)
 def test_each_block_of_a_batch_is_its_ablation_alone_to_the_bit(family):
-    model = headed(family)
+    model = kept(family)
     found = architecture(model)
     ablations = list(MANY)
     if family in ENDERS:
@@ -390,7 +397,7 @@ def test_each_block_of_a_batch_is_its_ablation_alone_to_the_bit(family):
 
 
 def test_blocks_within_a_context_and_within_blocks():
-    model = headed("bert")
+    model = kept("bert")
     inputs = {k: v.repeat(6, 1) for k, v in tiny_inputs(model, batch=1).items()}
     two = [None, Ablation([3], at="parameters")]
     three = [None, Ablation([4], at="parameters"), Ablation([5])]
@@ -406,7 +413,7 @@ def test_blocks_within_a_context_and_within_blocks():
 
 
 def test_a_batch_that_is_no_multiple():
-    model = headed("bert")
+    model = kept("bert")
     with (
         pytest.raises(DataError, match=r"a multiple of 2 sequences.*got a batch of 3; repeat"),
         ablate_each(model, [None, Ablation([3])]),
@@ -416,7 +423,7 @@ def test_a_batch_that_is_no_multiple():
 
 @pytest.mark.parametrize("at", ["state", "parameters", "denominator"])
 def test_contexts_nest(at):
-    model = headed("bert")
+    model = kept("bert")
     with ablate(model, [3, 17], at=at):
         expected = logits(model)
     with ablate(model, [3], at=at):
@@ -427,7 +434,7 @@ def test_contexts_nest(at):
 
 
 def test_the_inner_of_two_contexts_comes_first():
-    model = headed("bert")
+    model = kept("bert")
     for at in ("state", "parameters"):
         with ablate(model, 3, at=at, mode="clip", value=0.1):
             bounded = logits(model)
@@ -495,7 +502,7 @@ def test_a_forward_that_failed_spoils_no_later_one():
 @pytest.mark.parametrize("at", ["state", "readers", "denominator"])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_generation_with_a_cache_is_generation_without(family, at):
-    model = headed(family)
+    model = kept(family)
     ids = torch.tensor([[7, 8, 9, 10], [11, 12, 13, 14]])
     how = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
     with ablate(model, DIMS, at=at):
@@ -573,7 +580,7 @@ def test_shared_layers_cannot_be_run_again():
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
 @pytest.mark.parametrize("at", ["state", "denominator"])
 def test_autocast(family, at):
-    model = headed(family)
+    model = kept(family)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         plain = logits(model)
         with ablate(model, DIMS, at=at), observe(model, ["block.1"]) as seen:
@@ -608,7 +615,7 @@ def test_values_that_are_not_finite_are_replaced():
 
 @pytest.mark.parametrize("at", ["state", "parameters"])
 def test_observe_sees_what_the_edit_made_in_either_order(at):
-    model = tiny_model("bert")
+    model = kept_base("bert")
     for outer in (True, False):
         with torch.inference_mode():
             if outer:
@@ -674,7 +681,7 @@ def test_under_torch_compile_the_model_runs_uncompiled():
     ],
 )  # fmt: skip
 def test_what_the_model_cannot_do(family, arguments, message):
-    model = tiny_model(family)
+    model = kept_base(family)
     before = state_of(model)
     with pytest.raises(ArgumentError, match=message), ablate(model, **arguments):
         pass

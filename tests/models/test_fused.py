@@ -1,6 +1,7 @@
 """Observing with our norms in the model: the same logits and statistics to rounding."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from outdim.ops import StatisticsArgs, moments
 from outdim.ops.checked_norm import CheckedNorm
 from tiny import HEADS, LAYERS, SINGLE, VOCAB, tiny_inputs, tiny_model
 
+pytestmark = pytest.mark.usefixtures("found_once")
+#: For tests that leave the model as it is, and would fail otherwise.
+kept = cache(tiny_model)
 TABLE = torch.arange(1.0, VOCAB + 1, dtype=torch.float64).log()[None]
 
 
@@ -61,7 +65,7 @@ def same_states(actual, expected, tolerance=1e-6):
 
 @pytest.mark.parametrize("family", SINGLE)
 def test_logits_and_statistics_agree_with_the_plain_model(family):
-    model = tiny_model(family, head=HEADS[family])
+    model = kept(family, head=HEADS[family])
     inputs = tiny_inputs(model)
     with torch.inference_mode():
         plain = model(**inputs)[0]
@@ -84,7 +88,7 @@ NOT_FUSED = {
 
 @pytest.mark.parametrize("family", SINGLE)
 def test_norms_take_the_points_they_can(family):
-    model = tiny_model(family)
+    model = kept(family)
     _, sink = run(model, tiny_inputs(model), fused=True)
     assert isinstance(sink, FusedSink)
     assert set(sink.states) - set(sink.fused) == set(NOT_FUSED.get(family, []))
@@ -93,7 +97,7 @@ def test_norms_take_the_points_they_can(family):
 @pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2", "llama"])
 def test_statistics_are_those_of_the_tensors_that_flow(family):
     """Within one fused forward, the op's moments are the moments of the hidden states it wrote."""
-    model = tiny_model(family)
+    model = kept(family)
     inputs = tiny_inputs(model)
     inner, outer = Sink(inputs), {}
     blocks = [f"block.{i}" for i in range(LAYERS)]
@@ -113,7 +117,7 @@ def test_statistics_are_those_of_the_tensors_that_flow(family):
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_a_sink_that_wants_no_moments_sees_the_same_tensors(family):
-    model = tiny_model(family)
+    model = kept(family)
     inputs = tiny_inputs(model)
     taking, looking = Sink(inputs), Sink(inputs)
     looking.arguments = lambda point: None
@@ -316,7 +320,7 @@ def test_a_norm_that_runs_twice_is_an_error():
 @pytest.mark.parametrize("at", ["state", "parameters", "denominator", "embeddings"])
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
 def test_fused_statistics_see_what_the_edit_made(family, at):
-    model = tiny_model(family)
+    model = kept(family)
     inputs = tiny_inputs(model)
     if at == "parameters" and family != "bert":
         at = "readers"

@@ -13,9 +13,9 @@ SETS = ([0], [9], [16, 3], [17], list(range(5, 30)))
 FAMILIES = ("gpt2", "llama", "gemma2", "phi", "olmo")
 
 
-def real(model, ids, asked):
+def real(model, ids, asked, found):
     """The scores of every token but the first, intact and of each ablation."""
-    found, predictor, states = architecture(model), Predictor(model), []
+    predictor, states = Predictor(model), []
     for ablation in (None, *asked):
         with torch.inference_mode(), apply_ablation(model, ablation, found=found):
             states.append(predictor.states(ids, torch.ones_like(ids))[:, :-1].flatten(0, 1))
@@ -24,13 +24,13 @@ def real(model, ids, asked):
         return scores(predictor.logits, states, targets, predictor.vocab_size)
 
 
-def form_of(model):
-    found = architecture(model)
+def form_of(model, found=None):
+    found = found or architecture(model)
     return found.blocks()[-1], LastLayer(model, Predictor(model), found)
 
 
-def closed(model, ids, asked, intact):
-    (last, form), targets = form_of(model), ids[:, 1:].flatten()
+def closed(model, ids, asked, intact, found):
+    (last, form), targets = form_of(model, found), ids[:, 1:].flatten()
     assert form.note == ""
     assert all(map(form.takes, asked))
     with torch.inference_mode(), observe(model, [last]) as seen:
@@ -42,8 +42,9 @@ def compare(model, at, sets=SETS, ids=None, tolerance=2e-5):
     """Loss and KL of each set; the likeliest token where it is one of two that are asked for."""
     ids = tiny_inputs(model)["input_ids"] if ids is None else ids
     asked = [Ablation(one, [LAYERS], at) for one in sets]
-    intact, *expected = real(model, ids, asked)
-    found, targets = closed(model, ids, asked, intact), ids[:, 1:].flatten()
+    known = architecture(model)
+    intact, *expected = real(model, ids, asked, known)
+    found, targets = closed(model, ids, asked, intact, known), ids[:, 1:].flatten()
     for one, other in zip(found, expected, strict=True):
         assert one.brief
         assert one.loss.dtype == torch.float64

@@ -11,6 +11,7 @@ from outdim.models.screening import SCORES, Screener
 from tiny import HEADS, LAYERS, SINGLE, tiny_inputs, tiny_model
 from torch.nn.functional import cross_entropy
 
+pytestmark = pytest.mark.usefixtures("found_once")
 TEXT = [family for family in SINGLE if HEADS[family] in ("CausalLM", "MaskedLM")]
 
 
