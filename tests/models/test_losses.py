@@ -225,6 +225,19 @@ def test_of_equally_likely_tokens_the_first_is_taken(columns):
     assert likeliest(parts, [logits], 10, columns=columns)[0].tolist() == [1]
 
 
+@pytest.mark.parametrize("columns", [8, 4096])
+@pytest.mark.parametrize("brief", [False, True])
+def test_whatever_is_scored_of_equally_likely_tokens_the_first_is_predicted(columns, brief):
+    """In bfloat16 one token in thirty has two that are likeliest; `topk` gives them as it likes."""
+    logits = torch.randn(64, 600, generator=torch.Generator().manual_seed(0)).round(decimals=1)
+    logits = logits.clamp(max=2)
+    targets = torch.zeros(64, dtype=torch.int64)
+    (found,) = scores(parts, [logits], targets, 600, columns=columns, brief=brief)
+    first = [row.index(max(row)) for row in logits.tolist()]
+    assert found.predicted.tolist() == first
+    assert (found.predicted != logits.topk(TOP).indices[:, 0]).any()
+
+
 @pytest.mark.parametrize("columns", [1, 3, 10])
 def test_logits_that_are_not_finite_have_no_likeliest_token(columns):
     logits = torch.zeros(6, 10)

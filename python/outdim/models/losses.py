@@ -166,6 +166,7 @@ class _Running:
         self.weighted = nothing  # sum exp(l - largest) l
         self.cross = nothing  # sum exp(l0 - largest of l0) l
         self.true = torch.full_like(nothing, torch.nan)
+        self.predicted = torch.full((rows,), -1, device=device)
         self.top = torch.empty(rows, 0, dtype=torch.float64, device=device)
         self.ids = torch.empty(rows, 0, dtype=torch.int64, device=device)
 
@@ -174,11 +175,12 @@ class _Running:
 
         Returns exp(logits - the largest so far), and by what earlier sums were rescaled.
         """
-        if self._brief:
-            top, ids = logits.max(1, keepdim=True)
-        else:
-            top, ids = logits.topk(min(TOP, logits.shape[1]), dim=1)
-        largest = torch.maximum(self.largest, top[:, 0].double())
+        # Of tokens that are equally likely, which bfloat16 has many of, the first is predicted;
+        # `topk` gives them in any order.
+        value, index = logits.max(1)
+        largest = torch.maximum(self.largest, value.double())
+        better = (value > self.largest) | value.isnan()
+        self.predicted = torch.where(better, index + start, self.predicted)
         rescale = (self.largest - largest).exp()
         weights = (logits - largest[:, None].to(logits.dtype)).exp_()
         self.total = self.total * rescale + _total(weights)
@@ -189,11 +191,16 @@ class _Running:
         here = (column >= 0) & (column < logits.shape[1])
         found = logits.gather(1, torch.where(here, column, 0)[:, None])[:, 0]
         self.true = torch.where(here, found.double(), self.true)
+        if not self._brief:
+            self._take_top(logits, start)
+        return weights, rescale
+
+    def _take_top(self, logits: Tensor, start: int) -> None:
+        top, ids = logits.topk(min(TOP, logits.shape[1]), dim=1)
         both = torch.cat([self.top, top.double()], 1)
         both_ids = torch.cat([self.ids, ids + start], 1)
-        self.top, order = both.topk(1 if self._brief else min(TOP, both.shape[1]), dim=1)
+        self.top, order = both.topk(min(TOP, both.shape[1]), dim=1)
         self.ids = both_ids.gather(1, order)
-        return weights, rescale
 
     def scores(self, intact: _Running) -> Scores:
         """What the sums say, beside those of the intact model."""
@@ -201,13 +208,13 @@ class _Running:
         of_intact = intact.largest + intact.total.log()
         # That of the intact model with itself is its sum of p l.
         kl = (intact.cross - self.cross) / intact.total - of_intact + normaliser
-        common = (self.ids[:, :, None] == intact.ids[:, None, :]).sum((1, 2))
+        common = (self.ids[:, :, None] == intact.ids[:, None, :]).sum((1, 2)).double()
         unknown = torch.full_like(normaliser, torch.nan)
         return Scores(
             loss=normaliser - self.true,
             entropy=unknown if self._brief else normaliser - self.weighted / self.total,
             # Rounding: what is 0 in theory may come out as -1e-16.
             kl=kl.clamp(min=0),
-            top=unknown if self._brief else common.double() / self.ids.shape[1],
-            predicted=self.ids[:, 0],
+            top=unknown if self._brief else common / self.ids.shape[1],
+            predicted=self.predicted,
         )
