@@ -100,12 +100,18 @@ class View:
         return np.where(np.isfinite(found), found, np.nan)
 
     def strongest(self, marked: Sequence[int], number: int, most_marked: int) -> list[int]:
-        """Columns to show: those marked, then those with the largest |value| at any point."""
+        """Columns to show: those marked, then those with the largest |value| at any point.
+
+        Where all values are 0, any of them: a figure without a line would say nothing.
+        """
         largest = self.largest
-        shown = [column for column in marked if column < len(largest) and largest[column] > 0]
+        worth = np.asarray(largest > 0)
+        if not worth.any():
+            worth = np.asarray(np.isfinite(self.estimate.value).any(0))
+        shown = [column for column in marked if column < len(largest) and worth[column]]
         shown = shown[:most_marked]
         for column in np.argsort(-largest, kind="stable")[: number + most_marked]:
-            if len(shown) < number and int(column) not in shown and largest[column] > 0:
+            if len(shown) < number and int(column) not in shown and worth[column]:
                 shown.append(int(column))
         return shown
 

@@ -52,3 +52,10 @@ def test_labels_without_special_meaning_are_not_read_as_tex():
     figure = layer_curves("odd", "Odd", [view([[1.0, 2.0]], odd, "")])
     assert "&#36;x_{&#36; &lt;b&gt;" in figure.interactive.layout.yaxis.title.text
     assert b"a $x_{$ &lt;b&gt;" in figure.svg()
+
+
+def test_values_that_are_all_0_are_drawn():
+    """An empty figure would say nothing, and matplotlib would warn of a legend of nothing."""
+    figure = layer_curves("none", "None", [view([[0.0, 0.0, np.nan]] * 2)])
+    assert [list(trace.y) for trace in figure.interactive.data] == [[0, 0]] * 2
+    figure.svg()

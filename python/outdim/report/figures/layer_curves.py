@@ -50,12 +50,15 @@ def _reading(shown: Sequence[View], marked: Sequence[int]) -> str:
     first = shown[0]
     said = []
     if first.of:
-        lines = f"the other {first.of}s with the largest values at any layer; {MAX_LINES} lines at "
+        mark = "Points" if first.of == "head" else "Lines"
+        lines = f"the other {first.of}s with the largest values at any layer; {MAX_LINES} at "
         if marked and first.of == "dimension":
             outliers = listing(marked[:MAX_MARKED])
             said.append(f"Solid lines: the outlier dimensions ({outliers}). Dashed: {lines}most.")
         else:
-            said.append(f"Lines: {lines.replace('other ', '')}most.")
+            said.append(f"{mark}: {lines.replace('other ', '')}most.")
+        if first.of == "head":
+            said.append("Heads of one number have nothing in common from layer to layer.")
     if any(view.usual is not None for view in shown):
         said.append(
             "Grey: the median of all and the band that holds 90 % of them (5th to 95th "
@@ -230,7 +233,7 @@ def _curve(view: View, line: _Line, colour: str) -> list[dict[str, Any]]:
         "customdata": [view.points[place] for place in line.at],
         "y": one.value,
         "name": name,
-        "mode": "lines+markers",
+        "mode": "markers" if view.of == "head" else "lines+markers",
         "line": {"color": colour, "width": 2.5 if line.solid else 1.6, "dash": _dash(line.solid)},
         "marker": {"size": 6 if line.solid else 4},
         "hovertemplate": f"{name}<br>%{{customdata}}: %{{y:.3~f}}<extra></extra>",
@@ -258,6 +261,12 @@ def _dash(solid: bool) -> str:
     return "solid" if solid else "dash"
 
 
+def _format(view: View, line: _Line) -> str:
+    if view.of == "head":
+        return "o"
+    return "-o" if line.solid else "--o"
+
+
 def _draw(view: View, marked: Sequence[int]) -> Canvas:
     x = np.arange(len(view.points))
     figure, axes = canvas(8, 4)
@@ -281,7 +290,7 @@ def _draw(view: View, marked: Sequence[int]) -> Canvas:
             at,
             one.value,
             yerr=whiskers,
-            fmt="-o" if line.solid else "--o",
+            fmt=_format(view, line),
             color=series(place),
             linewidth=2 if line.solid else 1.2,
             elinewidth=0.8,
