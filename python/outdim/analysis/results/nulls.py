@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from outdim.stats.proportions import proportion_interval
+
 if TYPE_CHECKING:
     from outdim.analysis.results.agreement import Criteria, Found
     from outdim.analysis.step import Json
@@ -63,7 +65,8 @@ class Untrained:
     def rate(self) -> tuple[float, float, float]:
         """Share of the dimensions that are flagged in enough layers, and its interval."""
         found, all_ = sum(self.found), self.dims * len(self.found)
-        return (found / all_, *proportion_interval(found, all_))
+        low, high = map(float, proportion_interval(found, all_))
+        return found / all_, low, high
 
     def to_dict(self) -> Json:
         """Plain values."""
@@ -75,19 +78,6 @@ class Untrained:
             "low": low,
             "high": high,
         }
-
-
-def proportion_interval(count: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of Clopper and Pearson 1934 for ``count`` of n; no normal approximation.
-
-    >>> [round(end, 4) for end in proportion_interval(0, 100)]
-    [0.0, 0.0362]
-    """
-    from scipy.special import betaincinv
-
-    low = float(betaincinv(count, n - count + 1, 0.025)) if count else 0.0
-    high = float(betaincinv(count + 1, n - count, 0.975)) if count < n else 1.0
-    return low, high
 
 
 def nulls(criteria: Criteria) -> pa.Table:
