@@ -9,14 +9,19 @@ from outdim.analysis.analyze import analyze
 from outdim.analysis.attention import AttentionOptions, AttentionStep
 from outdim.analysis.input_options import ForwardOptions, ObserveOptions
 from outdim.analysis.inputs import Inputs
+from outdim.analysis.results.attention import looked_at
+from outdim.analysis.results.attention_side import MOST, AttentionSide
 from outdim.corpus import open_corpus
 from outdim.errors import ArgumentError, DataError
 from outdim.models import load_model
 from outdim.report.sections import section_of
 from outdim.report.study import read_study
-from outdim.tokens import load_tokenizer
+from outdim.stats.head_sums import HeadSums
+from outdim.stats.jackknife import BLOCKS
+from outdim.tokens import GROUPS, load_tokenizer
 from report.synthetic import write_study
 from tiny import LAYERS, tiny_model, tiny_tokenizer
+from tokenizers.processors import TemplateProcessing
 
 PLANTED, LAYER, HEAD = 7, 2, 1
 WIDTH = 8  # of a head
@@ -74,8 +79,10 @@ def test_the_planted_head_is_vertical_on_its_token_and_no_other_is(found):
     rows = {(row["layer"], row["head"]): row for row in found.heads_table.to_pylist()}
     assert [place for place, row in rows.items() if row["is_vertical"]] == [(LAYER, HEAD)]
     row = rows[LAYER, HEAD]
-    assert (row["token"], row["token_share"]) == ("[CLS]", 1.0)
+    assert (row["token"], row["token_share"], row["first_share"]) == ("[CLS]", 1.0, 1.0)
     assert row["vertical"] == 1.0
+    # All 60 documents agree: Clopper and Pearson's interval, not one without a width.
+    assert (row["low"], row["high"]) == (pytest.approx(0.9404, abs=1e-4), 1.0)
     assert row["to [CLS]"] > 0.9
     assert row["to first position"] == pytest.approx(row["to [CLS]"])
     assert row["entropy"] < 0.5
@@ -111,7 +118,11 @@ def test_ablated_the_pattern_is_gone_and_by_how_much_has_an_interval(found):
         pytest.approx(share.value["attention_share_change"])
     )
     assert share.low["attention_share_change"] > 0.5
-    assert "0 of 16 heads are vertical" in found.headline()[-1]
+    assert "0 of 16 heads are vertical, 0 of them surely; of 1 the share" in found.headline()[-1]
+    assert found.headline()[-1].endswith("What random dimensions would do was not measured.")
+    shares = stats[stats.statistic.isin(["attention_vertical_change", "attention_sink_change"])]
+    assert bool(shares.low.between(-1, 1).all() and shares.high.between(-1, 1).all())
+    assert bool((shares.low < shares.high).all())
 
 
 def test_too_few_documents_for_intervals_are_said(found, planted, source, tmp_path):
@@ -120,6 +131,57 @@ def test_too_few_documents_for_intervals_are_said(found, planted, source, tmp_pa
     few = analyze(planted, tokenizer_of(), str(tmp_path / "few.txt"), options)["attention"]
     assert [said[:29] for said in few.cautions()] == ["Documents fill 4 blocks only,"]
     assert found.cautions() == []
+
+
+def test_heads_are_counted_as_the_sentence_defines_it(found):
+    """Vertical is by the share alone; surely, by its interval."""
+    sums = HeadSums(BLOCKS, len(GROUPS), (1,), 3, 1)
+    sums.sums["sequences"][:12] = 1
+    sums.sums["usable"][:12] = 1
+    for head, hits in enumerate((12, 7, 5)):
+        sums.sums["vertical"][:hits, 0, head] = 1
+    side = AttentionSide({1: 3}, sums, {}, 0)
+    assert side.is_vertical.tolist() == [[True, True, False]]
+    assert side.surely_vertical.tolist() == [[True, False, False]]
+    assert found.headline()[0].endswith("(1 on [CLS]), 1 of them surely.")
+
+
+@pytest.fixture(scope="module")
+def decoder(source):
+    """A Llama on 20 documents, each of which begins with another token, and none with a special."""
+    model = model_of("llama")
+    options = {"attention": AttentionOptions(dims=[1, 5])}
+    texts = [f"w{n} {line}" for n, line in enumerate(Path(source).read_text().splitlines()[:20])]
+    tokenizer = tokenizer_of()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B:1")
+    return analyze(model, tokenizer, texts, options)["attention"]
+
+
+def test_a_key_at_the_first_position_is_no_word(decoder):
+    rows = decoder.heads_table.to_pylist()
+    first = [row for row in rows if row["first_share"] > row["token_share"]]
+    assert first
+    assert all(looked_at(row)[0] == "at the first position" for row in first)
+
+
+def test_places_without_a_token_are_not_offered(decoder):
+    """No text has [CLS] where the tokenizer adds none: its share is no finding."""
+    stats = decoder.tables()["stats"].to_pandas()
+    shares = stats[stats.statistic == "attention_share"]
+    assert set(shares.covariate) == {"delimiters", "first position"}
+    assert set(shares.selection) == {"text", "text+first"}  # not "all, with special tokens"
+    assert [name for name in decoder.heads_table.column_names if name.startswith("to ")] == [
+        f"to {name}" for name in dict.fromkeys(shares.covariate)
+    ]
+
+
+def test_without_special_tokens_none_is_named(decoder):
+    said = decoder.headline()[2]
+    assert "(text, with first tokens of sequences)" in said
+    assert "mostly tells first tokens from others" in said
+    assert "goes with attention most, of the 2 followed" in said
+    assert "the best of 16" in said
+    assert "rest on 20 documents" in decoder.cautions()[0]
 
 
 def test_without_an_r_there_is_no_share_below(source):
@@ -337,10 +399,10 @@ def test_minilm_on_wikitext(shared_data, tmp_path):
         forward=ForwardOptions(max_length=128),
     )["attention"]  # fmt: skip
     rows = found.heads_table.to_pylist()
-    vertical = [row for row in rows if row["is_vertical"]]
+    vertical = [row for row in rows if row["low"] > MOST]
     assert len(vertical) > 30
     assert {row["token"] for row in vertical} == {"[CLS]"}
-    assert not found.ablated.vertical[1].any()
+    assert not found.ablated.is_vertical.any()
     assert all(row["change_low"] > 0.2 for row in vertical)
     assert {row["dim"] for row in vertical} == {99}
     assert max(row["r"] for row in vertical) > 0.95
@@ -358,7 +420,7 @@ def test_smollm2_on_wikitext(shared_data, tmp_path, smollm2):
     )["attention"]  # fmt: skip
     rows = found.heads_table.to_pylist()
     assert len(rows) == 270
-    before, after = (sum(side.vertical[1].ravel()) for side in (found.intact, found.ablated))
+    before, after = (side.is_vertical.sum() for side in (found.intact, found.ablated))
     assert before > 180
     assert after < before / 2
     stats = found.tables()["stats"].to_pandas().set_index(["statistic", "covariate"]).sort_index()

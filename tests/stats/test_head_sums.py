@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from outdim.analysis.results.attention import AttentionSide
+from outdim.analysis.results.attention_side import AttentionSide
 from outdim.ops import attention_received
 from outdim.stats.head_sums import HeadSums
 
@@ -24,7 +24,8 @@ class Layers:
                 value = torch.full_like(value, values[block])
             ids = torch.arange(length)[None]
             group = torch.ones(1, length, dtype=torch.uint8)
-            self.sums.begin(ids, group, torch.tensor([block]), torch.zeros(1, length, 1).double())
+            place, starts = torch.zeros(1, length, 1).double(), torch.ones(1, dtype=torch.bool)
+            self.sums.begin(ids, group, torch.tensor([block]), place, starts)
             for layer, window in ((1, WINDOW), (2, None)):
                 received = attention_received(
                     query, key, causal=True, window=window, group=self.sums.query_groups,

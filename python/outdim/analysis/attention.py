@@ -20,7 +20,8 @@ from outdim.analysis.attention_maps import attention_maps
 from outdim.analysis.correlate import default_rank
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.places import Places
-from outdim.analysis.results.attention import AttentionFound, AttentionSide
+from outdim.analysis.results.attention import AttentionFound
+from outdim.analysis.results.attention_side import AttentionSide
 from outdim.analysis.sentences import check_sentences
 from outdim.analysis.step import Json, Observer, Part
 from outdim.errors import ArgumentError
@@ -170,7 +171,7 @@ class AttentionStep(Observer):
         self._rows: dict[int, Tensor] = {}
         self._read: Tensor | None = None
         place = self.places.of_batch(batch.input_ids, batch.position)
-        self.sums.begin(batch.input_ids, batch.group, block, place)
+        self.sums.begin(batch.input_ids, batch.group, block, place, batch.offsets == 0)
 
     @cached_property
     def _dims(self) -> Tensor:

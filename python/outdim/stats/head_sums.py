@@ -26,7 +26,8 @@ class HeadSums:
         queries: [blocks, G] queries.
         mass: [blocks, G, L, H, P] attention on each of P places.
         entropy: [blocks, G, L, H] of the queries, summed.
-        sequences: [blocks, 2]: those of two tokens or more; those of PREFIX tokens or more.
+        sequences: [blocks, 3]: those of two tokens or more; those of PREFIX tokens or more; the
+            documents, of which each of the former is a piece.
         sinks: [blocks, L, H, SINKS] of the latter, those in which position k receives more than
             EPSILON from the first PREFIX queries, on average over those that can see it.
         usable: [blocks, L, H, 2] of the former, those in which some key is seen by at least half of
@@ -37,7 +38,8 @@ class HeadSums:
         value_ratio: [blocks, L, H] of the usable, the norm of the value at the most attended such
             key over the mean norm.
         tokens: attention by (token id) and layer, all heads together, and how often it occurs.
-        tops: by (layer, head, token id), in how many sequences that key is the vertical one.
+        tops: by (layer, head, token id), in how many sequences that key is the vertical one, and in
+            how many of them it stands at the first position.
     """
 
     def __init__(
@@ -49,19 +51,21 @@ class HeadSums:
             "queries": torch.zeros(blocks, groups, dtype=torch.float64),
             "mass": torch.zeros(*size, places, dtype=torch.float64),
             "entropy": torch.zeros(size, dtype=torch.float64),
-            "sequences": torch.zeros(blocks, 2, dtype=torch.float64),
+            "sequences": torch.zeros(blocks, 3, dtype=torch.float64),
             "sinks": torch.zeros(blocks, *size[2:], SINKS, dtype=torch.float64),
             "usable": torch.zeros(blocks, *size[2:], 2, dtype=torch.float64),
             "vertical": torch.zeros(blocks, *size[2:], dtype=torch.float64),
             "value_ratio": torch.zeros(blocks, *size[2:], dtype=torch.float64),
         }
         self.tokens = KeyedSums(1 + len(layers))
-        self.tops = KeyedSums(1)
+        self.tops = KeyedSums(2)
         self._pending: list[tuple[str, tuple[int, ...], Tensor]] = []
         self._tokens = torch.zeros(0)
-        self._tops: list[Tensor] = []
+        self._tops: list[tuple[Tensor, Tensor]] = []
 
-    def begin(self, ids: Tensor, group: Tensor, block: Tensor, place: Tensor) -> None:
+    def begin(
+        self, ids: Tensor, group: Tensor, block: Tensor, place: Tensor, starts: Tensor
+    ) -> None:
         """The next forward reads ids [B, S] int64.
 
         Args:
@@ -69,6 +73,7 @@ class HeadSums:
             group: [B, S] uint8 of the tokens; 0 is left out.
             block: [B] int64.
             place: [B, S, P] float64, 1 where a key is in a place.
+            starts: [B] bool, the first pieces of documents.
         """
         self.discard()
         self._ids, self._group, self._block, self._place = ids, group, block, place
@@ -78,7 +83,8 @@ class HeadSums:
         self._long = length >= PREFIX
         self._several = length >= 2
         self._keep("queries", (), of_group.double())
-        self._keep("sequences", (), torch.stack([self._several, self._long], -1).double())
+        kinds = [self._several, self._long, self._several & starts]
+        self._keep("sequences", (), torch.stack(kinds, -1).double())
         self._of_token = torch.zeros(ids.numel(), 1 + len(self.layers), dtype=torch.float64)
         self._of_token[:, 0] = (group > 0).reshape(-1)
 
@@ -142,7 +148,8 @@ class HeadSums:
         token = self._ids.gather(1, at)
         head = torch.arange(at.shape[1], device=at.device)
         keys = torch.stack([torch.full_like(token, index), head.expand_as(token), token], -1)
-        self._tops.append(keys[hit].cpu())
+        counts = torch.stack([torch.ones_like(at), at == 0], -1)
+        self._tops.append((keys[hit].cpu(), counts[hit].double().cpu()))
 
     def _keep(self, name: str, index: tuple[int, ...], values: Tensor) -> None:
         """Sums of the sequences [B, ...] by block, to be added at `commit`."""
@@ -165,8 +172,8 @@ class HeadSums:
         ids = self._ids.reshape(-1).cpu()[kept]
         self.tokens.add(ids[:, None], self._of_token[kept])
         if self._tops:
-            tops = torch.cat(self._tops)
-            self.tops.add(tops, torch.ones(len(tops), 1, dtype=torch.float64))
+            keys, counts = (torch.cat(parts) for parts in zip(*self._tops, strict=True))
+            self.tops.add(keys, counts)
         self.discard()
 
     def discard(self) -> None:

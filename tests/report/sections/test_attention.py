@@ -65,12 +65,16 @@ def test_the_page_says_what_was_found(section, run):
     said = read_study(run).sentences("headlines", "attention")
     assert said[0].endswith("in more than half of the sequences.") or "on" in said[0]
     assert said[-1].startswith("With 3 off (state), ")
+    assert "without a control" in heads.caption
 
 
 def test_figures_draw_the_maps_and_the_statistics_of_heads(section):
     ids = [figure.id for figure in section.figures]
     assert ids[:2] == ["attention_map_1", "attention_map_2"]
     assert "attention_vertical_heads" in ids
+    shares = next(f for f in section.figures if f.id == "attention_where_heads_look")
+    assert {trace.mode for trace in shares.interactive.data} == {"markers"}
+    assert "[MASK]" not in shares.table["covariate"].to_pylist()  # in no text
     figure = section.figures[0]
     ElementTree.fromstring(figure.svg())
     assert len(figure.interactive.data) == 2 * len(figure.choices[0].options)

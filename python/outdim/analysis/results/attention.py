@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from outdim.analysis.places import Places
-from outdim.analysis.results.cautions import few_blocks
+from outdim.analysis.results.attention_side import QUERIES, AttentionSide, Floats
+from outdim.analysis.results.cautions import few_blocks, few_documents
 from outdim.analysis.step import Json, Result
 from outdim.analysis.table import (
     SELECTIONS,
@@ -22,14 +23,10 @@ from outdim.analysis.table import (
     define,
     selection_label,
 )
-from outdim.ops.layout import COMOMENTS_BASE, covariates_of
-from outdim.stats import PointComoments
-from outdim.stats.head_sums import EPSILON, PREFIX, SINKS, HeadSums
-from outdim.stats.jackknife import LeftOut, pearson, ratio
+from outdim.stats.head_sums import EPSILON, PREFIX
+from outdim.stats.jackknife import LeftOut
 from outdim.text import number, with_interval
 from outdim.tokens import GROUPS
-
-Floats = NDArray[np.float64]
 
 _GU, _SHARES = "Gu et al., ICLR 2025", "Where heads look"
 _ONE_A_HEAD: dict[str, Any] = {"of_dimensions": False}
@@ -38,12 +35,14 @@ _ONE_A_HEAD: dict[str, Any] = {"of_dimensions": False}
 def _define(name: str, label: str, topic: str, **about: Any) -> None:
     """A statistic of heads: intact, ablated, and how much smaller it is ablated."""
     low = about.pop("low", 0)
+    share = about.get("high") == 1
+    ends: dict[str, Any] = {"low": -1, "high": 1} if share else {}
     define(
         Statistic(name, label, low=low, topic=topic, **about, **_ONE_A_HEAD),
         Statistic(f"{name}_ablated", f"{label}, ablated", low=low, topic=topic, **about,
                   **_ONE_A_HEAD),
         Statistic(f"{name}_change", f"{label}: intact less ablated", topic=f"{topic}: change",
-                  source=about.get("source", ""), **_ONE_A_HEAD),
+                  source=about.get("source", ""), **ends, **_ONE_A_HEAD),
     )  # fmt: skip
 
 
@@ -62,120 +61,12 @@ _define(
     "Values at the most attended key",
 )  # fmt: skip
 
-#: A head is vertical where this share of the sequences is, at the low end of its interval.
-MOST = 0.5
 _TOKENS = 20
 _REASONS = {
     "sink": f"no sequence of {PREFIX} tokens",
     "vertical": "no sequence in which half of the queries see one key",
     "value_ratio": "no sequence in which half of the queries see one key, or no finite value",
 }
-_QUERIES = {name: SELECTIONS[name].groups for name in ("text", "all")}
-
-
-@dataclass(frozen=True, eq=False)
-class AttentionSide:
-    """The merged sums of a model, intact or ablated; see `outdim.analysis.attention`.
-
-    Attributes:
-        heads: How many a layer has.
-        sums: What they attend to.
-        pairs: Co-moments of |h| with what heads give, by layer.
-        chosen: Of how many chosen dimensions; random others stand behind them.
-    """
-
-    heads: Mapping[int, int]
-    sums: HeadSums
-    pairs: Mapping[int, PointComoments]
-    chosen: int
-
-    def r(self, layer: int, pairing: str, groups: Sequence[str]) -> LeftOut:
-        """Pearson's r of |h| of the chosen dimensions with what each head gives: [H, C]."""
-        return _pearson(self.pairs[layer], pairing, groups, slice(self.chosen))
-
-    def usual(self, layer: int, pairing: str, groups: Sequence[str]) -> Floats:
-        """|r| of others, which were not chosen: [H, O]."""
-        others = slice(self.chosen, None)
-        return np.abs(_pearson(self.pairs[layer], pairing, groups, others).value)
-
-    def tokens(self, layer: int, pairing: str, groups: Sequence[str]) -> int:
-        """How many tokens r is of."""
-        n = self.pairs[layer].of(pairing).head[:, 0].view(-1, len(GROUPS)).sum(0)
-        return int(sum(n[GROUPS.index(group)] for group in groups))
-
-    def array(self, name: str) -> Floats:
-        """A field of the sums of heads."""
-        return np.asarray(self.sums.sums[name].numpy())
-
-    def of_heads(self) -> Iterator[tuple[str, str, str, Floats, LeftOut]]:
-        """Statistics of heads [L, H]: name, covariate, selection of queries, n, estimate."""
-        sequences, queries = self.array("sequences"), self.array("queries")
-        usable, valued = np.moveaxis(self.array("usable"), -1, 0)
-        yield "vertical", "", "", usable.sum(0), self.vertical[0]
-        yield "value_ratio", "", "", valued.sum(0), ratio(self.array("value_ratio"), valued)
-        long = sequences[:, 1, None, None]
-        for k in range(SINKS):
-            found = ratio(self.array("sinks")[..., k], long)
-            yield "sink", f"position {k + 1}", "", long.sum(0), found
-        for selection, groups in _QUERIES.items():
-            index = [GROUPS.index(group) for group in groups]
-            n = queries[:, index].sum(1)
-            entropy = self.array("entropy")[:, index].sum(1)
-            yield "entropy", "", selection, n.sum(0), ratio(entropy, n[:, None, None])
-
-    def shares(self, selection: str, place: int) -> LeftOut:
-        """Share of the attention of the queries of a selection that goes to a place: [L, H]."""
-        index = [GROUPS.index(group) for group in _QUERIES[selection]]
-        n = self.array("queries")[:, index].sum(1)
-        return ratio(self.array("mass")[..., place][:, index].sum(1), n[:, None, None])
-
-    @cached_property
-    def vertical(self) -> tuple[LeftOut, NDArray[np.bool_]]:
-        """Share of sequences [L, H] in which a head is vertical, and whether it mostly is."""
-        found = ratio(self.array("vertical"), self.array("usable")[..., 0])
-        low, _ = found.interval(share=True)
-        return found, np.where(np.isnan(low), found.value, low) > MOST
-
-    def top(self, index: int, head: int) -> tuple[int, float]:
-        """The id on which a head is vertical most often, and in which share of those cases."""
-        keys, sums = self.sums.tops.keys.numpy(), self.sums.tops.sums.numpy()[:, 0]
-        if keys.shape[1] < 3:
-            return -1, np.nan
-        mine = (keys[:, 0] == index) & (keys[:, 1] == head)
-        if not mine.any():
-            return -1, np.nan
-        best = int(np.argmax(np.where(mine, sums, -1)))
-        return int(keys[best, 2]), float(sums[best] / sums[mine].sum())
-
-
-def _pearson(part: PointComoments, pairing: str, groups: Sequence[str], dims: slice) -> LeftOut:
-    """Pearson's r of |h| with the covariates over groups of these kinds, blocks left out."""
-    head, body = (state.numpy() for state in part.of(pairing))
-    body = body[..., dims]
-    k = covariates_of(head.shape[1])
-    kinds = len(GROUPS)
-    kept = [GROUPS.index(group) for group in groups]
-
-    def by_block(values: Floats) -> Floats:
-        return values.reshape(len(values) // kinds, kinds, *values.shape[1:])[:, kept]
-
-    n, x_mean, x_m2 = (by_block(v) for v in (head[:, 0], head[:, 1 : 1 + k], head[:, 1 + k :]))
-    y_mean, y_m2 = (by_block(body[:, row]) for row in range(COMOMENTS_BASE))
-    co = by_block(body[:, COMOMENTS_BASE:])
-    weight = n / max(n.sum(), 1)
-    # About the mean of all, so that nothing cancels.
-    dx = x_mean - (weight[..., None] * x_mean).sum((0, 1))
-    dy = y_mean - (weight[..., None] * y_mean).sum((0, 1))
-    dx, dy = (np.where(n[..., None] > 0, d, 0) for d in (dx, dy))
-    n1, n2 = n[..., None], n[..., None, None]
-    return pearson(
-        n.sum(1),
-        (n1 * dx).sum(1)[..., None],
-        (n1 * dy).sum(1)[:, None],
-        (x_m2 + n1 * dx * dx).sum(1)[..., None],
-        (y_m2 + n1 * dy * dy).sum(1)[:, None],
-        (co + n2 * dx[..., None] * dy[..., None, :]).sum(1),
-    )
 
 
 @dataclass(frozen=True)
@@ -217,26 +108,40 @@ class AttentionFound(Result):
     def _add_heads(self, rows: TidyRows) -> None:
         def estimates(side: AttentionSide) -> Iterator[tuple[str, str, str, Floats, LeftOut]]:
             yield from side.of_heads()
-            for selection, groups in _QUERIES.items():
+            for selection, groups in QUERIES.items():
                 index = [GROUPS.index(group) for group in groups]
                 n = side.array("queries")[:, index].sum()
-                for place, name in enumerate(self.places.names):
+                for place, name in self._places:
                     yield "share", name, selection, n, side.shares(selection, place)
 
         found = [list(estimates(side)) for _, side in self._sides()]
         for row, (name, covariate, selection, n, intact) in enumerate(found[0]):
-            at: Any = {"covariate": covariate, "selection": selection}
+            said = self._all if selection == "all" else selection
+            at: Any = {"covariate": covariate, "selection": said}
             reason = _REASONS.get(name, "no queries")
-            for (suffix, _), of_side in zip(self._sides(), found, strict=True):
-                self._add(rows, f"attention_{name}{suffix}", *of_side[row][-2:], reason, at)
+            for (suffix, side), of_side in zip(self._sides(), found, strict=True):
+                n, estimate = of_side[row][-2:]
+                ends = side.interval(name, n, estimate)
+                self._add(rows, f"attention_{name}{suffix}", n, estimate, ends, reason, at)
             if self.ablated is not None:
                 change = intact - found[1][row][-1]
-                self._add(rows, f"attention_{name}_change", n, change, reason, at)
+                ends = self.intact.change(name, n, change)
+                self._add(rows, f"attention_{name}_change", n, change, ends, reason, at)
 
     def _add(
-        self, rows: TidyRows, statistic: str, n: Floats, found: LeftOut, reason: str, at: Any
+        self,
+        rows: TidyRows,
+        statistic: str,
+        n: Floats,
+        found: LeftOut,
+        ends: tuple[Floats, Floats],
+        reason: str,
+        at: Any,
     ) -> None:
-        low, high = found.interval(share=STATISTICS[statistic].high == 1)
+        known = STATISTICS[statistic]
+        bounds = (-np.inf if known.low is None else known.low,
+                  np.inf if known.high is None else known.high)  # fmt: skip
+        low, high = (np.clip(end, *bounds) for end in ends)
         n = np.broadcast_to(n, found.value.shape)
         for index, (layer, heads) in enumerate(self.intact.heads.items()):
             for head in range(heads):
@@ -292,50 +197,75 @@ class AttentionFound(Result):
     def heads_table(self) -> pa.Table:
         """A row a head: how vertical it is, on which token, where it looks, its strongest r."""
         rows: list[Json] = []
-        shares = [self.intact.shares("all", place).value for place in range(self._places)]
-        others = {name: found for name, _, s, _, found in self.intact.of_heads() if s != "text"}
-        vertical, mostly = self.intact.vertical
-        low, high = vertical.interval(share=True)
-        for index, (layer, heads) in enumerate(self.intact.heads.items()):
-            r = self.intact.r(layer, "read", SELECTIONS["all"].groups).value
+        intact = self.intact
+        shares = {name: intact.shares("all", place).value for place, name in self._places}
+        others = {name: found for name, _, s, _, found in intact.of_heads() if s != "text"}
+        low, high = intact.vertical_interval
+        for index, (layer, heads) in enumerate(intact.heads.items()):
+            r = intact.r(layer, "read", SELECTIONS["all"].groups).value
             for head in range(heads):
                 at = index, head
-                token, share = self.intact.top(index, head)
+                token, share, first = intact.top(index, head)
                 size = np.nan_to_num(np.abs(r[head]), nan=-1)
                 row = {
                     "layer": layer,
                     "head": head,
-                    "vertical": vertical.value[at],
+                    "vertical": intact.vertical.value[at],
                     "low": low[at],
                     "high": high[at],
-                    "is_vertical": bool(mostly[at]),
+                    "is_vertical": bool(intact.is_vertical[at]),
                     "token_id": token,
                     "token": self.places.labels[token] if token >= 0 else "",
                     "token_share": share,
+                    "first_share": first,
                     "entropy": others["entropy"].value[at],
                     "value_ratio": others["value_ratio"].value[at],
-                    **{
-                        f"to {name}": s[at]
-                        for name, s in zip(self.places.names, shares, strict=True)
-                    },
+                    **{f"to {name}": s[at] for name, s in shares.items()},
                     "dim": self.dims[int(size.argmax())],
                     "r": r[head, int(size.argmax())],
+                    **self._ablated_row(at),
                 }
-                if self.ablated is not None:
-                    change = vertical - self.ablated.vertical[0]
-                    ends = [float(end[at]) for end in change.interval()]
-                    row |= {
-                        "ablated_vertical": self.ablated.vertical[0].value[at],
-                        "change": change.value[at],
-                        "change_low": ends[0],
-                        "change_high": ends[1],
-                    }
                 rows.append(row)
         return pa.Table.from_pylist(rows)
 
-    @property
-    def _places(self) -> int:
-        return len(self.places.names)
+    def _ablated_row(self, at: tuple[int, int]) -> Json:
+        if self.ablated is None:
+            return {}
+        low, high = self._vertical_change[1:]
+        return {
+            "ablated_vertical": self.ablated.vertical.value[at],
+            "change": self._vertical_change[0][at],
+            "change_low": low[at],
+            "change_high": high[at],
+        }
+
+    @cached_property
+    def _vertical_change(self) -> tuple[Floats, Floats, Floats]:
+        assert self.ablated is not None
+        change = self.intact.vertical - self.ablated.vertical
+        n = self.intact.array("usable")[..., 0].sum(0)
+        return change.value, *self.intact.change("vertical", n, change)
+
+    @cached_property
+    def _all(self) -> str:
+        """The selection of all tokens: another where none is special."""
+        special = self.intact.array("queries")[:, GROUPS.index("special")].any()
+        return "all" if special else "text+first"
+
+    @cached_property
+    def _places(self) -> list[tuple[int, str]]:
+        """Number and name of the places at which there is a token, those that receive most first.
+
+        Of most tokenizers' special tokens a text has none.
+        """
+        occurs = np.asarray(self.places.member.cpu().numpy()[self.intact.ids].any(0))
+        mass = self.intact.array("mass").sum((0, 1, 2, 3))
+        there = [
+            place
+            for place in np.argsort(-mass, kind="stable")
+            if place == len(occurs) or occurs[place]
+        ]
+        return [(int(place), self.places.names[place]) for place in there]
 
     @cached_property
     def tokens_table(self) -> pa.Table:
@@ -362,28 +292,38 @@ class AttentionFound(Result):
     def headline(self) -> list[str]:
         """How many heads are vertical and on what, the strongest r, and what is left ablated."""
         heads = self.heads_table.to_pylist()
-        vertical = [row for row in heads if row["is_vertical"]]
-        counts: dict[str, int] = {}
-        for row in vertical:
-            counts[row["token"]] = counts.get(row["token"], 0) + 1
-        on = ", ".join(f"{n} on {t}" for t, n in sorted(counts.items(), key=lambda c: -c[1])[:4])
+        counts = Counter(looked_at(row)[0] for row in heads if row["is_vertical"])
+        on = ", ".join(f"{n} {where}" for where, n in counts.most_common(4))
         said = [
-            f"{len(vertical)} of {len(heads)} heads are vertical: one key of a sequence receives "
-            f"more than {EPSILON} of the attention in more than half of the sequences"
-            f"{f' ({on})' if on else ''}."
+            f"{_verticals(self.intact)} of {len(heads)} heads are vertical: one key of a sequence "
+            f"receives more than {EPSILON} of the attention in more than half of the sequences"
+            f"{f' ({on})' if on else ''}{_surely(self.intact)}."
         ]
-        for selection in _QUERIES:
+        for selection in QUERIES:
             if best := self._strongest(selection):
-                said.append(
-                    f"Over {best['n']:,} tokens ({selection_label(selection)}) dimension "
-                    f"{best['dim']} goes with attention most, at layer {best['layer']}, head "
-                    f"{best['head']}: r of |h|, of the state that the layer reads, with attention "
-                    f"received is {_words(best, 'r')}{_beside(best['median_abs_r'])}."
-                )
+                said.append(self._goes_with(best))
         if self.ablated is not None:
-            left = int(self.ablated.vertical[1].sum())
-            said.append(f"With {self.ablation}, {left} of {len(heads)} heads are vertical.")
+            fall = int((self._vertical_change[1] > 0).sum())
+            said.append(
+                f"With {self.ablation}, {_verticals(self.ablated)} of {len(heads)} heads are "
+                f"vertical{_surely(self.ablated)}; of {fall} the share of sequences surely falls. "
+                "What random dimensions would do was not measured."
+            )
         return said
+
+    def _goes_with(self, best: Json) -> str:
+        several = f"of the {len(self.dims)} followed, " if len(self.dims) > 1 else ""
+        most = " most" if several else ""
+        selection = best["selection"] if best["selection"] == "text" else self._all
+        kind = "special" if self._all == "all" else "first"
+        apart = "" if selection == "text" else f", which mostly tells {kind} tokens from others"
+        return (
+            f"Over {best['n']:,} tokens ({selection_label(selection)}) dimension "
+            f"{best['dim']} goes with attention{most}, {several}at layer {best['layer']}, head "
+            f"{best['head']}, the best of {sum(self.intact.heads.values())}: r of |h|, of the "
+            f"state that the layer reads, with attention received is {_words(best, 'r')}{apart}"
+            f"{_beside(best['median_abs_r'])}."
+        )
 
     def _strongest(self, selection: str) -> Json | None:
         rows = [
@@ -394,8 +334,36 @@ class AttentionFound(Result):
         return max(rows, key=lambda row: abs(row["r"]), default=None)
 
     def cautions(self) -> list[str]:
-        """Intervals that are missing."""
-        return few_blocks(int((self.intact.array("sequences")[:, 0] > 0).sum()))
+        """Intervals that are missing, or rest on little."""
+        blocks = int((self.intact.array("sequences")[:, 0] > 0).sum())
+        return few_blocks(blocks) or few_documents(self.intact.documents)
+
+
+def looked_at(row: Json) -> tuple[str, float]:
+    """Where the key is on which a head is vertical, and how often of these.
+
+    The first position, where that says more than the token that stands there most often.
+
+    Example:
+        >>> looked_at({"token": "The", "token_share": 0.4, "first_share": 0.9})
+        ('at the first position', 0.9)
+        >>> looked_at({"token": "[CLS]", "token_share": 1.0, "first_share": 1.0})
+        ('on [CLS]', 1.0)
+    """
+    if row["first_share"] > row["token_share"]:
+        return "at the first position", row["first_share"]
+    return f"on {row['token']}", row["token_share"]
+
+
+def _verticals(side: AttentionSide) -> int:
+    return int(side.is_vertical.sum())
+
+
+def _surely(side: AttentionSide) -> str:
+    """How many heads are by their intervals; "" where there is none."""
+    if not np.isfinite(side.vertical_interval[0]).any():
+        return ""
+    return f", {int(side.surely_vertical.sum())} of them surely"
 
 
 def _columns(name: str, found: LeftOut, *, correlation: bool = True) -> dict[str, Floats]:

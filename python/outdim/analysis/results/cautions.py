@@ -8,6 +8,8 @@ from outdim.stats import MomentsResult
 from outdim.stats.jackknife import MIN_BLOCKS
 from outdim.text import counted
 
+FEW_DOCUMENTS = 30
+
 
 def nonfinite_values(moments: Iterable[MomentsResult], effect: str) -> list[str]:
     """How many values are NaN or infinite, and what that does; nothing where all are finite."""
@@ -31,4 +33,14 @@ def few_blocks(blocks: int) -> list[str]:
     return [
         f"Documents fill {counted(blocks, 'block')} only, too few for intervals: "
         f"{MIN_BLOCKS} are needed."
+    ]
+
+
+def few_documents(documents: int) -> list[str]:
+    """That intervals rest on few documents."""
+    if documents >= FEW_DOCUMENTS:
+        return []
+    return [
+        f"The intervals rest on {documents} documents and may be too narrow: "
+        f"{FEW_DOCUMENTS} or more would be better."
     ]

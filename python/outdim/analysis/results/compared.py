@@ -10,13 +10,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
+from outdim.analysis.results.cautions import few_documents
 from outdim.analysis.results.estimate import CHANCE, Estimate
 from outdim.analysis.step import Result
 from outdim.analysis.variants.variant import Variant, controls_of
 from outdim.stats.paired import Comparison, Gate, Interval, Statistic, compare
 from outdim.text import counted, number
 
-_FEW_DOCUMENTS, _FEW_CONTROLS = 30, 5
+_FEW_CONTROLS = 5
 
 
 def gate_in_words(gate: Gate | None, q: float | None) -> str:
@@ -139,11 +140,8 @@ class Compared(Result):
         documents, said = self.about["documents"], []
         if documents < 2:
             said.append("There is one document only: no interval can be given.")
-        elif documents < _FEW_DOCUMENTS:
-            said.append(
-                f"The intervals rest on {documents} documents and may be too narrow: "
-                f"{_FEW_DOCUMENTS} or more would be better."
-            )
+        else:
+            said += few_documents(documents)
         return said
 
     def _few_controls(self) -> list[str]:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from outdim.analysis.results.attention import looked_at
+from outdim.analysis.results.attention_side import MOST
 from outdim.analysis.results.estimate import Estimate
 from outdim.report.figures.attention_map import attention_map
 from outdim.report.figures.base import Figure
@@ -70,17 +72,21 @@ def _heads(rows: list[dict[str, Any]]) -> Table:
     return Table(
         title="Most vertical heads",
         caption="In which share of the sequences one key receives more than 0.3 of the attention "
-        "of the queries that can see it; on which token, and how often of these; the entropy of a "
-        "query's attention; the norm of the value there over the mean norm.",
-        columns=["layer", "head", "vertical", "token", "of these", "entropy", "value norm"]
+        "of the queries that can see it; where this key is, and how often of these; the entropy of "
+        "a query's attention; the norm of the value there over the mean norm."
+        + (
+            " Ablated beside intact, without a control: random dimensions were not left out."
+            if ablated
+            else ""
+        ),
+        columns=["layer", "head", "vertical", "key", "of these", "entropy", "value norm"]
         + (["ablated", "change"] if ablated else []),
         rows=[
             [
                 str(row["layer"]),
                 str(row["head"]),
-                Cell(_interval(row, "vertical", "low", "high"), marked=row["is_vertical"]),
-                row["token"] or "n/a",
-                number(row["token_share"], 2),
+                Cell(_interval(row, "vertical", "low", "high"), marked=row["low"] > MOST),
+                *_key(row),
                 number(row["entropy"], 2),
                 number(row["value_ratio"], 2),
             ]
@@ -95,8 +101,15 @@ def _heads(rows: list[dict[str, Any]]) -> Table:
             for row in chosen
         ],
         brief=True,
-        marks="vertical in more than half of the sequences, at the low end of the interval",
+        marks="vertical in more than half of the sequences, at the low end of the interval as well",
     )
+
+
+def _key(row: dict[str, Any]) -> list[Cell | str]:
+    if not row["token"]:
+        return ["n/a", "n/a"]
+    where, share = looked_at(row)
+    return [where, number(share, 2)]
 
 
 def _strongest(rows: list[dict[str, Any]], marked: Sequence[int]) -> Table:
@@ -110,9 +123,10 @@ def _strongest(rows: list[dict[str, Any]], marked: Sequence[int]) -> Table:
     wide = [row for row in shown if row["selection"] in ("text", "all")]
     return Table(
         title="Dimensions that go with attention",
-        caption="For each chosen dimension the head at which r of |h| with attention received is "
-        "largest, over the state that the layer reads: with interval over documents, the median "
-        "|r| of random other dimensions at that head, and in which share of those |r| is smaller.",
+        caption="For each dimension followed the best of all heads, at which r of |h| with "
+        "attention received is largest, over the state that the layer reads: with interval over "
+        "documents, the median |r| of random other dimensions at that head, and in which share of "
+        "those |r| is smaller.",
         columns=["tokens", "dimension", "layer", "head", "r", "median |r|", "others below"]
         + (["ablated r"] if wide and "ablated_r" in wide[0] else []),
         rows=[
