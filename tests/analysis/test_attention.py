@@ -118,7 +118,8 @@ def test_ablated_the_pattern_is_gone_and_by_how_much_has_an_interval(found):
         pytest.approx(share.value["attention_share_change"])
     )
     assert share.low["attention_share_change"] > 0.5
-    assert "0 of 16 heads are vertical, 0 of them surely; of 1 the share" in found.headline()[-1]
+    assert "0 of 16 heads are vertical; by its interval the share" in found.headline()[-1]
+    assert "falls in 1 head." in found.headline()[-1]
     assert found.headline()[-1].endswith("What random dimensions would do was not measured.")
     shares = stats[stats.statistic.isin(["attention_vertical_change", "attention_sink_change"])]
     assert bool(shares.low.between(-1, 1).all() and shares.high.between(-1, 1).all())
@@ -179,7 +180,7 @@ def test_without_special_tokens_none_is_named(decoder):
     said = decoder.headline()[2]
     assert "(text, with first tokens of sequences)" in said
     assert "mostly tells first tokens from others" in said
-    assert "goes with attention most, of the 2 followed" in said
+    assert "of the 2 dimensions followed" in said
     assert "the best of 16" in said
     assert "rest on 20 documents" in decoder.cautions()[0]
 
@@ -220,8 +221,8 @@ def test_where_all_dimensions_are_chosen_nothing_is_said_of_others(planted, sour
 
 def test_the_headline_leads_with_text(found):
     text, everything = found.headline()[1:3]
-    assert "(text tokens only) dimension" in text
-    assert f"(all, with special tokens) dimension {PLANTED} goes with attention most" in everything
+    assert "(text tokens only), of the 4 dimensions followed, " in text
+    assert f"(all, with special tokens), of the 4 dimensions followed, {PLANTED} goes" in everything
 
 
 def pieces(source):

@@ -25,7 +25,7 @@ from outdim.analysis.table import (
 )
 from outdim.stats.head_sums import EPSILON, PREFIX
 from outdim.stats.jackknife import LeftOut
-from outdim.text import number, with_interval
+from outdim.text import counted, number, with_interval
 from outdim.tokens import GROUPS
 
 _GU, _SHARES = "Gu et al., ICLR 2025", "Where heads look"
@@ -306,22 +306,25 @@ class AttentionFound(Result):
             fall = int((self._vertical_change[1] > 0).sum())
             said.append(
                 f"With {self.ablation}, {_verticals(self.ablated)} of {len(heads)} heads are "
-                f"vertical{_surely(self.ablated)}; of {fall} the share of sequences surely falls. "
+                f"vertical{_surely(self.ablated)}; by its interval the share of sequences falls in "
+                f"{counted(fall, 'head')}. "
                 "What random dimensions would do was not measured."
             )
         return said
 
     def _goes_with(self, best: Json) -> str:
-        several = f"of the {len(self.dims)} followed, " if len(self.dims) > 1 else ""
-        most = " most" if several else ""
-        selection = best["selection"] if best["selection"] == "text" else self._all
+        text = best["selection"] == "text"
         kind = "special" if self._all == "all" else "first"
-        apart = "" if selection == "text" else f", which mostly tells {kind} tokens from others"
+        apart = "" if text else f", which mostly tells {kind} tokens from others"
+        count = len(self.dims)
+        which = f", of the {count} dimensions followed, {best['dim']}" if count > 1 else (
+            f" dimension {best['dim']}"
+        )  # fmt: skip
         return (
-            f"Over {best['n']:,} tokens ({selection_label(selection)}) dimension "
-            f"{best['dim']} goes with attention{most}, {several}at layer {best['layer']}, head "
-            f"{best['head']}, the best of {sum(self.intact.heads.values())}: r of |h|, of the "
-            f"state that the layer reads, with attention received is {_words(best, 'r')}{apart}"
+            f"Over {best['n']:,} tokens ({selection_label('text' if text else self._all)}){which} "
+            f"goes with attention most at layer {best['layer']}, head {best['head']}, the best of "
+            f"{sum(self.intact.heads.values())}: r of |h|, of the state that the layer reads, with "
+            f"attention received is {_words(best, 'r')}{apart}"
             f"{_beside(best['median_abs_r'])}."
         )
 
@@ -360,8 +363,8 @@ def _verticals(side: AttentionSide) -> int:
 
 
 def _surely(side: AttentionSide) -> str:
-    """How many heads are by their intervals; "" where there is none."""
-    if not np.isfinite(side.vertical_interval[0]).any():
+    """How many heads are by their intervals; "" where no head is, or there is no interval."""
+    if not side.is_vertical.any() or not np.isfinite(side.vertical_interval[0]).any():
         return ""
     return f", {int(side.surely_vertical.sum())} of them surely"
 
