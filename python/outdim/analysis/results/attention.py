@@ -315,7 +315,7 @@ class AttentionFound(Result):
     def _goes_with(self, best: Json) -> str:
         text = best["selection"] == "text"
         kind = "special" if self._all == "all" else "first"
-        apart = "" if text else f", which mostly tells {kind} tokens from others"
+        apart = "" if text else f", which mostly tells {kind} tokens from the rest"
         count = len(self.dims)
         which = f", of the {count} dimensions followed, {best['dim']}" if count > 1 else (
             f" dimension {best['dim']}"
