@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 from outdim.analysis.count import Count, CountOptions
+from outdim.analysis.criteria import CriteriaOptions
 from outdim.analysis.evaluate import EvaluateLm, EvaluateOptions
 from outdim.analysis.heads import LanguageModel
 from outdim.analysis.input_options import (
     ForwardOptions,
     ModelOptions,
+    ObserveOptions,
     TextOptions,
     TokenizerOptions,
 )
@@ -68,6 +70,7 @@ def cut(tmp_path_factory, narrow_llama):
             TextOptions(source=[str(text)], shard_bytes=shard_bytes),
             TokenizerOptions(),
             ForwardOptions(),
+            ObserveOptions(),
             AblationOptions(**ablated),
             LanguageModel(),
         ]
@@ -81,15 +84,16 @@ def test_text_that_many_variants_read_is_cut_as_much_finer(cut):
     asked = {"evaluate-lm": EvaluateOptions()}
     found = cut(asked, ablate=["3", "5"], at=["state"], controls=2)  # 5 variants
     for entry in found.values():  # what it needs is cut as it is
-        assert entry.options["shard_bytes"] == (1 << 16) // 5
+        assert entry.options["shard_bytes"] == (1 << 14) // 5
         starts = [unit["start"] for unit in entry.work]
-        assert starts == [0, 13107]
+        assert starts == list(range(0, 24_000, 3276))
         assert sum(u["size_bytes"] for u in entry.work) == 24_000
     assert set(found) == {"count", "evaluate-lm"}
     assert cut(asked, ablate=["3", "5"], at=["state"], controls=2) == found
-    (one,) = cut({"count": CountOptions()}).values()  # no variants: as ever
-    assert one.options["shard_bytes"] == 1 << 16
-    assert len(one.work) == 1
+    for name, options in (("count", CountOptions()), ("criteria", CriteriaOptions(twins=1))):
+        as_ever = cut({name: options})[name]  # no variants, or twins beside other steps
+        assert as_ever.options["shard_bytes"] == 1 << 16
+        assert len(as_ever.work) == 1
 
 
 def test_a_cut_that_is_given_or_was_planned_stays(cut, monkeypatch):
@@ -107,5 +111,5 @@ def test_blocks_of_a_sweep_are_shards_already(cut):
         entry = cut({"sweep-lm": SweepOptions(controls=4, **options)})["sweep-lm"]
         return entry.options["shard_bytes"], len(entry.work)
 
-    assert units(block=12) == ((1 << 16) // 13, 5)  # 12 variants and the intact model
-    assert units(block=2) == ((1 << 16) // 3, 6 * 2)
+    assert units(block=12) == ((1 << 14) // 13, 20)  # 12 variants and the intact model
+    assert units(block=2) == ((1 << 14) // 3, 6 * 5)

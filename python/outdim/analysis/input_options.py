@@ -23,6 +23,7 @@ _SHARDS, _MAX_SHARD_BYTES = 256, 1 << 26
 _MIN_SHARD_BYTES = 1 << 18
 _MAX_THREADS = 1024  # more than any machine has cores; libraries abort when they cannot start them
 _MIN_SHARD_BYTES_OF_A_MODEL = 1 << 16  # a model takes longer over a byte
+_MIN_SHARD_BYTES_OF_VARIANTS = 1 << 14  # read by all together: a batch of tokens
 
 
 class InputOptions(Protocol):
@@ -51,7 +52,7 @@ class TextOptions:
         max_document_bytes: A longer document is one that cannot be read; it bounds the memory.
         on_error: Whether a broken line or file ends the run, or is skipped and accounted for.
         shard_bytes: Size of a commit unit in bytes of input. None: 1/256 of the data, between 256
-            KiB (with a model 64 KiB, divided by how many variants of it read each) and 64 MiB.
+            KiB (with a model 64 KiB, with V variants of one 16 KiB / V) and 64 MiB.
     """
 
     source: list[str] = field(default_factory=list, metadata={"positional": "TEXT"})
@@ -270,7 +271,7 @@ def excluded_ids(tokenizer: Any, tokens: Sequence[str]) -> list[int]:
 def cut_by_work(inputs: Inputs, forwards: int, shards: int) -> int:
     """How many bytes of text make a unit by default, where variants of a model read each.
 
-    As much work as where a model alone reads it, and about as many shards in all.
+    A shard is a batch of tokens or more, and there are about as many as of any text.
 
     Args:
         inputs: Whose text is cut as a model alone would read it; never coarser than that.
@@ -278,7 +279,7 @@ def cut_by_work(inputs: Inputs, forwards: int, shards: int) -> int:
         shards: How many shards have the same unit of text.
     """
     total = sum(unit.size_bytes for unit in inputs.corpus.units)
-    least = _MIN_SHARD_BYTES_OF_A_MODEL // forwards
+    least = _MIN_SHARD_BYTES_OF_VARIANTS // forwards
     finer = max(total * shards // _SHARDS, least, 1)
     return min(int(inputs.options["shard_bytes"]), finer)
 

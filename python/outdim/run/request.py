@@ -195,15 +195,16 @@ def _cut_as_before(request: Request, there: Mapping[str, Entry]) -> list[Any]:
 def _cut_by_work(recorded: Mapping[str, Json], inputs: Inputs) -> None:
     """Cut the text finer where many variants of a model read it: the finest cut serves all steps.
 
-    It follows from what is planned, which records it: whoever goes on cuts as was cut before.
+    Not for what shares a pass with other steps: their states may be large, of twins there are few.
+    The cut follows from what is planned, which records it: whoever goes on cuts as was cut before.
     """
     units = len(inputs.corpus.units)
     on_text = {name: own for name, own in recorded.items() if "shard_bytes" in own}
     cuts = []
     for name, own in on_text.items():
         cls = step_class(name)
-        work = cls.work(own, inputs)
-        if (forwards := max(cls.forwards(own, unit) for unit in work)) > 1:
+        work = cls.work(own, inputs) if cls.together(own) is None else []
+        if (forwards := max((cls.forwards(own, unit) for unit in work), default=1)) > 1:
             cuts.append(cut_by_work(inputs, forwards, len(work) // units))
     if cuts and min(cuts) < inputs.options["shard_bytes"]:
         inputs.recut(min(cuts))
