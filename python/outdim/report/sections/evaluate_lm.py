@@ -13,7 +13,7 @@ from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
 from outdim.report.sections._metrics import CHANGES, beside, heading, interval
 from outdim.report.study import Study
-from outdim.text import number, together
+from outdim.text import number, significant, together
 
 Row = Mapping[str, Any]
 
@@ -87,7 +87,10 @@ def _values(row: Row) -> list[Cell | str]:
 
 
 def _against(row: Row) -> list[Cell | str]:
-    times = Cell(_or_blank(row["times"], 1), marked=row["gate"] == "passed" and is_sure(row["p"]))
+    times = Cell(
+        "" if row["times"] is None else significant(row["times"]),
+        marked=row["gate"] == "passed" and is_sure(row["p"]),
+    )
     return [
         _or_blank(row["control"], 3),
         interval(row, "beyond"),
