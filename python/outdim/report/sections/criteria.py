@@ -28,6 +28,8 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     if document is None or found is None:
         return _default.section(study, step, marked)
     voted = [vote["dim"] for vote in document["votes"][_LEADING]]
+    by_rules = "those that most rules find"
+    marks = f"{_default.OUTLIERS}, and {by_rules}" if marked else by_rules
     return Section(
         step,
         "Outlier dimensions by hidden states",
@@ -38,7 +40,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
             _definitions(document),
             agreement(document, damage(study)),
         ],
-        figures=_default.curves(step, topics(found), [*marked, *voted[:4]][:_NAMED]),
+        figures=_default.curves(step, topics(found), [*marked, *voted[:4]][:_NAMED], marks),
         definitions="criteria.html.j2",
     )
 
