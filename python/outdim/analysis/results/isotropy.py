@@ -24,7 +24,7 @@ from outdim.stats.covariance import Scatter
 from outdim.stats.jackknife import LeftOut
 from outdim.stats.spectrum import influence
 from outdim.stats.unit_sums import Cosines
-from outdim.text import listing, number, with_interval
+from outdim.text import listing, number, percent, with_interval
 
 Floats = NDArray[np.float64]
 
@@ -158,7 +158,9 @@ class Geometry(Result):
         said += f" at {place(point, self.layers[point])}, the most of all points"
         most = int(found.contribution.argmax())
         if found.value > 0:
-            said += f"; dimension {most} gives {found.contribution[most] / found.value:.0%} of it"
+            said += (
+                f"; dimension {most} gives {percent(found.contribution[most] / found.value)} of it"
+            )
         if space.cosines_left_out is not None and space.left_out:
             word = "dimension" if len(space.left_out) == 1 else "dimensions"
             said += (
