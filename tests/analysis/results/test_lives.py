@@ -47,6 +47,13 @@ def test_a_life_is_told_with_what_takes_it_away_and_what_it_is_to_a_norm(found):
     assert f"worst token of a sequence it is {share} of what a norm divides by, on average" in said
 
 
+def test_the_manifest_says_of_how_many_tokens_the_lives_are(found, source):
+    texts = Path(source).read_text().splitlines()
+    tokens = sum(len(ids) for ids in tiny_tokenizer()(texts).input_ids)
+    lives = {"lifecycle": tokens, "lifecycle_sequences": len(texts)}
+    assert found.account() == {"tokens": lives}
+
+
 def test_what_is_nearly_all_is_not_called_all_and_stands_in_its_layer(found):
     life = replace(found.lives[DIM], kind_share=0.9973, positive=1.0, norm_share=0.99996, peak=2)
     (said,) = in_words([life])

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from outdim.analysis.results.cautions import few_blocks, nonfinite_values
 from outdim.analysis.results.directions import NO_SAMPLE, Directions
+from outdim.analysis.results.tokens_read import tokens_read
 from outdim.analysis.rule_states import KURTOSIS, kurtosis_he
 from outdim.analysis.sampled import Sampled
-from outdim.analysis.step import Result
+from outdim.analysis.step import Json, Result
 from outdim.analysis.table import Statistic, TidyRows, define, place
 from outdim.stats import MomentsResult
 from outdim.stats.covariance import Scatter
@@ -139,6 +140,13 @@ class Geometry(Result):
             point: list(self.spaces[point, selection].left_out) for point, selection in self.spaces
         }
         return {"stats": rows.table(), "geometry": {"left_out": left_out, "given": self.given}}
+
+    def account(self) -> Json:
+        """How many tokens the numbers are of."""
+        first = next(iter(self.layers))
+        return tokens_read(
+            {name: s.moments.n for (point, name), s in self.spaces.items() if point == first}
+        )
 
     def headline(self) -> list[str]:
         """The layer whose tokens point most alike, and the dimension that makes them."""
