@@ -112,8 +112,8 @@ def duration(seconds: float) -> str:
     """Write a time, roughly.
 
     Example:
-        >>> duration(0.4), duration(42.1), duration(100), duration(5000)
-        ('less than a second', '42 s', '2 minutes', '1.4 hours')
+        >>> duration(0.4), duration(42.1), duration(100), duration(7200)
+        ('less than a second', '42 s', '2 minutes', '2.0 hours')
     """
     if seconds < 1:
         return "less than a second"
