@@ -61,11 +61,12 @@ def test_an_outlier_by_parameters_is_one_by_its_states(source):
         ([2] * 8 + [1], "7 (by 2), 8 (by 2), 9 (by 2), 10 (by 2), 11 (by 2), 12 (by 2); 2 more by "
          "as many and 1 by fewer"),
         ([3, 2, 2], "7 (by 3), 8 (by 2), 9 (by 2)"),
+        ([3, *[1] * 7], "7 (by 3); 7 more by fewer"),
     ],
 )  # fmt: skip
 def test_a_tie_is_not_cut_where_those_before_it_can_be_named(counts, said):
     votes = {7 + place: ["rule"] * count for place, count in enumerate(counts)}
-    assert most_agreed(votes) == f"dimensions {said}"
+    assert most_agreed(votes) == f"dimension{'s' if said.count('(') > 1 else ''} {said}"
 
 
 def test_a_twin_with_random_weights_has_none_of_what_was_planted(tmp_path):

@@ -52,7 +52,7 @@ def most_agreed(votes: Mapping[int, Sequence[str]]) -> str:
     fewer = len(rest) - as_many
     more = [f"{as_many:,} more by as many"] if as_many else []
     more += [f"{fewer:,} {'' if more else 'more '}by fewer"] if fewer else []
-    text = f"{'dimension' if len(by) == 1 else 'dimensions'} {said}"
+    text = f"{'dimension' if len(named) == 1 else 'dimensions'} {said}"
     return f"{text}; {' and '.join(more)}" if more else text
 
 
