@@ -196,6 +196,9 @@ def test_what_a_reader_is_told(file):
         "and Q4_1 28); they are dequantised to float32. All that is found is about these weights, "
         "not about those of the model before."
     ]
+    rounded = Inputs()
+    rounded.resolve([ModelOptions(model=str(file), dtype="bfloat16")])
+    assert "they are dequantised to float32, then rounded to bfloat16. All" in rounded.cautions[0]
     packed = {"sha256": gguf.sha256_of(file), "tensors": {"Q4_1": 28, "F32": 11}}
     assert inputs.about_model["gguf"] == packed
     assert ModelOptions.identity(inputs)["gguf"] == packed["sha256"]

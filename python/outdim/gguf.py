@@ -62,15 +62,19 @@ def about(name: str | os.PathLike[str]) -> dict[str, Any] | None:
     return {"sha256": found["file"], "tensors": found["tensors"]}
 
 
-def caution(name: str | os.PathLike[str], found: dict[str, Any]) -> str:
-    """What a reader must know of the weights of a GGUF file."""
+def caution(name: str | os.PathLike[str], found: dict[str, Any], dtype: str | None = None) -> str:
+    """What a reader must know of the weights of a GGUF file, which are then run in ``dtype``."""
     kinds = [kind for kind in found["tensors"] if kind not in _FLOATS]
     numbers = listing([f"{kind} {n:,}" for kind, n in found["tensors"].items()])
+    rounded = f", then rounded to {dtype}" if dtype not in (None, "float32") else ""
     if not kinds:
-        return f"{Path(name).name} is a GGUF file (tensors by type: {numbers}), read as float32."
+        return (
+            f"{Path(name).name} is a GGUF file (tensors by type: {numbers}), read as "
+            f"float32{rounded}."
+        )
     return (
         f"{Path(name).name} is a GGUF file whose weights were quantised to {listing(kinds)} "
-        f"(tensors by type: {numbers}); they are dequantised to float32. All that is "
+        f"(tensors by type: {numbers}); they are dequantised to float32{rounded}. All that is "
         "found is about these weights, not about those of the model before."
     )
 

@@ -69,6 +69,35 @@ def _fixed(value: float | None, digits: int) -> str:
     return f"{value:,.{digits}f}".replace("-", _MINUS)
 
 
+def significant(value: float | None, digits: int = 2) -> str:
+    """Write what is known to a few digits only, such as a ratio to something noisy.
+
+    Example:
+        >>> significant(552.9), significant(5.44), significant(0.0316), significant(1289.0)
+        ('550', '5.4', '0.032', '1,300')
+    """
+    if value is None or not math.isfinite(value) or value == 0:
+        return number(value, 0)
+    rounded = float(f"{value:.{digits - 1}e}")
+    return number(rounded, max(0, digits - 1 - math.floor(math.log10(abs(rounded)))))
+
+
+def percent(share: float) -> str:
+    """Write a share in percent, to as many digits as show that it is not all, or not nothing.
+
+    Example:
+        >>> percent(0.456), percent(0.9973), percent(0.99996), percent(0.002), percent(1.0)
+        ('46%', '99.7%', '99.996%', '0.2%', '100%')
+        >>> percent(0.9999999999), percent(1e-12)
+        ('above 99.999%', 'below 0.001%')
+    """
+    for digits in (0, 1, 2, 3):
+        said = f"{100 * share:.{digits}f}"
+        if share in (0, 1) or float(said) not in (0, 100):
+            return "n/a" if math.isnan(share) else f"{said}%"
+    return "above 99.999%" if share > 0.5 else "below 0.001%"
+
+
 def counted(count: int, noun: str) -> str:
     """Write a count with its noun.
 
@@ -83,8 +112,8 @@ def duration(seconds: float) -> str:
     """Write a time, roughly.
 
     Example:
-        >>> duration(0.4), duration(42.1), duration(100), duration(5000)
-        ('less than a second', '42 s', '2 minutes', '1.4 hours')
+        >>> duration(0.4), duration(42.1), duration(100), duration(7200)
+        ('less than a second', '42 s', '2 minutes', '2.0 hours')
     """
     if seconds < 1:
         return "less than a second"

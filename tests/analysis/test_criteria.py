@@ -11,7 +11,7 @@ import planted_lives
 import pyarrow.parquet as pq
 import pytest
 import torch
-from outdim.analysis.results.criteria_words import cautions
+from outdim.analysis.results.criteria_words import cautions, most_agreed
 from outdim.analysis.rules import RULES
 from outdim.errors import ArgumentError, EmptyCorpusError
 from outdim.models import load_model
@@ -43,9 +43,30 @@ def test_an_outlier_by_parameters_is_one_by_its_states(source):
         assert PLANTED in found.dims(rule)
         assert found.found[rule, "all"].layers[PLANTED] == (1, 2, 3, 4)
     assert next(iter(found.votes())) == PLANTED
-    assert found.headline()[0].startswith("Of 11 rules on hidden states, the most agree on dim")
+    assert found.account() == {"tokens": {"read": 3200, "special": 200, "used": 3000}}
+    first, *_, last = found.headline()
+    left_out = [one for one in found.of("all") if one.dims and not one.telling]
+    of = f", of which {11 - len(left_out)} are counted" if left_out else ""
+    assert first.startswith(f"Of 11 rules on hidden states{of}, the most agree on dim")
+    assert " 5 (by" in first
+    assert last.startswith("Whether these rules find as much with random weights was not checked")
     names, jaccard = found.agreement()
     assert jaccard[names.index("median"), names.index("parameters")] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ([4, 4, 3, 2, 2, 2, 2, 1], "7 (by 4), 8 (by 4), 9 (by 3); 5 more by fewer"),
+        ([2] * 8 + [1], "7 (by 2), 8 (by 2), 9 (by 2), 10 (by 2), 11 (by 2), 12 (by 2); 2 more by "
+         "as many and 1 by fewer"),
+        ([3, 2, 2], "7 (by 3), 8 (by 2), 9 (by 2)"),
+        ([3, *[1] * 7], "7 (by 3); 7 more by fewer"),
+    ],
+)  # fmt: skip
+def test_a_tie_is_not_cut_where_those_before_it_can_be_named(counts, said):
+    votes = {7 + place: ["rule"] * count for place, count in enumerate(counts)}
+    assert most_agreed(votes) == f"dimension{'s' if said.count('(') > 1 else ''} {said}"
 
 
 def test_a_twin_with_random_weights_has_none_of_what_was_planted(tmp_path):
@@ -64,6 +85,8 @@ def test_a_twin_with_random_weights_has_none_of_what_was_planted(tmp_path):
     assert min(mad.untrained.found) > 0
     assert mad.untrained.a_layer > mad.chance_a_layer
     assert "of 32 (trained:" in found.headline()[1]
+    assert found.headline()[0].startswith("Of 11 rules on hidden states, of which 10 are counted,")
+    assert not any("not checked" in one for one in found.headline())
     rows = found.tables()["criteria_nulls"].to_pylist()
     (row,) = (
         r for r in rows if (r["rule"], r["selection"], r["null"], r["of"])

@@ -84,7 +84,10 @@ def test_a_run_gives_what_python_gives(data, tmp_path):
     rows = read_parquet(run / "greedy_glue.parquet").to_pylist()
     sets = [row for row in rows if row["metric"] == "loss" and row["role"] == "ablated"]
     assert [row["difference"] for row in sets] == pytest.approx(found.harm(), abs=1e-6)
-    (figure,) = section_of(read_study(run), "greedy-glue", []).figures
+    section = section_of(read_study(run), "greedy-glue", [])
+    captions = [one.caption for one in (*section.tables, *section.figures)]
+    assert all("documents" not in caption and "first texts" in caption for caption in captions)
+    (figure,) = section.figures
     assert figure.title == "What the set does as it grows"
     assert "first texts, a half drawn at random" in manifest.read(run)["cautions"]["greedy-glue"][0]
 

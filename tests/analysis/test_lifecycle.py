@@ -218,7 +218,7 @@ def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
     assert [row["point"] for row in maps] == ["embeddings", "block.0", "block.1"] * 2
     assert all(len(row["values"]) == len(row["tokens"]) * 11 for row in maps)
     page = (run / "report.html").read_text()
-    for words in ("Life of the outlier dimensions", "Where outliers begin", "hidden_map_2",
+    for words in ("Lives of dimensions", "Where outliers begin", "hidden_map_2",
                   "The first rise is the birth"):  # fmt: skip
         assert words in page
     assert {"lifecycle", "embeddings", "detect"} <= {

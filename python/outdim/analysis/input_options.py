@@ -133,7 +133,7 @@ class ModelOptions:
     def resolve(self, inputs: Inputs) -> dict[str, Any]:
         """What the plan records."""
         if (packed := gguf.about(self.model)) is not None:
-            inputs.cautions.append(gguf.caution(self.model, packed))
+            inputs.cautions.append(gguf.caution(self.model, packed, self.dtype))
         return dataclasses.asdict(self)
 
     @staticmethod

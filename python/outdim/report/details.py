@@ -17,6 +17,8 @@ _TOKENS = {
     "used": "text tokens in the statistics",
     "padded": "padding fed to the model, in no statistic",
     "excluded": "rows left out",
+    "lifecycle": "tokens read for the lives of dimensions, special ones included",
+    "lifecycle_sequences": "sequences of these",
 }
 _MODEL_TOKENS = _TOKENS | {  # a long document is read in several windows, of which each has its own
     "read": "tokens read by the model, in windows",

@@ -78,6 +78,11 @@ class View:
         found: Floats = np.nan_to_num(np.abs(self.estimate.value), nan=0.0, posinf=0.0).max(axis=0)
         return found
 
+    @property
+    def known(self) -> int:
+        """Of how many dimensions or heads there is any value."""
+        return int(np.isfinite(self.estimate.value).any(axis=0).sum())
+
     @cached_property
     def usual(self) -> Floats | None:
         """5th, 50th and 95th percentile over the values of each point [3, R]; None for a few."""

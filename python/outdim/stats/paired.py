@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,9 +46,10 @@ class Comparison:
         beyond: The difference, less the mean difference of the controls; NaN for the intact model
             and the controls. Its interval is over documents and over controls.
         control: The mean difference of the controls of each variant, [V]; NaN where it has none.
-        times: The harm over the mean size of what the controls change, [V]. A size has no sign, so
-            that of a control without any effect is the noise of its estimate, not 0: where
-            documents are few, ``times`` is rather too small.
+        size: The mean size of what the controls of each variant change, for better or worse, [V].
+        times: The harm over ``size``, [V]. A size has no sign, so that of a control without any
+            effect is the noise of its estimate, not 0: where documents are few, ``times`` is rather
+            too small.
         gate: Whether a variant does at least ``factor`` times as much harm as the controls change
             on average, for better or worse. "passed": the interval of (harm - factor x change) is
             above 0. "failed": it is below 0 even with the mean size of noise taken off
@@ -59,17 +60,25 @@ class Comparison:
         family: p of the same, that any of the variants would show as much under no effect, [V]
             (max-T; Westfall and Young 1993). Among hundreds of variants q cannot be small, since no
             p is below 2 / (draws + 1); this can.
+        least: The p of what lies on one side of 0 in every draw: with as many documents and draws
+            there is none below, however large an effect; NaN for one document.
     """
 
     value: Interval
     difference: Interval
     beyond: Interval
     control: Array
+    size: Array
     times: Array
     gate: tuple[Gate | None, ...]
     p: Array
     q: Array
     family: Array
+    least: float
+
+    def at_least_p(self, i: int) -> bool:
+        """Whether the p of variant ``i`` is the smallest that there can be."""
+        return bool(self.p[i] <= self.least * (1 + 1e-9))  # NaN is not
 
 
 def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Statistic:
@@ -167,11 +176,13 @@ def compare(
         expanded.interval(harm, harms),
         beyond,
         control,
+        size,
         np.divide(worse * harm, size, out=np.full_like(harm, np.nan), where=size > 0),
         tuple(map(_gate, low, high)),
         p,
         adjusted(p),
         expanded.family(harm - np.where(np.isnan(control), 0, control), effects, tested),
+        expanded.least(draws),
     )
 
 
@@ -267,15 +278,22 @@ class _Expanded:
 
     def p(self, drawn: Array) -> Array:
         """Two-sided p of 0 [V]: below 1 - level where the interval leaves 0 out."""
+        fewer = np.minimum((drawn <= 0).sum(0), (drawn >= 0).sum(0))
+        return np.where(np.isnan(drawn).any(0), np.nan, self._p(fewer, len(drawn)))
+
+    def least(self, draws: int) -> float:
+        """The p of what is on one side of 0 in every draw."""
+        return float(self._p(np.zeros(1), draws)[0])
+
+    def _p(self, fewer: NDArray[np.number[Any]], draws: int) -> Array:
+        """Two-sided p, of how many draws lie on the side of 0 that fewer lie on."""
         from scipy.stats import norm
         from scipy.stats import t as student
 
         if not self._df:
-            return np.full(drawn.shape[1], np.nan)
-        fewer = np.minimum((drawn <= 0).sum(0), (drawn >= 0).sum(0))
-        share = np.minimum((1 + fewer) / (len(drawn) + 1), 0.5)
-        p = 2 * student.cdf(norm.ppf(share) / self._scale, self._df)
-        return np.where(np.isnan(drawn).any(0), np.nan, p)
+            return np.full(len(fewer), np.nan)
+        share = np.minimum((1 + fewer) / (draws + 1), 0.5)
+        return np.asarray(2 * student.cdf(norm.ppf(share) / self._scale, self._df))
 
     def family(self, value: Array, drawn: Array, tested: NDArray[np.bool_]) -> Array:
         """The p of each tested value [V] beside the largest deviation of all of them.

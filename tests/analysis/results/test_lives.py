@@ -16,6 +16,7 @@ from outdim.analysis.results.lives_words import in_words
 from outdim.corpus import open_corpus
 from outdim.errors import ArgumentError
 from outdim.models import observe
+from outdim.text import percent
 from planted_lives import (
     DIM,
     LAYER,
@@ -42,8 +43,23 @@ def found(source):
 def test_a_life_is_told_with_what_takes_it_away_and_what_it_is_to_a_norm(found):
     (said, *_) = found.headline()
     assert f"in layers {LAYER} to 3, falls below half of it in layer 4, where the feed-forw" in said
-    share = f"{found.lives[DIM].norm_share:.0%}"
+    share = percent(found.lives[DIM].norm_share)
     assert f"worst token of a sequence it is {share} of what a norm divides by, on average" in said
+
+
+def test_the_manifest_says_of_how_many_tokens_the_lives_are(found, source):
+    texts = Path(source).read_text().splitlines()
+    tokens = sum(len(ids) for ids in tiny_tokenizer()(texts).input_ids)
+    lives = {"lifecycle": tokens, "lifecycle_sequences": len(texts)}
+    assert found.account() == {"tokens": lives}
+
+
+def test_what_is_nearly_all_is_not_called_all_and_stands_in_its_layer(found):
+    life = replace(found.lives[DIM], kind_share=0.9973, positive=1.0, norm_share=0.99996, peak=2)
+    (said,) = in_words([life])
+    assert "Of its squares in layer 2, 99.7% stand at" in said
+    assert "100% are of positive values" in said
+    assert "it is 99.996% of what a norm" in said
 
 
 def test_a_birth_that_hangs_on_one_block_is_told(found):

@@ -47,6 +47,25 @@ def test_the_largest_chance_of_a_layer_is_the_line():
     assert view([[0.5]]).chance is None
 
 
+def test_the_caption_speaks_of_the_lines_that_are_drawn():
+    """Of what is marked, what is there; of dashed lines, where there are; of what was measured."""
+    values = np.random.default_rng(0).uniform(1, 2, (3, 64))
+
+    def caption(values, marked):
+        return layer_curves("size", "Size", [view(values)], marked, "dimensions followed").caption
+
+    others = "dimensions with the largest values at any layer; 8 at most"
+    assert caption(values, [7, 3]).startswith(
+        f"Solid lines: dimensions followed (7 and 3). Dashed: the other {others}."
+    )
+    assert caption(values, []).startswith(f"Lines: the {others}.")
+    few = np.full_like(values, np.nan)
+    few[:, [7, 9]] = values[:, [7, 9]]
+    assert caption(few, [7, 9, 3]) == "Solid lines: dimensions followed (7 and 9)."
+    assert "any layer, of the 2 of 64 that were measured;" in caption(few, [3])
+    assert "Dashed" not in caption(few, [3])
+
+
 def test_labels_without_special_meaning_are_not_read_as_tex():
     odd = Statistic("odd", "a $x_{$ <b>", unit="$")
     figure = layer_curves("odd", "Odd", [view([[1.0, 2.0]], odd, "")])

@@ -46,6 +46,22 @@ def test_log_counts_are_in_the_first_figure(planted):
     assert "r of |h| with log(1 + token count)" in first.alt
 
 
+def test_figures_of_ranks_say_of_which_dimensions_they_are(tmp_path):
+    """Of three that were drawn, and not of those with the largest values of the model."""
+    rows, values = TidyRows(), np.random.default_rng(0).uniform(-1, 1, 30)
+    at = {"point": "block.0", "layer": 1, "selection": "text", "n": 90}
+    ranked = np.full(30, np.nan)
+    ranked[[4, 9, 21]] = 0.1
+    rows.add("pearson_abs", values, covariate="log1p_count", **at)
+    rows.add("spearman", ranked, covariate="log1p_count", **at)
+    run = write_study(tmp_path / "run", {"correlate": Planted({"stats": rows.table()})})
+    r, _, rho = section_of(read_study(run), "correlate", []).figures
+    assert "at any layer, of the 3 of 30 that were measured" in rho.caption
+    assert "drawn at random" in rho.caption
+    assert "measured" not in r.caption
+    assert "drawn at random" not in r.caption
+
+
 def test_outliers_are_told_where_they_follow_frequency_most(planted):
     truth, found = planted
     r = truth[LEADING]

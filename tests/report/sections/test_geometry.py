@@ -7,6 +7,7 @@ import outdim
 import pytest
 from outdim.analysis.results.isotropy import RATIOS
 from outdim.report import summary, write_report
+from outdim.report.details import details
 from outdim.report.sections import section_of
 from outdim.report.study import read_study
 from report.synthetic import write_study
@@ -31,6 +32,13 @@ def study(found, tmp_path_factory):
 @pytest.fixture(scope="module")
 def section(study):
     return section_of(study, "geometry", [])
+
+
+def test_the_page_says_of_how_many_tokens_it_is(study):
+    """60 documents of 12 words, each with two special tokens."""
+    told = {row[0]: row[1] for row in dict(details(study))["Tokens"]}
+    assert told["tokens read by the model, in windows"] == "840"
+    assert told["text tokens in the statistics"] == "720"
 
 
 def test_layers_are_rows_in_their_order(section, found):

@@ -17,14 +17,14 @@ from report.synthetic import write_study
 DIMS, LAYERS, PLANTED = 20, 3, 7
 
 
-def evaluated(grid: Grid, place: int, harm) -> Evaluation:
+def evaluated(grid: Grid, place: int, harm, documents: int = 40) -> Evaluation:
     """Documents on which a variant loses ``harm`` more."""
     variants = (Variant("intact"), *grid.variants(place))
     rng = np.random.default_rng(place)
-    tokens = rng.integers(20, 60, 40)
-    sums = np.zeros((40, len(variants), len(SUMS)))
+    tokens = rng.integers(20, 60, documents)
+    sums = np.zeros((documents, len(variants), len(SUMS)))
     costs = np.array([0.0, *harm])
-    sums[:, :, 0] = tokens[:, None] * (3 + costs * rng.uniform(0.8, 1.2, (40, 1)))
+    sums[:, :, 0] = tokens[:, None] * (3 + costs * rng.uniform(0.8, 1.2, (documents, 1)))
     return Evaluation("lm", None, variants, sums, tokens, tokens * 4.5, 300, 0, "", {})
 
 
@@ -62,6 +62,35 @@ def test_what_does_less_harm_than_random_ones_is_no_help():
     found = Sweep("sweep-lm", (evaluated(grid, 0, [0.05] * 5 + [-0.4] + [0.5] * 3),), grid)
     assert [grid.sets[i - 1] for _, i in found.sure(-1)] == [(5,)]
     assert not found.sure(1)
+
+
+@pytest.mark.parametrize(("documents", "bound"), [(6, True), (200, False)])
+def test_a_q_that_so_few_documents_cannot_make_small_is_told_so(documents, bound):
+    """Whatever the harm: 4 of 20 variants cannot come below 5 times the least p."""
+    grid = Grid(tuple((dim,) for dim in range(20)), (None,), ((21,), (22,), (23,)))
+    harm = [3.0] * 4 + [0.0] * 16 + [0.01, -0.02, 0.03]
+    found = Sweep("sweep-lm", (evaluated(grid, 0, harm, documents),), grid)
+    said = " ".join(found.headline())
+    assert "4 surely do harm" in said
+    loss = found.places[0].comparison("loss")
+    assert loss.at_least_p(1)
+    assert bool(loss.q[1] > 0.05) is bound
+    floor = f"since no p of 6 documents is below {loss.least:.3f}"
+    assert (f"So says the p of the whole sweep; q is up to {loss.q[1]:.3f} here, {floor}" in said
+            ) is bound  # fmt: skip
+    assert (f"but q is {loss.q[1]:.3f}, {floor}" in said) is bound
+
+
+def test_both_numbers_of_which_a_ratio_is_are_told():
+    """The mean size of controls that do good and harm is not the size of their mean."""
+    grid = Grid(((0,),), (None,), ((11,), (12,), (13,)))
+    found = Sweep("sweep-lm", (evaluated(grid, 0, [3.0, 0.01, -0.02, 0.03]),), grid)
+    said = found.headline()[-1]
+    loss = found.places[0].comparison("loss")
+    assert f"by {loss.control[1]:.3f} on average, {loss.size[1]:.3f} in size, which" in said
+    assert loss.size[1] > 2 * loss.control[1]
+    assert loss.difference.value[1] / loss.size[1] == pytest.approx(loss.times[1])
+    assert f"({float(f'{loss.times[1]:.1e}'):.0f} times)." in said
 
 
 def test_figures_show_what_was_planted(study):

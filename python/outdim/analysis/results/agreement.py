@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from outdim.analysis.results.nulls import Untrained, nulls
+from outdim.analysis.results.tokens_read import tokens_read
 from outdim.analysis.rule_states import States, kurtosis_flat, kurtosis_he
 from outdim.analysis.rules import RULES, Rule, Verdict
 from outdim.analysis.step import Json, Result
@@ -269,6 +270,13 @@ class Criteria(Result):
     def of(self, selection: str) -> list[Found]:
         """What each rule found over one selection of tokens."""
         return [self.found[rule, selection] for rule in self.rules]
+
+    def account(self) -> Json:
+        """How many tokens the rules judge."""
+        first = next(iter(self.layers))
+        return tokens_read(
+            {name: s.moments.n for (point, name), s in self.states.items() if point == first}
+        )
 
     def headline(self) -> list[str]:
         """The dimensions that most rules agree on, and whether the parameters say so too."""

@@ -15,13 +15,15 @@ from outdim.analysis.results.estimate import CHANCE, Estimate
 from outdim.analysis.step import Result
 from outdim.analysis.variants.variant import Variant, controls_of
 from outdim.stats.paired import Comparison, Gate, Interval, Statistic, compare
-from outdim.text import counted, number
+from outdim.text import counted, number, significant
 
 _FEW_CONTROLS = 5
 
 
-def gate_in_words(gate: Gate | None, q: float | None) -> str:
+def gate_in_words(gate: Gate | None, q: float | None, floor: str = "") -> str:
     """What a sentence about a variant and its controls ends with; sure is only what q says too.
+
+    ``floor`` says why q cannot be smaller, if it cannot.
 
     >>> gate_in_words("passed", 0.01), gate_in_words("passed", 0.115)[:30]
     (', surely more than five times the size of such a change', ', by its interval more than fi')
@@ -30,7 +32,9 @@ def gate_in_words(gate: Gate | None, q: float | None) -> str:
     if gate == "passed":
         if is_sure(q):
             return f", surely more than {times}"
-        return f", by its interval more than {times}, but q is {number(q, 3)}"
+        return f", by its interval more than {times}, but q is {number(q, 3)}" + (
+            f", since {floor}" if floor else ""
+        )
     if gate == "failed":
         return f", less than {times}"
     return f"; whether that is {times} is open" if gate else ""
@@ -175,16 +179,25 @@ class Compared(Result):
             return f"{said}."
         controls = [self.variants[i] for i in self._controls[variant]]
         change = number(float(found.control[variant]), 3)
-        mean = (
-            f"change it by {change} on average" if len(controls) > 1 else f"changes it by {change}"
-        )
+        mean = f"changes it by {change}"
+        if len(controls) > 1:
+            size = number(float(found.size[variant]), 3)
+            mean = f"change it by {change} on average, {size} in size"
         said += (
             f"; {others(controls)} {mean}, which leaves "
             f"{estimate(found.beyond, variant).words()}"
-            f"{gate_in_words(found.gate[variant], float(found.q[variant]))}"
+            f"{gate_in_words(found.gate[variant], float(found.q[variant]), self.floor(variant))}"
         )
         times = found.times[variant]
-        return said + (f" ({number(float(times), 1)} times)." if np.isfinite(times) else ".")
+        return said + (f" ({significant(float(times))} times)." if np.isfinite(times) else ".")
+
+    def floor(self, variant: int) -> str:
+        """Why the q of a variant cannot be smaller, in words; "" where it could."""
+        found = self.comparison(self.leading)
+        if not found.at_least_p(variant):
+            return ""
+        documents = counted(self.about["documents"], self.drawn)
+        return f"no p of {documents} is below {number(found.least, 3)}"
 
 
 def estimate(interval: Interval, i: int) -> Estimate:

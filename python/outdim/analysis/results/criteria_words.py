@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from outdim.analysis.results.agreement import LEADING
@@ -25,13 +26,9 @@ def headline(found: Criteria) -> list[str]:
             "place through the layers.",
             *_untrained(found),
         ]
-    said = ", ".join(f"{dim} (by {len(votes[dim])})" for dim in list(votes)[:_NAMED])
-    rest = len(votes) - _NAMED
-    sentences = [
-        f"Of {rules} on hidden states, the most agree on "
-        f"{'dimension' if len(votes) == 1 else 'dimensions'} {said}"
-        f"{f'; {rest:,} more are found by as many or fewer' if rest > 0 else ''}."
-    ]
+    left_out = sum(bool(one.dims) and not one.telling for one in found.of(LEADING))
+    of_which = f", of which {len(found.rules) - left_out} are counted" if left_out else ""
+    sentences = [f"Of {rules} on hidden states{of_which}, the most agree on {most_agreed(votes)}."]
     if found.parameters:
         by = [f"{dim}: {len(votes[dim])}" for dim in found.parameters if dim in votes]
         by_none = [dim for dim in found.parameters if dim not in votes]
@@ -42,11 +39,30 @@ def headline(found: Criteria) -> list[str]:
     return sentences + _untrained(found)
 
 
+def most_agreed(votes: Mapping[int, Sequence[str]]) -> str:
+    """The dimensions that most rules find, none of a tie that would have to be cut, if any left."""
+    by = {dim: len(rules) for dim, rules in votes.items()}
+    named = list(by)[:_NAMED]
+    if len(by) > _NAMED:
+        above = [dim for dim in named if by[dim] > list(by.values())[_NAMED]]
+        named = above or named
+    said = ", ".join(f"{dim} (by {by[dim]})" for dim in named)
+    rest = [of for dim, of in by.items() if dim not in named]
+    as_many = rest.count(by[named[-1]])
+    fewer = len(rest) - as_many
+    more = [f"{as_many:,} more by as many"] if as_many else []
+    more += [f"{fewer:,} {'' if more else 'more '}by fewer"] if fewer else []
+    text = f"{'dimension' if len(named) == 1 else 'dimensions'} {said}"
+    return f"{text}; {' and '.join(more)}" if more else text
+
+
 def _untrained(found: Criteria) -> list[str]:
-    """What the rules find where nothing was learned; nothing where no twin was observed."""
+    """What the rules find where nothing was learned, or that it is not known."""
     known = [(one, one.untrained) for one in found.of(LEADING) if one.untrained is not None]
     if not known:
-        return []
+        any_ = any(one.dims for one in found.of(LEADING))
+        return ["Whether these rules find as much with random weights was not checked "
+                "(criteria --twins)."] if any_ else []  # fmt: skip
     loud = [(one, twin) for one, twin in known if any(twin.found)]
     twins, digits = len(found.twins), 0 if len(found.twins) == 1 else 1
     where = (

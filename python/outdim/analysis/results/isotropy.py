@@ -15,16 +15,17 @@ from torch import Tensor
 
 from outdim.analysis.results.cautions import few_blocks, nonfinite_values
 from outdim.analysis.results.directions import NO_SAMPLE, Directions
+from outdim.analysis.results.tokens_read import tokens_read
 from outdim.analysis.rule_states import KURTOSIS, kurtosis_he
 from outdim.analysis.sampled import Sampled
-from outdim.analysis.step import Result
+from outdim.analysis.step import Json, Result
 from outdim.analysis.table import Statistic, TidyRows, define, place
 from outdim.stats import MomentsResult
 from outdim.stats.covariance import Scatter
 from outdim.stats.jackknife import LeftOut
 from outdim.stats.spectrum import influence
 from outdim.stats.unit_sums import Cosines
-from outdim.text import listing, number, with_interval
+from outdim.text import listing, number, percent, with_interval
 
 Floats = NDArray[np.float64]
 
@@ -140,6 +141,13 @@ class Geometry(Result):
         }
         return {"stats": rows.table(), "geometry": {"left_out": left_out, "given": self.given}}
 
+    def account(self) -> Json:
+        """How many tokens the numbers are of."""
+        first = next(iter(self.layers))
+        return tokens_read(
+            {name: s.moments.n for (point, name), s in self.spaces.items() if point == first}
+        )
+
     def headline(self) -> list[str]:
         """The layer whose tokens point most alike, and the dimension that makes them."""
         known = {
@@ -158,7 +166,9 @@ class Geometry(Result):
         said += f" at {place(point, self.layers[point])}, the most of all points"
         most = int(found.contribution.argmax())
         if found.value > 0:
-            said += f"; dimension {most} gives {found.contribution[most] / found.value:.0%} of it"
+            said += (
+                f"; dimension {most} gives {percent(found.contribution[most] / found.value)} of it"
+            )
         if space.cosines_left_out is not None and space.left_out:
             word = "dimension" if len(space.left_out) == 1 else "dimensions"
             said += (

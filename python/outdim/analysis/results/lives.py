@@ -220,6 +220,11 @@ class Lives(Result):
         """Tidy rows, and tables of lives, kinds of tokens, and the tokens with largest values."""
         return tables(self)
 
+    def account(self) -> dict[str, Any]:
+        """How much the lives are of."""
+        tokens, sequences = (int(self.sums.sums[name].sum()) for name in ("tokens", "sequences"))
+        return {"tokens": {"lifecycle": tokens, "lifecycle_sequences": sequences}}
+
     def headline(self) -> list[str]:
         """The lives of those that stand out most, in a sentence each."""
         return in_words(list(self.lives.values()))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from outdim.analysis.results.life import STANDS_OUT, Life, Rise
-from outdim.text import counted, listing, number
+from outdim.text import counted, listing, number, percent
 
 _TOLD, _MOST_RISES = 3, 3
 #: What branches of a block are called.
@@ -45,7 +45,7 @@ def _agreement(life: Life) -> str:
     """How far the layer of birth can be trusted; "" where every sample says the same."""
     if not life.agreement < 1:
         return ""
-    share = f"{life.agreement:.0%}"
+    share = percent(life.agreement)
     return f" (the first layer is so in {share} of the samples without one block of documents)"
 
 
@@ -84,11 +84,11 @@ def _where(life: Life) -> str:
     sign = "positive" if life.positive >= 0.5 else "negative"
     share = max(life.positive, 1 - life.positive)
     text = (
-        f"Of its squares there, {life.kind_share:.0%} stand at {life.kind}, and {share:.0%} are of "
-        f"{sign} values"
+        f"Of its squares in {_layer(life.peak)}, {percent(life.kind_share)} stand at {life.kind}, "
+        f"and {percent(share)} are of {sign} values"
     )
     if life.norm_share is not None:
-        part = f"{life.norm_share:.0%}"
+        part = percent(life.norm_share)
         text += f"; at the worst token of a sequence it is {part} of what a norm divides by"
         text += ", on average"
     return f"{text}."

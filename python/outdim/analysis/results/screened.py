@@ -18,10 +18,11 @@ from outdim.text import counted
 _NAMED = 6
 _TOPIC = "Screening by gradients"
 
+# Without a unit: L is in nats of the next token or the right label, but of scores a squared error.
 ABSOLUTE, SQUARED, SIGNED, MAGNITUDE = define(
-    Statistic("screen_absolute", "mean of |h dL/dh|", unit="nats", low=0, topic=_TOPIC),
-    Statistic("screen_squared", "mean of (h dL/dh)²", unit="nats²", low=0, topic=_TOPIC),
-    Statistic("screen_signed", "mean of -h dL/dh", unit="nats", topic=_TOPIC),
+    Statistic("screen_absolute", "mean of |h dL/dh|", low=0, topic=_TOPIC),
+    Statistic("screen_squared", "mean of (h dL/dh)²", low=0, topic=_TOPIC),
+    Statistic("screen_signed", "mean of -h dL/dh", topic=_TOPIC),
     Statistic("screen_magnitude", "mean of |h|", low=0, topic=_TOPIC),
 )
 #: What is said of every layer and dimension, by the names of `outdim.models.screening`.

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from outdim.analysis.results.compared import Compared
+from outdim.analysis.results.compared import Compared, is_sure
 from outdim.analysis.results.interactions import Interactions
 from outdim.analysis.results.screened import LEADING as LEADING_SCORE
 from outdim.analysis.results.screened import SCORES, Score, Screened
@@ -188,8 +188,20 @@ class Sweep(Result):
         verb = "does" if len(passed) == 1 else "do"
         return [
             f"Of {total}, {len(passed)} surely {verb} harm, and more than five times what random "
-            f"dimensions change: {self._names(passed)}."
+            f"dimensions change: {self._names(passed)}.",
+            *self._less_by_q(passed),
         ]
+
+    def _less_by_q(self, passed: Sequence[tuple[int, int]]) -> list[str]:
+        """That q is not small for what surely does harm, where documents are too few for that."""
+        q = self._adjusted(self.leading)
+        bound = [
+            (q[one], self.places[one[0]].floor(one[1])) for one in passed if not is_sure(q[one])
+        ]
+        if not (floors := [floor for _, floor in bound if floor]):
+            return []
+        most = number(float(max(q for q, _ in bound)), 3)
+        return [f"So says the p of the whole sweep; q is up to {most} here, since {floors[0]}."]
 
     def _names(self, variants: Sequence[tuple[int, int]]) -> str:
         return listing([self._name(place, i) for place, i in variants], _LISTED)

@@ -25,15 +25,19 @@ _WIDE = 300.0  # a largest value so many times the median is drawn on a logarith
 
 
 def layer_curves(
-    id_: str, title: str, shown: Sequence[View], marked: Sequence[int] = (), caption: str = ""
+    id_: str,
+    title: str,
+    shown: Sequence[View],
+    marked: Sequence[int] = (),
+    marks: str = "",
 ) -> Figure:
-    """Draw, for each view, the marked dimensions and the strongest others."""
+    """Draw, for each view, the marked dimensions (``marks``: what these are) and the strongest."""
     first = shown[0]
     named = [line.name for line in _lines(first, marked)]
     return Figure(
         id=id_,
         title=title,
-        caption=" ".join(filter(None, [caption, _reading(shown, marked)])),
+        caption=_reading(shown, marked, marks),
         alt=f"Line chart of {first.words} by layer"
         + (f": {listing(named)}" if len(named) > 1 or first.of else "")
         + ("" if first.usual is None else ", with the median and the 5 to 95 % band of all")
@@ -45,20 +49,10 @@ def layer_curves(
     )
 
 
-def _reading(shown: Sequence[View], marked: Sequence[int]) -> str:
+def _reading(shown: Sequence[View], marked: Sequence[int], marks: str) -> str:
     """How to read the figure."""
     first = shown[0]
-    said = []
-    if first.of:
-        mark = "Points" if first.of == "head" else "Lines"
-        lines = f"the other {first.of}s with the largest values at any layer; {MAX_LINES} at "
-        if marked and first.of == "dimension":
-            outliers = listing(marked[:MAX_MARKED])
-            said.append(f"Solid lines: the outlier dimensions ({outliers}). Dashed: {lines}most.")
-        else:
-            said.append(f"{mark}: {lines.replace('other ', '')}most.")
-        if first.of == "head":
-            said.append("Heads of one number have nothing in common from layer to layer.")
+    said = _which(shown, marked, marks) if first.of else []
     if any(view.usual is not None for view in shown):
         said.append(
             "Grey: the median of all and the band that holds 90 % of them (5th to 95th "
@@ -70,6 +64,26 @@ def _reading(shown: Sequence[View], marked: Sequence[int]) -> str:
     if any(view.chance is not None for view in shown):
         said.append("Dotted: what chance alone gives; a value within it says nothing.")
     return " ".join(said)
+
+
+def _which(shown: Sequence[View], marked: Sequence[int], marks: str) -> list[str]:
+    """Which dimensions or heads are drawn, and as which lines."""
+    of = shown[0].of
+    marked = marked if of == "dimension" else ()
+    drawn = {one for view in shown for one in view.strongest(marked, MAX_LINES, MAX_MARKED)}
+    solid = [dim for dim in dict.fromkeys(marked) if dim in drawn]
+    said = [f"Solid lines: {marks} ({listing(solid)})."] if solid else []
+    if drawn - set(solid):
+        known = max(view.known for view in shown)
+        width = shown[0].estimate.value.shape[1]
+        among = f", of the {known:,} of {width:,} that were measured" if known < width else ""
+        first = "Dashed: the other" if solid else "Points: the" if of == "head" else "Lines: the"
+        said.append(
+            f"{first} {of}s with the largest values at any layer{among}; {MAX_LINES} at most."
+        )
+    if of == "head":
+        said.append("Heads of one number have nothing in common from layer to layer.")
+    return said
 
 
 class _Line(NamedTuple):

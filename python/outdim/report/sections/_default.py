@@ -11,6 +11,7 @@ from outdim.report.section import Section, Table
 from outdim.report.study import Study
 from outdim.report.views import View, topics
 
+OUTLIERS = "outliers by parameters"
 _STRONGEST = 10
 
 
@@ -36,13 +37,15 @@ def title_of(step: str) -> str:
     return step.replace("-", " ").replace("_", " ").capitalize()
 
 
-def curves(step: str, by_topic: dict[str, list[View]], marked: Sequence[int]) -> list[Figure]:
-    """A figure by layers for each topic."""
+def curves(
+    step: str, by_topic: dict[str, list[View]], marked: Sequence[int], marks: str = OUTLIERS
+) -> list[Figure]:
+    """A figure by layers for each topic; ``marks`` says what ``marked`` dimensions are."""
     figures: dict[str, Figure] = {}
     for topic, shown in by_topic.items():
         id_ = _file_name(f"{step} {topic}")
         id_ = f"{id_}_{len(figures)}" if id_ in figures else id_
-        figures[id_] = layer_curves(id_, f"{topic}, layer by layer", shown, marked)
+        figures[id_] = layer_curves(id_, f"{topic}, layer by layer", shown, marked, marks)
     return list(figures.values())
 
 

@@ -35,8 +35,9 @@ def leaders(table: pa.Table | None, view: View) -> list[Table]:
             "Chance: what the largest |r| of a layer stays below in 95 of 100 exchanges of words. "
             "p: how often an exchange gives as large an |r| to some dimension of the layer; any "
             "layer: to one of all layers; like frequency: where words change places only with "
-            "those about as frequent. Carried by: the words without which r changes most, and r "
-            "without each."
+            "those about as frequent, so that a small p says that r is there among such words "
+            "too, and a large one that it may be all between frequent and rare words. Carried by: "
+            "the words without which r changes most, and r without each."
             + (
                 f" The first {_SHOWN} of {len(found)}; leaders.parquet has all."
                 if len(found) > _SHOWN

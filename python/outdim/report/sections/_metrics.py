@@ -8,10 +8,18 @@ from outdim.text import number, with_interval
 
 Row = Mapping[str, Any]
 
-CHANGES = (
-    "in brackets how much more that is than the intact model's, with its 95 % interval over "
-    "documents. Controls are in the table of results."
-)
+
+def drawn(row: Row) -> str:
+    """What the intervals of a row draw: documents, or of labelled items what has one first text."""
+    return "first texts" if "items" in row else "documents"
+
+
+def changes(row: Row) -> str:
+    """What stands in the table of `beside`, of which ``row`` is one."""
+    return (
+        "in brackets how much more that is than the intact model's, with its 95 % interval over "
+        f"{drawn(row)}. Controls are in the table of results."
+    )
 
 
 def beside(

@@ -21,8 +21,8 @@ def place_in_words(place: Layers) -> str:
     return "all layers at once" if place is None else layers_in_words(place)
 
 
-def pairs_table(rows: Sequence[Row], noun: str) -> Table:
-    """The pairs that are most unlike the sum of both, with the intervals of that."""
+def pairs_table(rows: Sequence[Row], noun: str, over: str) -> Table:
+    """The pairs most unlike the sum of both, with the intervals of that, which draw ``over``."""
     by_size = sorted(rows, key=lambda row: -abs(row["interaction"] or 0.0))
     places = _places(rows)
     several = places > 1
@@ -30,7 +30,7 @@ def pairs_table(rows: Sequence[Row], noun: str) -> Table:
         title="Pairs beside the sum of both",
         caption=f"How much more {noun} than the intact model the one without both dimensions has, "
         "the sum of what each costs alone, and what is more than that sum, with its 95 % interval "
-        "over documents"
+        f"over {over}"
         + (f" ({_SHOWN} of {len(rows):,} pairs: the largest)." if len(rows) > _SHOWN else ".")
         + " q: the p of that, adjusted for the number of pairs.",
         columns=["pair", *(["layers"] if several else []), "together", "sum", "more than it", "q"],

@@ -14,7 +14,7 @@ from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
 from outdim.report.study import Study
 from outdim.report.views import topics
-from outdim.text import number, together
+from outdim.text import number, percent, together
 
 _HEADS, _ROWS, _TOKENS, _MAPPED = 12, 12, 5, 6
 
@@ -137,7 +137,7 @@ def _strongest(rows: list[dict[str, Any]], marked: Sequence[int]) -> Table:
                 str(row["head"]),
                 _interval(row, "r", "r_low", "r_high"),
                 number(row["median_abs_r"], 2),
-                f"{row['share_below']:.0%}" if np.isfinite(row["share_below"]) else "n/a",
+                percent(row["share_below"]),
             ]
             + (
                 [_interval(row, "ablated_r", "ablated_r_low", "ablated_r_high")]
@@ -163,7 +163,7 @@ def _tokens(rows: list[dict[str, Any]]) -> Table:
             [
                 str(layer),
                 *(
-                    f"{row['token']} {row['share']:.0%} ({row['of_tokens']:.1%})"
+                    f"{row['token']} {percent(row['share'])} ({row['of_tokens']:.1%})"
                     for row in those[:_TOKENS]
                 ),
                 *[""] * (_TOKENS - len(those[:_TOKENS])),

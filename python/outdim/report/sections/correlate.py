@@ -1,11 +1,12 @@
 """Correlation with token frequency: layer by layer, dimension by dimension, and at the outliers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from outdim.analysis.table import COVARIATES, PEARSON_ABS, place
+from outdim.analysis.table import COVARIATES, PEARSON_ABS, STATISTICS, place
 from outdim.report.figures.base import Figure
 from outdim.report.figures.heat_map import heat_map
 from outdim.report.section import Cell, Section, Table
@@ -17,6 +18,10 @@ from outdim.text import listing, number
 
 _TOP = 3
 _SHOWN_OUTLIERS = 4
+_RANKED = (
+    "Ranks are taken of few dimensions, those of --rank: where none were named, the outliers by "
+    "parameters and ten drawn at random, not the dimensions with the largest values of the model."
+)
 
 
 def section(study: Study, step: str, marked: Sequence[int]) -> Section:
@@ -29,7 +34,11 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     dims = [dim for dim in marked if dim < found.width]
     leading = r[0]
     beside = [v for v in r[1:] if _same(v, leading) and v.key.covariate != leading.key.covariate]
-    curves = _default.curves(step, by_topic, dims)
+    ranked = {STATISTICS[name].topic for name in ("spearman", "median")}
+    curves = [
+        replace(figure, caption=f"{figure.caption} {_RANKED}") if topic in ranked else figure
+        for topic, figure in zip(by_topic, _default.curves(step, by_topic, dims), strict=True)
+    ]
     return Section(
         step,
         "Correlation with token frequency",

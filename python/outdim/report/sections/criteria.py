@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from outdim.analysis.results.agreement import jaccard
 from outdim.analysis.table import selection_label
+from outdim.report.figures.layer_curves import MAX_MARKED
 from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
 from outdim.report.study import Study
@@ -28,6 +29,8 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     if document is None or found is None:
         return _default.section(study, step, marked)
     voted = [vote["dim"] for vote in document["votes"][_LEADING]]
+    by_rules = "the first dimensions that rules agree on"
+    marks = f"{_default.OUTLIERS}, and {by_rules}" if marked else by_rules
     return Section(
         step,
         "Outlier dimensions by hidden states",
@@ -38,7 +41,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
             _definitions(document),
             agreement(document, damage(study)),
         ],
-        figures=_default.curves(step, topics(found), [*marked, *voted[:4]][:_NAMED]),
+        figures=_default.curves(step, topics(found), [*marked, *voted][:MAX_MARKED], marks),
         definitions="criteria.html.j2",
     )
 

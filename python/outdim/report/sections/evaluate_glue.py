@@ -9,7 +9,7 @@ from outdim.report.section import Section, Table
 from outdim.report.sections import _default
 from outdim.report.study import Study
 from outdim.stats.scores import LABELS
-from outdim.text import number
+from outdim.text import number, significant
 
 Row = Mapping[str, Any]
 
@@ -46,7 +46,8 @@ def _table(rows: Sequence[Row]) -> Table:
         "same first text are drawn together."
         + (
             " Random: the mean difference of as many random dimensions in the same layers, which "
-            "is taken off in “beyond random”. Times: how many times their harm."
+            "is taken off in “beyond random”. Times: the harm as a multiple of the mean size of "
+            "what they change."
             if beside
             else ""
         ),
@@ -70,7 +71,7 @@ def _beside(row: Row) -> list[str]:
     return [
         _rounded(row["control"]),
         _interval(row, "beyond", "beyond_"),
-        number(row["times"], 1) + gate,
+        significant(row["times"]) + gate,
     ]
 
 

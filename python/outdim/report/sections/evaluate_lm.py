@@ -11,9 +11,9 @@ from outdim.report.figures.curves import Curve, curves
 from outdim.report.figures.differences import Difference, differences
 from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
-from outdim.report.sections._metrics import CHANGES, beside, heading, interval
+from outdim.report.sections._metrics import beside, changes, drawn, heading, interval
 from outdim.report.study import Study
-from outdim.text import number, together
+from outdim.text import number, significant, together
 
 Row = Mapping[str, Any]
 
@@ -56,10 +56,11 @@ def losses(rows: Sequence[Row], *, noun: str = "loss") -> Table:
     return Table(
         title=f"{noun.capitalize()} of every variant",
         caption=f"Mean {noun} over {amount(rows[0])}, and how much more that is than the intact "
-        "model's on the same; in brackets 95 % intervals over documents."
+        "model's on the same; in brackets 95 % intervals over "
+        f"{drawn(rows[0])}."
         + (
             " Controls: the mean of the same for as many random dimensions, which is taken off in "
-            "“beyond controls” (interval over documents and controls). Times: the harm as a "
+            "“beyond controls” (interval over these and over controls). Times: the harm as a "
             "multiple of the mean size of what the controls change; shaded where it is at least "
             "five by its interval, and p of “beyond controls” at most 0.05. q: that p, adjusted "
             "for the number of variants."
@@ -87,7 +88,10 @@ def _values(row: Row) -> list[Cell | str]:
 
 
 def _against(row: Row) -> list[Cell | str]:
-    times = Cell(_or_blank(row["times"], 1), marked=row["gate"] == "passed" and is_sure(row["p"]))
+    times = Cell(
+        "" if row["times"] is None else significant(row["times"]),
+        marked=row["gate"] == "passed" and is_sure(row["p"]),
+    )
     return [
         _or_blank(row["control"], 3),
         interval(row, "beyond"),
@@ -103,7 +107,7 @@ def _others(by_metric: Mapping[str, Sequence[Row]]) -> Table:
         _BESIDE,
         [row["variant"] for row in ranked(by_metric["loss"])],
         title="What stands beside the loss",
-        caption=f"{words}; {CHANGES}",
+        caption=f"{words}; {changes(by_metric['loss'][0])}",
     )
 
 

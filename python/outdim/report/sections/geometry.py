@@ -13,7 +13,7 @@ from outdim.report.sections import _default
 from outdim.report.statistics import Key, StepStatistics
 from outdim.report.study import Study
 from outdim.report.views import HIDDEN, View, topics, views
-from outdim.text import listing, number
+from outdim.text import listing, number, percent
 
 DOCUMENT = "geometry.json"
 _SHOWN_DIMS = 5
@@ -34,11 +34,12 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
         return _default.section(study, step, marked)
     left_out = document["left_out"]
     named = list(dict.fromkeys(dim for dims in left_out.values() for dim in dims))
+    marks = f"{_default.OUTLIERS}, and dimensions left out" if marked else "dimensions left out"
     return Section(
         step,
         "Geometry",
         tables=list(_tables(found, left_out)),
-        figures=_default.curves(step, _ordered(topics(found)), [*marked, *named]),
+        figures=_default.curves(step, _ordered(topics(found)), [*marked, *named], marks),
     )
 
 
@@ -103,7 +104,7 @@ def _first(adds: View | None, cosine: View | None, point: str) -> str:
     if not np.isfinite(row).any():
         return "n/a"
     dim = int(np.nanargmax(row))
-    return f"{dim} ({row[dim] / total:.0%})" if total > 0 else str(dim)
+    return f"{dim} ({percent(row[dim] / total)})" if total > 0 else str(dim)
 
 
 def _without(found: StepStatistics, labels: Mapping[str, str]) -> Table | None:

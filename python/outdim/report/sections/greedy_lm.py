@@ -7,7 +7,7 @@ from outdim.report.figures.base import Figure
 from outdim.report.figures.curves import Curve, curves
 from outdim.report.section import Section, Table
 from outdim.report.sections import _default
-from outdim.report.sections._metrics import CHANGES, beside, interval
+from outdim.report.sections._metrics import beside, changes, drawn, interval
 from outdim.report.sections.evaluate_lm import amount
 from outdim.report.study import Study
 from outdim.text import number
@@ -42,9 +42,9 @@ def _table(sets: Sequence[Row], choices: Sequence[Row]) -> Table:
         title="Round by round",
         caption="The dimension that each round takes out beside those before. More loss: that of "
         f"the set so far, over {amount(sets[0])} on which no round chose; in brackets 95 % "
-        "intervals over documents. Random: the mean of random sets of the same size, which is "
-        "taken off in “beyond random”. On the half that chose: what the choice went by, which is "
-        "no estimate.",
+        f"intervals over {drawn(sets[0])}. Random: the mean of random sets of the same size, which "
+        "is taken off in “beyond random”. On the half that chose: what the choice went by, which "
+        "is no estimate.",
         columns=["round", "dimension", "of", "more loss", "random", "beyond random",
                  "on the half that chose", "runner-up there"],
         rows=[
@@ -71,7 +71,8 @@ def _others(by_metric: Mapping[str, Sequence[Row]], shown: Sequence[Row]) -> Tab
         others,
         [row["variant"] for row in shown],
         title="What else the sets change",
-        caption=f"The other metrics of the same sets on the same documents, and {CHANGES}",
+        caption=f"The other metrics of the same sets on the same {drawn(shown[0])}, and "
+        f"{changes(shown[0])}",
         brief=True,
     )
 
@@ -93,8 +94,8 @@ def _figure(stem: str, sets: Sequence[Row], choices: Sequence[Row]) -> Figure:
         f"{stem}_rounds",
         "What the set does as it grows",
         "How much more than the intact model the one without the first dimensions of the table "
-        "loses, on documents on which no round chose; whiskers: 95 % intervals over "
-        "documents. Dotted: the mean of random sets of the same size.",
+        f"loses, on {drawn(sets[0])} on which no round chose; whiskers: 95 % intervals over "
+        "these. Dotted: the mean of random sets of the same size.",
         "dimensions taken out",
         "more loss, in nats",
         lines,

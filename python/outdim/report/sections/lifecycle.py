@@ -14,7 +14,7 @@ from outdim.report.sections import _default
 from outdim.report.study import Study
 from outdim.report.text import token_text
 from outdim.report.views import topics
-from outdim.text import number, visible
+from outdim.text import number, percent, visible
 
 _TOKENS, _TOLD, _RISES = 3, 6, 3
 
@@ -30,7 +30,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     followed = [row["dim"] for row in lives]
     return Section(
         step,
-        "Life of the outlier dimensions",
+        "Lives of dimensions",
         tables=[
             _lives(lives, marked),
             _writers(lives),
@@ -39,7 +39,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
         ],
         figures=[
             *_maps(_rows(study, "hidden_maps.parquet")),
-            *_default.curves(step, topics(found), followed),
+            *_default.curves(step, topics(found), followed, "dimensions followed"),
         ],
         definitions="lifecycle.html.j2",
     )
@@ -97,7 +97,7 @@ def _writers(lives: list[dict[str, Any]]) -> Table:
             [
                 str(row["dim"]),
                 "; ".join(_rise(rise) for rise in row["rises"][:_RISES]) or "n/a",
-                f"{row['agreement']:.0%}" if row["rises"] and row["agreement"] >= 0 else "n/a",
+                percent(row["agreement"]) if row["rises"] and row["agreement"] >= 0 else "n/a",
                 _fall(row["fell"], row["fall_branch"]),
                 _kind(row),
             ]

@@ -15,7 +15,7 @@ from outdim.report.figures.spikes import Spikes, spikes
 from outdim.report.figures.verified import Measured, verified
 from outdim.report.section import Section, Table
 from outdim.report.sections import _default
-from outdim.report.sections._metrics import CHANGES, beside
+from outdim.report.sections._metrics import beside, changes, drawn
 from outdim.report.sections._pairs import Layers, matrices, pairs_table, place_in_words
 from outdim.report.sections.evaluate_lm import losses, ranked
 from outdim.report.statistics import Floats, Key
@@ -69,7 +69,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
         figures = [_spikes(stem, at, words), _grid(stem, at, marked, words)]
         figures.append(_curves(stem, at, words))
     if pairs := study.table(f"{stem}_pairs.parquet"):
-        tables.append(pairs_table(pairs.to_pylist(), words.noun))
+        tables.append(pairs_table(pairs.to_pylist(), words.noun, drawn(rows[0])))
         figures += matrices(stem, pairs.to_pylist(), words.noun)
     return Section(
         step,
@@ -87,7 +87,7 @@ def _others(by_metric: Mapping[str, Sequence[Row]]) -> Table:
         others,
         [row["variant"] for row in ranked(by_metric[leading])[: 1 + _BESIDE]],
         title="What else they change",
-        caption=f"The other metrics of the same variants, and {CHANGES}",
+        caption=f"The other metrics of the same variants, and {changes(by_metric[leading][0])}",
         brief=True,
     )
 
@@ -132,7 +132,8 @@ def _spikes(stem: str, rows: Sequence[Row], words: Words) -> Figure | None:
         f"{stem}_spikes",
         f"What each dimension does to the {words.noun}",
         f"How much more {words.noun} than the intact model the one without a dimension has on the "
-        f"same text; the largest are named, with their 95 % intervals over documents.{beside}",
+        f"same text; the largest are named, with their 95 % intervals over {drawn(rows[0])}."
+        f"{beside}",
         words.axis,
         shown,
     )
@@ -192,7 +193,7 @@ def _curves(stem: str, rows: Sequence[Row], words: Words) -> Figure | None:
         f"{stem}_layers",
         "The worst dimensions, layer by layer",
         f"How much more {words.noun} than the intact model the one without the dimension after one "
-        "layer alone has; whiskers: 95 % intervals over documents.",
+        f"layer alone has; whiskers: 95 % intervals over {drawn(rows[0])}.",
         "layer",
         words.axis,
         lines,
