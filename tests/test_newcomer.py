@@ -180,7 +180,7 @@ class TestResult:
         assert "Norm share</h2>" in section
         assert "mean share of the squared norm in the largest dimensions" in section
         largest = max(rows_of(alone, "norm_share", "text"), key=lambda row: row["value"])
-        assert f"<td>{largest['value']:.3f}</td>" in section
+        assert f"<td>{largest['value']:.2f}</td>" in section
         assert "Share of the largest dimensions, layer by layer" in section
         assert list((alone / "figures").glob("norm_share_*.svg"))
         assert "The 3 largest dimensions of a token hold 9" in page
