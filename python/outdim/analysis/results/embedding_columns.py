@@ -146,14 +146,14 @@ class Embeddings(Result):
         """Which dimensions stand out in which part."""
         size = len(next(iter(self.parts.values())).mean)
         said = [
-            f"{PART_LABELS[part]} {listing(dims, _NAMED) if (dims := found.outside()) else 'none'}"
+            f"{PART_LABELS[part]}: {listing(dims, _NAMED) if (dims := found.outside()) else 'none'}"
             for part, found in self.parts.items()
         ]
         one, both = (size * _by_chance(values) for values in (1, 2))
         single = any(found.rows == 1 for found in self.parts.values())
         of_one = f", {one:.1f} where there is one row" if single else ""
         return [
-            f"Columns of the embeddings more than {BOUND:g} σ from the others in mean or spread: "
+            f"Columns of the embeddings more than {BOUND:g} σ from the others in mean or spread; "
             f"{'; '.join(said)}. Of {size:,} normal columns {both:.1f} are{of_one}."
         ]
 
