@@ -65,6 +65,13 @@ def zipf_ids(n, seed=0):
     return torch.multinomial(weights, n, replacement=True, generator=generator)
 
 
+def zipf_segments(n, segments):
+    """Zipf segments [n], some rows of none, segment 3 empty."""
+    ids = zipf_ids(n) % (segments + 1)
+    ids[ids == 3] = -1
+    return ids
+
+
 def frequency_table():
     """Counts of a large corpus, and their logarithms."""
     counts = (1e9 / torch.arange(1, VOCAB + 1, dtype=torch.float64) ** 1.1).round()

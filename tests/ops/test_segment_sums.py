@@ -12,19 +12,12 @@ from ops.oracles import (
     needs_core,
     of_every_kernel,
     same_bytes,
-    zipf_ids,
+    zipf_segments,
 )
 from outdim import ops
 from outdim.errors import ArgumentError, DtypeError
 
-S = 11  # segments; one of them is never seen
-
-
-def segment_ids(n):
-    """Zipf segments, some rows of none, segment 3 empty."""
-    ids = zipf_ids(n) % (S + 1)
-    ids[ids == 3] = -1
-    return ids
+S = 11  # segments
 
 
 def chains(hidden, segment, start):
@@ -51,7 +44,7 @@ def added(hidden, segment, sums, **options):
 @pytest.mark.parametrize(("n", "d"), SHAPES)
 def test_matches_chains_of_additions_to_the_bit(backend, n, d):
     for dtype in dtypes(n, backend):
-        hidden, segment, start = hidden_states(n, d, dtype), segment_ids(n), start_of(d)
+        hidden, segment, start = hidden_states(n, d, dtype), zipf_segments(n, S), start_of(d)
         found = added(hidden, segment, start, backend=backend)
         np.testing.assert_array_equal(found, chains(hidden, segment, start))
 
@@ -59,7 +52,7 @@ def test_matches_chains_of_additions_to_the_bit(backend, n, d):
 @needs_core
 @pytest.mark.parametrize("dtype", DTYPES[:3])
 def test_every_instruction_set_and_thread_gives_the_same_bytes(dtype):
-    hidden, segment, start = hidden_states(900, 205, dtype), segment_ids(900), start_of(205)
+    hidden, segment, start = hidden_states(900, 205, dtype), zipf_segments(900, S), start_of(205)
     segment[100:700] = 2  # one long segment, which is cut by columns
     want = chains(hidden, segment, start)
     for found in of_every_kernel(lambda: added(hidden, segment, start)):
@@ -70,7 +63,7 @@ def test_every_instruction_set_and_thread_gives_the_same_bytes(dtype):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES[:3])
 def test_any_split_gives_the_same_bytes(backend, dtype):
-    hidden, segment = hidden_states(300, 70, dtype), segment_ids(300)
+    hidden, segment = hidden_states(300, 70, dtype), zipf_segments(300, S)
     whole = added(hidden, segment, start_of(70), backend=backend)
     for cuts in ([1, 299], [37, 150], [128]):
         parts = start_of(70)
@@ -83,7 +76,7 @@ def test_any_split_gives_the_same_bytes(backend, dtype):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_strided_rows_and_rows_of_none(backend):
     """NaN around the rows and in rows of no segment is never looked at."""
-    hidden, segment = hidden_states(64, 50), segment_ids(64)
+    hidden, segment = hidden_states(64, 50), zipf_segments(64, S)
     hidden[segment < 0] = torch.nan
     hidden[segment >= S] = torch.inf
     margins = torch.full((66, 59), torch.nan)
@@ -106,7 +99,7 @@ def test_nonfinite_values_stay_in_their_segment_and_dimension(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_reading_one_row_and_writing_another_keeps_the_state_before(backend):
-    hidden, segment = hidden_states(200, 33), segment_ids(200)
+    hidden, segment = hidden_states(200, 33), zipf_segments(200, S)
     order, starts = ops.segments(segment, S)
     table = torch.full((2 * S, 3, 33), torch.nan, dtype=torch.float64)
     table[:S] = start_of(33)
@@ -132,7 +125,7 @@ def test_segments_are_sorted_stably():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_op_passes_opcheck_and_compiles_whole(backend):
-    hidden, (order, starts) = hidden_states(37, 20), ops.segments(segment_ids(37), S)
+    hidden, (order, starts) = hidden_states(37, 20), ops.segments(zipf_segments(37, S), S)
     shifted = (torch.arange(S) + 1) % S
     for read, write in ((None, None), (shifted, shifted)):
         torch.library.opcheck(

@@ -14,19 +14,12 @@ from ops.oracles import (
     needs_core,
     of_every_kernel,
     same_bytes,
-    zipf_ids,
+    zipf_segments,
 )
 from outdim import ops
 from outdim.errors import ArgumentError, DtypeError
 
-S = 11  # segments; one of them is never seen
-
-
-def segment_ids(n):
-    """Zipf segments, some rows of none, segment 3 empty."""
-    ids = zipf_ids(n) % (S + 1)
-    ids[ids == 3] = -1
-    return ids
+S = 11  # segments
 
 
 def oracle(hidden, segment, left_out=()):
@@ -51,7 +44,7 @@ def left_out_of(d):
 @cache  # long double is slow, and every backend is held against the same
 def of_the_oracle(n, d, dtype):
     hidden = hidden_states(n, d, dtype)
-    return oracle(hidden, segment_ids(n), left_out_of(d)).astype(np.float64)
+    return oracle(hidden, zipf_segments(n, S), left_out_of(d)).astype(np.float64)
 
 
 def sums_of(hidden, segment, left_out=None, **options):
@@ -64,7 +57,7 @@ def sums_of(hidden, segment, left_out=None, **options):
 def test_matches_the_oracle(backend, n, d):
     """Relative to the number of rows: an error of a norm of D terms, and of a sum of N."""
     for dtype in dtypes(n, backend):
-        hidden, segment = hidden_states(n, d, dtype), segment_ids(n)
+        hidden, segment = hidden_states(n, d, dtype), zipf_segments(n, S)
         found = sums_of(hidden, segment, left_out_of(d), backend=backend)
         expected = of_the_oracle(n, d, dtype)
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14 * max(n, 1))
@@ -75,7 +68,7 @@ def test_matches_the_oracle(backend, n, d):
 @pytest.mark.parametrize("d", [205, 256])
 def test_any_number_of_threads_gives_the_same_bytes(dtype, d):
     """Of segments that are cut (2,500 rows) too; instruction sets may differ by rounding."""
-    hidden, segment = hidden_states(3000, d, dtype), segment_ids(3000)
+    hidden, segment = hidden_states(3000, d, dtype), zipf_segments(3000, S)
     segment[100:2600] = 2
     expected = oracle(hidden, segment, [1]).astype(np.float64)
     for found in of_every_kernel(lambda: sums_of(hidden, segment, [1])):
@@ -86,7 +79,7 @@ def test_any_number_of_threads_gives_the_same_bytes(dtype, d):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_strided_rows_and_rows_of_none(backend):
     """NaN around the rows and in rows of no segment is never looked at."""
-    hidden, segment = hidden_states(64, 50), segment_ids(64)
+    hidden, segment = hidden_states(64, 50), zipf_segments(64, S)
     hidden[segment < 0] = torch.nan
     hidden[segment >= S] = torch.inf
     margins = torch.full((66, 59), torch.nan)
@@ -140,7 +133,7 @@ def test_what_is_left_out_may_be_nearly_all(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_op_passes_opcheck_and_compiles_whole(backend):
-    hidden, (order, starts) = hidden_states(37, 20), ops.segments(segment_ids(37), S)
+    hidden, (order, starts) = hidden_states(37, 20), ops.segments(zipf_segments(37, S), S)
     for left_out in (None, torch.tensor([2, 19])):
         torch.library.opcheck(
             torch.ops.outdim.unit_sums.default, (hidden, order, starts, left_out, backend)

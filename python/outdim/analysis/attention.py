@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from outdim.analysis.attention_maps import attention_maps
 from outdim.analysis.correlate import default_rank
+from outdim.analysis.detect import random_dims
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.places import Places
 from outdim.analysis.results.attention import AttentionFound
@@ -101,7 +101,7 @@ class AttentionStep(Observer):
         return {
             **recorded,
             "dims": chosen,
-            "others": _others(chosen, arch.hidden_size),
+            "others": sorted(random_dims(arch.hidden_size, _OTHERS, but=chosen)),
             "heads": [[layer, count] for layer, count in heads.items()],
         }
 
@@ -226,9 +226,3 @@ class AttentionStep(Observer):
 
     def _side(self) -> AttentionSide:
         return AttentionSide(self.heads, self.sums, self.pairs, len(self.recorded["dims"]))
-
-
-def _others(chosen: Sequence[int], size: int) -> list[int]:
-    """Some that were not chosen, at random and the same in every run."""
-    order = np.random.default_rng(0).permutation(size)
-    return sorted(order[~np.isin(order, chosen)][:_OTHERS].tolist())

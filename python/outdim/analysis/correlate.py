@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from outdim.analysis.analyze import one_step
-from outdim.analysis.detect import outliers_by_parameters
+from outdim.analysis.detect import outliers_by_parameters, random_dims
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.results.correlation import RANK_SELECTION, Correlation
 from outdim.analysis.results.worth import Worth
@@ -274,8 +274,7 @@ def correlate(
 def default_rank(inputs: Inputs) -> list[int]:
     """The outliers by parameters, and ten random dimensions to read them against."""
     size = inputs.architecture.hidden_size
-    random = np.random.default_rng(0).permutation(size)[:_RANDOM_DIMS].tolist()
-    return [*(outliers_by_parameters(inputs) or ()), *random]
+    return [*(outliers_by_parameters(inputs) or ()), *random_dims(size, _RANDOM_DIMS)]
 
 
 def ordinary_counts(frequencies: TokenFrequencies, exclude: Sequence[int]) -> torch.Tensor:

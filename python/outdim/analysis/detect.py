@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -94,6 +94,13 @@ def detect(
         seed=seed,
         note=norms.note,
     )
+
+
+def random_dims(size: int, count: int, but: Sequence[int] = ()) -> list[int]:
+    """Dimensions to read others against: so many but some, the same ones in every run."""
+    order = np.random.default_rng(0).permutation(size)
+    found: list[int] = order[~np.isin(order, but)][:count].tolist()
+    return found
 
 
 def outliers_by_parameters(inputs: Inputs) -> list[int] | None:

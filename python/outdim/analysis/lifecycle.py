@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from torch import Tensor
 
 from outdim.analysis.analyze import one_step
-from outdim.analysis.detect import outliers_by_parameters
+from outdim.analysis.detect import outliers_by_parameters, random_dims
 from outdim.analysis.hidden_maps import hidden_maps
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.life_sums import LifeSums
@@ -83,14 +82,12 @@ class FollowLives(Observer):
         if not options.sentences:
             return {}
         dims = cls.resolve(options, inputs)["dims"]
-        random = np.random.default_rng(0).permutation(inputs.architecture.hidden_size)
-        others = [int(dim) for dim in random if dim not in dims][:_RANDOM]
         maps = hidden_maps(
             inputs.model,
             inputs.tokenizer,
             options.sentences,
             dims,
-            others,
+            random_dims(inputs.architecture.hidden_size, _RANDOM, but=dims),
             found=inputs.architecture,
         )
         return {_MAPS: parquet_bytes(maps)}

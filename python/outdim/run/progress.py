@@ -58,9 +58,10 @@ class Progress:
         self._sizes = [int(unit.get("size_bytes") or 1) for unit in work]
         first = os.environ.get("LOCAL_RANK", "0") == "0"
         own = sum(self._sizes[shard] for shard in shards)
+        self._worker, self._name = worker, "+".join(steps)
         self._bar = tqdm(
             total=own,
-            desc="+".join(steps),
+            desc=self._name,
             unit="B",
             unit_scale=True,
             disable=None if first else True,  # one bar a terminal
@@ -69,7 +70,6 @@ class Progress:
         self.total_tokens = 0
         self._begin = time.monotonic()
         self._shards = [len(work) - len(shards), len(work)]
-        self._worker, self._name = worker, "+".join(steps)
         self._at_once, self._tells = at_once, first and self._bar.disable
         self._planned = own + sum(self._sizes[max(shards, default=0) + 1 :])  # with later stages
         self._advice: str | None = None
