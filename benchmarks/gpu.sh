@@ -9,7 +9,6 @@
 #   tests       tests/gpu                                                           100 s
 #   sanitizer   compute-sanitizer's memcheck over every kernel                       45 s
 #   forward     BERT-base in float32 and bfloat16, with and without statistics       60 s
-#   hand_over   whether statistics in registers beat the hand-over through L2        45 s
 #   moments     benchmarks, the case that `correlate` has first                     150 s
 #   layer_norm  benchmarks                                                          100 s
 #   racecheck   compute-sanitizer's racecheck and synccheck                         100 s
@@ -30,7 +29,7 @@ if [ "${1:-}" = --out ]; then
   results=$2
   shift 2
 fi
-known=(build tests sanitizer forward hand_over moments layer_norm racecheck rank_histogram)
+known=(build tests sanitizer forward moments layer_norm racecheck rank_histogram)
 parts=("${@:-${known[@]}}")
 build=build/gpu
 mkdir -p "$results" "$build"
@@ -84,7 +83,6 @@ forward() {
   $python -c 'import transformers' || { echo "transformers is missing: the other parts need it not"; return 1; }
   measure forward 60
 }
-hand_over() { measure hand_over 45; }
 moments() { measure moments 150; }
 layer_norm() { measure layer_norm 100; }
 rank_histogram() { measure rank_histogram 60; }

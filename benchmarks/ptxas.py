@@ -30,9 +30,8 @@ FILES = (
     "token_shape",
 )
 
-# Rows of more than 4096 columns, and statistics in registers, fill the registers: there a few bytes
-# are allowed to spill.
-WIDE = re.compile(r"normalise_rows<\w+, (1024, |(384|512), false, (input|output))")
+# Rows of more than 4096 columns fill the registers: there a few bytes are allowed to spill.
+WIDE = re.compile(r"normalise_rows<\w+, 1024, ")
 WIDE_SPILL_BYTES = 32
 
 # Operations that the way through the loop must take as often as it can: vector accesses (.EF is
@@ -61,7 +60,7 @@ def kernel_name(mangled):
     """Demangle to the name and template arguments, without namespaces."""
     full = subprocess.run(["c++filt", mangled], capture_output=True, text=True, check=True).stdout
     full = full.strip().replace("(anonymous namespace)::", "").replace("outdim::cuda::", "")
-    full = re.sub(r"\(Fused\)(\d)", lambda m: ("nothing", "input", "output")[int(m[1])], full)
+    full = re.sub(r"\(Norms\)(\d)", lambda m: ("nothing", "input", "output")[int(m[1])], full)
     full = full.replace("__nv_bfloat16", "bfloat16").replace("__half", "float16")
     return re.sub(r"^void ", "", full).split("(")[0]
 
@@ -167,11 +166,9 @@ def values_per_turn(name):
     arguments = arguments.split(", ")
     float32 = arguments[0] == "float"
     if kind == "normalise_rows":
-        threads, general, fused = int(arguments[1]), arguments[2] == "true", arguments[3]
-        if threads == 1024:
+        if arguments[1] == "1024":
             return 16
-        halved = general or (fused != "nothing" and threads == 512)
-        return 8 * (2 if float32 else 4) // (2 if halved else 1)
+        return 8 * (2 if float32 else 4) // (2 if arguments[2] == "true" else 1)
     if kind == "column_sums":
         columns = 2 if arguments[1] == "double" else 4
         words = columns * (4 if float32 else 2) // 4

@@ -176,15 +176,6 @@ def test_ways_to_sweep_agree_and_are_compared(programs):
         program._check("wrong", found + 0.1, found)
 
 
-def test_a_hand_over_says_what_one_call_is_worth(programs, monkeypatch, capsys, small_roofline):
-    program = programs("bench_hand_over")
-    monkeypatch.setattr(program, "_SIZES", ((64, 8),))
-    chosen = argparse.Namespace(device="cpu", quick=True, rounds=1, json=None)
-    monkeypatch.setattr(program.common, "options", lambda _: chosen)
-    program.main()
-    assert "one call earns" in capsys.readouterr().out
-
-
 def test_page_from_rows(programs, tmp_path, small_roofline):
     tables = programs("tables")
     rows = []

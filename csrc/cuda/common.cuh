@@ -244,8 +244,8 @@ __device__ __forceinline__ A warp_sum(A value) {
 
 /// Sums of R values over the lanes of a warp: lane l gets that of value l / (32 / R). R - 1 +
 /// log2(32 / R) shuffles instead of 5 R.
-template <int R>
-__device__ __forceinline__ float warp_sums(float (&value)[R], int lane) {
+template <int R, class A>
+__device__ __forceinline__ A warp_sums(A (&value)[R], int lane) {
   static_assert((R & (R - 1)) == 0 && R <= kWarp, "a power of two");
   int offset = kWarp / 2;
 #pragma unroll
@@ -253,12 +253,12 @@ __device__ __forceinline__ float warp_sums(float (&value)[R], int lane) {
     const bool upper = lane & offset;
 #pragma unroll
     for (int i = 0; i < half; ++i) {
-      const float keep = upper ? value[i + half] : value[i];
-      const float send = upper ? value[i] : value[i + half];
+      const A keep = upper ? value[i + half] : value[i];
+      const A send = upper ? value[i] : value[i + half];
       value[i] = keep + __shfl_xor_sync(kAllLanes, send, offset);
     }
   }
-  float sum = value[0];
+  A sum = value[0];
 #pragma unroll
   for (; offset >= 1; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
   return sum;

@@ -49,10 +49,9 @@ int64_t workspace_bytes(int64_t n, int64_t d, const MomentsArgs& args, int devic
 /// the device): it makes the moments of its covariate NaN.
 void moments(const HiddenView& hidden, const MomentsArgs& args, const Context& context);
 
-/// `stats` may be null. Statistics with at most one covariate, one group, no shape and float32 sums
-/// are taken while the row is in registers, up to 4096 columns (3072 with a residual, sum or edit);
-/// they agree with `moments` on the stored tensor to float32 sums. All others are `moments` on the
-/// stored tensor, right after it.
+/// `stats` may be null. They are `moments` of the stored tensor, right after it; the norms of its
+/// rows, for statistics of shape, are taken while a row is in registers, which may change the last
+/// bits of sums of unit vectors. Not for every row with every variant.
 void layer_norm(const LayerNormArgs& args, const MomentsArgs* stats, Observed observed,
                 const Context& context);
 

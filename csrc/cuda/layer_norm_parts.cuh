@@ -4,6 +4,7 @@
 // states.
 
 #include "cuda/layer_norm.cuh"
+#include "cuda/moments_state.cuh"
 
 namespace outdim::cuda {
 
@@ -13,22 +14,9 @@ constexpr int kMaxWarps = 32;  // per block
 template <int R>
 struct RowShared {
   float2 warp[2]
-             [kMaxWarps * R];    // of a warp in a row: sum, squared deviations from the warp's mean
-  float2 row[2][kMaxWarps * R];  // of a row: deviation of the covariate, 1 if the row counts
-  float2 columns[kMaxWarps];     // of a warp: number of its columns, and its inverse
-  double count[kMaxWarps * R];   // of the rows of a slot: their number, and the covariate's sums
-  double covariate[kMaxWarps * R];
-  double square[kMaxWarps * R];
-
-  /// Counts a row of a thread that owns a slot.
-  __device__ __forceinline__ void count_row(int slot, float deviation) {
-    count[slot] += 1.0;
-    covariate[slot] += static_cast<double>(deviation);
-    square[slot] += static_cast<double>(deviation) * deviation;
-  }
-  __device__ __forceinline__ void clear(int slot) {
-    count[slot] = covariate[slot] = square[slot] = 0.0;
-  }
+             [kMaxWarps * R];  // of a warp in a row: sum, squared deviations from the warp's mean
+  double squares[2][kMaxWarps * R];  // of a warp in a row whose norm is wanted
+  float2 columns[kMaxWarps];         // of a warp: number of its columns, and its inverse
 };
 
 /// Barrier of the `threads` threads of a group of warps, of which there are at most kGroups. Its id
@@ -261,101 +249,32 @@ __device__ __forceinline__ void edit_values(const LayerNormArgs& norm, int64_t r
   }
 }
 
-/// Adds the float32 sums to the thread's float64 totals, [kCount, kColumns, blockDim.x], and clears
-/// them.
-template <int kColumns>
-__device__ __forceinline__ void flush(FusedSums (&sums)[kColumns], double* totals) {
+/// The warp's part of the norms of R rows: in lane l, of row l / (32 / R), the sum of its squares.
+template <int R, int V, int C>
+__device__ __forceinline__ double warp_squares(const float (&h)[R][C * V], int lane,
+                                               const OwnColumns<V, C>& own) {
+  double part[R];
 #pragma unroll
-  for (int q = 0; q < FusedSums::kCount; ++q) {
+  for (int r = 0; r < R; ++r) {
+    part[r] = 0.0;
 #pragma unroll
-    for (int i = 0; i < kColumns; ++i) {
-      totals[(q * kColumns + i) * blockDim.x + threadIdx.x] += static_cast<double>(sums[i].sum[q]);
+    for (int i = 0; i < C * V; ++i) {
+      if (own.full || i % V < own.valid(i / V)) part[r] += static_cast<double>(h[r][i]) * h[r][i];
     }
   }
-#pragma unroll
-  for (int i = 0; i < kColumns; ++i) sums[i].clear();
+  return warp_sums<R>(part, lane);
 }
 
-/// Takes the pivots from the first three counted rows of a step, by way of shared memory, and
-/// clears the totals that lie there; false if no row of the step counts. All threads of the block
-/// call it and get the same answer.
-template <int R, int kColumns>
-__device__ __forceinline__ bool choose_pivot(const float2* rows, int row_groups, int group, int t,
-                                             int width, const float (&h)[R][kColumns],
-                                             double* totals, float (&pivot)[kColumns]) {
-  int found = 0, slot[3] = {0, 0, 0};
-  for (int s = 0; s < row_groups * R; ++s) {
-    if (rows[s].y == 0.0f) continue;
-    if (found == 0) slot[0] = s;
-    if (found == 1) slot[1] = s;
-    if (found == 2) slot[2] = s;
-    ++found;
-  }
-  if (found == 0) return false;
-  float* const candidate = reinterpret_cast<float*>(totals);  // [3, kColumns, width]
-#pragma unroll
-  for (int c = 0; c < 3; ++c) {
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      if (c >= found || slot[c] != group * R + r) continue;
-#pragma unroll
-      for (int i = 0; i < kColumns; ++i) candidate[(c * kColumns + i) * width + t] = h[r][i];
-    }
-  }
-  __syncthreads();
-#pragma unroll
-  for (int i = 0; i < kColumns; ++i) {
-    const float a = candidate[i * width + t];
-    const float b = found > 1 ? candidate[(kColumns + i) * width + t] : a;
-    // Of two rows the smaller: a spike is large.
-    const float c = found > 2             ? candidate[(2 * kColumns + i) * width + t]
-                    : fabsf(b) < fabsf(a) ? b
-                                          : a;
-    pivot[i] = median_pivot(a, b, c);
-  }
-  __syncthreads();
-  for (int q = 0; q < FusedSums::kCount * kColumns; ++q) totals[q * blockDim.x + threadIdx.x] = 0.0;
-  return true;
-}
-
-/// Leaves the block's partial state: its groups of warps added up in order.
-template <int R, int kColumns, int V>
-__device__ __forceinline__ void write_partial(const RowsArgs& args, RowShared<R>& shared,
-                                              bool has_pivot, int group, int t, int width,
-                                              const double* totals,
-                                              const float (&pivot)[kColumns]) {
-  __syncthreads();
-  if (threadIdx.x < 3) {
-    const double* of = threadIdx.x == 0   ? shared.count
-                       : threadIdx.x == 1 ? shared.covariate
-                                          : shared.square;
-    double sum = 0.0;
-    for (int s = 0; s < args.row_groups * R; ++s) sum += of[s];
-    double* const scalars = args.scalars + blockIdx.x * kPartialScalars;
-    if (threadIdx.x == 0) {
-      scalars[0] = sum;
-      scalars[1] = sum > 0.0 ? 1.0 / sum : 0.0;
-      scalars[pivot_scalar(0)] = args.covariate && sum > 0.0 ? *args.pivot : 0.0;
-    } else {
-      scalars[threadIdx.x == 1 ? sum_scalar(0) : square_scalar(0)] = sum;
-    }
-  }
-  if (!has_pivot) return;  // n is 0, which says that there is no partial state
-  const int64_t d = args.norm.d;
-  double* const partial = args.partial + blockIdx.x * (partial_rows(1, false) * d);
-  for (int item = threadIdx.x; item < FusedSums::kCount * kColumns * width; item += blockDim.x) {
-    const int plane = item / width, owner = item % width, i = plane % kColumns;
-    double sum = 0.0;
-    for (int g = 0; g < args.row_groups; ++g) sum += totals[plane * blockDim.x + g * width + owner];
-    const int64_t column = (i / V * width + owner) * V + i % V;
-    if (column < d) partial[(1 + plane / kColumns) * d + column] = sum;
-  }
-  if (group == 0) {
-#pragma unroll
-    for (int i = 0; i < kColumns; ++i) {
-      const int64_t column = (i / V * width + t) * V + i % V;
-      if (column < d) partial[column] = pivot[i];
-    }
+/// Writes 1 / ||h|| of a row, whose squares its warps have left.
+__device__ __forceinline__ void write_norm(const RowsArgs& args, int64_t row,
+                                           const double* of_warp) {
+  if (row >= args.norm.n) return;
+  double squares = 0.0;
+  for (int w = 0; w < args.warps; ++w) squares += of_warp[w];
+  if (args.exact) {
+    static_cast<double*>(args.inverse_norm)[row] = inverse_root<double>(squares);
+  } else {
+    static_cast<float*>(args.inverse_norm)[row] = inverse_root<float>(squares);
   }
 }
 

@@ -1,7 +1,7 @@
 // `moments` on the device: [norms of the rows,] the column kernel (moments_columns.cu), finalize;
 // and once more the column kernel and finalize for every further four covariates. With shape the
-// rows are read twice, first for their norms: a tensor of a usual batch stays in the L2 cache
-// between the two.
+// rows are read twice, first for their norms, unless layer_norm has left them: a tensor of a usual
+// batch stays in the L2 cache between the two.
 
 #include <algorithm>
 #include <cmath>
@@ -18,43 +18,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 
-/// The first row from `row` on that counts, all in a circle; the same in all threads of the block.
-/// -1 where none counts.
-__device__ int64_t counted_row(const uint8_t* group, int64_t row, int64_t n) {
-  if (!group) return row;
-  __shared__ int of_warp[kWarps];
-  for (int64_t base = 0; base < n; base += kThreads) {
-    const int64_t mine = base + threadIdx.x;
-    const unsigned counts = __ballot_sync(kAllLanes, mine < n && group[(row + mine) % n] == 1);
-    const unsigned lowest = counts & (0u - counts);
-    __syncthreads();  // the last turn's reads are over
-    if (threadIdx.x % kWarp == 0)
-      of_warp[threadIdx.x / kWarp] =
-          counts ? static_cast<int>(threadIdx.x) + __popc(lowest - 1) : -1;
-    __syncthreads();
-    for (int warp = 0; warp < kWarps; ++warp) {
-      if (of_warp[warp] >= 0) return (row + base + of_warp[warp]) % n;
-    }
-  }
-  return -1;
-}
-
-__global__ void __launch_bounds__(kThreads)
-    deviate(const CovariateSource source, const uint8_t* group, int64_t n, float* deviation,
-            double* pivot) {
-  const int64_t a = counted_row(group, 0, n);
-  if (a < 0) return;
-  const int64_t b = counted_row(group, n / 2, n), c = counted_row(group, n - 1, n);
-  const double centre = covariate_pivot(source.at(0, a), source.at(0, b), source.at(0, c));
-  if (blockIdx.x == 0 && threadIdx.x == 0) *pivot = centre;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t row = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; row < n;
-       row += step)
-    deviation[row] = static_cast<float>(source.at(0, row) - centre);
-}
-
-/// 1 / ||h|| of the counted rows, 0 where the norm is zero or not finite; a warp per row, float64
-/// throughout.
+/// 1 / ||h|| of the counted rows; a warp per row, float64 throughout.
 template <class T, class A>
 __global__ void __launch_bounds__(kThreads)
     row_norms(const HiddenView hidden, const uint8_t* group, bool aligned, A* inverse_norm) {
@@ -76,10 +40,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int i = 0; i < V; ++i) squares += static_cast<double>(h[i]) * h[i];
     }
     squares = warp_sum(squares);
-    if (lane == 0) {
-      const A inverse = static_cast<A>(1.0 / sqrt(squares));
-      inverse_norm[row] = squares > 0.0 && isfinite(squares) && isfinite(inverse) ? inverse : A(0);
-    }
+    if (lane == 0) inverse_norm[row] = inverse_root<A>(squares);
   }
 }
 
@@ -220,6 +181,14 @@ void launch_row_norms(const HiddenView& hidden, const MomentsArgs& args,
                            static_cast<A*>(workspace.inverse_norm));
 }
 
+/// Writes the comoments of covariates [first, first + workspace.k), and with first == 0 all the
+/// rest.
+void finalize(int64_t d, const MomentsArgs& args, const MomentsWorkspace& workspace, int first,
+              void* stream) {
+  launch<&finalize_columns>(dim3(static_cast<unsigned>(ceil_div<int64_t>(d, kWarp)), args.groups),
+                            dim3(kWarp, kSlices), 0, stream, args, workspace, d, first);
+}
+
 }  // namespace
 
 MomentsWorkspace::MomentsWorkspace(int64_t n, int64_t d, const MomentsArgs& args, int splits_wanted,
@@ -232,38 +201,25 @@ MomentsWorkspace::MomentsWorkspace(int64_t n, int64_t d, const MomentsArgs& args
   };
   const int64_t item = args.exact ? sizeof(double) : sizeof(float);
   inverse_norm = take(args.shape ? item * n : 0);
-  deviation = reinterpret_cast<float*>(
-      take(args.exact || args.covariates() != 1 ? 0 : static_cast<int64_t>(sizeof(float)) * n));
   const auto take_doubles = [&](int64_t count) {
     return reinterpret_cast<double*>(take(static_cast<int64_t>(sizeof(double)) * count));
   };
-  pivot = take_doubles(1);
   scalars = take_doubles(int64_t{args.groups} * splits * kPartialScalars);
   partial = take_doubles(int64_t{args.groups} * splits * partial_rows(k, args.shape) * d);
 }
 
-void deviations(int64_t n, const MomentsArgs& args, const MomentsWorkspace& workspace,
-                void* stream) {
-  const int64_t blocks = std::min<int64_t>(128, ceil_div<int64_t>(n, 4 * kThreads));
-  launch<&deviate>(dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream,
-                   CovariateSource(args, n), args.group, n, workspace.deviation, workspace.pivot);
-}
-
-void finalize(int64_t d, const MomentsArgs& args, const MomentsWorkspace& workspace, int first,
-              void* stream) {
-  launch<&finalize_columns>(dim3(static_cast<unsigned>(ceil_div<int64_t>(d, kWarp)), args.groups),
-                            dim3(kWarp, kSlices), 0, stream, args, workspace, d, first);
-}
-
 int64_t workspace_bytes(int64_t n, int64_t d, const MomentsArgs& args, int device) {
   const int k = args.covariates() <= 1 ? 1 : kMaxCovariates;
-  const int splits =
-      std::max(column_splits(n, d, args, column_blocks_per_sm(k, args.shape), device),
-               fused_blocks(d, args, device));
+  const int splits = column_splits(n, d, args, column_blocks_per_sm(k, args.shape), device);
   return MomentsWorkspace(n, d, args, splits, nullptr).bytes;
 }
 
 void moments(const HiddenView& hidden, const MomentsArgs& args, const Context& context) {
+  moments_of(hidden, args, context, false);
+}
+
+void moments_of(const HiddenView& hidden, const MomentsArgs& args, const Context& context,
+                bool has_norms) {
   const DeviceGuard guard(context.device);
   const int k_count = args.covariates(), k = k_count <= 1 ? 1 : kMaxCovariates;
   const int resident = resident_column_blocks(hidden.dtype, args.exact, k, args.shape);
@@ -271,7 +227,7 @@ void moments(const HiddenView& hidden, const MomentsArgs& args, const Context& c
                              column_splits(hidden.n, hidden.d, args, resident, context.device),
                              context.workspace);
   if (hidden.n == 0) workspace.splits = 0;  // finalize writes the state of no rows
-  if (args.shape && hidden.n > 0) {
+  if (args.shape && !has_norms && hidden.n > 0) {
     with_dtype(hidden.dtype, [&](auto type) {
       using T = decltype(type);
       args.exact

@@ -96,6 +96,14 @@ struct ColumnExtremes {
   }
 };
 
+/// 1 / ||h|| from the sum of squares; 0, which leaves the row out of the sum of unit vectors, where
+/// the norm is zero or not finite.
+template <class A>
+OUTDIM_HOST_DEVICE A inverse_root(double squares) {
+  const A inverse = static_cast<A>(1.0 / sqrt(squares));
+  return squares > 0.0 && squares < INFINITY && inverse < A(INFINITY) ? inverse : A(0);
+}
+
 /// Coordinate-wise median of three rows: a value of the data near the bulk even where one of them
 /// is a spike. Zero where it is not finite (those moments are NaN whatever the pivot).
 OUTDIM_HOST_DEVICE float median_pivot(float a, float b, float c) {

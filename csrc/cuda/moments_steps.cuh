@@ -1,13 +1,15 @@
 #pragma once
 
-// The steps around a pass over the data, for `moments` and for the fused layer_norm:
+// The steps of `moments`, for itself and for layer_norm, which can take the first of them:
 //
-//   (the pass) partial states: kernel of moments_columns.cu or layer_norm.cu
-//   finalize   partial states, and the state before -> head and body
+//   norms      of the rows, with shape: kernel of moments.cu, or of layer_norm.cu on the way
+//   the pass   partial states: kernel of moments_columns.cu
+//   finalize   partial states, and the state before -> head and body: kernel of moments.cu
 
 #include <cstdint>
 
 #include "core/moments.h"
+#include "cuda/kernels.h"
 #include "cuda/moments_state.cuh"
 
 namespace outdim::cuda {
@@ -46,9 +48,7 @@ struct MomentsWorkspace {
   int k = 1;       // covariates of a pass over the data: 1 or kMaxCovariates
   int splits = 0;  // at most kMaxSplits
 
-  void* inverse_norm = nullptr;  // [n] float32, float64 if exact, with shape
-  float* deviation = nullptr;    // [n] of the one covariate, for sums in registers
-  double* pivot = nullptr;       // [1] of it
+  void* inverse_norm = nullptr;  // [n] float32, float64 if exact, with shape; whatever the splits
   double* scalars = nullptr;     // [groups, splits, kPartialScalars]
   double* partial = nullptr;     // [groups, splits, partial_rows(k, shape), d]
   int64_t bytes = 0;
@@ -56,17 +56,8 @@ struct MomentsWorkspace {
   MomentsWorkspace(int64_t n, int64_t d, const MomentsArgs& args, int splits, void* base);
 };
 
-/// One block of rows per partial state of the fused kernel; 0 when these statistics cannot be
-/// fused.
-int fused_blocks(int64_t d, const MomentsArgs& args, int device);
-
-/// Writes the pivot of the one covariate, a value of rows that count, and the deviations from it.
-void deviations(int64_t n, const MomentsArgs& args, const MomentsWorkspace& workspace,
-                void* stream);
-
-/// Writes the comoments of covariates [first, first + workspace.k), and with first == 0 all the
-/// rest.
-void finalize(int64_t d, const MomentsArgs& args, const MomentsWorkspace& workspace, int first,
-              void* stream);
+/// `moments` of rows whose norms may lie in the workspace already.
+void moments_of(const HiddenView& hidden, const MomentsArgs& args, const Context& context,
+                bool has_norms);
 
 }  // namespace outdim::cuda

@@ -64,7 +64,7 @@ std::string short_name(const char* pretty) {
   std::string name = pretty;
   name = name.substr(name.find(" = ") + 3);
   name.pop_back();
-  for (const char* scope : {"outdim::cuda::", "{anonymous}::", "Fused::k"})
+  for (const char* scope : {"outdim::cuda::", "{anonymous}::", "Norms::k"})
     for (size_t at; (at = name.find(scope)) != std::string::npos;)
       name.erase(at, std::strlen(scope));
   return name;

@@ -15,10 +15,10 @@ for dtype in checks.DTYPES:
         checks.check_moments(device, n, d, dtype, margin=margin)
         checks.check_moments(device, n, d, dtype, margin=margin, exact=True, **MANY)
         checks.check_layer_norm(device, n, d, dtype, "residual", margin=margin)
-        for variant in ("full", "edit"):
-            checks.check_fused(device, n, d, dtype, variant, "output", labels=True)
+        for variant in ("full", "residual"):
+            checks.check_fused(device, n, d, dtype, variant, "output", labels=True, shape=True)
     checks.check_layer_norm(device, 5, 5000, dtype, "full")
-    checks.check_fused(device, 9, 3504, dtype, "full", "input")
+    checks.check_fused(device, 9, 3504, dtype, "residual", "input", shape=True)
     for d in (33, 64):
         options = checks.attention_options(2, 4, 70, 70)["groups"]
         checks.check_attention_received(device, (2, 4, 2, 70, 70, d), dtype, **options)

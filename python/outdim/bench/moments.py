@@ -166,10 +166,7 @@ def fused_case(inputs: Inputs, threads: int) -> Case:
             "outdim exact", partial(ours, "exact"), _EXACT, role="ours", in_cache=parts("exact")
         ),
         *(
-            [
-                variant("outdim fast", partial(ours, "fast"), _FAST, in_cache=parts("fast")),
-                variant("outdim fast, two calls", partial(apart, "fast"), _FAST),
-            ]
+            [variant("outdim fast", partial(ours, "fast"), _FAST, in_cache=parts("fast"))]
             if x.is_cuda
             else []
         ),

@@ -79,11 +79,9 @@ def _moments_args(module: Any, call: MomentsCall) -> Any:
 
 
 def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -> None:
-    """Queue the kernels; `stats` is filled from the registers where that is possible.
+    """Queue the kernels; `stats` is taken of the tensor just stored, which is still in the cache.
 
-    With several covariates, groups, shape statistics, exact sums or more than 4096 columns (3072
-    with a residual or an edit), the statistics are taken by the kernels of `moments` from the
-    tensor just stored.
+    The norms of its rows, which statistics of shape need, come from the kernel that stores them.
     """
     module = core()
     if (d := call.x.shape[-1]) > module.cuda_max_norm_width():

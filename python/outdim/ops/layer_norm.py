@@ -200,9 +200,8 @@ def layer_norm_moments(
     """Normalise as `layer_norm` and take the moments of y or of s while they are in cache.
 
     y and s are bit for bit those of `layer_norm`, and the state that of `moments` on the stored
-    tensor, with one exception: CUDA kernels sum accum="fast" without `shape`, of at most one
-    covariate, one group and 4096 columns (3072 with a residual or an edit), in registers, in
-    another order of float32 sums; r then agrees to about 1e-9, as "fast" does with "exact".
+    tensor; but CUDA kernels add the squares of a row up in another order here, which may change
+    the last bits of sums of unit vectors.
 
     Args:
         x: As in `layer_norm`, like gamma, beta, eps, rms, residual, return_sum, dim_mask, edit
