@@ -105,6 +105,17 @@ def corpus(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """A run sets the threads of its process, as `--threads` says; the tests behind it keep theirs.
+
+    Where others use the cores, two threads that wait for each other take ten times as long as one.
+    """
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 def pytest_collection_finish() -> None:
     """What imports left lives on: to look through it again and again is a twentieth of the time."""
     gc.freeze()

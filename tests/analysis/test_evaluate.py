@@ -17,23 +17,8 @@ TEMPLATE = 2  # [CLS] and [SEP]
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
-
-
-@pytest.fixture(scope="module")
 def texts() -> list[str]:
     return tiny_texts(40, 60)
-
-
-@pytest.fixture(scope="module")
-def llama():
-    return tiny_model("llama", head="CausalLM")
-
-
-@pytest.fixture(scope="module")
-def masked_bert():
-    return tiny_model("bert", head="MaskedLM", outliers=(3,))
 
 
 def windows(tokenizer, text: str, length: int) -> list[list[int]]:

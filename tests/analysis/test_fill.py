@@ -8,14 +8,9 @@ from outdim import Ablation, ablate
 from outdim.analysis.fill import fill
 from outdim.cli import main
 from outdim.errors import ArgumentError
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model
 
 TEXT = "w0 w1 [MASK] w2 <mask> w3"
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,9 @@ from outdim.analysis.sweeps.greedy_options import GreedyOptions
 from outdim.analysis.variants.variant import controls_of
 from outdim.errors import ArgumentError, DataError
 from planted_frequency import quiet_llama
-from tiny import tiny_texts, tiny_tokenizer
+from tiny import tiny_texts
 
 DIMS, LONE, TWINS = 16, 7, (4, 11)
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from outdim.corpus import open_corpus
 from outdim.errors import ArgumentError, DataError, EmptyCorpusError
 from outdim.models import Forward, load_model, observe
 from outdim.tokens import load_tokenizer
-from planted_lives import DIM, LAYER, SIZE, WORD, planted, spoiled, write_text
+from planted_lives import DIM, LAYER, SIZE, WORD, planted, spoiled
 from run_helpers import give, results, small
 from tiny import HIDDEN, LAYERS, SINGLE, tiny_model, tiny_tokenizer
 
@@ -23,18 +23,8 @@ from tiny import HIDDEN, LAYERS, SINGLE, tiny_model, tiny_tokenizer
 READING = tuple(family for family in SINGLE if family != "vit")
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
-
-
-@pytest.fixture(scope="module")
-def found(source):
-    return lifecycle(planted("mlp", erased=4), tiny_tokenizer(), source, dims=[DIM, 5])
-
-
-def test_a_planted_writer_is_found_with_its_tokens(found):
-    life = found.lives[DIM]
+def test_a_planted_writer_is_found_with_its_tokens(planted_life):
+    life = planted_life.lives[DIM]
     assert [(rise.layer, rise.branch) for rise in life.rises] == [(LAYER, "mlp")]
     assert life.agreement == 1.0
     (rise,) = life.rises
@@ -45,43 +35,48 @@ def test_a_planted_writer_is_found_with_its_tokens(found):
     assert life.kind_share > 0.99
     assert life.positive > 0.999
     assert life.norm_share > 0.3  # in two of three documents there is nothing
-    tokens = [row for row in tokens_table(found).to_pylist()
+    tokens = [row for row in tokens_table(planted_life).to_pylist()
               if (row["dim"], row["layer"], row["point"]) == (DIM, LAYER, "block.1")]  # fmt: skip
     assert [row["token"] for row in tokens] == [WORD] * 8
     assert [row["position"] for row in tokens] == [3] * 8
     assert all(row["before"].count("w") == 2 for row in tokens)
-    assert f"Dimension {DIM} is written by the feed-forward part of layer 2" in found.headline()[0]
+    assert (
+        f"Dimension {DIM} is written by the feed-forward part of layer 2"
+        in planted_life.headline()[0]
+    )
 
 
-def test_a_control_has_no_life(found):
-    assert found.lives[5].rises == ()
-    assert found.lives[5].born is None
+def test_a_control_has_no_life(planted_life):
+    assert planted_life.lives[5].rises == ()
+    assert planted_life.lives[5].born is None
 
 
-def test_what_attention_writes_is_its_own(source):
+def test_what_attention_writes_is_its_own(text_of_lives):
     model = planted("attention")
-    life = lifecycle(model, tiny_tokenizer(), source, dims=[DIM]).lives[DIM]
+    life = lifecycle(model, tiny_tokenizer(), text_of_lives, dims=[DIM]).lives[DIM]
     assert [(rise.layer, rise.branch) for rise in life.rises] == [(LAYER, "attention")]
     assert life.fell is None
 
 
-def test_negative_values_are_told(source):
-    life = lifecycle(planted("mlp", gain=-SIZE), tiny_tokenizer(), source, dims=[DIM]).lives[DIM]
+def test_negative_values_are_told(text_of_lives):
+    life = lifecycle(planted("mlp", gain=-SIZE), tiny_tokenizer(), text_of_lives, dims=[DIM]).lives[
+        DIM
+    ]
     assert life.positive < 1e-3
     assert life.rises[0].mlp > 0  # in the direction of h
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "gpt_neox"])
-def test_random_models_have_none_that_stands_out(family, source):
-    found = lifecycle(tiny_model(family), tiny_tokenizer(), source)
+def test_random_models_have_none_that_stands_out(family, text_of_lives):
+    found = lifecycle(tiny_model(family), tiny_tokenizer(), text_of_lives)
     assert all(life.times < 3 for life in found.lives.values())
     assert "none stands out in any layer" in found.headline()[0]
     assert found.cautions() == []
 
 
 @pytest.mark.parametrize("family", READING)
-def test_the_parts_add_up_to_the_largest_value(family, source):
-    found = lifecycle(tiny_model(family), tiny_tokenizer(), source, dims=[3, 9])
+def test_the_parts_add_up_to_the_largest_value(family, text_of_lives):
+    found = lifecycle(tiny_model(family), tiny_tokenizer(), text_of_lives, dims=[3, 9])
     for point in found.sums.blocks[1:]:
         parts = found.parts("written", point).value
         spike = found.sums.spike(point).value[[3, 9]]
@@ -90,11 +85,11 @@ def test_the_parts_add_up_to_the_largest_value(family, source):
             assert np.abs(parts[:, 3]).max() < 1e-5
 
 
-def test_numbers_are_those_of_all_states(source):
+def test_numbers_are_those_of_all_states(text_of_lives):
     model, tokenizer = tiny_model("bert"), tiny_tokenizer()
-    found = lifecycle(model, tokenizer, source, dims=[4])
+    found = lifecycle(model, tokenizer, text_of_lives, dims=[4])
     forward, largest, values, shares = Forward(model), [], [], []
-    for line in Path(source).read_text().splitlines():
+    for line in Path(text_of_lives).read_text().splitlines():
         ids = torch.tensor([tokenizer(line).input_ids])
         with torch.inference_mode(), observe(model, ["block.2", "block.2.mlp.sum"]) as seen:
             forward(ids, torch.ones_like(ids))
@@ -155,10 +150,12 @@ def test_the_course_of_a_life(size, times, rises, peak, plateau, fell):
     assert (course.peak, course.plateau, course.fell) == (peak, plateau, fell)
 
 
-def test_a_word_that_gives_nan_does_not_choose_the_dimensions(source):
-    assert 0 < sum("w13" in line.split() for line in Path(source).read_text().splitlines()) < 20
-    (first, *_) = lifecycle(planted("mlp"), tiny_tokenizer(), source).headline()
-    found = lifecycle(spoiled(planted("mlp")), tiny_tokenizer(), source)
+def test_a_word_that_gives_nan_does_not_choose_the_dimensions(text_of_lives):
+    assert (
+        0 < sum("w13" in line.split() for line in Path(text_of_lives).read_text().splitlines()) < 20
+    )
+    (first, *_) = lifecycle(planted("mlp"), tiny_tokenizer(), text_of_lives).headline()
+    found = lifecycle(spoiled(planted("mlp")), tiny_tokenizer(), text_of_lives)
     assert f"Dimension {DIM} is" in first
     assert DIM in found.lives
     assert len(found.lives) >= 6
@@ -170,15 +167,15 @@ def test_nothing_to_choose_from_is_said(tmp_path):
         lifecycle(spoiled(tiny_model("llama")), tiny_tokenizer(), str(tmp_path / "text.txt"))
 
 
-def test_states_merge_in_any_grouping(source, tmp_path):
+def test_states_merge_in_any_grouping(text_of_lives, tmp_path):
     """Units apart and merged, in two groupings: the same tokens, and sums but for rounding."""
-    lines = Path(source).read_text().splitlines()
+    lines = Path(text_of_lives).read_text().splitlines()
     files = [tmp_path / f"{part}.txt" for part in range(3)]
     for part, file in enumerate(files):
         file.write_text("\n".join(lines[part::3]))
     corpus = open_corpus([str(file) for file in files])
     model, tokenizer = planted("mlp"), tiny_tokenizer()
-    inputs = Inputs.of({"source": [source]}, model=model, tokenizer=tokenizer, corpus=corpus)
+    inputs = Inputs.of({"source": [text_of_lives]}, model=model, tokenizer=tokenizer, corpus=corpus)
     inputs.resolve([ForwardOptions(), ObserveOptions()])
     recorded = {**inputs.options, **FollowLives.resolve(LifecycleOptions(dims=[DIM]), inputs)}
     states = []
@@ -235,9 +232,9 @@ def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
         ({"dims": [HIDDEN]}, "dims: expected dimensions 0 to 31, got"),
     ],
 )
-def test_errors_name_the_argument(source, options, message):
+def test_errors_name_the_argument(text_of_lives, options, message):
     with pytest.raises(ArgumentError, match=message):
-        lifecycle(tiny_model("bert"), tiny_tokenizer(), source, **options)
+        lifecycle(tiny_model("bert"), tiny_tokenizer(), text_of_lives, **options)
 
 
 @pytest.mark.parametrize("dims", [None, [1]])

@@ -15,14 +15,9 @@ from outdim.analysis.sweeps.grid import Grid, grid
 from outdim.analysis.sweeps.options import GridOptions
 from outdim.errors import ArgumentError, DataError
 from outdim.models.prefix import PrefixForward
-from tiny import LAYERS, tiny_model, tiny_texts, tiny_tokenizer
+from tiny import LAYERS, tiny_model, tiny_texts
 
 PLANTED = 7
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,6 @@ PLANTED = 7
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
-
-
-@pytest.fixture(scope="module")
 def texts():
     return tiny_texts(12, 20)
 

@@ -1,12 +1,14 @@
 """One thread: the tensors here are tiny, and threads that wait for each other double the time."""
 
-import sys
+from importlib import import_module
 from weakref import WeakKeyDictionary
 
 import pytest
 import torch
 from outdim.models import architecture
 from transformers import BigBirdConfig, BigBirdModel
+
+KNOWN: WeakKeyDictionary = WeakKeyDictionary()
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -23,16 +25,15 @@ def found_once():
 
     For tests that are not about finding it. What a test calls itself is not replaced.
     """
-    known: WeakKeyDictionary = WeakKeyDictionary()
 
     def once(model):
-        if model not in known:
-            known[model] = architecture(model)
-        return known[model]
+        if model not in KNOWN:
+            KNOWN[model] = architecture(model)
+        return KNOWN[model]
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("ablate", "observe", "screening"):
-            patch.setattr(sys.modules[f"outdim.models.{name}"], "architecture", once)
+            patch.setattr(import_module(f"outdim.models.{name}"), "architecture", once)
         yield
 
 

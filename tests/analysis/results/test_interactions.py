@@ -14,7 +14,7 @@ from outdim.analysis.sweeps.ranking import Ranking, ranked_dims
 from outdim.errors import ArgumentError
 from planted_frequency import quiet_llama
 from run_helpers import give, replaced, small, without_report
-from tiny import tiny_texts, tiny_tokenizer
+from tiny import tiny_texts
 
 TWINS, DIMS = (4, 11), 16
 
@@ -34,11 +34,6 @@ def redundant(tokenizer, texts):
 @pytest.fixture(scope="module")
 def model(tokenizer, texts):
     return redundant(tokenizer, texts)
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
 
 
 @pytest.fixture(scope="module")
