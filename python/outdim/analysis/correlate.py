@@ -110,10 +110,7 @@ class Correlate(Observer):
     @cached_property
     def _covariates(self) -> Covariates:
         frequencies = self.inputs.frequencies
-        covariates: Covariates = self.inputs.keep(
-            "covariates", lambda: frequency_covariates(frequencies)
-        )
-        return covariates
+        return self.inputs.keep("covariates", lambda: frequency_covariates(frequencies))
 
     @property
     def fused(self) -> PointMoments:
@@ -286,10 +283,7 @@ def ordinary_counts(frequencies: TokenFrequencies, exclude: Sequence[int]) -> to
 
 def given_counts(path: Path, inputs: Inputs) -> TokenFrequencies:
     """The counts of ``--counts``, read once: resolving checks them, and the study keeps a copy."""
-    counts: TokenFrequencies = inputs.keep(
-        "given counts", lambda: TokenFrequencies.load(path, inputs.tokenizer)
-    )
-    return counts
+    return inputs.keep("given counts", lambda: TokenFrequencies.load(path, inputs.tokenizer))
 
 
 def attached_counts(path: Path | None, inputs: Inputs) -> dict[str, bytes]:

@@ -112,8 +112,7 @@ def outliers_by_parameters(inputs: Inputs) -> list[int] | None:
         except DataError:
             return None
 
-    found: list[int] | None = inputs.keep("outliers by parameters", find)
-    return found
+    return inputs.keep("outliers by parameters", find)
 
 
 class Norms(NamedTuple):

@@ -90,10 +90,7 @@ class Evaluate(EachVariant):
 
     def runner(self) -> Runner[Scores]:
         """What scores predictions."""
-        found: Runner[Scores] = self.inputs.keep(
-            "runner", lambda: Runner(self.inputs, self.head, scored)
-        )
-        return found
+        return self.inputs.keep("runner", lambda: Runner(self.inputs, self.head, scored))
 
     def keeping(self, runner: Runner[Any], documents: Documents, variants: int) -> Tally:
         """Sums by document."""

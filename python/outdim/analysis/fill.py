@@ -116,7 +116,7 @@ class Fill(Step):
         inputs, recorded, number = self.inputs, self.recorded, unit["text"]
         model = inputs.model_with(recorded["head"])
         inputs.resources.check_stop()
-        found: Architecture = inputs.keep("fill_architecture", lambda: architecture(model))
+        found = inputs.keep("fill_architecture", lambda: architecture(model))
         ids = _encode(recorded["text"][number], recorded, inputs)
         ablations = [variant.ablation for variant in self.variants]
         if recorded["head"] == "mlm":

@@ -223,8 +223,7 @@ def _dimensions(options: LifecycleOptions, inputs: Inputs, recorded: Json) -> li
         if not given or not 0 <= given[0] <= given[-1] < size:
             raise ArgumentError(f"dims: expected dimensions 0 to {size - 1}, got {options.dims}.")
         return given
-    found: list[int] = inputs.keep("lifecycle dims", lambda: _outliers(inputs, recorded))
-    return found
+    return inputs.keep("lifecycle dims", lambda: _outliers(inputs, recorded))
 
 
 def _outliers(inputs: Inputs, recorded: Json) -> list[int]:

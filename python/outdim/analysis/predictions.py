@@ -120,10 +120,7 @@ class Predict(EachVariant):
     def runner(self) -> Runner[Likely]:
         """What gives the likeliest tokens, and sums of states."""
         measure = partial(likely, cells=self.layout.cells, keep=self.layout.hidden_size > 0)
-        found: Runner[Likely] = self.inputs.keep(
-            "likely", lambda: Runner(self.inputs, self.head, measure)
-        )
-        return found
+        return self.inputs.keep("likely", lambda: Runner(self.inputs, self.head, measure))
 
     def documents(self) -> Documents:
         """With their texts, where these are tagged."""
@@ -158,11 +155,10 @@ class Predict(EachVariant):
         if predictor.output is None:
             return torch.zeros(0, 0, dtype=torch.float64)
         weight = predictor.output.weight.detach()
-        found: Tensor = self.inputs.keep(
+        return self.inputs.keep(
             "read-out",
             lambda: read_out(weight, *_by_id(self.inputs.frequencies, predictor.vocab_size)),
         )
-        return found
 
     def state_dict(self) -> dict[str, Tensor]:
         """See `PredictionSums`."""
@@ -234,8 +230,7 @@ def _by_id(
 
 def _tagger(inputs: Inputs, name: str) -> Tagger:
     """The tagger, opened once."""
-    tagger: Tagger = inputs.keep(f"tagger {name}", lambda: SpacyTagger(name))
-    return tagger
+    return inputs.keep(f"tagger {name}", lambda: SpacyTagger(name))
 
 
 def predictions(

@@ -89,7 +89,7 @@ class SweepSts(Step):
         from outdim.models import apply_ablation
 
         inputs, dim = self.inputs, unit["dim"]
-        items: LabelledTexts = inputs.keep("sweep sts items", self._items)
+        items = inputs.keep("sweep sts items", self._items)
         assert items.pairs is not None
         ablation = None if dim is None else self._ablation(dim)
 

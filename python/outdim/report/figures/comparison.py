@@ -85,8 +85,7 @@ def _rank_curves(comparison: "Comparison", names: tuple[str, str]) -> Figure:
 
 def _occurring(comparison: "Comparison") -> Array:
     either = (comparison.first.counts > 0) | (comparison.second.counts > 0)
-    occurring: Array = comparison.text & either
-    return occurring
+    return comparison.text & either
 
 
 def _chosen(comparison: "Comparison") -> Array:
@@ -109,8 +108,7 @@ def _curve(falling: Array) -> tuple[Array, Array]:
 
 def _per_million(comparison: "Comparison", chosen: Array) -> Array:
     """Places of the dots [2, N]: shares as the ratio takes them, one occurrence added."""
-    places: Array = 1e6 * (comparison.shares[:, chosen] + comparison.one_occurrence)
-    return places
+    return 1e6 * (comparison.shares[:, chosen] + comparison.one_occurrence)
 
 
 def _equal_shares(places: Array) -> list[float]:
