@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from outdim.analysis.analyze import one_step
 from outdim.analysis.detect import outliers_by_parameters, random_dims
+from outdim.analysis.in_memory import one_step
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.results.correlation import RANK_SELECTION, Correlation
 from outdim.analysis.results.worth import Worth
@@ -252,8 +252,8 @@ def correlate(
         per_token=list(per_token),
         types=types,
     )
-    found: Correlation = one_step(
-        "correlate",
+    return one_step(
+        Correlate,
         options,
         model,
         tokenizer,
@@ -264,8 +264,7 @@ def correlate(
         max_length=max_length,
         token_budget=token_budget,
         autocast=autocast,
-    )
-    return found
+    ).result()
 
 
 def default_rank(inputs: Inputs) -> list[int]:

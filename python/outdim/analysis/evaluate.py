@@ -211,7 +211,7 @@ def evaluate(
     from outdim.models import Ablation
 
     forward = ForwardOptions(max_length=max_length, token_budget=token_budget, autocast=autocast)
-    inputs = inputs_of(model, tokenizer, texts, forward, frequencies)
+    inputs = inputs_of(model, tokenizer, texts, forward, frequencies=frequencies)
     asked = [Ablation.of(one) for one in ablations]
     found = variants(inputs, asked, controls=controls, kind=control_kind, seed=seed)
     step, options = _step(task, draws=draws, masking=masking, mask_share=mask_share)

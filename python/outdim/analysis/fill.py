@@ -25,7 +25,7 @@ from outdim.errors import ArgumentError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from outdim.models import Ablation, Architecture, Head
+    from outdim.models import Ablation, Head
 
 _MASKS = re.compile(r"\[MASK\]|<mask>")
 _TOKENS, _TOP = 40, 5

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from outdim.analysis.analyze import one_step
+from outdim.analysis.in_memory import one_step
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.probe import read_first
 from outdim.analysis.results.isotropy import LEADING, RATIOS, Geometry, Ratios, Space
@@ -241,8 +241,8 @@ def geometry(
         top=top,
         leave_out=None if leave_out is None else list(leave_out),
     )
-    found: Geometry = one_step(
-        "geometry",
+    return one_step(
+        MeasureGeometry,
         options,
         model,
         tokenizer,
@@ -251,8 +251,7 @@ def geometry(
         max_length=max_length,
         token_budget=token_budget,
         autocast=autocast,
-    )
-    return found
+    ).result()
 
 
 def ratios(hidden: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:

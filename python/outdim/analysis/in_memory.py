@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from outdim.analysis.input_options import ForwardOptions
+from outdim.analysis.input_options import ForwardOptions, InputOptions, ObserveOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.registry import step_class
 from outdim.analysis.step import Step
@@ -30,10 +30,12 @@ def inputs_of(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     texts: str | Path | Sequence[str] | Corpus,
-    forward: ForwardOptions,
+    *options: InputOptions,
     frequencies: TokenFrequencies | None = None,
 ) -> Inputs:
     """What a step reads that runs in memory; ``frequencies`` None counts the texts.
+
+    ``options`` say how, one of each kind (`outdim.analysis.input_options`).
 
     Raises:
         ArgumentError: Names of files where documents are expected.
@@ -41,7 +43,7 @@ def inputs_of(
     """
     corpus = corpus_of(texts)
     inputs = Inputs.of({"source": [corpus.source]}, model=model, tokenizer=tokenizer, corpus=corpus)
-    inputs.resolve([forward])
+    inputs.resolve(options)
     if frequencies is not None:
         check_frequencies(frequencies, tokenizer)
         inputs.frequencies = frequencies
@@ -69,6 +71,24 @@ def run_in_memory(
     for unit in step.work(resolved, inputs):
         whole.update(unit, lambda tokens: None)
     return whole
+
+
+def one_step(
+    step: type[S],
+    options: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: str | Path | Sequence[str] | Corpus,
+    *,
+    exclude: Sequence[str],
+    frequencies: TokenFrequencies | None = None,
+    fused: bool = True,
+    **forward: Any,
+) -> S:
+    """The same, of a step that observes a model; ``forward`` are options of `ForwardOptions`."""
+    how = ForwardOptions(exclude=list(exclude), **forward), ObserveOptions(fused=fused)
+    inputs = inputs_of(model, tokenizer, texts, *how, frequencies=frequencies)
+    return run_in_memory(step, options, inputs)
 
 
 def run_variants(

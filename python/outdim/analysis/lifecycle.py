@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from outdim.analysis.analyze import one_step
 from outdim.analysis.detect import outliers_by_parameters, random_dims
 from outdim.analysis.hidden_maps import hidden_maps
+from outdim.analysis.in_memory import one_step
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.life_sums import LifeSums
 from outdim.analysis.places import Places
@@ -189,8 +189,8 @@ def lifecycle(
         [(2, 'mlp'), (12, 'mlp')]
     """
     options = LifecycleOptions(dims=None if dims is None else list(dims))
-    found: Lives = one_step(
-        "lifecycle",
+    return one_step(
+        FollowLives,
         options,
         model,
         tokenizer,
@@ -199,8 +199,7 @@ def lifecycle(
         max_length=max_length,
         token_budget=token_budget,
         autocast=autocast,
-    )
-    return found
+    ).result()
 
 
 def _followed(point: Point) -> bool:

@@ -300,7 +300,7 @@ def predictions(
     if task == "lm" and (mask_share is not None or masking != "random"):
         raise ArgumentError("mask_share, masking: they go with task='mlm' alone; leave them out.")
     forward = ForwardOptions(max_length=max_length, token_budget=token_budget, autocast=autocast)
-    inputs = inputs_of(model, tokenizer, texts, forward, frequencies)
+    inputs = inputs_of(model, tokenizer, texts, forward, frequencies=frequencies)
     name = tagger if isinstance(tagger, str | None) else tagger.about["name"]
     if name is not tagger:
         inputs.keep(f"tagger {name}", lambda: tagger)
