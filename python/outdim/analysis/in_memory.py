@@ -12,7 +12,7 @@ from outdim.analysis.inputs import Inputs
 from outdim.analysis.registry import step_class
 from outdim.analysis.step import Step
 from outdim.analysis.tasks import GLUE
-from outdim.analysis.variants.variant import Variant
+from outdim.analysis.variants.variant import variants
 from outdim.corpus import corpus_of
 from outdim.errors import ArgumentError
 from outdim.tokens import check_frequencies
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from outdim.corpus import Corpus
+    from outdim.models import Ablation
     from outdim.tokens import TokenFrequencies
 
 S = TypeVar("S", bound=Step)
@@ -92,10 +93,20 @@ def one_step(
 
 
 def run_variants(
-    step: type[S], options: Any, variants: Sequence[Variant], seed: int, inputs: Inputs
+    step: type[S],
+    options: Any,
+    inputs: Inputs,
+    ablations: Sequence[Ablation | int | Sequence[int]],
+    *,
+    seed: int,
+    **beside: Any,
 ) -> S:
-    """The same, of a step that reads `AblationOptions`: these variants."""
-    recorded = {"variants": [variant.as_dict() for variant in variants], "seed": seed}
+    """The same, of a step that reads `AblationOptions`; ``beside`` says which controls."""
+    from outdim.models import Ablation
+
+    asked = [Ablation.of(one) for one in ablations]
+    found = variants(inputs, asked, seed=seed, **beside)
+    recorded = {"variants": [variant.as_dict() for variant in found], "seed": seed}
     return run_in_memory(step, options, inputs, recorded)
 
 

@@ -29,7 +29,7 @@ from outdim.analysis.results.predictions import Predictions
 from outdim.analysis.step import Json
 from outdim.analysis.variants.each_variant import EachVariant
 from outdim.analysis.variants.runner import Runner, predictor_of
-from outdim.analysis.variants.variant import AblationOptions, Kind, variants
+from outdim.analysis.variants.variant import AblationOptions, Kind
 from outdim.errors import ArgumentError
 from outdim.stats.jackknife import BLOCKS, block_of
 from outdim.stats.prediction_measures import read_out
@@ -293,8 +293,6 @@ def predictions(
         >>> found.headline()  # doctest: +SKIP
         >>> found.measure("mean_log_frequency").difference.value  # doctest: +SKIP
     """
-    from outdim.models import Ablation
-
     if task not in ("lm", "mlm"):
         raise ArgumentError(f"task: expected 'lm' or 'mlm', got {task!r}.")
     if task == "lm" and (mask_share is not None or masking != "random"):
@@ -304,10 +302,10 @@ def predictions(
     name = tagger if isinstance(tagger, str | None) else tagger.about["name"]
     if name is not tagger:
         inputs.keep(f"tagger {name}", lambda: tagger)
-    asked = [Ablation.of(one) for one in ablations]
-    found = variants(inputs, asked, controls=controls, kind=control_kind, seed=seed)
-    if task == "lm":
-        plain = PredictionsOptions(tagger=name)
-        return run_variants(PredictLm, plain, found, seed, inputs).result()
-    options = PredictionsMaskedOptions(masking=masking, mask_share=mask_share, tagger=name)
-    return run_variants(PredictMlm, options, found, seed, inputs).result()
+    step: type[Predict] = PredictLm
+    options = PredictionsOptions(tagger=name)
+    if task == "mlm":
+        step = PredictMlm
+        options = PredictionsMaskedOptions(masking=masking, mask_share=mask_share, tagger=name)
+    beside = {"controls": controls, "kind": control_kind}
+    return run_variants(step, options, inputs, ablations, seed=seed, **beside).result()
