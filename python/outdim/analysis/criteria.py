@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from outdim.analysis.detect import outliers_by_parameters
+from outdim.analysis.dimensions import outliers_by_parameters
 from outdim.analysis.in_memory import one_step
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.results.agreement import Criteria

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -95,25 +95,6 @@ def detect(
         seed=seed,
         note=norms.note,
     )
-
-
-def random_dims(size: int, count: int, but: Sequence[int] = ()) -> list[int]:
-    """Dimensions to read others against: so many but some, the same ones in every run."""
-    order = np.random.default_rng(0).permutation(size)
-    found: list[int] = order[~np.isin(order, but)][:count].tolist()
-    return found
-
-
-def outliers_by_parameters(inputs: Inputs) -> list[int] | None:
-    """The outliers of the model at hand; None where its norms say nothing."""
-
-    def find() -> list[int] | None:
-        try:
-            return list(detect(inputs.model, permutations=0, found=inputs.architecture).dims)
-        except DataError:
-            return None
-
-    return inputs.keep("outliers by parameters", find)
 
 
 class Norms(NamedTuple):

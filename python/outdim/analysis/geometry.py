@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from outdim.analysis.dimensions import named_dims
 from outdim.analysis.in_memory import one_step
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.probe import read_first
@@ -74,9 +75,7 @@ class MeasureGeometry(Observer):
         points = recorded["points"]
         if not 0 <= options.top < size:
             raise ArgumentError(f"top: expected 0 to {size - 1} dimensions, got {options.top}.")
-        given = sorted(set(options.leave_out or ()))
-        if given and not 0 <= given[0] <= given[-1] < size:
-            raise ArgumentError(f"leave-out: expected dimensions 0 to {size - 1}, got {given}.")
+        given = named_dims("leave-out", options.leave_out or (), size)
         if len(given) == size:
             raise ArgumentError(f"leave-out: expected some of {size} dimensions, got all of them.")
         if options.covariance is None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: The copy of the token counts that a study was given.
+COUNTS_FILE = "counts.parquet"
+
 _OF_MODEL = {"model", "architecture", "about_model", "heads"}
 _SHAREABLE = {"corpus", "tokenizer", "files", *_OF_MODEL}
 
@@ -262,7 +265,7 @@ class Inputs:
         """The token frequencies that states are related to: those attached, else the text's own."""
         from outdim.tokens import TokenFrequencies
 
-        attached = self.attached("counts.parquet")
+        attached = self.attached(COUNTS_FILE)
         if attached is not None:
             return TokenFrequencies.from_parquet(attached)
         return self.text_frequencies

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from outdim.analysis.detect import outliers_by_parameters, random_dims
+from outdim.analysis.dimensions import named_dims, outliers_by_parameters, random_dims
 from outdim.analysis.hidden_maps import hidden_maps
 from outdim.analysis.in_memory import one_step
 from outdim.analysis.inputs import Inputs
@@ -218,10 +218,9 @@ def _dimensions(options: LifecycleOptions, inputs: Inputs, recorded: Json) -> li
     """The dimensions that are followed."""
     size = inputs.architecture.hidden_size
     if options.dims is not None:
-        given = sorted(set(options.dims))
-        if not given or not 0 <= given[0] <= given[-1] < size:
-            raise ArgumentError(f"dims: expected dimensions 0 to {size - 1}, got {options.dims}.")
-        return given
+        if not options.dims:
+            raise ArgumentError(f"dims: expected dimensions 0 to {size - 1}, got none.")
+        return named_dims("dims", options.dims, size)
     return inputs.keep("lifecycle dims", lambda: _outliers(inputs, recorded))
 
 
