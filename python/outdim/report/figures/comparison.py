@@ -8,7 +8,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure as Canvas
 
 from outdim.report.colours import MUTED, series
-from outdim.report.figures.base import Figure, canvas, layout
+from outdim.report.figures.base import LOG_AXIS, Figure, canvas, layout
 from outdim.report.figures.rank_curve import thinned
 from outdim.report.statistics import Array
 from outdim.report.text import plot_text, token_text
@@ -141,12 +141,11 @@ def _interactive_scatter(
         hovertemplate="“%{text}” (id %{customdata[0]})<br>first: %{customdata[1]:,} times<br>"
         "second: %{customdata[2]:,} times<extra></extra>",
     )
-    ticks = {"type": "log", "dtick": 1, "exponentformat": "power", "zeroline": False}
     figure.update_layout(
         layout(
             height=520,
-            xaxis={"title": f"per million in {plot_text(names[0])}", **ticks},
-            yaxis={"title": f"per million in {plot_text(names[1])}", **ticks},
+            xaxis={"title": f"per million in {plot_text(names[0])}", **LOG_AXIS},
+            yaxis={"title": f"per million in {plot_text(names[1])}", **LOG_AXIS},
         )
     )
     return figure
@@ -176,12 +175,11 @@ def _interactive_ranks(curves: list[tuple[Array, Array]], names: tuple[str, str]
             line={"color": series(place), "width": 2},
             hovertemplate="rank %{x:,}: %{y:,.2f} per million",
         )
-    ticks = {"type": "log", "dtick": 1, "exponentformat": "power", "zeroline": False}
     figure.update_layout(
         layout(
             height=420,
-            xaxis={"title": "rank of the token", **ticks},
-            yaxis={"title": "tokens per million", **ticks},
+            xaxis={"title": "rank of the token", **LOG_AXIS},
+            yaxis={"title": "tokens per million", **LOG_AXIS},
         )
     )
     return figure
