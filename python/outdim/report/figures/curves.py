@@ -1,7 +1,9 @@
 """Values against a number, one line a series, each with its interval."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import plotly.graph_objects as go
@@ -31,6 +33,12 @@ class Curve:
     low: Sequence[float]
     high: Sequence[float]
     beside: bool = False
+
+    @classmethod
+    def of_others(cls, name: str, x: Sequence[float], y: Sequence[float]) -> Self:
+        """One without intervals that is there to be compared with."""
+        none = [math.nan] * len(x)
+        return cls(name, x, y, none, none, beside=True)
 
 
 def curves(

@@ -32,14 +32,14 @@ class Difference:
     controls: Sequence[float] = ()
 
 
-def differences(id_: str, title: str, axis: str, rows: Sequence[Difference]) -> Figure:
+def differences(
+    id_: str, title: str, caption: str, axis: str, rows: Sequence[Difference]
+) -> Figure:
     """Draw differences with whiskers, the first at the top, and their controls as open dots."""
     return Figure(
         id=id_,
         title=title,
-        caption="Filled dots: the difference to the intact model on the same items, with its 95 % "
-        "interval. Open dots: the same for sets of as many random dimensions. Left of the line is "
-        "worse.",
+        caption=caption,
         alt=f"Dot plot of {axis} of {len(rows)} variants.",
         table=_table(rows),
         plot=lambda: _interactive(axis, rows),
