@@ -1,4 +1,4 @@
-"""Steps in memory: the same objects that a run spreads over shards, fed one after the other."""
+"""Several steps in memory, in one forward: the objects that a run spreads over shards."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from outdim.analysis.in_memory import inputs_of
 from outdim.analysis.input_options import ForwardOptions, ObserveOptions
-from outdim.analysis.inputs import Inputs
 from outdim.analysis.registry import step_class
 from outdim.analysis.step import Step
 from outdim.errors import ArgumentError
@@ -56,17 +56,10 @@ def analyze(
         >>> found = analyze(model, tokenizer, "wiki.txt", ["correlate"])  # doctest: +SKIP
         >>> found["correlate"].headline()  # doctest: +SKIP
     """
-    from outdim.corpus import corpus_of
-    from outdim.tokens import check_frequencies
-
     if not steps:
         raise ArgumentError("steps: expected at least one, got none.")
-    corpus = corpus_of(texts)
-    inputs = Inputs.of({"source": [corpus.source]}, model=model, tokenizer=tokenizer, corpus=corpus)
-    inputs.resolve([forward or ForwardOptions(), ObserveOptions(fused=fused)])
-    if frequencies is not None:
-        check_frequencies(frequencies, tokenizer)
-        inputs.frequencies = frequencies
+    how = forward or ForwardOptions(), ObserveOptions(fused=fused)
+    inputs = inputs_of(model, tokenizer, texts, *how, frequencies=frequencies)
     chosen: list[Step] = []
     with TemporaryDirectory() as folder:  # of what a study keeps
         files: dict[str, Path] = {}
@@ -90,23 +83,3 @@ def analyze(
         for unit in type(chosen[0]).work(chosen[0].recorded, inputs):
             type(chosen[0]).update_all(chosen, unit, lambda tokens: None)
         return {step.name: step.result() for step in chosen}
-
-
-def one_step(
-    name: str,
-    options: Any,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    texts: str | Path | Sequence[str] | Corpus,
-    *,
-    exclude: Sequence[str],
-    frequencies: TokenFrequencies | None = None,
-    fused: bool = True,
-    **forward: Any,
-) -> Any:
-    """The result of one step; ``forward`` are options of `ForwardOptions`. See `analyze`."""
-    run = ForwardOptions(exclude=list(exclude), **forward)
-    found = analyze(
-        model, tokenizer, texts, {name: options}, frequencies=frequencies, forward=run, fused=fused
-    )
-    return found[name]

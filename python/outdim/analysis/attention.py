@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from outdim.analysis.attention_maps import attention_maps
-from outdim.analysis.correlate import default_rank
-from outdim.analysis.detect import random_dims
+from outdim.analysis.dimensions import default_dims, named_dims, random_dims
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.places import Places
 from outdim.analysis.results.attention import AttentionFound
@@ -80,13 +79,10 @@ class AttentionStep(Observer):
         """Dimensions are chosen, and heads counted, once."""
         recorded = super().resolve(options, inputs)
         arch = inputs.architecture
-        dims = default_rank(inputs) if options.dims is None else options.dims
+        dims = default_dims(inputs) if options.dims is None else options.dims
         heads = attention_heads(inputs.model, arch)
-        for name, value in (("dims", dims), ("ablate", options.ablate or [])):
-            if outside := [dim for dim in value if not 0 <= dim < arch.hidden_size]:
-                raise ArgumentError(
-                    f"{name}: expected dimensions 0 to {arch.hidden_size - 1}, got {outside}."
-                )
+        chosen = named_dims("dims", dims, arch.hidden_size)
+        named_dims("ablate", options.ablate or (), arch.hidden_size)
         if not dims or options.ablate == []:
             raise ArgumentError("dims, ablate: expected at least one dimension, got none.")
         check_sentences(options.sentences, inputs.tokenizer)
@@ -97,7 +93,6 @@ class AttentionStep(Observer):
             )
         if options.ablate:
             sites(arch, Ablation(tuple(options.ablate), at=options.at))
-        chosen = sorted(set(dims))
         return {
             **recorded,
             "dims": chosen,

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from outdim.analysis.analyze import one_step
-from outdim.analysis.detect import outliers_by_parameters, random_dims
+from outdim.analysis.dimensions import default_dims, named_dims
+from outdim.analysis.given_counts import attached_counts, counts_are_given
+from outdim.analysis.in_memory import one_step
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.results.correlation import RANK_SELECTION, Correlation
 from outdim.analysis.results.worth import Worth
@@ -29,18 +30,12 @@ from outdim.stats import (
     TypeUnits,
     fitting_buckets,
 )
-from outdim.tables import parquet_bytes
-from outdim.tokens import GROUPS, TokenFrequencies, check_frequencies
+from outdim.tokens import GROUPS, TokenFrequencies
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from outdim.corpus import Corpus
-
-_RANDOM_DIMS = (
-    10  # beside the outliers, so that a rank correlation has something to be read against
-)
-COUNTS_FILE = "counts.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,16 +79,13 @@ class Correlate(Observer):
         recorded = super().resolve(options, inputs)
         del recorded["counts"]  # a copy is attached
         dims = inputs.architecture.hidden_size
-        per_token = _dimensions("per-token", options.per_token or (), dims)
-        rank = default_rank(inputs) if options.rank is None else options.rank
-        if options.counts is not None:
-            check_frequencies(given_counts(options.counts, inputs), inputs.tokenizer)
+        rank = default_dims(inputs) if options.rank is None else options.rank
         return {
             **recorded,
             "accum": resolve_accum(options.accum, inputs.device),  # the same for every worker
-            "given_counts": options.counts is not None,
-            "per_token": per_token,
-            "rank": _dimensions("rank", rank, dims),
+            "given_counts": counts_are_given(options.counts, inputs),
+            "per_token": named_dims("per-token", options.per_token or (), dims),
+            "rank": named_dims("rank", rank, dims),
             "types": _buckets(options.types, len(recorded["points"]), dims),
         }
 
@@ -110,10 +102,7 @@ class Correlate(Observer):
     @cached_property
     def _covariates(self) -> Covariates:
         frequencies = self.inputs.frequencies
-        covariates: Covariates = self.inputs.keep(
-            "covariates", lambda: frequency_covariates(frequencies)
-        )
-        return covariates
+        return self.inputs.keep("covariates", lambda: frequency_covariates(frequencies))
 
     @property
     def fused(self) -> PointMoments:
@@ -255,8 +244,8 @@ def correlate(
         per_token=list(per_token),
         types=types,
     )
-    found: Correlation = one_step(
-        "correlate",
+    return one_step(
+        Correlate,
         options,
         model,
         tokenizer,
@@ -267,14 +256,7 @@ def correlate(
         max_length=max_length,
         token_budget=token_budget,
         autocast=autocast,
-    )
-    return found
-
-
-def default_rank(inputs: Inputs) -> list[int]:
-    """The outliers by parameters, and ten random dimensions to read them against."""
-    size = inputs.architecture.hidden_size
-    return [*(outliers_by_parameters(inputs) or ()), *random_dims(size, _RANDOM_DIMS)]
+    ).result()
 
 
 def ordinary_counts(frequencies: TokenFrequencies, exclude: Sequence[int]) -> torch.Tensor:
@@ -284,33 +266,11 @@ def ordinary_counts(frequencies: TokenFrequencies, exclude: Sequence[int]) -> to
     return torch.from_numpy(counts)
 
 
-def given_counts(path: Path, inputs: Inputs) -> TokenFrequencies:
-    """The counts of ``--counts``, read once: resolving checks them, and the study keeps a copy."""
-    counts: TokenFrequencies = inputs.keep(
-        "given counts", lambda: TokenFrequencies.load(path, inputs.tokenizer)
-    )
-    return counts
-
-
-def attached_counts(path: Path | None, inputs: Inputs) -> dict[str, bytes]:
-    """What the study keeps of the counts of ``--counts``; nothing where none were given."""
-    if path is None:
-        return {}
-    return {COUNTS_FILE: parquet_bytes(given_counts(path, inputs).table())}
-
-
 def _buckets(asked: int | None, points: int, dims: int) -> int:
     """How many buckets of types there are."""
     if asked is not None and (asked < 0 or asked == 1):
         raise ArgumentError(f"types: expected 0, or 2 or more buckets, got {asked}.")
     return fitting_buckets(points, dims) if asked is None else asked
-
-
-def _dimensions(name: str, dims: Sequence[int], size: int) -> list[int]:
-    found = sorted(set(dims))
-    if found and not 0 <= found[0] <= found[-1] < size:
-        raise ArgumentError(f"{name}: expected dimensions 0 to {size - 1}, got {found}.")
-    return found
 
 
 def frequency_covariates(frequencies: TokenFrequencies) -> Covariates:

@@ -148,7 +148,7 @@ class Count(TextStep):
 
         from outdim.corpus import Unit
 
-        counter: TokenCounter = self.inputs.keep("counter", self._counter)
+        counter = self.inputs.keep("counter", self._counter)
         counted = counter.count(
             self.inputs.corpus, [Unit(**unit)], self.inputs.resources.check_stop
         )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from outdim.analysis.analyze import one_step
-from outdim.analysis.detect import outliers_by_parameters
+from outdim.analysis.dimensions import outliers_by_parameters
+from outdim.analysis.in_memory import one_step
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.results.agreement import Criteria
 from outdim.analysis.rule_states import States
@@ -194,8 +194,8 @@ def criteria(
         min_fraction=min_fraction,
         twins=twins,
     )
-    found: Criteria = one_step(
-        "criteria",
+    return one_step(
+        FindByCriteria,
         options,
         model,
         tokenizer,
@@ -204,5 +204,4 @@ def criteria(
         max_length=max_length,
         token_budget=token_budget,
         autocast=autocast,
-    )
-    return found
+    ).result()

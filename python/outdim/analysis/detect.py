@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
 
+from outdim.analysis.gathered import Gathered
 from outdim.analysis.input_options import ModelOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.results.detection import (
@@ -20,7 +21,7 @@ from outdim.analysis.results.detection import (
     check_rule,
     detect_parameters,
 )
-from outdim.analysis.step import Json, Progress, Step
+from outdim.analysis.step import Json, Progress
 from outdim.errors import DataError
 
 if TYPE_CHECKING:
@@ -96,26 +97,6 @@ def detect(
     )
 
 
-def random_dims(size: int, count: int, but: Sequence[int] = ()) -> list[int]:
-    """Dimensions to read others against: so many but some, the same ones in every run."""
-    order = np.random.default_rng(0).permutation(size)
-    found: list[int] = order[~np.isin(order, but)][:count].tolist()
-    return found
-
-
-def outliers_by_parameters(inputs: Inputs) -> list[int] | None:
-    """The outliers of the model at hand; None where its norms say nothing."""
-
-    def find() -> list[int] | None:
-        try:
-            return list(detect(inputs.model, permutations=0, found=inputs.architecture).dims)
-        except DataError:
-            return None
-
-    found: list[int] | None = inputs.keep("outliers by parameters", find)
-    return found
-
-
 class Norms(NamedTuple):
     """The parameters in which outlier dimensions are looked for: of one norm a layer.
 
@@ -177,17 +158,16 @@ class DetectOptions:
     permutations: int = 1000
 
 
-class Detect(Step):
-    """Reads the norms of a model; its state is their parameters, and it has one shard."""
+class Detect(Gathered):
+    """Reads the norms of a model, in one shard.
+
+    State: ``gamma`` [L, D] and, where all norms have it, ``beta`` [L, D], float64.
+    """
 
     name = "detect"
     Options = DetectOptions
     reads = (ModelOptions,)
     presentation = ("rule", "k", "min_fraction", "permutations")
-
-    def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:
-        super().__init__(recorded, inputs)
-        self._parameters: dict[str, torch.Tensor] = {}
 
     @classmethod
     def resolve(cls, options: DetectOptions, inputs: Inputs) -> Json:
@@ -203,20 +183,11 @@ class Detect(Step):
         both = {"gamma": norms.gamma, "beta": norms.beta}
         return self.merge({k: torch.from_numpy(v) for k, v in both.items() if v is not None})
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """``gamma`` [L, D] and, where all norms have it, ``beta`` [L, D], float64."""
-        return dict(self._parameters)
-
-    def merge(self, tensors: Mapping[str, torch.Tensor]) -> Self:
-        """Take the one state there is."""
-        self._parameters = dict(tensors)
-        return self
-
     def result(self) -> Detection:
         """The rule applied."""
-        beta = self._parameters.get("beta")
+        beta = self.tensors.get("beta")
         return detect_parameters(
-            self._parameters["gamma"].numpy(),
+            self.tensors["gamma"].numpy(),
             None if beta is None else beta.numpy(),
             **{name: self.recorded[name] for name in ("layers", "norms", "note")},
             **{name: self.recorded[name] for name in self.presentation},

@@ -13,10 +13,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from outdim.analysis.gathered import Gathered
 from outdim.analysis.input_options import ModelOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.results.embedding_columns import EDGES, Columns, Embeddings
-from outdim.analysis.step import Json, Progress, Step
+from outdim.analysis.step import Json, Progress
 from outdim.models import Architecture
 from outdim.models.embedding_tables import embedding_parts
 from outdim.stats.named import below
@@ -29,17 +30,13 @@ class EmbeddingsOptions:
     """Take the embeddings apart: which dimensions stand out in words, positions, types and norm."""
 
 
-class TakeApart(Step):
-    """Reads the embeddings of a model; its state is what is said of their columns."""
+class TakeApart(Gathered):
+    """Reads the embeddings of a model; its state is by part what `columns_of` gives."""
 
     name = "embeddings"
     Options = EmbeddingsOptions
     reads = (ModelOptions,)
     wants = ("detect",)
-
-    def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:
-        super().__init__(recorded, inputs)
-        self._columns: dict[str, Tensor] = {}
 
     @classmethod
     def resolve(cls, options: EmbeddingsOptions, inputs: Inputs) -> Json:
@@ -51,23 +48,14 @@ class TakeApart(Step):
         """Read the weights."""
         for one in embedding_parts(self.inputs.model, self.inputs.architecture):
             found = columns_of(one.weight)
-            self._columns |= {f"{one.part}/{name}": part for name, part in found.items()}
-        return self
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """By part, what `columns_of` gives."""
-        return dict(self._columns)
-
-    def merge(self, tensors: Mapping[str, Tensor]) -> Self:
-        """Take the one state there is."""
-        self._columns = dict(tensors)
+            self.tensors |= {f"{one.part}/{name}": part for name, part in found.items()}
         return self
 
     def result(self) -> Embeddings:
         """The columns."""
         return Embeddings(
             {
-                part: Columns(path, rows, **below(f"{part}/", self._columns))
+                part: Columns(path, rows, **below(f"{part}/", self.tensors))
                 for part, path, rows in self.recorded["parts"]
             }
         )

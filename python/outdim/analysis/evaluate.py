@@ -24,7 +24,7 @@ from outdim.analysis.step import Json
 from outdim.analysis.variants.each_variant import EachVariant
 from outdim.analysis.variants.runner import Runner, scored
 from outdim.analysis.variants.scoring import Tally
-from outdim.analysis.variants.variant import AblationOptions, Kind, variants
+from outdim.analysis.variants.variant import AblationOptions, Kind
 from outdim.errors import ArgumentError
 from outdim.models.losses import Scores
 
@@ -90,10 +90,7 @@ class Evaluate(EachVariant):
 
     def runner(self) -> Runner[Scores]:
         """What scores predictions."""
-        found: Runner[Scores] = self.inputs.keep(
-            "runner", lambda: Runner(self.inputs, self.head, scored)
-        )
-        return found
+        return self.inputs.keep("runner", lambda: Runner(self.inputs, self.head, scored))
 
     def keeping(self, runner: Runner[Any], documents: Documents, variants: int) -> Tally:
         """Sums by document."""
@@ -211,14 +208,11 @@ def evaluate(
         ...     ablated = evaluate(model, tokenizer, texts).loss
         >>> evaluate(model, tokenizer, texts, ablations=[507, 247]).headline()  # doctest: +SKIP
     """
-    from outdim.models import Ablation
-
     forward = ForwardOptions(max_length=max_length, token_budget=token_budget, autocast=autocast)
-    inputs = inputs_of(model, tokenizer, texts, forward, frequencies)
-    asked = [Ablation.of(one) for one in ablations]
-    found = variants(inputs, asked, controls=controls, kind=control_kind, seed=seed)
+    inputs = inputs_of(model, tokenizer, texts, forward, frequencies=frequencies)
     step, options = _step(task, draws=draws, masking=masking, mask_share=mask_share)
-    return run_variants(step, options, found, seed, inputs).result()
+    beside = {"controls": controls, "kind": control_kind}
+    return run_variants(step, options, inputs, ablations, seed=seed, **beside).result()
 
 
 def _step(task: Task, **options: Any) -> tuple[type[Evaluate], EvaluateOptions]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 
+from outdim.analysis.gathered import Gathered
 from outdim.analysis.heads import Classifier
 from outdim.analysis.input_options import InputOptions, ModelOptions, TokenizerOptions
 from outdim.analysis.inputs import Inputs
@@ -20,7 +21,7 @@ from outdim.analysis.labelled_items import (
     resolve_items,
 )
 from outdim.analysis.results.labelled import LabelledResult
-from outdim.analysis.step import Json, Progress, Step
+from outdim.analysis.step import Json, Progress
 from outdim.analysis.variants.variant import AblationOptions, Variant
 from outdim.corpus.labelled import LabelledTexts
 
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class Sts(Step):
-    """Scores every item with every variant; the state holds the outputs of each.
+class Sts(Gathered):
+    """Scores every item with every variant; a shard is a variant.
 
-    A shard is a variant.
+    State: ``outputs/<variant>`` [N, C] float32, ``truth`` [N] and ``clusters`` [N] int64.
     """
 
     name: ClassVar[str] = "evaluate-sts"
@@ -45,7 +46,6 @@ class Sts(Step):
     def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:
         super().__init__(recorded, inputs)
         self.variants = [Variant.from_dict(plain) for plain in recorded["variants"]]
-        self._tensors: dict[str, torch.Tensor] = {}
 
     @classmethod
     def resolve(cls, options: StsOptions, inputs: Inputs) -> Json:
@@ -82,20 +82,11 @@ class Sts(Step):
         found = self.inputs.keep(f"{self.name} architecture", lambda: architecture(self.model))
         with apply_ablation(self.model, variant.ablation, found=found):
             outputs = self.outputs(items, progress)
-        self._tensors = {
+        self.tensors = {
             f"outputs/{number}": outputs,
             "truth": torch.from_numpy(items.labels),
             "clusters": torch.from_numpy(items.clusters),
         }
-        return self
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """``outputs/<variant>`` [N, C] float32, ``truth`` [N] and ``clusters`` [N] int64."""
-        return dict(self._tensors)
-
-    def merge(self, tensors: Mapping[str, torch.Tensor]) -> Self:
-        """Take the outputs of other variants."""
-        self._tensors.update(tensors)
         return self
 
     def result(self) -> LabelledResult:
@@ -104,9 +95,9 @@ class Sts(Step):
             step=self.name,
             asked=recorded_task(self.Options, self.recorded),
             variants=self.variants,
-            outputs=[self._tensors[f"outputs/{k}"].numpy() for k in range(len(self.variants))],
-            truth=self._tensors["truth"].numpy(),
-            clusters=self._tensors["clusters"].numpy(),
+            outputs=[self.tensors[f"outputs/{k}"].numpy() for k in range(len(self.variants))],
+            truth=self.tensors["truth"].numpy(),
+            clusters=self.tensors["clusters"].numpy(),
             seed=self.recorded["seed"],
             named=self.recorded.get("named", True),
         )

@@ -11,21 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-import torch
-
+from outdim.analysis.gathered import Gathered
 from outdim.analysis.heads import WithHead
 from outdim.analysis.in_memory import run_variants
 from outdim.analysis.input_options import ModelOptions, TokenizerOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.results.filling import Filling
-from outdim.analysis.step import Json, Progress, Step
-from outdim.analysis.variants.variant import AblationOptions, Kind, Variant, variants
+from outdim.analysis.step import Json, Progress
+from outdim.analysis.variants.variant import AblationOptions, Kind, Variant
 from outdim.errors import ArgumentError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from outdim.models import Ablation, Architecture, Head
+    from outdim.models import Ablation, Head
 
 _MASKS = re.compile(r"\[MASK\]|<mask>")
 _TOKENS, _TOP = 40, 5
@@ -70,8 +69,11 @@ class FillOptions:
     threads: int = 1
 
 
-class Fill(Step):
-    """What each variant of the model puts into, or behind, each text."""
+class Fill(Gathered):
+    """What each variant of the model puts into, or behind, each text.
+
+    State: by text ids [M, masks, top] with probability, or ids [M, tokens].
+    """
 
     name = "evaluate-fill"
     Options = FillOptions
@@ -80,7 +82,6 @@ class Fill(Step):
     def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:
         super().__init__(recorded, inputs)
         self.variants = [Variant.from_dict(plain) for plain in recorded["variants"]]
-        self._found: dict[str, torch.Tensor] = {}
 
     @classmethod
     def resolve(cls, options: FillOptions, inputs: Inputs) -> Json:
@@ -116,7 +117,7 @@ class Fill(Step):
         inputs, recorded, number = self.inputs, self.recorded, unit["text"]
         model = inputs.model_with(recorded["head"])
         inputs.resources.check_stop()
-        found: Architecture = inputs.keep("fill_architecture", lambda: architecture(model))
+        found = inputs.keep("fill_architecture", lambda: architecture(model))
         ids = _encode(recorded["text"][number], recorded, inputs)
         ablations = [variant.ablation for variant in self.variants]
         if recorded["head"] == "mlm":
@@ -124,20 +125,11 @@ class Fill(Step):
             tokens, chance = fill_masks(
                 model, ids, mask, ablations, top=recorded["top"], found=found
             )
-            self._found |= {f"{number}/ids": tokens, f"{number}/probability": chance}
+            self.tensors |= {f"{number}/ids": tokens, f"{number}/probability": chance}
         else:
             tokens = continue_prompt(model, ids, recorded["tokens"], ablations, found=found)
-            self._found[f"{number}/ids"] = tokens
+            self.tensors[f"{number}/ids"] = tokens
         progress(len(ids))
-        return self
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """By text: ids [M, masks, top] with probability, or ids [M, tokens]."""
-        return dict(self._found)
-
-    def merge(self, tensors: Mapping[str, torch.Tensor]) -> Self:
-        """Put other texts beside those that are there."""
-        self._found |= tensors
         return self
 
     def result(self) -> Filling:
@@ -217,11 +209,8 @@ def fill(
         >>> print(fill(model, tokenizer, "The capital of France is", ablations=[507]).markdown())
         ... # doctest: +SKIP
     """
-    from outdim.models import Ablation
-
     inputs = Inputs.of(model=model, tokenizer=tokenizer)
-    asked = [Ablation.of(one) for one in ablations]
-    found = variants(inputs, asked, controls=controls, kind=control_kind, seed=seed)
     given = [texts] if isinstance(texts, str) else list(texts)
     options = FillOptions(text=given, tokens=tokens, top=top)
-    return run_variants(Fill, options, found, seed, inputs).result()
+    beside = {"controls": controls, "kind": control_kind}
+    return run_variants(Fill, options, inputs, ablations, seed=seed, **beside).result()

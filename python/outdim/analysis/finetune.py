@@ -135,8 +135,7 @@ def training_of(model: str | Path) -> dict[str, Any] | None:
 def _last(checkpoints: Path) -> str | None:
     from transformers.trainer_utils import get_last_checkpoint
 
-    found: str | None = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
-    return found
+    return get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
 
 
 def _trainer(

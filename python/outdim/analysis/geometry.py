@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from outdim.analysis.analyze import one_step
+from outdim.analysis.dimensions import named_dims
+from outdim.analysis.in_memory import one_step
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.probe import read_first
 from outdim.analysis.results.isotropy import LEADING, RATIOS, Geometry, Ratios, Space
@@ -74,9 +75,7 @@ class MeasureGeometry(Observer):
         points = recorded["points"]
         if not 0 <= options.top < size:
             raise ArgumentError(f"top: expected 0 to {size - 1} dimensions, got {options.top}.")
-        given = sorted(set(options.leave_out or ()))
-        if given and not 0 <= given[0] <= given[-1] < size:
-            raise ArgumentError(f"leave-out: expected dimensions 0 to {size - 1}, got {given}.")
+        given = named_dims("leave-out", options.leave_out or (), size)
         if len(given) == size:
             raise ArgumentError(f"leave-out: expected some of {size} dimensions, got all of them.")
         if options.covariance is None:
@@ -241,8 +240,8 @@ def geometry(
         top=top,
         leave_out=None if leave_out is None else list(leave_out),
     )
-    found: Geometry = one_step(
-        "geometry",
+    return one_step(
+        MeasureGeometry,
         options,
         model,
         tokenizer,
@@ -251,8 +250,7 @@ def geometry(
         max_length=max_length,
         token_budget=token_budget,
         autocast=autocast,
-    )
-    return found
+    ).result()
 
 
 def ratios(hidden: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:

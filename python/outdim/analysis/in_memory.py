@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from outdim.analysis.input_options import ForwardOptions
+from outdim.analysis.input_options import ForwardOptions, InputOptions, ObserveOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.registry import step_class
 from outdim.analysis.step import Step
 from outdim.analysis.tasks import GLUE
-from outdim.analysis.variants.variant import Variant
+from outdim.analysis.variants.variant import variants
 from outdim.corpus import corpus_of
 from outdim.errors import ArgumentError
 from outdim.tokens import check_frequencies
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from outdim.corpus import Corpus
+    from outdim.models import Ablation
     from outdim.tokens import TokenFrequencies
 
 S = TypeVar("S", bound=Step)
@@ -30,10 +31,12 @@ def inputs_of(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     texts: str | Path | Sequence[str] | Corpus,
-    forward: ForwardOptions,
+    *options: InputOptions,
     frequencies: TokenFrequencies | None = None,
 ) -> Inputs:
     """What a step reads that runs in memory; ``frequencies`` None counts the texts.
+
+    ``options`` say how, one of each kind (`outdim.analysis.input_options`).
 
     Raises:
         ArgumentError: Names of files where documents are expected.
@@ -41,7 +44,7 @@ def inputs_of(
     """
     corpus = corpus_of(texts)
     inputs = Inputs.of({"source": [corpus.source]}, model=model, tokenizer=tokenizer, corpus=corpus)
-    inputs.resolve([forward])
+    inputs.resolve(options)
     if frequencies is not None:
         check_frequencies(frequencies, tokenizer)
         inputs.frequencies = frequencies
@@ -71,11 +74,39 @@ def run_in_memory(
     return whole
 
 
-def run_variants(
-    step: type[S], options: Any, variants: Sequence[Variant], seed: int, inputs: Inputs
+def one_step(
+    step: type[S],
+    options: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: str | Path | Sequence[str] | Corpus,
+    *,
+    exclude: Sequence[str],
+    frequencies: TokenFrequencies | None = None,
+    fused: bool = True,
+    **forward: Any,
 ) -> S:
-    """The same, of a step that reads `AblationOptions`: these variants."""
-    recorded = {"variants": [variant.as_dict() for variant in variants], "seed": seed}
+    """The same, of a step that observes a model; ``forward`` are options of `ForwardOptions`."""
+    how = ForwardOptions(exclude=list(exclude), **forward), ObserveOptions(fused=fused)
+    inputs = inputs_of(model, tokenizer, texts, *how, frequencies=frequencies)
+    return run_in_memory(step, options, inputs)
+
+
+def run_variants(
+    step: type[S],
+    options: Any,
+    inputs: Inputs,
+    ablations: Sequence[Ablation | int | Sequence[int]],
+    *,
+    seed: int,
+    **beside: Any,
+) -> S:
+    """The same, of a step that reads `AblationOptions`; ``beside`` says which controls."""
+    from outdim.models import Ablation
+
+    asked = [Ablation.of(one) for one in ablations]
+    found = variants(inputs, asked, seed=seed, **beside)
+    recorded = {"variants": [variant.as_dict() for variant in found], "seed": seed}
     return run_in_memory(step, options, inputs, recorded)
 
 

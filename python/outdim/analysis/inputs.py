@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from outdim import gguf
 from outdim.analysis.input_options import GROUPS, ModelOptions, open_recorded
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from outdim.corpus import Corpus
     from outdim.models import Architecture, Head
     from outdim.tokens import TokenFrequencies
+
+T = TypeVar("T")
+
+#: The copy of the token counts that a study was given.
+COUNTS_FILE = "counts.parquet"
 
 _OF_MODEL = {"model", "architecture", "about_model", "heads"}
 _SHAREABLE = {"corpus", "tokenizer", "files", *_OF_MODEL}
@@ -140,11 +145,12 @@ class Inputs:
                 setattr(self, name, vars(other)[name])
         return self
 
-    def keep(self, name: str, make: Callable[[], Any]) -> Any:
+    def keep(self, name: str, make: Callable[[], T]) -> T:
         """What ``make`` gave the first time: for what is costly and serves every shard."""
         if name not in self._kept:
             self._kept[name] = make()
-        return self._kept[name]
+        found: T = self._kept[name]
+        return found
 
     @property
     def has_model(self) -> bool:
@@ -259,7 +265,7 @@ class Inputs:
         """The token frequencies that states are related to: those attached, else the text's own."""
         from outdim.tokens import TokenFrequencies
 
-        attached = self.attached("counts.parquet")
+        attached = self.attached(COUNTS_FILE)
         if attached is not None:
             return TokenFrequencies.from_parquet(attached)
         return self.text_frequencies

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from outdim.analysis.analyze import one_step
-from outdim.analysis.detect import outliers_by_parameters, random_dims
+from outdim.analysis.dimensions import named_dims, outliers_by_parameters, random_dims
 from outdim.analysis.hidden_maps import hidden_maps
+from outdim.analysis.in_memory import one_step
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.life_sums import LifeSums
 from outdim.analysis.places import Places
@@ -189,8 +189,8 @@ def lifecycle(
         [(2, 'mlp'), (12, 'mlp')]
     """
     options = LifecycleOptions(dims=None if dims is None else list(dims))
-    found: Lives = one_step(
-        "lifecycle",
+    return one_step(
+        FollowLives,
         options,
         model,
         tokenizer,
@@ -199,8 +199,7 @@ def lifecycle(
         max_length=max_length,
         token_budget=token_budget,
         autocast=autocast,
-    )
-    return found
+    ).result()
 
 
 def _followed(point: Point) -> bool:
@@ -219,12 +218,10 @@ def _dimensions(options: LifecycleOptions, inputs: Inputs, recorded: Json) -> li
     """The dimensions that are followed."""
     size = inputs.architecture.hidden_size
     if options.dims is not None:
-        given = sorted(set(options.dims))
-        if not given or not 0 <= given[0] <= given[-1] < size:
-            raise ArgumentError(f"dims: expected dimensions 0 to {size - 1}, got {options.dims}.")
-        return given
-    found: list[int] = inputs.keep("lifecycle dims", lambda: _outliers(inputs, recorded))
-    return found
+        if not options.dims:
+            raise ArgumentError(f"dims: expected dimensions 0 to {size - 1}, got none.")
+        return named_dims("dims", options.dims, size)
+    return inputs.keep("lifecycle dims", lambda: _outliers(inputs, recorded))
 
 
 def _outliers(inputs: Inputs, recorded: Json) -> list[int]:

@@ -54,8 +54,7 @@ class Places:
     def kept(cls, inputs: Inputs) -> Places:
         """Those of the tokenizer at hand, made once."""
         tokenizer, vocab = inputs.tokenizer, inputs.architecture.vocab_size
-        found: Places = inputs.keep("places", lambda: cls.of(tokenizer, vocab, inputs.device))
-        return found
+        return inputs.keep("places", lambda: cls.of(tokenizer, vocab, inputs.device))
 
     def of_batch(self, ids: Tensor, position: Tensor) -> Tensor:
         """[B, S, P] float64 of ids and positions [B, S]."""

@@ -29,7 +29,7 @@ from outdim.analysis.results.predictions import Predictions
 from outdim.analysis.step import Json
 from outdim.analysis.variants.each_variant import EachVariant
 from outdim.analysis.variants.runner import Runner, predictor_of
-from outdim.analysis.variants.variant import AblationOptions, Kind, variants
+from outdim.analysis.variants.variant import AblationOptions, Kind
 from outdim.errors import ArgumentError
 from outdim.stats.jackknife import BLOCKS, block_of
 from outdim.stats.prediction_measures import read_out
@@ -120,10 +120,7 @@ class Predict(EachVariant):
     def runner(self) -> Runner[Likely]:
         """What gives the likeliest tokens, and sums of states."""
         measure = partial(likely, cells=self.layout.cells, keep=self.layout.hidden_size > 0)
-        found: Runner[Likely] = self.inputs.keep(
-            "likely", lambda: Runner(self.inputs, self.head, measure)
-        )
-        return found
+        return self.inputs.keep("likely", lambda: Runner(self.inputs, self.head, measure))
 
     def documents(self) -> Documents:
         """With their texts, where these are tagged."""
@@ -158,11 +155,10 @@ class Predict(EachVariant):
         if predictor.output is None:
             return torch.zeros(0, 0, dtype=torch.float64)
         weight = predictor.output.weight.detach()
-        found: Tensor = self.inputs.keep(
+        return self.inputs.keep(
             "read-out",
             lambda: read_out(weight, *_by_id(self.inputs.frequencies, predictor.vocab_size)),
         )
-        return found
 
     def state_dict(self) -> dict[str, Tensor]:
         """See `PredictionSums`."""
@@ -234,8 +230,7 @@ def _by_id(
 
 def _tagger(inputs: Inputs, name: str) -> Tagger:
     """The tagger, opened once."""
-    tagger: Tagger = inputs.keep(f"tagger {name}", lambda: SpacyTagger(name))
-    return tagger
+    return inputs.keep(f"tagger {name}", lambda: SpacyTagger(name))
 
 
 def predictions(
@@ -298,21 +293,19 @@ def predictions(
         >>> found.headline()  # doctest: +SKIP
         >>> found.measure("mean_log_frequency").difference.value  # doctest: +SKIP
     """
-    from outdim.models import Ablation
-
     if task not in ("lm", "mlm"):
         raise ArgumentError(f"task: expected 'lm' or 'mlm', got {task!r}.")
     if task == "lm" and (mask_share is not None or masking != "random"):
         raise ArgumentError("mask_share, masking: they go with task='mlm' alone; leave them out.")
     forward = ForwardOptions(max_length=max_length, token_budget=token_budget, autocast=autocast)
-    inputs = inputs_of(model, tokenizer, texts, forward, frequencies)
+    inputs = inputs_of(model, tokenizer, texts, forward, frequencies=frequencies)
     name = tagger if isinstance(tagger, str | None) else tagger.about["name"]
     if name is not tagger:
         inputs.keep(f"tagger {name}", lambda: tagger)
-    asked = [Ablation.of(one) for one in ablations]
-    found = variants(inputs, asked, controls=controls, kind=control_kind, seed=seed)
-    if task == "lm":
-        plain = PredictionsOptions(tagger=name)
-        return run_variants(PredictLm, plain, found, seed, inputs).result()
-    options = PredictionsMaskedOptions(masking=masking, mask_share=mask_share, tagger=name)
-    return run_variants(PredictMlm, options, found, seed, inputs).result()
+    step: type[Predict] = PredictLm
+    options = PredictionsOptions(tagger=name)
+    if task == "mlm":
+        step = PredictMlm
+        options = PredictionsMaskedOptions(masking=masking, mask_share=mask_share, tagger=name)
+    beside = {"controls": controls, "kind": control_kind}
+    return run_variants(step, options, inputs, ablations, seed=seed, **beside).result()

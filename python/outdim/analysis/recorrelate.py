@@ -229,8 +229,7 @@ def _pearson(x: Floats, n: Floats, sums: Floats, m2: Floats) -> Floats:
 
 def _bin(counts: NDArray[np.int64]) -> NDArray[np.int32]:
     """Number of binary digits: 0 for 0, b for counts from 2^(b-1) to 2^b - 1."""
-    digits: NDArray[np.int32] = np.frexp(counts.astype(np.float64))[1]
-    return digits
+    return np.frexp(counts.astype(np.float64))[1]
 
 
 def _bins(kept: KeptSums, frequencies: TokenFrequencies) -> pa.Table:

@@ -65,7 +65,7 @@ class ScreenStep(Step):
         self, model: nn.Module, batches: Iterable[B], add: Callable[[Screener, B], None]
     ) -> Self:
         """Add the scores of batches, in parts that a backward pass has room for."""
-        fitting: Fitting = self.inputs.keep("screen fitting", Fitting)
+        fitting = self.inputs.keep("screen fitting", Fitting)
         screener = Screener(model)
         for batch in batches:
             for part in _parts(batch):
@@ -117,7 +117,7 @@ class ScreenText(ScreenStep, Predicting):
         """Take one unit of text."""
         inputs, account, documents = self.inputs, Accounting(), self.documents()
         model, predictor = inputs.model_with(self.head.head), predictor_of(inputs, self.head)
-        reading: Reading = inputs.keep("screen reading", lambda: Reading(inputs))
+        reading = inputs.keep("screen reading", lambda: Reading(inputs))
 
         def read() -> Iterator[TargetBatch]:
             for batch in self.batches(reading, unit, account, documents):

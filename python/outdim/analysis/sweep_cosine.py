@@ -59,10 +59,9 @@ class SweepCosine(SweepText, EveryToken):
     def runner(self) -> Runner[Any]:
         """What runs the model, several variants at once."""
         at_once = self.recorded["variants_at_once"]
-        found: Runner[Tensor] = self.inputs.keep(
+        return self.inputs.keep(
             "sweeping vectors", lambda: Runner(self.inputs, self.head, moved, at_once)
         )
-        return found
 
     def keeping(self, runner: Runner[Any], documents: Documents, variants: int) -> Tally:
         """Sums by document."""

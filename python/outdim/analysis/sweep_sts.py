@@ -14,11 +14,12 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from outdim.analysis.gathered import Gathered
 from outdim.analysis.input_options import ModelOptions, TokenizerOptions, args_of
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.labelled_items import StsOptions, batching, recorded_items, resolve_items
 from outdim.analysis.results.read_out import SweptReadOut
-from outdim.analysis.step import Json, Progress, Step
+from outdim.analysis.step import Json, Progress
 from outdim.analysis.variants.predict import text_vectors
 from outdim.corpus.labelled import LabelledTexts
 from outdim.errors import ArgumentError
@@ -42,17 +43,16 @@ class SweepStsOptions(StsOptions):  # noqa: D101 - also what is said of pairs
     seed: int = 0
 
 
-class SweepSts(Step):
-    """Vectors of all texts, and the cosines of some ablated models."""
+class SweepSts(Gathered):
+    """Vectors of all texts, and the cosines of some ablated models.
+
+    State: ``left``, ``right`` [N, D], ``truth``, ``clusters`` [N], ``without/<dim>`` [N].
+    """
 
     name = "sweep-sts"
     Options = SweepStsOptions
     reads = (ModelOptions, TokenizerOptions)
     presentation = ("draws",)
-
-    def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:
-        super().__init__(recorded, inputs)
-        self._tensors: dict[str, torch.Tensor] = {}
 
     @classmethod
     def resolve(cls, options: SweepStsOptions, inputs: Inputs) -> Json:
@@ -89,7 +89,7 @@ class SweepSts(Step):
         from outdim.models import apply_ablation
 
         inputs, dim = self.inputs, unit["dim"]
-        items: LabelledTexts = inputs.keep("sweep sts items", self._items)
+        items = inputs.keep("sweep sts items", self._items)
         assert items.pairs is not None
         ablation = None if dim is None else self._ablation(dim)
 
@@ -113,18 +113,9 @@ class SweepSts(Step):
         cosine = torch.nn.functional.cosine_similarity(left.double(), right.double())
         return self.merge({f"without/{dim}": cosine})
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """``left``, ``right`` [N, D], ``truth``, ``clusters`` [N], ``without/<dim>`` [N]."""
-        return dict(self._tensors)
-
-    def merge(self, tensors: Mapping[str, torch.Tensor]) -> Self:
-        """Take what other shards found."""
-        self._tensors.update(tensors)
-        return self
-
     def result(self) -> SweptReadOut:
         """The correlation with what people say, without each dimension."""
-        arrays = {name: tensor.numpy() for name, tensor in self._tensors.items()}
+        arrays = {name: tensor.numpy() for name, tensor in self.tensors.items()}
         return SweptReadOut(
             left=arrays["left"],
             right=arrays["right"],

@@ -43,8 +43,7 @@ class Recorrelate:
     def run(self, given: Mapping[type, Any]) -> Path:
         """Write tables and report."""
         from outdim import manifest
-        from outdim.analysis.correlate import COUNTS_FILE
-        from outdim.analysis.inputs import Resources
+        from outdim.analysis.inputs import COUNTS_FILE, Resources
         from outdim.run.derived import derived, given_counts
         from outdim.run.results import account_of, write_results
         from outdim.run.worker import Worker

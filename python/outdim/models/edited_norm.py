@@ -12,6 +12,7 @@ from torch import Tensor
 
 from outdim.models.edits import BlockEdits, Edit, change_parameters, join, split
 from outdim.models.norms import Norm
+from outdim.models.replaced import replace_forward
 from outdim.models.sequence_tokens import SequenceTokens
 
 
@@ -20,9 +21,9 @@ class EditedNorm:
 
     def __init__(self, norm: Norm) -> None:
         self._norm = norm
-        self._before = vars(norm.module).get("forward")
         self._plain: Callable[[Tensor], Tensor] = norm.module.forward
         self._contexts: list[Callable[[Tensor], BlockEdits | None]] = []
+        self._put_back = replace_forward(norm.module, self.forward)
 
     @classmethod
     def enter(cls, norm: Norm, due: Callable[[Tensor], BlockEdits | None]) -> Callable[[], None]:
@@ -39,17 +40,12 @@ class EditedNorm:
             return due(x) if on.id in module._forward_pre_hooks else None
 
         edited._contexts.append(context)
-        module.forward = edited.forward
 
         def leave() -> None:
             on.remove()
             edited._contexts.remove(context)
-            if edited._contexts:
-                return
-            if edited._before is None:
-                del module.forward  # the one of the class comes forth again
-            else:
-                module.forward = edited._before
+            if not edited._contexts:
+                edited._put_back()
 
         return leave
 

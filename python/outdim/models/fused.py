@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from outdim.errors import ArgumentError
 from outdim.models.norms import Norm, recognise_norm
 from outdim.models.points import Point
+from outdim.models.replaced import replace_forward
 from outdim.models.watch import Watch
 
 if TYPE_CHECKING:
@@ -65,23 +66,14 @@ def fuse(
             fused[path].points[point.norm_call] = point
         else:
             rest.append(point)
-    replaced: list[nn.Module] = []
-
-    def replace(module: nn.Module, forward: Callable[..., Tensor]) -> None:
-        module.forward = forward
-        replaced.append(module)
-
-    try:
+    with ExitStack() as stack:
         for norm in fused.values():
             residual = next(iter(norm.points.values())).residual
             if residual is not None:
                 parent = model.get_submodule(residual)
-                replace(parent, norm.with_residual(parent))
-            replace(norm.module, norm.forward)
+                stack.callback(replace_forward(parent, norm.with_residual(parent)))
+            stack.callback(replace_forward(norm.module, norm.forward))
         yield rest
-    finally:
-        for module in replaced:
-            del module.forward  # the one of the class comes forth again
 
 
 def is_fused(model: nn.Module) -> bool:

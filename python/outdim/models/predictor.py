@@ -17,6 +17,7 @@ from torch.nn.functional import linear
 
 from outdim.errors import ArgumentError
 from outdim.models.forward import Forward
+from outdim.models.replaced import replace_forward
 from outdim.models.trace import alone, dummy_inputs
 from outdim.models.unchanged import unchanged
 
@@ -147,17 +148,13 @@ def _finishes(config: Any) -> Iterator[Callable[[Tensor], Tensor]]:
 def _passing(output: nn.Module) -> Iterator[list[Tensor]]:
     """The output layer gives one column of what it takes, which is kept, and computes nothing."""
     passed: list[Tensor] = []
-    own = vars(output).get("forward")
 
     def forward(states: Tensor) -> Tensor:
         passed.append(states)
         return states[..., :1]
 
-    output.forward = forward
+    put_back = replace_forward(output, forward)
     try:
         yield passed
     finally:
-        if own is None:
-            del output.forward  # the one of the class comes forth again
-        else:
-            output.forward = own
+        put_back()

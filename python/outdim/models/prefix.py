@@ -24,6 +24,7 @@ from outdim.models.ablation import Ablation
 from outdim.models.ablation_sites import sites
 from outdim.models.architecture import Architecture
 from outdim.models.points import Point, first_hidden, first_hidden_input, with_hidden
+from outdim.models.replaced import replace_forward
 from outdim.models.trace import dummy_inputs
 
 #: From ids and mask [B, S] to what is read off the model, [B, ...].
@@ -231,7 +232,7 @@ class PrefixForward:
         with ExitStack() as stack:
             for number, block in enumerate(self._blocks[:layer], 1):
                 given = hidden if number == layer else None
-                stack.callback(_replace(block, _passing(self._shapes[number], given)))
+                stack.callback(replace_forward(block, _passing(self._shapes[number], given)))
             yield
 
 
@@ -261,17 +262,3 @@ def _passing(around: Any, given: Tensor | None) -> Callable[..., Any]:
         return with_hidden(around, hidden)
 
     return forward
-
-
-def _replace(module: Any, forward: Callable[..., Any]) -> Callable[[], None]:
-    """Let a module have another forward; returns what puts its own back."""
-    own = vars(module).get("forward")
-    module.forward = forward
-
-    def put_back() -> None:
-        if own is None:
-            del module.forward  # the one of the class comes forth again
-        else:
-            module.forward = own
-
-    return put_back

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from outdim.errors import ArgumentError, BackendError, DataError
 from outdim.models.points import Point, first_hidden, first_hidden_input, with_hidden
+from outdim.models.replaced import replace_forward
 
 _COMPILED = (
     "torch.compile(fullgraph=True): a model that is observed or ablated runs without compilation; "
@@ -60,7 +61,7 @@ class Watch:
         we are on: whoever takes the hooks off to have the model alone does so with us too.
         Returns what puts the forward back.
         """
-        plain, own = module.forward, vars(module).get("forward")
+        plain = module.forward
         on = module.register_forward_pre_hook(lambda module, args: None)
 
         @functools.wraps(plain)
@@ -91,15 +92,13 @@ class Watch:
                     self._end(module)
                 return output
 
-        def put_back() -> None:
-            on.remove()
-            if own is None:
-                del module.forward  # the one of the class comes forth again
-            else:
-                module.forward = own
+        put_back = replace_forward(module, forward)
 
-        module.forward = forward
-        return put_back
+        def leave() -> None:
+            on.remove()
+            put_back()
+
+        return leave
 
     @property
     def running(self) -> bool:

@@ -31,6 +31,8 @@ DARK = {
 
 # Diverging, centred at 0: blue for negative, orange for positive, the ground's own tone for none.
 DIVERGING = ("#08306b", "#2f79b5", "#9cc8e3", "#f7f7f7", "#fdbb7c", "#dd6b15", "#7f2704")
+#: Of shares, from none to all.
+ORANGE = DIVERGING[len(DIVERGING) // 2 :]
 DIVERGING_DARK = ("#c6e2ff", "#62aef0", "#245f92", "#15191e", "#96480c", "#f0913a", "#ffe3c2")
 
 

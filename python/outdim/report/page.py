@@ -162,14 +162,13 @@ def _shown(figure: Figure, svg: bytes) -> dict[str, Any]:
 
 
 def _environment() -> Environment:
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("outdim.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment
 
 
 def _asset(name: str) -> str:

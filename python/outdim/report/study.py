@@ -86,6 +86,11 @@ class Study:
             return None
         return read_parquet(manifest.result_path(self.path, name))
 
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a table of results, as of `table`; none where there is none."""
+        table = self.table(name)
+        return [] if table is None else table.to_pylist()
+
     def files(self) -> list[ResultFile]:
         """Every file of results."""
         return [

@@ -43,8 +43,7 @@ class BlockSums:
 
     def __getitem__(self, name: str) -> Floats:
         """The sums [K, ...] of a name."""
-        found: Floats = self._sums[name].numpy()
-        return found
+        return self._sums[name].numpy()
 
     def add(self, name: str, block: Tensor, values: Tensor) -> None:
         """Add rows: ``values`` [N, ...] of blocks ``block`` [N] int64, both on the CPU."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,11 @@ class LeftOut(NamedTuple):
             self.used & other.used,
             self.held & other.held,
         )
+
+    def at(self, *index: Any) -> LeftOut:
+        """Some of the values, by an index of ``value``."""
+        of_each = (slice(None), *index)
+        return LeftOut(self.value[index], self.without[of_each], self.used, self.held[of_each])
 
     @property
     def held(self) -> NDArray[np.bool_]:

@@ -45,8 +45,7 @@ def double_mid_ranks(counts: Int64, frequencies: Int64 | None = None) -> Int64:
     tied = np.zeros(len(values), np.int64)
     np.add.at(tied, inverse, counts)
     below = np.cumsum(tied) - tied
-    ranks: Int64 = (2 * below + tied + 1)[inverse].astype(np.int64)
-    return ranks
+    return (2 * below + tied + 1)[inverse].astype(np.int64)
 
 
 @cache

@@ -164,8 +164,7 @@ class _Order:
         ordered = rows[self._order]
         if len(self._starts) == len(self._order):
             return ordered
-        found: Floats = np.add.reduceat(ordered, self._starts, axis=0)
-        return found
+        return np.add.reduceat(ordered, self._starts, axis=0)
 
     def ranks(self, mass: Floats) -> Floats:
         """Mid-ranks [N, B], less their mean, of items that stand as often as ``mass`` [N, B]."""

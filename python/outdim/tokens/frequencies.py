@@ -164,8 +164,7 @@ class TokenFrequencies:
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             bad = wanted[(wanted < 0) | (wanted >= len(self))].flat[0]
             raise ArgumentError(f"ids: expected 0 to {len(self) - 1}, got {bad}")
-        found: NDArray[np.int64] = self.counts[wanted]
-        return found
+        return self.counts[wanted]
 
     def top(self, n: int = 20, *, special: bool = False) -> Top:
         """The most frequent as (id, token, count), ties by id.

@@ -32,7 +32,8 @@ def test_random_sets_are_drawn_where_any_stands_beside(controls, series):
         "greedy_lm.parquet": pa.Table.from_pylist(sets, EVALUATION),
         "greedy_lm_rounds.parquet": pa.Table.from_pylist(rounds, ROUNDS),
     }
-    found = greedy_lm.section(SimpleNamespace(table=tables.get), "greedy-lm", [])
+    study = SimpleNamespace(rows=lambda name: tables[name].to_pylist())
+    found = greedy_lm.section(study, "greedy-lm", [])
     (figure,) = found.figures
     assert figure.table["series"].unique().to_pylist() == series
     table, others = found.tables

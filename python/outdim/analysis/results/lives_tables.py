@@ -140,8 +140,7 @@ def _stats(found: Lives) -> pa.Table:
         if f"written/{point}" in sums.sums:
             parts = found.parts("written", point)
             for place, name in enumerate(PARTS):
-                one = LeftOut(parts.value[:, place], parts.without[..., place], parts.used)
-                add(f"from_{name}", point, one)
+                add(f"from_{name}", point, parts.at(..., place))
     for point in sums.norms:
         add("denominator_share", point, found.share(point), share=True)
         add("denominator_share_largest", point, found.share_largest(point), share=True)

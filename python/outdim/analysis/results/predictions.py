@@ -129,15 +129,7 @@ class Predictions(Result):
         frequency = self.corpus[found.ids].astype(float)
         of_counts = measured(found.counts, frequency, float(self.corpus.sum()))
         for row, name in enumerate(FREQUENCY):
-            yield (
-                name,
-                LeftOut(
-                    of_counts.value[row],
-                    of_counts.without[:, row],
-                    of_counts.used,
-                    of_counts.held[:, row],
-                ),
-            )
+            yield name, of_counts.at(row)
         if reading in self.contributions:
             yield "logit_gap", _behind_truth(self.contributions[reading].gap)
         if found.classes.size:
@@ -148,12 +140,7 @@ class Predictions(Result):
             )
 
     def _compared(self, found: LeftOut, name: str) -> Comparison:
-        difference = LeftOut(
-            found.value - found.value[1],
-            found.without - found.without[:, 1:2],
-            found.used,
-            found.held & found.held[:, 1:2],
-        )
+        difference = found - found.at(slice(1, 2))
         size = len(found.value)
         holds = difference.held.copy()
         mean = LeftOut(

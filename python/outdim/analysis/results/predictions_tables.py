@@ -13,7 +13,7 @@ from outdim.analysis.results.cautions import no_interval
 from outdim.analysis.results.compared import ends, variant_row
 from outdim.analysis.results.predictions import TRUTH, interval_of
 from outdim.analysis.table import OF_VARIANT
-from outdim.stats.jackknife import LeftOut, ratio
+from outdim.stats.jackknife import ratio
 from outdim.stats.prediction_measures import FREQUENCY, READ_OUT
 from outdim.text import counted
 
@@ -189,11 +189,8 @@ def _pos(found: Predictions) -> Iterator[dict[str, Any]]:
     for reading, own in found.readings.items():
         counts = own.classes.astype(float)
         shares = ratio(counts, counts.sum(-1, keepdims=True))
-        without = shares.without - shares.without[:, :1]
-        value = interval_of(shares, share=True)
-        holds = shares.held & shares.held[:, :1]
-        change = LeftOut(shares.value - shares.value[:1], without, shares.used, holds)
-        difference, blocks = interval_of(change), shares.blocks
+        value, blocks = interval_of(shares, share=True), shares.blocks
+        difference = interval_of(shares - shares.at(slice(1)))
         total = own.classes.sum(0)
         for true, predicted in np.argwhere(total.sum(0) > 0).tolist():
             for i, variant in enumerate(found.variants):

@@ -8,7 +8,7 @@ import numpy as np
 
 from outdim.analysis.parts_of_speech import LONGEST
 from outdim.analysis.results.cautions import few_blocks
-from outdim.analysis.results.compared import others
+from outdim.analysis.results.compared import estimate, others
 from outdim.analysis.results.estimate import Estimate
 from outdim.analysis.variants.variant import controls_of
 from outdim.text import counted, listing, number
@@ -54,8 +54,8 @@ def _intact(found: Predictions, reading: str) -> str:
     return (
         f"Predicting {_WHAT[reading]}, the intact model gives {_types(types, 1)} where the text "
         f"has {types.value.value[0]:,.0f}, in {counted(_rows(found, reading), 'place')}; the mean "
-        f"of log(1 + count) is {_estimate(log.value, 1).words()} for what it predicts and "
-        f"{_estimate(log.value, 0).words()} for the text, a difference of {more.words()}: "
+        f"of log(1 + count) is {estimate(log.value, 1).words()} for what it predicts and "
+        f"{estimate(log.value, 0).words()} for the text, a difference of {more.words()}: "
         f"{_direction(more)} than the true ones."
     )
 
@@ -78,7 +78,7 @@ def _ablated(found: Predictions, variant: int) -> str:
     i = variant + 1
     log, types = (found.measure(name) for name in ("mean_log_frequency", "types"))
     slope, rho = (found.measure(name) for name in ("slope", "spearman"))
-    change = _estimate(log.difference, i)
+    change = estimate(log.difference, i)
     said = (
         f"{found.variants[variant].label}: the mean of log(1 + count) changes by {change.words()}, "
         f"{_direction(change)} than the intact model's"
@@ -110,7 +110,7 @@ def _dimensions(found: Predictions) -> str:
     return (
         "The states before the output layer make the mean logit (without a bias, and before a "
         "scale or cap of the model) of the most frequent tenth of the tokens differ from that of "
-        f"the rarest tenth by {_estimate(gap, 1).words()}; of that, {listing(parts)}."
+        f"the rarest tenth by {estimate(gap, 1).words()}; of that, {listing(parts)}."
     )
 
 
@@ -173,7 +173,3 @@ def cautions(found: Predictions) -> list[str]:
 
 def _rows(found: Predictions, reading: str) -> int:
     return int(found.readings[reading].rows.sum())
-
-
-def _estimate(interval: Interval, i: int) -> Estimate:
-    return Estimate(interval.value[i], interval.low[i], interval.high[i])

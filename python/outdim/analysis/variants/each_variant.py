@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from torch import Tensor
 
-from outdim.analysis.correlate import attached_counts, given_counts
 from outdim.analysis.documents import Documents
+from outdim.analysis.given_counts import attached_counts, counts_are_given
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.predicting import Predicting
 from outdim.analysis.step import Json, Progress, add_accounts
@@ -23,7 +23,6 @@ from outdim.analysis.variants.runner import Predicted, Runner, predictor_of
 from outdim.analysis.variants.variant import Variant
 from outdim.corpus import Accounting
 from outdim.errors import DataError
-from outdim.tokens import check_frequencies
 
 if TYPE_CHECKING:
     from outdim.models import Ablation
@@ -56,9 +55,7 @@ class EachVariant(Predicting):
         if "counts" not in recorded:  # of a step that relates nothing to them
             return recorded
         del recorded["counts"]  # a copy is attached
-        if options.counts is not None:
-            check_frequencies(given_counts(options.counts, inputs), inputs.tokenizer)
-        return {**recorded, "given_counts": options.counts is not None}
+        return {**recorded, "given_counts": counts_are_given(options.counts, inputs)}
 
     @classmethod
     def attach(cls, options: Any, inputs: Inputs) -> dict[str, bytes]:

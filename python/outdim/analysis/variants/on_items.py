@@ -36,10 +36,9 @@ class OnItems(Step):
         Raises:
             DataError: They are others now.
         """
-        found: LabelledTexts = self.inputs.keep(
+        return self.inputs.keep(
             f"{self.name} items", lambda: recorded_items(self.Options, self.recorded)
         )
-        return found
 
 
 class AnswersOnItems(OnItems, InBlocks):
@@ -101,7 +100,4 @@ def means_of_items(options: StsOptions, recorded: Mapping[str, Any], inputs: Inp
 
 def variant_logits(inputs: Inputs) -> VariantLogits:
     """The classifier, several variants at once."""
-    found: VariantLogits = inputs.keep(
-        "variant logits", lambda: VariantLogits(inputs.model_with("classifier"))
-    )
-    return found
+    return inputs.keep("variant logits", lambda: VariantLogits(inputs.model_with("classifier")))

@@ -50,8 +50,7 @@ class OnText(EachVariant, InBlocks):
 
     def runner(self) -> Runner[Any]:
         """What runs the model, several variants at once, and the last layer in closed form."""
-        found: Runner[Scores] = self.inputs.keep("sweeping", self._runner)
-        return found
+        return self.inputs.keep("sweeping", self._runner)
 
     def _runner(self) -> Runner[Scores]:
         model = self.inputs.model_with(self.head.head)

@@ -6,17 +6,13 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
-from plotly.subplots import make_subplots
 
-from outdim.report.colours import DIVERGING, scale
-from outdim.report.figures.base import Choice, Figure, canvas, layout
+from outdim.report.figures.base import Choice, Figure
+from outdim.report.figures.squares import draw_squares, squares
 from outdim.report.text import plot_text
 from outdim.text import visible
 
-_ORANGE = DIVERGING[len(DIVERGING) // 2 :]
 _SIDES = {"full": "as it is", "ablated": "ablated"}
 
 
@@ -30,6 +26,7 @@ def attention_map(id_: str, rows: Sequence[dict[str, Any]], about: str) -> Figur
     sides = [side for side in _SIDES if rows[0][side] is not None]
     maps = [{side: _square(row[side], len(tokens)) for side in sides} for row in rows]
     labels = [f"layer {row['layer']}, head {row['head']}" for row in rows]
+    drawn = {f"{labels[0]}, {_SIDES[side]}": maps[0][side] for side in sides}
     sentence = " ".join(tokens)
     return Figure(
         id=id_,
@@ -41,7 +38,7 @@ def attention_map(id_: str, rows: Sequence[dict[str, Any]], about: str) -> Figur
         + (", full and ablated." if len(sides) > 1 else "."),
         table=_table(rows, maps, sides),
         plot=lambda: _interactive(tokens, maps, sides),
-        draw=lambda: _draw(tokens, maps[0], labels[0]),
+        draw=lambda: draw_squares(tokens, drawn, 0.16),
         choices=(Choice("head", "head", {str(i): label for i, label in enumerate(labels)}),),
     )
 
@@ -72,10 +69,7 @@ def _interactive(
 ) -> go.Figure:
     places = list(range(len(tokens)))
     texts = [plot_text(token) for token in tokens]
-    figure = make_subplots(
-        rows=1, cols=len(sides), subplot_titles=[_SIDES[side] for side in sides],
-        shared_yaxes=True, horizontal_spacing=0.03,
-    )  # fmt: skip
+    figure = squares(tokens, [_SIDES[side] for side in sides])
     for number, head in enumerate(maps):
         for column, side in enumerate(sides):
             figure.add_heatmap(
@@ -86,33 +80,4 @@ def _interactive(
                 "<extra></extra>",
                 row=1, col=column + 1,
             )  # fmt: skip
-    axis = {"tickvals": places, "ticktext": texts, "showgrid": False, "zeroline": False}
-    figure.update_layout(
-        layout(
-            height=160 + 18 * len(tokens),
-            margin={"l": 90, "r": 12, "t": 40, "b": 90},
-            coloraxis={
-                "colorscale": scale(_ORANGE), "cmin": 0, "cmax": 1,
-                "colorbar": {"thickness": 10, "xpad": 6, "outlinewidth": 0},
-            },
-        )
-    )  # fmt: skip
-    figure.update_xaxes(**axis, tickangle=-60)
-    figure.update_yaxes(**axis, autorange="reversed")
-    return figure
-
-
-def _draw(tokens: Sequence[str], head: dict[str, Any], label: str) -> Canvas:
-    size = 1.6 + 0.16 * len(tokens)
-    figure, axes = canvas(size * len(head) + 1, size + 0.6, ncols=len(head), squeeze=False)
-    colours = LinearSegmentedColormap.from_list("outdim", _ORANGE)
-    texts, places = [visible(token) for token in tokens], range(len(tokens))
-    for column, (side, weights) in enumerate(head.items()):
-        at = axes[0][column]
-        image = at.imshow(weights, cmap=colours, vmin=0, vmax=1)
-        at.grid(False)
-        at.set_title(f"{label}, {_SIDES[side]}", parse_math=False)
-        at.set_xticks(places, texts, rotation=60, ha="right", parse_math=False)
-        at.set_yticks(places, texts if column == 0 else [""] * len(texts), parse_math=False)
-    figure.colorbar(image, ax=list(axes[0]), shrink=0.8, pad=0.01)
     return figure

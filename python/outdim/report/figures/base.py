@@ -9,14 +9,20 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from matplotlib import rc_context
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
 from plotly.graph_objects import Figure as Interactive
 
 from outdim.files import write_bytes
 from outdim.report.colours import GRID, INK, MUTED
 from outdim.tables import csv_bytes
+
+#: Of an axis in powers of ten.
+LOG_AXIS = {"type": "log", "dtick": 1, "exponentformat": "power", "zeroline": False}
+COLOUR_BAR = {"thickness": 10, "xpad": 6, "outlinewidth": 0}
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,31 @@ def layout(height: int, **changes: Any) -> dict[str, Any]:
         "xaxis": {**axis, **changes.get("xaxis", {})},
         "yaxis": {**axis, **changes.get("yaxis", {})},
     }
+
+
+def colour_map(colours: tuple[str, ...]) -> LinearSegmentedColormap:
+    """What `outdim.report.colours.scale` is for plotly, for matplotlib."""
+    return LinearSegmentedColormap.from_list("outdim", colours)
+
+
+def whiskers(value: Any, low: Any, high: Any) -> tuple[list[float], list[float]]:
+    """How far the ends of intervals lie below and above the values; 0 where there is none."""
+    value, low, high = (np.asarray(part, np.float64) for part in (value, low, high))
+    below, above = (np.nan_to_num(np.maximum(part, 0)) for part in (value - low, high - value))
+    return below.tolist(), above.tolist()
+
+
+def error_bars(value: Any, low: Any, high: Any) -> dict[str, Any]:
+    """The same as ``error_x`` or ``error_y`` of plotly."""
+    below, above = whiskers(value, low, high)
+    ends = {"array": above, "arrayminus": below}
+    return {"type": "data", "symmetric": False, "thickness": 1, "width": 3, **ends}
+
+
+def legend_beside(axes: Any) -> None:
+    """Put the legend to the right of the axes; its words are no TeX."""
+    for text in axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0)).get_texts():
+        text.set_parse_math(False)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure as Canvas
 
 from outdim.report.colours import MUTED, series
-from outdim.report.figures.base import Figure, canvas, layout
+from outdim.report.figures.base import LOG_AXIS, Figure, canvas, layout
 from outdim.report.figures.rank_curve import thinned
 from outdim.report.statistics import Array
 from outdim.report.text import plot_text, token_text
@@ -85,8 +85,7 @@ def _rank_curves(comparison: "Comparison", names: tuple[str, str]) -> Figure:
 
 def _occurring(comparison: "Comparison") -> Array:
     either = (comparison.first.counts > 0) | (comparison.second.counts > 0)
-    occurring: Array = comparison.text & either
-    return occurring
+    return comparison.text & either
 
 
 def _chosen(comparison: "Comparison") -> Array:
@@ -109,8 +108,7 @@ def _curve(falling: Array) -> tuple[Array, Array]:
 
 def _per_million(comparison: "Comparison", chosen: Array) -> Array:
     """Places of the dots [2, N]: shares as the ratio takes them, one occurrence added."""
-    places: Array = 1e6 * (comparison.shares[:, chosen] + comparison.one_occurrence)
-    return places
+    return 1e6 * (comparison.shares[:, chosen] + comparison.one_occurrence)
 
 
 def _equal_shares(places: Array) -> list[float]:
@@ -143,12 +141,11 @@ def _interactive_scatter(
         hovertemplate="“%{text}” (id %{customdata[0]})<br>first: %{customdata[1]:,} times<br>"
         "second: %{customdata[2]:,} times<extra></extra>",
     )
-    ticks = {"type": "log", "dtick": 1, "exponentformat": "power", "zeroline": False}
     figure.update_layout(
         layout(
             height=520,
-            xaxis={"title": f"per million in {plot_text(names[0])}", **ticks},
-            yaxis={"title": f"per million in {plot_text(names[1])}", **ticks},
+            xaxis={"title": f"per million in {plot_text(names[0])}", **LOG_AXIS},
+            yaxis={"title": f"per million in {plot_text(names[1])}", **LOG_AXIS},
         )
     )
     return figure
@@ -178,12 +175,11 @@ def _interactive_ranks(curves: list[tuple[Array, Array]], names: tuple[str, str]
             line={"color": series(place), "width": 2},
             hovertemplate="rank %{x:,}: %{y:,.2f} per million",
         )
-    ticks = {"type": "log", "dtick": 1, "exponentformat": "power", "zeroline": False}
     figure.update_layout(
         layout(
             height=420,
-            xaxis={"title": "rank of the token", **ticks},
-            yaxis={"title": "tokens per million", **ticks},
+            xaxis={"title": "rank of the token", **LOG_AXIS},
+            yaxis={"title": "tokens per million", **LOG_AXIS},
         )
     )
     return figure

@@ -6,17 +6,11 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
-from plotly.subplots import make_subplots
 
-from outdim.report.colours import DIVERGING, scale
-from outdim.report.figures.base import Choice, Figure, canvas, layout
+from outdim.report.figures.base import Choice, Figure
+from outdim.report.figures.squares import draw_squares, squares
 from outdim.report.text import plot_text
-from outdim.text import visible
-
-_ORANGE = DIVERGING[len(DIVERGING) // 2 :]
 
 Counts = NDArray[np.int64]
 
@@ -29,6 +23,7 @@ def confusion(
     tables: Counts [true, predicted] by variant, all of the same classes.
     """
     others = list(tables)[1:]
+    drawn = {name: _shares(counts) for name, counts in [*tables.items()][:2]}
     choices = (Choice("variant", "beside", dict(zip(others, others, strict=True))),)
     return Figure(
         id=id_,
@@ -37,7 +32,7 @@ def confusion(
         alt=f"Heat maps of {len(classes)} true by predicted classes, {len(tables)} variants.",
         table=_table(classes, tables),
         plot=lambda: _interactive(classes, tables),
-        draw=lambda: _draw(classes, tables),
+        draw=lambda: draw_squares(classes, drawn, 0.2),
         choices=choices if len(others) > 1 else (),
     )
 
@@ -63,11 +58,7 @@ def _table(classes: Sequence[str], tables: Mapping[str, Counts]) -> pa.Table:
 
 def _interactive(classes: Sequence[str], tables: Mapping[str, Counts]) -> go.Figure:
     first, *others = tables
-    sides = [first, *others[:1]]
-    figure = make_subplots(
-        rows=1, cols=len(sides), shared_yaxes=True, horizontal_spacing=0.03,
-        subplot_titles=[plot_text(first), *(["beside it"] if others else [])],
-    )  # fmt: skip
+    figure = squares(classes, [first, *(["beside it"] if others else [])], tickformat=".0%")
     places = list(range(len(classes)))
     for number, (name, counts) in enumerate(tables.items()):
         meta: dict[str, Any] = {"meta": {"variant": name}} if len(others) > 1 and number else {}
@@ -81,34 +72,4 @@ def _interactive(classes: Sequence[str], tables: Mapping[str, Counts]) -> go.Fig
             "%{customdata[1]}<br>%{z:.1%} (%{customdata[2]:,})<extra></extra>",
             row=1, col=1 + min(number, 1), **meta,
         )  # fmt: skip
-    axis = {"tickvals": places, "ticktext": list(classes), "showgrid": False, "zeroline": False}
-    figure.update_layout(
-        layout(
-            height=150 + 20 * len(classes),
-            margin={"l": 80, "r": 12, "t": 40, "b": 80},
-            coloraxis={
-                "colorscale": scale(_ORANGE), "cmin": 0, "cmax": 1,
-                "colorbar": {"thickness": 10, "xpad": 6, "outlinewidth": 0, "tickformat": ".0%"},
-            },
-        )
-    )  # fmt: skip
-    figure.update_xaxes(**axis, tickangle=-60)
-    figure.update_yaxes(**axis, autorange="reversed")
-    return figure
-
-
-def _draw(classes: Sequence[str], tables: Mapping[str, Counts]) -> Canvas:
-    sides = list(tables)[:2]
-    size = 1.6 + 0.2 * len(classes)
-    figure, axes = canvas(size * len(sides) + 1, size + 0.4, ncols=len(sides), squeeze=False)
-    colours = LinearSegmentedColormap.from_list("outdim", _ORANGE)
-    places = range(len(classes))
-    for column, name in enumerate(sides):
-        at = axes[0][column]
-        image = at.imshow(_shares(tables[name]), cmap=colours, vmin=0, vmax=1)
-        at.grid(False)
-        at.set_title(visible(name), parse_math=False)
-        at.set_xticks(places, classes, rotation=60, ha="right", parse_math=False)
-        at.set_yticks(places, classes if column == 0 else [""] * len(classes), parse_math=False)
-    figure.colorbar(image, ax=list(axes[0]), shrink=0.8, pad=0.01)
     return figure

@@ -1,7 +1,9 @@
 """Values against a number, one line a series, each with its interval."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import plotly.graph_objects as go
@@ -9,7 +11,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure as Canvas
 
 from outdim.report.colours import MUTED, series
-from outdim.report.figures.base import Figure, canvas, layout
+from outdim.report.figures.base import Figure, canvas, error_bars, layout, legend_beside, whiskers
 from outdim.report.text import plot_text
 from outdim.text import visible
 
@@ -31,6 +33,12 @@ class Curve:
     low: Sequence[float]
     high: Sequence[float]
     beside: bool = False
+
+    @classmethod
+    def of_others(cls, name: str, x: Sequence[float], y: Sequence[float]) -> Self:
+        """One without intervals that is there to be compared with."""
+        none = [math.nan] * len(x)
+        return cls(name, x, y, none, none, beside=True)
 
 
 def curves(
@@ -63,29 +71,14 @@ def _colours(lines: Sequence[Curve]) -> list[str]:
     return [MUTED if line.beside else series(next(ordinary)) for line in lines]
 
 
-def _whiskers(line: Curve) -> tuple[list[float], list[float]]:
-    """How far low and high lie from the values; 0 where there is no interval."""
-    y, low, high = (np.asarray(part, np.float64) for part in (line.y, line.low, line.high))
-    below, above = (np.nan_to_num(np.maximum(part, 0)).tolist() for part in (y - low, high - y))
-    return below, above
-
-
 def _interactive(across: str, upwards: str, lines: Sequence[Curve]) -> go.Figure:
     figure = go.Figure()
     for line, colour in zip(lines, _colours(lines), strict=True):
-        below, above = _whiskers(line)
         name = plot_text(line.name)
         figure.add_scatter(
             x=list(line.x),
             y=list(line.y),
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": above,
-                "arrayminus": below,
-                "thickness": 1,
-                "width": 3,
-            },
+            error_y=error_bars(line.y, line.low, line.high),
             mode="lines+markers",
             name=name,
             line={"color": colour, "width": 2, "dash": "dot" if line.beside else "solid"},
@@ -107,7 +100,7 @@ def _draw(across: str, upwards: str, lines: Sequence[Curve]) -> Canvas:
         axes.errorbar(
             line.x,
             line.y,
-            yerr=_whiskers(line),
+            yerr=whiskers(line.y, line.low, line.high),
             fmt=":o" if line.beside else "-o",
             color=colour,
             elinewidth=0.8,
@@ -118,6 +111,5 @@ def _draw(across: str, upwards: str, lines: Sequence[Curve]) -> Canvas:
     axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.set_xlabel(visible(across), parse_math=False)
     axes.set_ylabel(visible(upwards), parse_math=False)
-    for text in axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0)).get_texts():
-        text.set_parse_math(False)
+    legend_beside(axes)
     return figure

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
 from matplotlib.figure import Figure as Canvas
 
 from outdim.report.colours import MUTED, series
-from outdim.report.figures.base import Figure, canvas, layout
+from outdim.report.figures.base import Figure, canvas, error_bars, layout, whiskers
 from outdim.report.text import plot_text
 from outdim.text import visible
 
@@ -33,14 +32,14 @@ class Difference:
     controls: Sequence[float] = ()
 
 
-def differences(id_: str, title: str, axis: str, rows: Sequence[Difference]) -> Figure:
+def differences(
+    id_: str, title: str, caption: str, axis: str, rows: Sequence[Difference]
+) -> Figure:
     """Draw differences with whiskers, the first at the top, and their controls as open dots."""
     return Figure(
         id=id_,
         title=title,
-        caption="Filled dots: the difference to the intact model on the same items, with its 95 % "
-        "interval. Open dots: the same for sets of as many random dimensions. Left of the line is "
-        "worse.",
+        caption=caption,
         alt=f"Dot plot of {axis} of {len(rows)} variants.",
         table=_table(rows),
         plot=lambda: _interactive(axis, rows),
@@ -66,15 +65,13 @@ def _table(rows: Sequence[Difference]) -> pa.Table:
     return pa.Table.from_pylist(found, pa.schema({**kinds, **floats}))
 
 
-def _whiskers(rows: Sequence[Difference]) -> list[list[float]]:
-    """How far low and high lie from the values; 0 where there is no interval."""
-    ends = ([row.value - row.low for row in rows], [row.high - row.value for row in rows])
-    return [np.nan_to_num(np.maximum(end, 0)).tolist() for end in ends]
+def _parts(rows: Sequence[Difference]) -> list[list[float]]:
+    """Values, low and high ends."""
+    return [[getattr(row, name) for row in rows] for name in ("value", "low", "high")]
 
 
 def _interactive(axis: str, rows: Sequence[Difference]) -> go.Figure:
     figure = go.Figure()
-    below, above = _whiskers(rows)
     controls = [(one, place) for place, row in enumerate(rows) for one in row.controls]
     if controls:
         figure.add_scatter(
@@ -88,7 +85,7 @@ def _interactive(axis: str, rows: Sequence[Difference]) -> go.Figure:
     figure.add_scatter(
         x=[row.value for row in rows],
         y=list(range(len(rows))),
-        error_x={"type": "data", "symmetric": False, "array": above, "arrayminus": below},
+        error_x=error_bars(*_parts(rows)),
         mode="markers",
         name="ablated",
         marker={"size": 8, "color": series(0)},
@@ -121,7 +118,7 @@ def _draw(axis: str, rows: Sequence[Difference]) -> Canvas:
     axes.errorbar(
         [row.value for row in rows],
         range(len(rows)),
-        xerr=_whiskers(rows),
+        xerr=whiskers(*_parts(rows)),
         fmt="o",
         color=series(0),
         markersize=5,

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
 
 from outdim.report.colours import DIVERGING, FAINT, GRID, scale
-from outdim.report.figures.base import Figure, canvas, layout
+from outdim.report.figures.base import COLOUR_BAR, Figure, canvas, colour_map, layout
 from outdim.report.statistics import Array
 from outdim.report.text import plot_text
 from outdim.report.views import View, choices
@@ -131,7 +130,7 @@ def _interactive(shown: Sequence[View], dims: Array, marked: list[int]) -> go.Fi
                 "colorscale": scale(DIVERGING),
                 "cmin": -bound,
                 "cmax": bound,
-                "colorbar": {"thickness": 10, "xpad": 6, "outlinewidth": 0},
+                "colorbar": COLOUR_BAR,
             },
             annotations=_marks(dims, marked),
         )
@@ -168,7 +167,7 @@ def _every(count: int) -> list[int]:
 def _draw(view: View, dims: Array, marked: list[int], bound: float) -> Canvas:
     value = view.estimate.value[:, dims]
     figure, axes = canvas(9, 1.6 + min(4.5, 0.22 * len(value)))
-    colours = LinearSegmentedColormap.from_list("outdim", DIVERGING).with_extremes(bad=GRID)
+    colours = colour_map(DIVERGING).with_extremes(bad=GRID)
     image = axes.imshow(
         np.ma.masked_invalid(value),
         aspect="auto",

@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
 from outdim.report.colours import DIVERGING, INK, scale
-from outdim.report.figures.base import Choice, Figure, canvas, layout
+from outdim.report.figures.base import COLOUR_BAR, Choice, Figure, canvas, colour_map, layout
 from outdim.report.text import plot_text
 from outdim.report.views import labels
 from outdim.text import listing, visible
@@ -117,7 +116,7 @@ def _interactive(
             },
             coloraxis={
                 "colorscale": scale(DIVERGING), "cmin": -1, "cmax": 1,
-                "colorbar": {"thickness": 10, "xpad": 6, "outlinewidth": 0},
+                "colorbar": COLOUR_BAR,
             },
         )
     )  # fmt: skip
@@ -127,7 +126,7 @@ def _interactive(
 def _draw(row: dict[str, Any], value: Floats, label: str) -> Canvas:
     tokens, dims, chosen = row["tokens"], row["dims"], row["chosen"]
     figure, axes = canvas(2.2 + 0.3 * len(dims), 1.2 + 0.18 * len(tokens))
-    colours = LinearSegmentedColormap.from_list("outdim", DIVERGING)
+    colours = colour_map(DIVERGING)
     image = axes.imshow(_relative(value), aspect="auto", cmap=colours, vmin=-1, vmax=1)
     axes.grid(False)
     axes.set_title(f"{label}, over the largest |h| there", parse_math=False)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
 from outdim.report.colours import FAINT, MUTED, series
-from outdim.report.figures.base import Choice, Figure, canvas, layout
+from outdim.report.figures.base import Choice, Figure, canvas, layout, legend_beside
 from outdim.text import listing
 
 Floats = NDArray[np.float64]
@@ -108,5 +108,5 @@ def _draw(found: Mapping[str, Floats], edges: Sequence[float], label: str) -> Ca
     axes.set_xlabel("weight, in σ from the mean of all")
     axes.set_ylabel("share of the weights")
     axes.set_title(label, parse_math=False)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    legend_beside(axes)
     return figure

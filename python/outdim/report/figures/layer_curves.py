@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 
 from outdim.analysis.results.estimate import Estimate
 from outdim.report.colours import BAND, MUTED, series
-from outdim.report.figures.base import Figure, canvas, layout
+from outdim.report.figures.base import Figure, canvas, error_bars, layout, legend_beside, whiskers
 from outdim.report.statistics import Floats
 from outdim.report.text import plot_text
 from outdim.report.views import View, choices
@@ -256,11 +256,7 @@ def _curve(view: View, line: _Line, colour: str) -> list[dict[str, Any]]:
     if one.low is None or one.high is None:
         return [curve]
     if view.of:
-        spread = {"array": one.high - one.value, "arrayminus": one.value - one.low}
-        return [
-            curve
-            | {"error_y": {"type": "data", "symmetric": False, "thickness": 1, "width": 3} | spread}
-        ]
+        return [{**curve, "error_y": error_bars(one.value, one.low, one.high)}]
     edge = {
         **{part: curve[part] for part in ("x", "customdata", "legendgroup")},
         "mode": "lines",
@@ -292,10 +288,10 @@ def _draw(view: View, marked: Sequence[int]) -> Canvas:
         axes.plot(x, chance, ":", color=MUTED, label="_" if turn else "chance")
     for place, line in enumerate(_lines(view, marked)):
         one, at = line.estimate, x[line.at]
-        whiskers = None
+        spread = None
         if one.low is not None and one.high is not None:
             if view.of:
-                whiskers = np.maximum([one.value - one.low, one.high - one.value], 0)
+                spread = whiskers(one.value, one.low, one.high)
             else:
                 axes.fill_between(
                     at, one.low, one.high, color=series(place), alpha=0.2, linewidth=0
@@ -303,7 +299,7 @@ def _draw(view: View, marked: Sequence[int]) -> Canvas:
         axes.errorbar(
             at,
             one.value,
-            yerr=whiskers,
+            yerr=spread,
             fmt=_format(view, line),
             color=series(place),
             linewidth=2 if line.solid else 1.2,
@@ -320,6 +316,5 @@ def _draw(view: View, marked: Sequence[int]) -> Canvas:
     axes.set_xlabel("layer")
     axes.set_ylabel("\n".join(map(visible, wrap(view.axis, _AXIS))), parse_math=False)
     axes.set_title(visible(view.words), parse_math=False)
-    for text in axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0)).get_texts():
-        text.set_parse_math(False)
+    legend_beside(axes)
     return figure

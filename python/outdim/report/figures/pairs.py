@@ -6,12 +6,11 @@ from typing import NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
 from outdim.report.colours import DIVERGING, scale
-from outdim.report.figures.base import Figure, canvas, layout
+from outdim.report.figures.base import COLOUR_BAR, Figure, canvas, colour_map, layout
 from outdim.text import number, together, with_interval
 
 _DARK = 0.6  # of the largest value: cells in which black cannot be read
@@ -77,7 +76,7 @@ def _interactive(given: Sequence[Pair]) -> go.Figure:
     figure.add_heatmap(
         x=names, y=names, z=values, text=words, texttemplate="%{text}",
         colorscale=scale(DIVERGING), zmin=-bound, zmax=bound,
-        colorbar={"thickness": 10, "xpad": 6, "outlinewidth": 0},
+        colorbar=COLOUR_BAR,
         hovertext=hover, hovertemplate="%{hovertext}<extra></extra>", hoverongaps=False,
     )  # fmt: skip
     axis = {"type": "category", "showgrid": False, "zeroline": False}
@@ -92,7 +91,7 @@ def _draw(given: Sequence[Pair]) -> Canvas:
     bound = float(np.nanmax(np.abs(values))) or 1.0
     size = 2 + 0.45 * len(names)
     figure, axes = canvas(size + 1, size)
-    colours = LinearSegmentedColormap.from_list("outdim", DIVERGING)
+    colours = colour_map(DIVERGING)
     image = axes.imshow(values, cmap=colours, vmin=-bound, vmax=bound)
     axes.grid(False)
     for (row, column), said in np.ndenumerate(words):

@@ -8,7 +8,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure as Canvas
 
 from outdim.report.colours import INK, MUTED, series
-from outdim.report.figures.base import Figure, canvas, layout
+from outdim.report.figures.base import LOG_AXIS, Figure, canvas, layout
 from outdim.report.statistics import Array
 from outdim.report.text import plot_text, token_text
 from outdim.tokens import TokenFrequencies
@@ -131,12 +131,11 @@ def _interactive(
             showarrow=False,
             font={"size": 13, "color": INK},
         )
-    ticks = {"type": "log", "dtick": 1, "exponentformat": "power", "zeroline": False}
     figure.update_layout(
         layout(
             height=420,
-            xaxis={"title": "rank of the token", **ticks},
-            yaxis={"title": "count of the token", **ticks},
+            xaxis={"title": "rank of the token", **LOG_AXIS},
+            yaxis={"title": "count of the token", **LOG_AXIS},
         )
     )
     return figure

@@ -9,7 +9,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure as Canvas
 
 from outdim.report.colours import INK, MUTED, series
-from outdim.report.figures.base import Figure, canvas, layout
+from outdim.report.figures.base import LOG_AXIS, Figure, canvas, layout, legend_beside
 from outdim.report.figures.rank_curve import thinned
 from outdim.report.text import plot_text, token_text
 from outdim.text import visible
@@ -92,12 +92,11 @@ def _interactive(lines: Sequence[RankCurve]) -> go.Figure:
             line={"color": colour, "width": width, "dash": dash},
             hovertemplate=f"{name}<br>rank %{{x:,}}, “%{{text}}”: %{{y:,}} times<extra></extra>",
         )
-    ticks = {"type": "log", "dtick": 1, "exponentformat": "power", "zeroline": False}
     figure.update_layout(
         layout(
             height=460,
-            xaxis={"title": "rank of the token", **ticks},
-            yaxis={"title": "count of the token", **ticks},
+            xaxis={"title": "rank of the token", **LOG_AXIS},
+            yaxis={"title": "count of the token", **LOG_AXIS},
         )
     )
     return figure
@@ -118,6 +117,5 @@ def _draw(lines: Sequence[RankCurve]) -> Canvas:
             linewidth=0.8 * width,
             label=visible(named[line.name]) if line.name in named else None,
         )
-    for text in axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0)).get_texts():
-        text.set_parse_math(False)
+    legend_beside(axes)
     return figure

@@ -9,7 +9,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure as Canvas
 
 from outdim.report.colours import MUTED, series
-from outdim.report.figures.base import Choice, Figure, canvas, layout
+from outdim.report.figures.base import Choice, Figure, canvas, error_bars, layout
 from outdim.report.statistics import Array, Floats
 from outdim.report.text import plot_text
 from outdim.text import visible
@@ -93,14 +93,7 @@ def _interactive(upwards: str, shown: Sequence[Spikes]) -> go.Figure:
             mode="markers+text",
             textposition="top center",
             marker={"color": series(1), "size": 6},
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": np.nan_to_num(one.high - one.value)[one.named],
-                "arrayminus": np.nan_to_num(one.value - one.low)[one.named],
-                "thickness": 1,
-                "width": 3,
-            },
+            error_y=error_bars(*(part[one.named] for part in (one.value, one.low, one.high))),
             hovertemplate="dimension %{x}: %{y:.3~f}<extra></extra>",
             **own,
         )

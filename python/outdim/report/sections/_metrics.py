@@ -1,12 +1,10 @@
 """Metrics that stand beside the one that leads: of each variant, and how much they change."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from outdim.report.section import Table
+from outdim.report.sections._rows import Row
 from outdim.text import number, with_interval
-
-Row = Mapping[str, Any]
 
 
 def drawn(row: Row) -> str:
@@ -55,11 +53,3 @@ def _with_change(row: Row) -> str:
     sign = "+" if change > 0 else ""
     ends = (row["difference_low"], row["difference_high"])
     return f"{said} ({sign}{with_interval(change, *ends)})"
-
-
-def interval(row: Row, name: str, stem: str | None = None) -> str:
-    """A value with its ends; the columns of these begin with ``stem``, None for ``<name>_``."""
-    before = f"{name}_" if stem is None else stem
-    if row[name] is None:
-        return ""
-    return with_interval(row[name], row[f"{before}low"], row[f"{before}high"])

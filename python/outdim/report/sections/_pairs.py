@@ -1,15 +1,13 @@
 """Pairs of dimensions in a sweep: what they do together, beside the sum of both."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from outdim.report.figures.base import Figure
 from outdim.report.figures.pairs import Pair, pairs
 from outdim.report.section import Cell, Table
-from outdim.report.sections._metrics import interval
+from outdim.report.sections._rows import Row, interval
 from outdim.text import layers_in_words, number, together
 
-Row = Mapping[str, Any]
 Layers = tuple[int, ...] | None
 
 _SURE = 0.05

@@ -12,6 +12,7 @@ from outdim.report.figures.attention_map import attention_map
 from outdim.report.figures.base import Figure
 from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
+from outdim.report.sections._rows import grouped
 from outdim.report.study import Study
 from outdim.report.views import topics
 from outdim.text import number, percent, together
@@ -22,27 +23,22 @@ _HEADS, _ROWS, _TOKENS, _MAPPED = 12, 12, 5, 6
 def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     """The most vertical heads, the strongest r, the most attended tokens; figures by layer."""
     found = study.statistics.get(step)
-    heads = _rows(study, "attention_heads.parquet")
+    heads = study.rows("attention_heads.parquet")
     tables = [
         _heads(heads),
-        _strongest(_rows(study, "attention_r.parquet"), marked),
-        _tokens(_rows(study, "attention_tokens.parquet")),
+        _strongest(study.rows("attention_r.parquet"), marked),
+        _tokens(study.rows("attention_tokens.parquet")),
     ]
     return Section(
         step,
         "Attention received",
         tables=[table for table in tables if table.rows],
         figures=[
-            *_maps(_rows(study, "attention_maps.parquet"), heads, study.options[step]),
+            *_maps(study.rows("attention_maps.parquet"), heads, study.options[step]),
             *(_default.curves(step, topics(found), marked) if found is not None else ()),
         ],
         definitions="attention.html.j2",
     )
-
-
-def _rows(study: Study, name: str) -> list[dict[str, Any]]:
-    table = study.table(name)
-    return [] if table is None else table.to_pylist()
 
 
 def _maps(
@@ -151,9 +147,7 @@ def _strongest(rows: list[dict[str, Any]], marked: Sequence[int]) -> Table:
 
 
 def _tokens(rows: list[dict[str, Any]]) -> Table:
-    layers: dict[int, list[dict[str, Any]]] = {}
-    for row in rows:
-        layers.setdefault(row["layer"], []).append(row)
+    layers = grouped(rows, "layer")
     return Table(
         title="Most attended tokens",
         caption="Share of all attention of a layer that each token receives, all heads together, "

@@ -1,33 +1,29 @@
 """A labelled task: the variants of the model in a table and a figure, and layer by layer."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from outdim.report.figures.base import Figure
-from outdim.report.figures.differences import Difference, differences
+from outdim.report.figures.differences import differences
 from outdim.report.section import Section, Table
 from outdim.report.sections import _default
+from outdim.report.sections._rows import Row, beside_controls, grouped
 from outdim.report.study import Study
 from outdim.stats.scores import LABELS
 from outdim.text import number, significant
-
-Row = Mapping[str, Any]
 
 
 def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     """What each variant scores; of the first metric also as a figure."""
     stem = step.replace("-", "_")
-    table = study.table(f"{stem}.parquet")
-    if table is None:
+    by_metric = grouped(study.rows(f"{stem}.parquet"), "metric")
+    if not by_metric:
         return _default.section(study, step, marked)
-    rows = table.to_pylist()
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    task = rows[0]["task"]
+    leading = next(iter(by_metric.values()))
     return Section(
         step,
-        f"Task {task}",
-        tables=[_table([row for row in rows if row["metric"] == metric]) for metric in metrics],
-        figures=_figures(stem, [row for row in rows if row["metric"] == metrics[0]]),
+        f"Task {leading[0]['task']}",
+        tables=[_table(rows) for rows in by_metric.values()],
+        figures=_figures(stem, leading),
         definitions="evaluate_glue.html.j2",
     )
 
@@ -90,22 +86,13 @@ def _rounded(value: float | None) -> str:
 
 
 def _figures(stem: str, rows: Sequence[Row]) -> list[Figure]:
-    controls: dict[int, list[float]] = {}
-    for row in rows:
-        if row["role"] == "control":
-            controls.setdefault(row["group"], []).append(row["difference"])
-    drawn = [
-        Difference(
-            row["variant"],
-            row["difference"],
-            row["difference_low"],
-            row["difference_high"],
-            controls.get(row["group"], ()),
-        )
-        for row in rows
-        if row["role"] == "ablated"
-    ]
+    drawn = beside_controls(rows, [row for row in rows if row["role"] == "ablated"])
     if not drawn:
         return []
     axis = f"difference in {LABELS[rows[0]['metric']]}"
-    return [differences(f"{stem}_differences", "What each ablation changes", axis, drawn)]
+    caption = (
+        "Filled dots: the difference to the intact model on the same items, with its 95 % "
+        "interval. Open dots: the same for sets of as many random dimensions. Left of the line is "
+        "worse."
+    )
+    return [differences(f"{stem}_differences", "What each ablation changes", caption, axis, drawn)]

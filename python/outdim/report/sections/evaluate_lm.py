@@ -1,21 +1,19 @@
 """A language model without some of its dimensions: tables, differences, doses, layers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from outdim.analysis.results.compared import is_sure
 from outdim.analysis.results.evaluation import METRICS
 from outdim.report.figures.base import Figure
 from outdim.report.figures.curves import Curve, curves
-from outdim.report.figures.differences import Difference, differences
+from outdim.report.figures.differences import differences
 from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
-from outdim.report.sections._metrics import beside, changes, drawn, heading, interval
+from outdim.report.sections._metrics import beside, changes, drawn, heading
+from outdim.report.sections._rows import Row, beside_controls, ends, grouped, interval
 from outdim.report.study import Study
 from outdim.text import number, significant, together
-
-Row = Mapping[str, Any]
 
 _TITLES = {"lm": "Predicting the next token", "mlm": "Predicting masked tokens"}
 _SHOWN = 40  # variants in a table or a figure; all are in the parquet file
@@ -26,12 +24,9 @@ _BESIDE = ("perplexity", "bits_per_byte", "accuracy", "kl", "agreement", "top_ag
 def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     """The loss of every variant beside its controls, and what else changes."""
     stem = step.replace("-", "_")
-    table = study.table(f"{stem}.parquet")
-    if table is None:
+    by_metric = grouped(study.rows(f"{stem}.parquet"), "metric")
+    if not by_metric:
         return _default.section(study, step, marked)
-    by_metric: dict[str, list[Row]] = {}
-    for row in table.to_pylist():
-        by_metric.setdefault(row["metric"], []).append(row)
     loss = by_metric["loss"]
     drawn = [_differences(stem, loss), _doses(stem, loss), _layers(stem, loss)]
     return Section(
@@ -115,21 +110,14 @@ def _differences(stem: str, rows: Sequence[Row]) -> Figure | None:
     ablated = ranked(rows)[1:]
     if not ablated:
         return None
-    controls: dict[int, list[float]] = {}
-    for row in rows:
-        if row["role"] == "control":
-            controls.setdefault(row["group"], []).append(row["difference"])
-    drawn = [
-        Difference(row["variant"], *_ends(row), controls.get(row["group"], ())) for row in ablated
-    ]
-    figure = differences(
-        f"{stem}_differences", "How much more each variant loses", "more loss, in nats", drawn
-    )
-    return replace(
-        figure,
-        caption="Filled dots: how much more a variant loses than the intact model on the same "
-        "tokens, with its 95 % interval. Open dots: the same for sets of as many random "
-        "dimensions. Right of the line is worse.",
+    return differences(
+        f"{stem}_differences",
+        "How much more each variant loses",
+        "Filled dots: how much more a variant loses than the intact model on the same tokens, with "
+        "its 95 % interval. Open dots: the same for sets of as many random dimensions. Right of "
+        "the line is worse.",
+        "more loss, in nats",
+        beside_controls(rows, ablated),
     )
 
 
@@ -173,7 +161,7 @@ def _lines(rows: Iterable[Row], place: Callable[[Row], Sequence[float]]) -> Any:
             continue
         (x,) = place(row)
         name = f"{together(row['dims'])} ({row['at']}, {row['mode']})"
-        found.setdefault(name, {})[x] = _ends(row)
+        found.setdefault(name, {})[x] = ends(row)
         if row["control"] is not None:
             size = f"{len(row['dims'])} random ({row['at']}, {row['mode']})"
             beside.setdefault(size, {})[x] = (row["control"], float("nan"), float("nan"))
@@ -190,15 +178,6 @@ def _curve(name: str, points: Mapping[float, tuple[float, float, float]], *, bes
     x = sorted(points)
     y, low, high = ([points[place][part] for place in x] for part in range(3))
     return Curve(name, x, y, low, high, beside)
-
-
-def _ends(row: Row) -> tuple[float, float, float]:
-    nan = float("nan")
-    return (
-        _or(row["difference"], nan),
-        _or(row["difference_low"], nan),
-        _or(row["difference_high"], nan),
-    )
 
 
 def _or_blank(value: float | None, digits: int) -> str:

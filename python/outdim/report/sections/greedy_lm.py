@@ -1,34 +1,26 @@
 """A set of dimensions that grew round by round: what it does, beside random ones."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from outdim.report.figures.base import Figure
 from outdim.report.figures.curves import Curve, curves
 from outdim.report.section import Section, Table
 from outdim.report.sections import _default
-from outdim.report.sections._metrics import beside, changes, drawn, interval
+from outdim.report.sections._metrics import beside, changes, drawn
+from outdim.report.sections._rows import Row, column, grouped, interval
 from outdim.report.sections.evaluate_lm import amount
 from outdim.report.study import Study
 from outdim.text import number
-
-Row = Mapping[str, Any]
-
-_NONE = float("nan")
 
 
 def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     """The loss that a growing set costs."""
     stem = step.replace("-", "_")
-    table, rounds = (study.table(f"{stem}{part}.parquet") for part in ("", "_rounds"))
-    if table is None or rounds is None:
+    rows, choices = (study.rows(f"{stem}{part}.parquet") for part in ("", "_rounds"))
+    if not rows or not choices:
         return _default.section(study, step, marked)
-    by_metric: dict[str, list[Row]] = {}
-    for row in table.to_pylist():
-        if row["role"] != "control":
-            by_metric.setdefault(row["metric"], []).append(row)
+    by_metric = grouped((row for row in rows if row["role"] != "control"), "metric")
     intact, *sets = next(iter(by_metric.values()))
-    choices = rounds.to_pylist()
     return Section(
         step,
         "Sets of dimensions, chosen one by one",
@@ -85,11 +77,10 @@ def _runner_up(choice: Row) -> str:
 
 def _figure(stem: str, sets: Sequence[Row], choices: Sequence[Row]) -> Figure:
     size = [choice["round"] for choice in choices]
-    none = [_NONE] * len(size)
-    y, low, high = (_column(sets, f"difference{end}") for end in ("", "_low", "_high"))
+    y, low, high = (column(sets, f"difference{end}") for end in ("", "_low", "_high"))
     lines = [Curve("chosen", size, y, low, high)]
     if any(row["control"] is not None for row in sets):
-        lines.append(Curve("random sets", size, _column(sets, "control"), none, none, beside=True))
+        lines.append(Curve.of_others("random sets", size, column(sets, "control")))
     return curves(
         f"{stem}_rounds",
         "What the set does as it grows",
@@ -100,7 +91,3 @@ def _figure(stem: str, sets: Sequence[Row], choices: Sequence[Row]) -> Figure:
         "more loss, in nats",
         lines,
     )
-
-
-def _column(rows: Sequence[Row], name: str) -> list[float]:
-    return [_NONE if row[name] is None else row[name] for row in rows]

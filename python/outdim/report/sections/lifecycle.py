@@ -23,7 +23,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     """Lives, kinds of tokens, largest tokens; maps of sentences, and every statistic by layer."""
     found = study.statistics.get(step)
     lives = sorted(
-        _rows(study, "lifecycle.parquet"), key=lambda row: -np.nan_to_num(row["times"], nan=-1)
+        study.rows("lifecycle.parquet"), key=lambda row: -np.nan_to_num(row["times"], nan=-1)
     )
     if found is None or not lives:
         return _default.section(study, step, marked)
@@ -34,20 +34,15 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
         tables=[
             _lives(lives, marked),
             _writers(lives),
-            _kinds(lives, _rows(study, "lifecycle_kinds.parquet")),
-            _tokens(lives, _rows(study, "lifecycle_tokens.parquet")),
+            _kinds(lives, study.rows("lifecycle_kinds.parquet")),
+            _tokens(lives, study.rows("lifecycle_tokens.parquet")),
         ],
         figures=[
-            *_maps(_rows(study, "hidden_maps.parquet")),
+            *_maps(study.rows("hidden_maps.parquet")),
             *_default.curves(step, topics(found), followed, "dimensions followed"),
         ],
         definitions="lifecycle.html.j2",
     )
-
-
-def _rows(study: Study, name: str) -> list[dict[str, Any]]:
-    table = study.table(name)
-    return [] if table is None else table.to_pylist()
 
 
 def _maps(rows: list[dict[str, Any]]) -> list[Figure]:

@@ -1,8 +1,6 @@
 """Which tokens a language model predicts: measures, curves, dimensions, parts of speech."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -15,11 +13,10 @@ from outdim.report.figures.differences import Difference, differences
 from outdim.report.figures.rank_curves import RankCurve, rank_curves
 from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
+from outdim.report.sections._rows import Row, beside_controls, ends, grouped, interval
 from outdim.report.study import Study
 from outdim.report.text import token_text
-from outdim.text import number, with_interval
-
-Row = Mapping[str, Any]
+from outdim.text import number
 
 _TITLES = {"lm": "Which tokens are predicted", "mlm": "Which tokens are filled in"}
 _READINGS = {
@@ -46,12 +43,9 @@ _DIGITS = {"types": 0}
 def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     """What every variant predicts, beside the truth and the controls."""
     stem = step.replace("-", "_")
-    table = study.table(f"{stem}.parquet")
-    if table is None:
+    readings = grouped(study.rows(f"{stem}.parquet"), "reading")
+    if not readings:
         return _default.section(study, step, marked)
-    readings: dict[str, list[Row]] = {}
-    for row in table.to_pylist():
-        readings.setdefault(row["reading"], []).append(row)
     tables: list[Table | None] = []
     figures: list[Figure | None] = []
     for reading, rows in readings.items():
@@ -106,7 +100,7 @@ def _measures(rows: Sequence[Row], reading: str, shown: Mapping[str, str], title
 def _cell(row: Row | None, name: str) -> Cell | str:
     if row is None or row["value"] is None:
         return ""
-    said = _interval(row, "value", _DIGITS.get(name, 2))
+    said = interval(row, "value", digits=_DIGITS.get(name, 2))
     return Cell(said, marked=_beyond_controls(row))
 
 
@@ -122,11 +116,9 @@ def _beyond_controls(row: Row) -> bool:
 def _of_variants(study: Study, stem: str, kind: str, reading: str) -> dict[str, list[Row]]:
     """The rows of a table by variant."""
     table = study.table(f"{stem}_{kind}.parquet")
-    found: dict[str, list[Row]] = {}
-    if table is not None:
-        for row in table.filter(pc.equal(table["reading"], reading)).to_pylist():
-            found.setdefault(row["variant"], []).append(row)
-    return found
+    if table is None:
+        return {}
+    return grouped(table.filter(pc.field("reading") == reading).to_pylist(), "variant")
 
 
 def _tokens(study: Study, stem: str, reading: str, shown: Mapping[str, str]) -> Table:
@@ -183,25 +175,15 @@ def _changes(stem: str, reading: str, rows: Sequence[Row]) -> Figure | None:
     ablated.sort(key=lambda row: row["difference"])
     if not ablated:
         return None
-    controls: dict[int, list[float]] = {}
-    for row in of_measure:
-        if row["role"] == "control" and row["difference"] is not None:
-            controls.setdefault(row["group"], []).append(row["difference"])
-    figure = differences(
+    return differences(
         f"{stem}_{reading}_changes",
         f"Towards frequent or rare tokens: {_READINGS[reading]}",
+        "Filled dots: by how much the mean log frequency of what is predicted differs from that of "
+        "the intact model on the same tokens, with its 95 % interval. Open dots: the same for sets "
+        "of as many random dimensions. Right of the line: more frequent tokens; left of it: rarer "
+        "ones.",
         "change of the mean of log(1 + count)",
-        [
-            Difference(row["variant"], *_ends(row), controls.get(row["group"], ()))
-            for row in ablated[:_SHOWN]
-        ],
-    )
-    return replace(
-        figure,
-        caption="Filled dots: by how much the mean log frequency of what is predicted differs from "
-        "that of the intact model on the same tokens, with its 95 % interval. Open dots: the same "
-        "for sets of as many random dimensions. Right of the line: more frequent tokens; left of "
-        "it: rarer ones.",
+        beside_controls(of_measure, ablated[:_SHOWN]),
     )
 
 
@@ -215,22 +197,16 @@ def _dims(study: Study, stem: str, reading: str, marked: Sequence[int]) -> Figur
     rows = _intact_dims(study, stem, reading)
     if not rows:
         return None
-    figure = differences(
+    return differences(
         f"{stem}_{reading}_dims",
         f"Dimensions that raise the logits of frequent tokens: {_READINGS[reading]}",
+        f"The {len(rows)} dimensions that add most to the difference between the mean logit of the "
+        "most frequent tenth of the counted tokens and that of the rarest tenth, in the intact "
+        "model: the mean of the state before the output layer, times the difference of the mean "
+        "columns; with 95 % intervals over documents. Right of the line a dimension raises "
+        f"frequent tokens, left of it rare ones.{' Stars: outliers.' if marked else ''}",
         "added to the mean logit, frequent less rare tokens",
-        [
-            Difference(f"{row['dim']}{' *' if row['dim'] in marked else ''}", *_ends(row))
-            for row in rows
-        ],
-    )
-    return replace(
-        figure,
-        caption=f"The {len(rows)} dimensions that add most to the difference between the mean "
-        "logit of the most frequent tenth of the counted tokens and that of the rarest tenth, in "
-        "the intact model: the mean of the state before the output layer, times the difference of "
-        "the mean columns; with 95 % intervals over documents. Right of the line a dimension "
-        f"raises frequent tokens, left of it rare ones.{' Stars: outliers.' if marked else ''}",
+        [Difference(f"{r['dim']}{' *' if r['dim'] in marked else ''}", *ends(r)) for r in rows],
     )
 
 
@@ -252,8 +228,8 @@ def _dims_table(study: Study, stem: str, reading: str, marked: Sequence[int]) ->
             [
                 Cell(str(row["dim"]), marked=row["dim"] in marked),
                 *(number(row[name], 3) for name in ("mean", "frequent", "rare", "unseen")),
-                _interval(row, "difference", 3),
-                _interval(row, "share", 3),
+                interval(row, "difference"),
+                interval(row, "share"),
                 number(row["moved"], 3),
                 number(row["column_spearman"], 2),
             ]
@@ -286,14 +262,3 @@ def _pos(study: Study, stem: str, reading: str, shown: Mapping[str, str]) -> Fig
         [CLASSES[i] for i in used],
         {name: counts[np.ix_(used, used)] for name, counts in tables.items()},
     )
-
-
-def _interval(row: Row, name: str, digits: int) -> str:
-    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], digits)
-
-
-def _ends(row: Row) -> tuple[float, float, float]:
-    """A difference and the ends of its interval; NaN for none."""
-    value, low, high = (row[f"difference{end}"] for end in ("", "_low", "_high"))
-    nan = float("nan")
-    return value, nan if low is None else low, nan if high is None else high

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,12 +17,11 @@ from outdim.report.section import Section, Table
 from outdim.report.sections import _default
 from outdim.report.sections._metrics import beside, changes, drawn
 from outdim.report.sections._pairs import Layers, matrices, pairs_table, place_in_words
+from outdim.report.sections._rows import Row, column, grouped
 from outdim.report.sections.evaluate_lm import losses, ranked
 from outdim.report.statistics import Floats, Key
 from outdim.report.study import Study
 from outdim.report.views import View
-
-Row = Mapping[str, Any]
 
 
 class Words(NamedTuple):
@@ -53,24 +52,21 @@ _BESIDE = 20  # variants of which all metrics are shown
 def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     """What every dimension does to what leads, at every place."""
     stem, words = step.replace("-", "_"), _WORDS[step]
-    table = study.table(f"{stem}.parquet")
-    if table is None:
+    by_metric = grouped(study.rows(f"{stem}.parquet"), "metric")
+    if not by_metric:
         return _default.section(study, step, marked)
-    by_metric: dict[str, list[Row]] = {}
-    for row in table.to_pylist():
-        by_metric.setdefault(row["metric"], []).append(row)
     rows = next(iter(by_metric.values()))
     at = [row for row in rows if row["role"] == "ablated"]
     worst = replace(losses(rows, noun=words.noun), title="The worst of the sweep")
     tables = [worst, _others(by_metric)]
-    if "score" in table.column_names:
+    if "score" in rows[0]:
         figures: list[Figure | None] = [_verified(study, stem, rows, words)]
     else:
         figures = [_spikes(stem, at, words), _grid(stem, at, marked, words)]
         figures.append(_curves(stem, at, words))
-    if pairs := study.table(f"{stem}_pairs.parquet"):
-        tables.append(pairs_table(pairs.to_pylist(), words.noun, drawn(rows[0])))
-        figures += matrices(stem, pairs.to_pylist(), words.noun)
+    if pairs := study.rows(f"{stem}_pairs.parquet"):
+        tables.append(pairs_table(pairs, words.noun, drawn(rows[0])))
+        figures += matrices(stem, pairs, words.noun)
     return Section(
         step,
         words.title,
@@ -103,7 +99,7 @@ def _by_place(rows: Sequence[Row]) -> dict[Layers, list[Row]]:
 
 
 def _column(rows: Sequence[Row], name: str) -> Floats:
-    return np.array([np.nan if row[name] is None else row[name] for row in rows], np.float64)
+    return np.array(column(rows, name), np.float64)
 
 
 def spikes_of(label: str, rows: Sequence[Row]) -> Spikes:
@@ -185,10 +181,9 @@ def _curves(stem: str, rows: Sequence[Row], words: Words) -> Figure | None:
     lines = [_curve(str(dim), by_dim[dim]) for dim in worst[:_CURVES]]
     some = by_dim[worst[0]]
     if all(row["control"] is not None for row in some):
-        none = [float("nan")] * len(some)
-        control = [row["control"] for row in some]
         layers = [row["layers"][0] for row in some]
-        lines.append(Curve("mean of random dimensions", layers, control, none, none, beside=True))
+        control = column(some, "control")
+        lines.append(Curve.of_others("mean of random dimensions", layers, control))
     return curves(
         f"{stem}_layers",
         "The worst dimensions, layer by layer",

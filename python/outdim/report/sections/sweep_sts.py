@@ -1,29 +1,23 @@
 """The cosine of texts without each dimension: spikes, and the dimensions that matter."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from outdim.report.figures.spikes import spikes
 from outdim.report.section import Section, Table
 from outdim.report.sections import _default
-from outdim.report.sections._metrics import interval
+from outdim.report.sections._rows import Row, grouped, interval
 from outdim.report.sections.sweep_lm import spikes_of
 from outdim.report.study import Study
 from outdim.stats.scores import LABELS
-
-Row = Mapping[str, Any]
 
 _SHOWN = 20
 
 
 def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     """What each dimension adds to the agreement with people."""
-    table = study.table("sweep_sts.parquet")
-    if table is None:
+    by_metric = grouped(study.rows("sweep_sts.parquet"), "metric")
+    if not by_metric:
         return _default.section(study, step, marked)
-    by_metric: dict[str, list[Row]] = {}
-    for row in table.to_pylist():
-        by_metric.setdefault(row["metric"], []).append(row)
     shown = [
         spikes_of(LABELS[metric], [row for row in rows if row["role"] == "ablated"])
         for metric, rows in by_metric.items()

@@ -1,0 +1,49 @@
+"""Dimensions that steps look at: those named, those that stand out, and others beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from outdim.analysis.detect import detect
+from outdim.analysis.inputs import Inputs
+from outdim.errors import ArgumentError, DataError
+
+_BESIDE = 10  # random ones, so that a rank correlation has something to be read against
+
+
+def named_dims(name: str, dims: Sequence[int], size: int) -> list[int]:
+    """Dimensions that an option names, each once, in order.
+
+    Raises:
+        ArgumentError: The model has no such dimension.
+    """
+    if outside := [dim for dim in dims if not 0 <= dim < size]:
+        raise ArgumentError(f"{name}: expected dimensions 0 to {size - 1}, got {outside}.")
+    return sorted(set(dims))
+
+
+def random_dims(size: int, count: int, but: Sequence[int] = ()) -> list[int]:
+    """Dimensions to read others against: so many but some, the same ones in every run."""
+    order = np.random.default_rng(0).permutation(size)
+    found: list[int] = order[~np.isin(order, but)][:count].tolist()
+    return found
+
+
+def outliers_by_parameters(inputs: Inputs) -> list[int] | None:
+    """The outliers of the model at hand; None where its norms say nothing."""
+
+    def find() -> list[int] | None:
+        try:
+            return list(detect(inputs.model, permutations=0, found=inputs.architecture).dims)
+        except DataError:
+            return None
+
+    return inputs.keep("outliers by parameters", find)
+
+
+def default_dims(inputs: Inputs) -> list[int]:
+    """The outliers by parameters, and ten random dimensions to read them against."""
+    size = inputs.architecture.hidden_size
+    return [*(outliers_by_parameters(inputs) or ()), *random_dims(size, _BESIDE)]

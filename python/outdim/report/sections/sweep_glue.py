@@ -1,5 +1,0 @@
-"""A sweep of a classifier: as of a causal language model."""
-
-from outdim.report.sections.sweep_lm import section
-
-__all__ = ["section"]
