@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ class OutputOptions:
         output: Run directory: new, empty, or one of the same model and text, which then goes on.
     """
 
-    output: Path
+    output: Path = field(metadata={"example": "runs/new"})
 
 
 @dataclass(frozen=True, kw_only=True)
