@@ -105,10 +105,10 @@ def _run(
 
 def report(run: Path) -> None:
     """Write the report of a run, and say on stderr what it found."""
-    from outdim.report import summary, write_report
+    from outdim.report import summary, terminal_width, write_report
 
     write_report(run)
-    print(summary(run), file=sys.stderr)
+    print(summary(run, terminal_width(sys.stderr)), file=sys.stderr)
 
 
 def _observing() -> list[type[Observer]]:

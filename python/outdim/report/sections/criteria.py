@@ -83,7 +83,7 @@ def _votes(document: dict[str, Any], marked: Sequence[int]) -> list[Table]:
         Table(
             title="Dimensions that rules agree on",
             caption="In how many layers a rule flags the dimension, for rules that find more than "
-            f"chance; over {selection_label(_LEADING)}. Shaded: an outlier by parameters."
+            f"chance; over {selection_label(_LEADING)}."
             + (f" {left_out:,} more are in {DOCUMENT}." if left_out else ""),
             columns=["dimension", "rules", *(rule.replace("_", " ") for rule in telling)],
             rows=[
@@ -95,6 +95,7 @@ def _votes(document: dict[str, Any], marked: Sequence[int]) -> list[Table]:
                 for vote in votes
             ],
             brief=True,
+            marks="an outlier by parameters",
         )
     ]
 
