@@ -13,7 +13,7 @@ from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
 from outdim.report.sections._metrics import beside, changes, drawn, heading, interval
 from outdim.report.study import Study
-from outdim.text import number, significant, together
+from outdim.text import number, p_value, significant, together
 
 Row = Mapping[str, Any]
 
@@ -96,7 +96,7 @@ def _against(row: Row) -> list[Cell | str]:
         _or_blank(row["control"], 3),
         interval(row, "beyond"),
         times,
-        _or_blank(row["q"], 3),
+        "" if row["q"] is None else p_value(row["q"]),
     ]
 
 
