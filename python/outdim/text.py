@@ -63,15 +63,15 @@ def p_value(p: float | None) -> str:
     return "< 0.001" if p is not None and p < 0.001 else number(p, 3)
 
 
-def p_in_words(p: float | None, name: str = "p") -> str:
-    """Say what a p, or a q, is.
+def p_in_words(p: float | None) -> str:
+    """Say what a p is.
 
     Example:
-        >>> p_in_words(0.0004), p_in_words(0.046, "q")
-        ('p < 0.001', 'q = 0.046')
+        >>> p_in_words(0.0004), p_in_words(0.046)
+        ('p < 0.001', 'p = 0.046')
     """
     said = p_value(p)
-    return f"{name} {said}" if said.startswith("<") else f"{name} = {said}"
+    return f"p {said}" if said.startswith("<") else f"p = {said}"
 
 
 def with_interval(

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from outdim.analysis.step import Result
 from outdim.analysis.table import TidyRows
 from outdim.errors import ArgumentError, DataError
-from outdim.text import listing, number, significant
+from outdim.text import listing, number
 
 Rule = Literal["kovaleva2021", "puccetti2022"]
 Array = NDArray[np.float64]
@@ -179,7 +179,7 @@ class Detection(Result):
             return ""
 
         def mean(dims: float) -> str:
-            return significant(dims) if dims else "none"
+            return number(dims, 2) if dims else "none"
 
         kept = found.expected_dims_layers_kept
         stricter = (
