@@ -41,7 +41,7 @@ def test_a_number_is_near_what_it_says_and_short(value, digits):
         assert 0 < abs(value) < 1e-6
         return
     read = float(said.replace(",", "").replace("−", "-"))
-    rounded = 0.5 * 10.0**-digits if digits < 2 or abs(value) > 10.0**-digits else 0
+    rounded = 0.5 * 10.0**-digits if digits < 2 or abs(value) >= 0.5 * 10.0**-digits else 0
     assert abs(read - value) <= rounded + 0.051 * abs(value)
 
 
