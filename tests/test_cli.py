@@ -36,8 +36,6 @@ def outdim(*arguments: str, **keywords) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["count", "{corpus}", "--output", "{out}"], 2, "tokenizer: name it"),
-        (["count", "--tokenizer", "{model}", "--output", "{out}"], 2, "source: name the text"),
         (
             ["count", "/nowhere.txt", "--tokenizer", "{model}", "--output", "{out}"],
             3,
@@ -117,7 +115,7 @@ def test_a_wrong_command_line_ends_with_2_and_the_usage(arguments, said, capsys)
 
 def test_usage_names_what_is_required(capsys):
     for command, usage in {
-        "count": "outdim count TEXT --output OUTPUT [options]",
+        "count": "outdim count TEXT --tokenizer TOKENIZER --output OUTPUT [options]",
         "correlate": "outdim correlate TEXT --model MODEL --output OUTPUT [options]",
         "compare": "outdim compare FIRST SECOND --output OUTPUT [options]",
         "doctor": "outdim doctor [options]",
@@ -170,7 +168,10 @@ class TestGroup:
         assert "evaluate Disable dimensions" in said[0]
         assert "Count as a member" not in said[0]
         assert "count Count as a member. other Do another thing." in said[1].replace("  ", " ")
-        assert "usage: outdim evaluate count TEXT --output OUTPUT [options]" in said[2]
+        assert (
+            "usage: outdim evaluate count TEXT --tokenizer TOKENIZER --output OUTPUT [options]"
+            in said[2]
+        )
 
     @pytest.mark.parametrize(
         ("words", "said"),
@@ -193,10 +194,10 @@ class TestGroup:
         ("words", "command", "said"),
         [
             (["evaluate", "count", "--nonsense"], "evaluate count", "unrecognized"),
-            (["evaluate", "count"], "evaluate count", "are required: --output"),
+            (["evaluate", "count"], "evaluate count", "are required: TEXT, --tokenizer"),
             (["evaluate"], "evaluate", "expected COMMAND to be one of {"),
             (["evaluate", "nope"], "evaluate", "nope"),
-            (["sweep", "lm"], "sweep lm", "are required: --model, --output"),
+            (["sweep", "lm"], "sweep lm", "are required: TEXT, --model, --output"),
             (["detect"], "detect", "are required: --model, --output"),
             ([], "", "expected COMMAND to be one of {"),
         ],
@@ -266,6 +267,7 @@ def test_a_list_without_a_value_is_empty(corpus, tiny_directory, tmp_path):
     ("content", "code", "said"),
     [
         (b"source: {corpus}\ntokenizer: {model}\noutput: {out}\ndevice: cpu\n", 0, "{out}"),
+        (b"source: []\ntokenizer: {model}\noutput: {out}\n", 2, "source: name the text"),
         (b"source: [\xff\xfe]\n", 2, "not UTF-8"),
         (b"source: [a\n", 2, "parsing"),
         (b"nonsense: 1\n", 2, "nonsense"),

@@ -1,7 +1,11 @@
 """A command line that cannot be understood: every message names what was expected and what came."""
 
+import shlex
+
 import pytest
+from outdim import cli
 from outdim.cli import main
+from outdim.commands import Group, commands, find
 
 
 @pytest.mark.parametrize(
@@ -11,6 +15,10 @@ from outdim.cli import main
         ("compare a --output x", "the following arguments are required: SECOND"),
         ("report", "the following arguments are required: RUN"),
         ("evaluate glue --task sst2", "the following arguments are required: --model, --output"),
+        ("analyze", "the following arguments are required: TEXT, --model, --output"),
+        ("sweep lm --model m --output o", "the following arguments are required: TEXT"),
+        ("count t --output o", "the following arguments are required: --tokenizer"),
+        ("evaluate fill --model m", "the following arguments are required: SENTENCE, --output"),
         (
             "evaluate glue --task nonsense --model m --output x",
             "task: expected one of cola, sst2, mrpc, stsb, qqp, mnli, mnli_mm, qnli, rte, wnli, "
@@ -48,3 +56,30 @@ def test_what_is_said_of_one_value_is_said_of_one_in_a_file(capsys, tmp_path):
     with pytest.raises(SystemExit):
         main(["evaluate", "glue", "--config", str(path)])
     assert "rows: expected a whole number; got 'many'" in capsys.readouterr().err
+
+
+def every_command(known, above=()):
+    for name, listed in known.items():
+        words = [*above, name]
+        yield from every_command(listed.members, words) if isinstance(listed, Group) else [words]
+
+
+def test_usage_shows_a_line_of_every_command_that_is_understood(capsys):
+    known = commands()
+    for words in every_command(known):
+        _, listed = find(known, words)
+        parser = cli._parser(known, words, listed.load())
+        usage, _, example = parser.named.usage.partition("\nexample: ")
+        assert usage.startswith(" ".join(["outdim", *words])), words
+        if not example:
+            assert usage.endswith(f"{words[-1]} [options]"), words
+            continue
+        assert f"\nexample: {example}\n" in parser.named.format_help()
+        assert parser.parse_args(shlex.split(example)[1:]).subcommand == words[0]
+
+
+def test_an_error_shows_that_line(capsys):
+    with pytest.raises(SystemExit):
+        main(["sweep", "lm"])
+    shown = "example: outdim sweep lm python-docs --model gpt2 --output runs/new\n"
+    assert shown in capsys.readouterr().err

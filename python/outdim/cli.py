@@ -25,7 +25,7 @@ from outdim import __version__
 from outdim.commands import Command, Group, Listed, commands, find
 from outdim.errors import Interrupted, OutdimError
 from outdim.text import visible
-from outdim.usage import Parser, fields_of
+from outdim.usage import Parser, fields_of, required_of, usage
 
 _EPILOG = (
     "--min-chars and --min_chars are the same. "
@@ -163,19 +163,20 @@ def _add_commands(
     for name, listed in known.items():
         words, here = [*above, name], chosen[:1] == [name]
         options = command.options() if command and here and isinstance(listed, Listed) else {}
-        usage = " ".join([*words, "COMMAND"]) if isinstance(listed, Group) else None
+        fields = fields_of(options)
+        required = required_of(fields)
         sub = Parser(
             description=listed.about,
             epilog=_EPILOG,
-            usage=usage or _usage(words, options),
+            usage=usage(words, required, group=isinstance(listed, Group)),
             allow_abbrev=False,
         )
-        sub.fields = fields_of(options)
+        sub.fields = fields
         if options:
             sub.add_argument("--config", action="config", help="YAML file with options")
         for prefix, kinds in options.items():
             for kind in kinds:
-                _add_options(sub, kind, prefix)
+                _add_options(sub, kind, prefix, required)
         subcommands.add_subcommand(name, sub, help=listed.about)
         named = sub if here else named
         if isinstance(listed, Group):  # whose members come after it, as jsonargparse wants them
@@ -184,23 +185,9 @@ def _add_commands(
     return named
 
 
-def _usage(command: Sequence[str], options: Mapping[str, Sequence[type]]) -> str:
-    words = list(command)
-    required = []
-    for field in (f for kind in options.get("", ()) for f in dataclasses.fields(kind)):
-        if "positional" in field.metadata:
-            words.append(field.metadata["positional"])
-        elif _is_required(field):
-            required.append(f"--{field.name} {field.name.upper()}")
-    return " ".join([*words, *required, "[options]"])
-
-
-def _is_required(field: Any) -> bool:
-    missing = dataclasses.MISSING
-    return field.default is missing and field.default_factory is missing
-
-
-def _add_options(parser: ArgumentParser, kind: type, prefix: str) -> None:
+def _add_options(
+    parser: ArgumentParser, kind: type, prefix: str, required: Collection[str]
+) -> None:
     """Flags from a dataclass; lists take several words and booleans are --flag, --no_flag.
 
     (`add_class_arguments` would import all that the module of the class imports for its types.)
@@ -210,12 +197,12 @@ def _add_options(parser: ArgumentParser, kind: type, prefix: str) -> None:
     group = parser.add_argument_group((documented.short_description or kind.__name__).rstrip("."))
     types = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        name, hint = field.name, types[field.name]
-        about: dict[str, Any] = {"help": help_of.get(name)}
+        hint, name = types[field.name], f"{prefix}.{field.name}" if prefix else field.name
+        about: dict[str, Any] = {"help": help_of.get(field.name)}
         if "positional" in field.metadata:
             _add_positional(group, field, hint, about)
             continue
-        if _is_required(field):
+        if name in required:
             about["required"] = True
         elif field.default is not dataclasses.MISSING:
             about["default"] = field.default
@@ -225,7 +212,7 @@ def _add_options(parser: ArgumentParser, kind: type, prefix: str) -> None:
             about |= {"nargs": "*", "type": typing.get_args(_bare(hint))[0]}
         else:
             about["type"] = hint
-        group.add_argument(f"--{prefix}.{name}" if prefix else f"--{name}", **about)
+        group.add_argument(f"--{name}", **about)
 
 
 def _add_positional(group: Any, field: Any, hint: Any, about: dict[str, Any]) -> None:
@@ -233,9 +220,10 @@ def _add_positional(group: Any, field: Any, hint: Any, about: dict[str, Any]) ->
     if _is_list(hint):
         # An empty list as default would hide the one of a config file.
         (item,) = typing.get_args(hint)
-        group.add_argument(
+        added = group.add_argument(
             field.name, nargs="*", type=item, default=SUPPRESS, metavar=metavar, **about
         )
+        added.required = True  # one of a command line or of a config file
     else:
         group.add_argument(field.name, type=hint, metavar=metavar, **about)
 

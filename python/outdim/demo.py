@@ -73,7 +73,7 @@ def _frequency(run: Path, stop: StopSignal) -> list[str]:
     from outdim.analysis.correlate import CorrelateOptions
     from outdim.analysis.detect import DetectOptions
     from outdim.analysis.input_options import ForwardOptions, ObserveOptions, TextOptions
-    from outdim.report import summary
+    from outdim.report import summary, terminal_width
 
     steps = {"detect": DetectOptions(min_fraction=_MIN_FRACTION), "correlate": CorrelateOptions()}
     text = TextOptions(source=["python-docs"], min_chars=_MIN_CHARS)
@@ -82,7 +82,7 @@ def _frequency(run: Path, stop: StopSignal) -> list[str]:
     _study("MiniLM reads Python's documentation", run, str(MODEL_DIR), reads, steps)
     return [
         "1. Which dimensions follow the frequency of tokens? MiniLM, a BERT of six layers",
-        summary(run),
+        summary(run, terminal_width(sys.stdout)),
         f"It read documents of {_MIN_CHARS} characters and more, and asked for outliers in a third "
         "of the layers.\nWhat is left by the paper's half of the layers:\n"
         f"  outdim detect --model {MODEL_DIR} --output {run}-half",
@@ -105,7 +105,7 @@ def _massive(run: Path, stop: StopSignal) -> list[str]:
     from outdim.analysis.lifecycle import LifecycleOptions
     from outdim.analysis.variants.variant import AblationOptions
     from outdim.machine import usable_cores
-    from outdim.report import summary
+    from outdim.report import summary, terminal_width
 
     run.parent.mkdir(parents=True, exist_ok=True)
     file = run.with_suffix(".txt")
@@ -125,7 +125,7 @@ def _massive(run: Path, stop: StopSignal) -> list[str]:
     return [
         "2. Which dimensions carry massive activations, and what is lost without them? SmolLM2, a "
         "language model",
-        summary(run),
+        summary(run, terminal_width(sys.stdout)),
     ]
 
 

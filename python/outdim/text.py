@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 _MINUS = "\u2212"
+_DIGITS = 6  # of a number: more are never known
+_FINEST, _HUGE = 1e-6, 1e12
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -19,21 +21,57 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def number(value: float | int | None, digits: int = 3) -> str:
-    """Write a number for people: thousands grouped, a true minus, 'n/a' for nothing and for NaN.
+    """Write a number for people, with so many digits behind the point as say something.
+
+    Thousands are grouped, a minus is a true one, nothing and NaN are 'n/a'. Six digits in all are
+    enough, from a million on three; where two or more digits behind the point would be zeros, two
+    others are shown; a size below a millionth is not told apart from others.
 
     Example:
         >>> number(-0.8137, 2), number(1234567), number(float("nan"))
         ('−0.81', '1,234,567', 'n/a')
+        >>> number(0.000371), number(0.04, 1), number(512133.997), number(2412345.0)
+        ('0.00037', '0.0', '512,134', '2,410,000')
+        >>> number(8.18e-27), number(8.18e-27, 1), number(1.5e13)
+        ('< 0.000001', '0.0', '1.5e+13')
     """
     if value is None or math.isnan(value):
         return "n/a"
     if isinstance(value, int):
-        text = f"{value:,}"
-    elif math.isinf(value) or value == 0 or 1e-3 <= abs(value) < 1e6:
-        text = f"{value:,.{digits}f}"
-    else:
-        text = f"{value:.2e}"
-    return text.replace("-", _MINUS)
+        return f"{value:,}".replace("-", _MINUS)
+    size = abs(value)
+    if math.isinf(value) or size >= _HUGE:
+        return f"{value:.1e}".replace("-", _MINUS)
+    if size >= 1e6:
+        return _fixed(float(f"{value:.2e}"), 0)
+    if size >= 1:
+        return _fixed(value, min(digits, _DIGITS - len(str(int(size)))))
+    if digits > 1 and 0 < size < 0.5 * 10**-digits:
+        if size < _FINEST:
+            return f"< {_FINEST:.6f}" if value > 0 else f"> {_MINUS}{_FINEST:.6f}"
+        digits = 1 - math.floor(math.log10(size))
+    return _fixed(value, digits)
+
+
+def p_value(p: float | None) -> str:
+    """Write a p, or a q, as far as it can be told.
+
+    Example:
+        >>> p_value(0.0004), p_value(0.046), p_value(None)
+        ('< 0.001', '0.046', 'n/a')
+    """
+    return "< 0.001" if p is not None and p < 0.001 else number(p, 3)
+
+
+def p_in_words(p: float | None) -> str:
+    """Say what a p is.
+
+    Example:
+        >>> p_in_words(0.0004), p_in_words(0.046)
+        ('p < 0.001', 'p = 0.046')
+    """
+    said = p_value(p)
+    return f"p {said}" if said.startswith("<") else f"p = {said}"
 
 
 def with_interval(
@@ -48,25 +86,38 @@ def with_interval(
         '0.012 [−0.004, 0.031]'
         >>> with_interval(6.45e-4, 2.1e-4, 0.0012), with_interval(2.1, 1.9, 2.4, digits=1)
         ('0.0006 [0.0002, 0.0012]', '2.1 [1.9, 2.4]')
+        >>> with_interval(2.94e-4, 2.37e-4, 3.62e-4), with_interval(5e-17, -3e-17, 1e-16)
+        ('0.00029 [0.00024, 0.00036]', '0.000000 [0.000000, 0.000000]')
     """
     known = [] if low is None or high is None or math.isnan(low + high) else [low, high]
     parts = [value, *known]
     sizes = [abs(x) for x in parts if x is not None and math.isfinite(x)]
     largest = max(sizes, default=0.0)
-    if known and 1e-3 <= largest < 1e6:
-        smallest = min(size for size in sizes if size >= largest / 1000)
-        digits = max(digits, math.ceil(-math.log10(smallest)))
-        parts = [None if x is None else round(x, digits) + 0.0 for x in parts]
+    if known and largest < 1e6:
+        digits = _digits_of(sizes, digits)
         said = [_fixed(x, digits) for x in parts]
     else:
         said = [number(x, digits) for x in parts]
     return said[0] + (f" [{said[1]}, {said[2]}]" if known else "")
 
 
+def _digits_of(sizes: Iterable[float], digits: int) -> int:
+    """Digits behind the point that show the smallest of some sizes next to the largest."""
+    largest = max(sizes, default=0.0)
+    if largest >= 1e3:
+        return min(digits, max(0, _DIGITS - len(str(int(largest)))))
+    if largest >= 1e-3:
+        smallest = min(size for size in sizes if size >= largest / 1000)
+        return max(digits, math.ceil(-math.log10(smallest)))
+    if digits < 2 or largest == 0:
+        return digits
+    return max(digits, 1 - math.floor(math.log10(max(largest, 10 * _FINEST))))
+
+
 def _fixed(value: float | None, digits: int) -> str:
     if value is None or not math.isfinite(value):
         return number(value)
-    return f"{value:,.{digits}f}".replace("-", _MINUS)
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", _MINUS)
 
 
 def significant(value: float | None, digits: int = 2) -> str:

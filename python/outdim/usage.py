@@ -13,6 +13,8 @@ from jsonargparse import ArgumentParser
 _VALUE = re.compile(r'Parser key "([\w.]+)"(?: element \d+)?:.*?(?:Got|Given) value: (.*)', re.S)
 _NO_VALUE = re.compile(r"argument (--\w+)/--no_\w+: ignored explicit argument (.*)")
 _NO_YAML = re.compile(r"(Problems parsing|Unexpected) config: (.*)", re.S)
+# Commands of the same last word read models of one kind, small ones of which everybody knows.
+_MODELS = {"lm": "gpt2", "glue": "textattack/bert-base-uncased-SST-2"}
 _KINDS = {int: "a whole number", float: "a number"}
 
 
@@ -51,11 +53,50 @@ def fields_of(options: Mapping[str, Sequence[type]]) -> dict[str, tuple[Any, Any
     }
 
 
+def required_of(fields: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """The fields that have to be given.
+
+    Without a default, positional, or those that another one, which is not there, would stand for.
+    """
+    return {
+        name: field
+        for name, (field, _) in fields.items()
+        if _is_positional(field)
+        or field.default is field.default_factory is dataclasses.MISSING
+        or field.metadata.get("unless", name) not in fields
+    }
+
+
+def usage(command: Sequence[str], required: Mapping[str, Any], group: bool = False) -> str:
+    """A command with what it requires, and one that may be given as it stands."""
+    if group:
+        return " ".join([*command, "COMMAND"])
+    names = {name: field.name.upper() for name, field in required.items()}
+    values = {name: field.metadata.get("example", names[name]) for name, field in required.items()}
+    if "model" in values:
+        values["model"] = _MODELS.get(command[-1], values["model"])
+    names |= {n: f.metadata["positional"] for n, f in required.items() if _is_positional(f)}
+    example = f"\nexample: {_given(command, required, values)}" if required else ""
+    return f"{_given(command, required, names)} [options]{example}"
+
+
+def _given(command: Sequence[str], required: Mapping[str, Any], values: Mapping[str, str]) -> str:
+    """A command with values of what it requires."""
+    words = [values[name] for name, field in required.items() if _is_positional(field)]
+    flags = [f"--{n} {values[n]}" for n, field in required.items() if not _is_positional(field)]
+    return " ".join([*command, *words, *flags])
+
+
+def _is_positional(field: Any) -> bool:
+    return "positional" in field.metadata
+
+
 def _plainly(message: str, fields: Mapping[str, tuple[Any, Any]]) -> str:
     """A message of jsonargparse in the words of the usage."""
     if "are required" in message:
-        said, _, names = message.partition(": ")
-        return f"{said}: {', '.join(_in_usage(name, fields) for name in names.split(', '))}"
+        said, _, keys = message.partition(": ")
+        names = [_in_usage(key, fields) for key in keys.split(", ")]
+        return f"{said}: {', '.join(sorted(names, key=lambda name: name.startswith('--')))}"
     if found := _VALUE.match(message):
         name, given = found.groups()
         if name in fields and (expected := _expected(fields[name][1])):

@@ -13,12 +13,13 @@ from outdim.analysis.variants.predict import logits, similarities
 from outdim.analysis.variants.variant import Variant
 from outdim.corpus.labelled import Columns, read_labelled
 from outdim.errors import ArgumentError, BackendError, DataError, ResumeError
-from outdim.models import Ablation
+from outdim.models import Ablation, with_estimated_means
+from outdim.run.plan import Study
 from outdim.stats.scores import score
 from planted_classifier import CARRIER, ITEMS, planted_classifier, sentences
 from run_helpers import Options, give, replaced
 from tiny import tiny_model, tiny_tokenizer
-from transformers import FNetConfig, FNetForSequenceClassification
+from transformers import BertModel, FNetConfig, FNetForSequenceClassification
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,24 @@ def test_layer_by_layer(options):
     assert (ablated.value.iloc[:3] > 0.9).all()
     assert ablated.value.iloc[3] < 0.7
     assert len(table) == 1 + 4 + 4 * 2
+
+
+def test_a_dimension_is_set_to_its_mean_over_the_items(options, folder, capsys):
+    """As `outdim sweep glue` does; half of the items say yes, half no: the mean says neither."""
+    run, table = glue(replaced(options, ablate=[str(CARRIER)], mode=["mean"], controls=0))
+    assert table[table.role == "ablated"].difference.item() < -0.3
+    planned = Study(run)["evaluate-glue"].options["variants"]
+    found = next(v.ablation for v in map(Variant.from_dict, planned) if v.ablation)
+    tokenizer, texts = tiny_tokenizer(), [text for text, _ in sentences()]
+    expected = with_estimated_means(
+        Ablation((CARRIER,)),
+        BertModel.from_pretrained(folder / "model"),
+        [{**tokenizer(texts, return_tensors="pt", padding=True)}],
+        special_ids=tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"]),
+    )
+    for group in ("text", "special"):
+        means, own = (np.asarray(getattr(one.value, group)) for one in (found, expected))
+        np.testing.assert_allclose(means, own, rtol=6e-4, atol=1e-6)
 
 
 def test_the_same_numbers_as_a_loop_of_ones_own(options, folder):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.step import Json, Progress, Result, TextStep, add_accounts
 from outdim.errors import EmptyCorpusError
-from outdim.text import listing
+from outdim.text import listing, percent
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,7 +84,7 @@ class Counted(Result):
         return [
             f"{total:,} text tokens of {self.read['documents']:,} documents{left_out} were counted;"
             f" {int((ordinary > 0).sum()):,} of {len(ordinary):,} token ids of text occur, and the "
-            f"{_TOP} most frequent make up {100 * top / total:.0f} % of the text."
+            f"{_TOP} most frequent make up {percent(top / total)} of the text."
         ]
 
     def cautions(self) -> list[str]:

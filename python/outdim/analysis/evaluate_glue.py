@@ -22,6 +22,7 @@ from outdim.analysis.labelled_items import (
 )
 from outdim.analysis.results.labelled import LabelledResult
 from outdim.analysis.step import Json, Progress
+from outdim.analysis.variants.on_items import means_of_items
 from outdim.analysis.variants.variant import AblationOptions, Variant
 from outdim.corpus.labelled import LabelledTexts
 
@@ -48,9 +49,29 @@ class Sts(Gathered):
         self.variants = [Variant.from_dict(plain) for plain in recorded["variants"]]
 
     @classmethod
+    def check(cls, options: StsOptions, inputs: Inputs) -> None:
+        """The means to which variants set a dimension are those of the items."""
+        inputs.means = lambda seed: means_of_items(
+            options, {**cls._resolved(options, inputs, seed), "seed": seed}, inputs
+        )
+
+    @classmethod
     def resolve(cls, options: StsOptions, inputs: Inputs) -> Json:
         """The items are read."""
-        return resolve_items(options, inputs, inputs.options["seed"])
+        return cls._resolved(options, inputs, inputs.options["seed"])
+
+    @classmethod
+    def _resolved(cls, options: Any, inputs: Inputs, seed: int) -> Json:
+        """Once for the means and the plan."""
+        found: Json = inputs.keep(
+            f"{cls.name} resolved", lambda: cls.recorded_of(options, inputs, seed)
+        )
+        return found
+
+    @staticmethod
+    def recorded_of(options: Any, inputs: Inputs, seed: int) -> Json:
+        """What the plan records of the items."""
+        return resolve_items(options, inputs, seed)
 
     @classmethod
     def work(cls, recorded: Mapping[str, Any], inputs: Inputs) -> list[Json]:
@@ -116,10 +137,10 @@ class Glue(Sts):
     Options = GlueOptions
     reads = (*Sts.reads, Classifier)
 
-    @classmethod
-    def resolve(cls, options: GlueOptions, inputs: Inputs) -> Json:  # type: ignore[override]
-        """The labels of the task are those of the model."""
-        return resolve_glue(options, inputs, inputs.options["seed"])
+    @staticmethod
+    def recorded_of(options: Any, inputs: Inputs, seed: int) -> Json:
+        """Besides, the labels of the task are those of the model."""
+        return resolve_glue(options, inputs, seed)
 
     @property
     def model(self) -> PreTrainedModel:

@@ -63,7 +63,10 @@ class FillOptions:
         threads: Threads of a process.
     """
 
-    text: list[str] = field(default_factory=list, metadata={"positional": "SENTENCE"})
+    text: list[str] = field(
+        default_factory=list,
+        metadata={"positional": "SENTENCE", "example": "'Paris is the capital of [MASK].'"},
+    )
     tokens: int | None = None
     top: int | None = None
     threads: int = 1

@@ -55,7 +55,9 @@ class TextOptions:
             KiB (with a model 64 KiB, with V variants of one 16 KiB / V) and 64 MiB.
     """
 
-    source: list[str] = field(default_factory=list, metadata={"positional": "TEXT"})
+    source: list[str] = field(
+        default_factory=list, metadata={"positional": "TEXT", "example": "python-docs"}
+    )
     column: str = "text"
     name: str | None = None
     split: str = "train"
@@ -99,7 +101,9 @@ class TokenizerOptions:
         tokenizer: Hugging Face id or local directory of a fast tokenizer; None takes the model's.
     """
 
-    tokenizer: str | None = None
+    tokenizer: str | None = field(
+        default=None, metadata={"unless": "model", "example": "bert-base-uncased"}
+    )
 
     def resolve(self, inputs: Inputs) -> dict[str, Any]:
         """What the plan records."""
@@ -126,7 +130,7 @@ class ModelOptions:
         dtype: The model's parameters are converted to it; None leaves them.
     """
 
-    model: str
+    model: str = field(metadata={"example": "bert-base-uncased"})
     part: Literal["encoder", "decoder"] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
 

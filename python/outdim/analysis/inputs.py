@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from outdim.analysis.pass_ import Pass
+    from outdim.analysis.variants.text_means import Means
     from outdim.corpus import Corpus
     from outdim.models import Architecture, Head
     from outdim.tokens import TokenFrequencies
@@ -98,6 +99,8 @@ class Inputs:
         self._known_files = known_files
         self._kept: dict[str, Any] = {}
         self.cautions: list[str] = []  # what a reader has to know of what is read
+        #: Gives the means of ``--mode mean``, for a seed; None where they are those of the text.
+        self.means: Callable[[int], Means] | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | None = None, **opened: Any) -> Self:

@@ -66,7 +66,7 @@ class GlueOptions(StsOptions):  # noqa: D101 - also what is said of labelled ite
         outputs: Labels in the order of the model's outputs, where its id2label does not say them.
 {args_of(StsOptions).lstrip(chr(10))}"""
 
-    task: TaskName
+    task: TaskName = dataclasses.field(metadata={"example": "sst2"})
     labels: list[str] = dataclasses.field(default_factory=list)
     outputs: list[str] | None = None
 

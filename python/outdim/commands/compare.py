@@ -20,8 +20,8 @@ class CompareOptions:
         second: Another one of the same vocabulary.
     """
 
-    first: Path = field(metadata={"positional": "FIRST"})
-    second: Path = field(metadata={"positional": "SECOND"})
+    first: Path = field(metadata={"positional": "FIRST", "example": "runs/first"})
+    second: Path = field(metadata={"positional": "SECOND", "example": "runs/second"})
 
 
 class Compare:

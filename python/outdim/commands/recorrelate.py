@@ -29,7 +29,7 @@ class RecorrelateOptions:
             that the run was correlated with.
     """
 
-    run: Path = field(metadata={"positional": "RUN"})
+    run: Path = field(metadata={"positional": "RUN", "example": "runs/first"})
     counts: Path | None = None
 
 

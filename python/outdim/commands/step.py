@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ class OutputOptions:
         output: Run directory: new, empty, or one of the same model and text, which then goes on.
     """
 
-    output: Path
+    output: Path = field(metadata={"example": "runs/new"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +105,10 @@ def _run(
 
 def report(run: Path) -> None:
     """Write the report of a run, and say on stderr what it found."""
-    from outdim.report import summary, write_report
+    from outdim.report import summary, terminal_width, write_report
 
     write_report(run)
-    print(summary(run), file=sys.stderr)
+    print(summary(run, terminal_width(sys.stderr)), file=sys.stderr)
 
 
 def _observing() -> list[type[Observer]]:

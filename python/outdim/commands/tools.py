@@ -16,7 +16,7 @@ class ReportOptions:
         run: Run directory.
     """
 
-    run: Path = field(metadata={"positional": "RUN"})
+    run: Path = field(metadata={"positional": "RUN", "example": "runs/first"})
 
 
 class Report:

@@ -2,6 +2,6 @@
 
 from outdim.report.compare import write_comparison
 from outdim.report.page import write_report
-from outdim.report.terminal import summary
+from outdim.report.terminal import summary, terminal_width
 
-__all__ = ["summary", "write_comparison", "write_report"]
+__all__ = ["summary", "terminal_width", "write_comparison", "write_report"]

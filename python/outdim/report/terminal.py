@@ -1,16 +1,32 @@
 """What a run found, for a terminal: the same sentences and numbers as the page."""
 
+import os
+import textwrap
 from pathlib import Path
+from typing import TextIO
 
 from outdim.report.cautions import cautions
+from outdim.report.columns import in_columns
 from outdim.report.page import layers_in_words, sections
-from outdim.report.section import Table
-from outdim.report.study import read_study
+from outdim.report.study import Study, read_study
 from outdim.text import number, visible
 
+_WIDTH = 120  # of tables in a file
+_LEAST = 40  # the narrowest terminal that is heeded
 
-def summary(run_dir: str | Path) -> str:
+
+def terminal_width(stream: TextIO) -> int | None:
+    """Characters in a line of the terminal that a stream writes to; None where it is another."""
+    return os.get_terminal_size(stream.fileno()).columns or None if stream.isatty() else None
+
+
+def summary(run_dir: str | Path, width: int | None = None) -> str:
     """Say in a few lines what a run found: headlines, tables by layer, cautions, speed, report.
+
+    Args:
+        run_dir: Run directory.
+        width: Characters in a line, within which sentences and tables are. None is for a file:
+            sentences are a line each, tables within 120 characters.
 
     Raises:
         DataError: run_dir is no run directory, or a file of it is damaged or was altered.
@@ -19,35 +35,38 @@ def summary(run_dir: str | Path) -> str:
         >>> print(summary("runs/bert"))  # doctest: +SKIP
     """
     study = read_study(run_dir)
+    width = None if width is None else max(width, _LEAST)
     lines, shown = [], sections(study)
     for section in shown:
-        said = [*study.sentences("headlines", section.step), *section.sentences]
-        lines += [f"- {sentence}" for sentence in said]
-    for section in shown:
-        for table in section.tables:
-            lines += ["", *_plain(table)] if table.brief else []
+        for sentence in [*study.sentences("headlines", section.step), *section.sentences]:
+            lines.append(_wrapped(f"- {sentence}", width))
+    for table in (table for section in shown for table in section.tables if table.brief):
+        caption = f"{table.caption} With a star: {table.marks}." if table.marks else table.caption
+        lines += ["", _wrapped(caption, width), *in_columns(table, width or _WIDTH)]
     if note := layers_in_words(study):
-        lines += ["", note]
+        lines += ["", _wrapped(note, width)]
     if beware := cautions(study):
-        lines += ["", "Beware:", *(f"- {sentence}" for sentence in beware)]
-    lines.append("")
+        lines += ["", "Beware:", *(_wrapped(f"- {sentence}", width) for sentence in beware)]
+    return "\n".join([*lines, "", *_where(study)])
+
+
+def _where(study: Study) -> list[str]:
+    """How fast it was, and where the rest is to be read."""
+    lines = []
     if rate := study.manifest.get("tokens_per_second"):
         lines.append(f"speed   {number(round(rate))} tokens/s")
+    if tables := [name for name in study.manifest["results"] if name.endswith(".parquet")]:
+        lines.append(f"tables  {visible(str(study.path))}: {', '.join(sorted(tables))}")
     report = study.path / "report.html"
-    lines.append(f"report  {report if report.exists() else 'not written yet: outdim report'}")
-    return visible("\n".join(lines), keep="\n")
+    shown = visible(str(report)) if report.exists() else "not written yet: outdim report"
+    return [*lines, f"report  {shown}"]
 
 
-def _plain(table: Table) -> list[str]:
-    """The table in columns of text."""
-    head = list(table.columns)
-    star = "*" if table.marks else ""
-    rows = [[cell.text + (star if cell.marked else "") for cell in row] for row in table.cells()]
-    widths = [max(len(line[column]) for line in [head, *rows]) for column in range(len(head))]
-    return [
-        f"{table.caption} With a star: {table.marks}." if table.marks else table.caption,
-        *(
-            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-            for line in [head, *rows]
-        ),
-    ]
+def _wrapped(line: str, width: int | None) -> str:
+    said = visible(line)
+    if width is None:
+        return said
+    indent = "  " if line.startswith("- ") else ""
+    return textwrap.fill(
+        said, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

@@ -15,7 +15,7 @@ from outdim.analysis.results.estimate import CHANCE, Estimate
 from outdim.analysis.step import Result
 from outdim.analysis.variants.variant import Variant, controls_of
 from outdim.stats.paired import Comparison, Gate, Interval, Statistic, compare
-from outdim.text import counted, number, significant
+from outdim.text import counted, number, p_value, significant
 
 _FEW_CONTROLS = 5
 
@@ -32,7 +32,7 @@ def gate_in_words(gate: Gate | None, q: float | None, floor: str = "") -> str:
     if gate == "passed":
         if is_sure(q):
             return f", surely more than {times}"
-        return f", by its interval more than {times}, but q is {number(q, 3)}" + (
+        return f", by its interval more than {times}, but q is {p_value(q)}" + (
             f", since {floor}" if floor else ""
         )
     if gate == "failed":
@@ -197,7 +197,7 @@ class Compared(Result):
         if not found.at_least_p(variant):
             return ""
         documents = counted(self.about["documents"], self.drawn)
-        return f"no p of {documents} is below {number(found.least, 3)}"
+        return f"no p of {documents} is below {p_value(found.least)}"
 
 
 def estimate(interval: Interval, i: int) -> Estimate:

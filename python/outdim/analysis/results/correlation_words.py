@@ -9,9 +9,8 @@ import numpy as np
 
 from outdim.analysis.count import unread_rows
 from outdim.analysis.results.correlation import PEARSON_OF, Correlation
-from outdim.analysis.results.estimate import p_in_words
 from outdim.analysis.table import COVARIATES, PEARSON_ABS, SELECTIONS, describe, place
-from outdim.text import counted, listing, number
+from outdim.text import counted, listing, number, p_in_words
 
 _LEADING, _BESIDE = "log1p_count", "count"
 _SELECTION = "text"

@@ -179,7 +179,7 @@ class Detection(Result):
             return ""
 
         def mean(dims: float) -> str:
-            return f"{dims:.2g}" if dims else "none"
+            return number(dims, 2) if dims else "none"
 
         kept = found.expected_dims_layers_kept
         stricter = (

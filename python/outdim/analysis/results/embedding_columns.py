@@ -15,7 +15,7 @@ from torch import Tensor
 from outdim.analysis.step import Result
 from outdim.analysis.table import Statistic, TidyRows, define
 from outdim.errors import one_of
-from outdim.text import listing
+from outdim.text import listing, number
 
 Floats = NDArray[np.float64]
 
@@ -151,10 +151,10 @@ class Embeddings(Result):
         ]
         one, both = (size * _by_chance(values) for values in (1, 2))
         single = any(found.rows == 1 for found in self.parts.values())
-        of_one = f", {one:.1f} where there is one row" if single else ""
+        of_one = f", {number(one, 1)} where there is one row" if single else ""
         return [
             f"Columns of the embeddings more than {BOUND:g} σ from the others in mean or spread; "
-            f"{'; '.join(said)}. Of {size:,} normal columns {both:.1f} are{of_one}."
+            f"{'; '.join(said)}. Of {size:,} normal columns {number(both, 1)} are{of_one}."
         ]
 
 

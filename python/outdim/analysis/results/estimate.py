@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outdim.text import number, with_interval
+from outdim.text import number, p_in_words, with_interval
 
 Floats = NDArray[np.float64]
 
@@ -95,13 +95,3 @@ class Estimate:
         if self.null is not None and np.isfinite(self.null):
             return bool(np.abs(self.value) > np.abs(self.null))
         return None
-
-
-def p_in_words(p: float) -> str:
-    """A p, as far as permutations can tell it.
-
-    Example:
-        >>> p_in_words(0.0004), p_in_words(0.046)
-        ('p < 0.001', 'p = 0.046')
-    """
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -53,8 +53,8 @@ def _intact(found: Predictions, reading: str) -> str:
     more = Estimate(-truth.value[0], -truth.high[0], -truth.low[0])
     return (
         f"Predicting {_WHAT[reading]}, the intact model gives {_types(types, 1)} where the text "
-        f"has {types.value.value[0]:,.0f}, in {counted(_rows(found, reading), 'place')}; the mean "
-        f"of log(1 + count) is {estimate(log.value, 1).words()} for what it predicts and "
+        f"has {number(types.value.value[0], 0)}, in {counted(_rows(found, reading), 'place')}; "
+        f"the mean of log(1 + count) is {estimate(log.value, 1).words()} for what it predicts and "
         f"{estimate(log.value, 0).words()} for the text, a difference of {more.words()}: "
         f"{_direction(more)} than the true ones."
     )
@@ -89,8 +89,8 @@ def _ablated(found: Predictions, variant: int) -> str:
         mean = " on average" if len(controls) > 1 else ""
         said += f" ({others(controls)} {verb} it by {number(float(log.control.value[i]), 3)}{mean})"
     return (
-        f"{said}; {_types(types, i)} after {types.value.value[1]:,.0f}, slope against the corpus "
-        f"{_from_to(slope.value, i)}, Spearman's ρ {_from_to(rho.value, i)}."
+        f"{said}; {_types(types, i)} after {number(types.value.value[1], 0)}, slope against the "
+        f"corpus {_from_to(slope.value, i)}, Spearman's ρ {_from_to(rho.value, i)}."
     )
 
 

@@ -18,7 +18,7 @@ from outdim.analysis.tasks import TASKS
 from outdim.analysis.variants.variant import Variant
 from outdim.models.ablation import Ablation
 from outdim.stats.leave_one_out import LeaveOneOut, cosines_without, leave_one_out
-from outdim.text import counted, listing, number, with_interval
+from outdim.text import counted, listing, number, significant, with_interval
 
 _NAMED = 8
 _FEW = 100
@@ -111,7 +111,7 @@ class SweptReadOut(Result):
             said.append(
                 f"The closed form was checked with the model ablated, for "
                 f"{counted(len(self.checked), 'dimension')}: no cosine is off by more than "
-                f"{self.largest_error:.1g}."
+                f"{significant(self.largest_error, 1)}."
             )
         return said
 
@@ -121,8 +121,8 @@ class SweptReadOut(Result):
         if self.largest_error > _EXACT:
             said.append(
                 f"The closed form is not what the ablated model gives: a cosine is off by "
-                f"{self.largest_error:.2g}. Do not use these numbers; outdim evaluate sts runs any "
-                "ablation."
+                f"{significant(self.largest_error)}. Do not use these numbers; outdim evaluate sts "
+                "runs any ablation."
             )
         if texts < _FEW:
             said.append(f"There are {counted(texts, 'different first text')}: few for intervals.")

@@ -19,7 +19,7 @@ from outdim.analysis.step import Result
 from outdim.analysis.sweeps.grid import Grid
 from outdim.stats.paired import adjusted
 from outdim.stats.verification import Verification, verify
-from outdim.text import counted, layers_in_words, listing, number, together
+from outdim.text import counted, layers_in_words, listing, number, p_value, together
 
 Array = NDArray[np.float64]
 
@@ -200,7 +200,7 @@ class Sweep(Result):
         ]
         if not (floors := [floor for _, floor in bound if floor]):
             return []
-        most = number(float(max(q for q, _ in bound)), 3)
+        most = p_value(float(max(q for q, _ in bound)))
         return [f"So says the p of the whole sweep; q is up to {most} here, since {floors[0]}."]
 
     def _names(self, variants: Sequence[tuple[int, int]]) -> str:

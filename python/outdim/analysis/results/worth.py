@@ -15,6 +15,7 @@ from outdim.stats.type_drivers import Drivers, drivers
 from outdim.stats.type_intervals import Interval, bootstrap, effective_types, jackknife
 from outdim.stats.type_null import ExchangeNull, exchange_null
 from outdim.stats.type_units import Of, TypeUnits
+from outdim.text import number, percent
 
 LEVEL = 0.95
 FEW_TYPES = 30  # the interval of an r of .5 is then about as wide as [.2, .7]
@@ -158,8 +159,8 @@ class Worth:
         """Where the numbers rest on few types, or frequencies vary within what is kept together."""
         few = {name: n for name, n in self.effective.items() if n < FEW_TYPES}
         found = [
-            f"r with {COVARIATES[name]} rests on {n:.0f} effective types, for a few words decide "
-            "it: see its interval."
+            f"r with {COVARIATES[name]} rests on {number(n, 0)} effective types, for a few words "
+            "decide it: see its interval."
             for name, n in few.items()
             if name in COVARIATES
         ]
@@ -168,7 +169,7 @@ class Worth:
         worst = max(lost, key=lambda name: lost[name])
         if lost[worst] > MUCH_LOST:
             found.append(
-                f"{100 * lost[worst]:.1f} % of the variance of {COVARIATES.get(worst, worst)} lies "
+                f"{percent(lost[worst])} of the variance of {COVARIATES.get(worst, worst)} lies "
                 "between types that the run kept together, and is lost to r: give the run more "
                 "buckets (--types), or keep all types for chosen dimensions (--per-token)."
             )
@@ -184,7 +185,7 @@ class Worth:
             return []
         return [
             f"{self.labels[self.unknown or 0]} stands for any word the vocabulary lacks, and holds "
-            f"{100 * share[most]:.0f} % of the leverage on r with {COVARIATES.get(most, most)}: "
+            f"{percent(share[most])} of the leverage on r with {COVARIATES.get(most, most)}: "
             "see r without it (--exclude unk)."
         ]
 

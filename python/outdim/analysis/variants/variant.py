@@ -136,7 +136,8 @@ class AblationOptions:
                     "control-kind: expected random or magnitude_matched for --mode mean, got "
                     f"{self.control_kind}, which takes other dimensions in each layer."
                 )
-            means, special = text_means(inputs), sorted(special_ids(inputs.tokenizer))
+            means = text_means(inputs) if inputs.means is None else inputs.means(self.seed)
+            special = sorted(special_ids(inputs.tokenizer))
             found = [_with_means(variant, means, special) for variant in found]
         return {**dataclasses.asdict(self), "variants": [variant.as_dict() for variant in found]}
 

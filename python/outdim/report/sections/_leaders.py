@@ -4,12 +4,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from outdim.analysis.results.estimate import p_in_words
 from outdim.analysis.table import COVARIATES
 from outdim.report.section import Table
 from outdim.report.text import token_text
 from outdim.report.views import View, labels
-from outdim.text import number
+from outdim.text import number, p_value
 
 _SHOWN = 12
 _WORDS = 3
@@ -26,12 +25,13 @@ def leaders(table: pa.Table | None, view: View) -> list[Table]:
         return []
     shown = found[:_SHOWN]
     at = dict(zip(view.points, view.labels, strict=True))
+    effective = number(shown[0]["effective_types"], 0)
     return [
         Table(
             title="What the largest r are worth",
             caption=f"r of |h| with {COVARIATES[view.key.covariate]}, the largest of each layer. "
             "Interval: words (types), not their occurrences, are what could have been others; "
-            f"{shown[0]['effective_types']:.0f} of them with equal weight would vary as these do. "
+            f"{effective} of them with equal weight would vary as these do. "
             "Chance: what the largest |r| of a layer stays below in 95 of 100 exchanges of words. "
             "p: how often an exchange gives as large an |r| to some dimension of the layer; any "
             "layer: to one of all layers; like frequency: where words change places only with "
@@ -67,7 +67,7 @@ def _row(row: dict[str, Any], label: str) -> list[str]:
         number(row["r"], 2),
         _interval(row["low"], row["high"]),
         number(row["null"], 2),
-        *(p_in_words(row[name]).removeprefix("p ").removeprefix("= ") for name in _CHANCES),
+        *(p_value(row[name]) for name in _CHANCES),
         ", ".join(words),
     ]
 

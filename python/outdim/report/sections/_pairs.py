@@ -6,7 +6,7 @@ from outdim.report.figures.base import Figure
 from outdim.report.figures.pairs import Pair, pairs
 from outdim.report.section import Cell, Table
 from outdim.report.sections._rows import Row, interval
-from outdim.text import layers_in_words, number, together
+from outdim.text import layers_in_words, number, p_value, together
 
 Layers = tuple[int, ...] | None
 
@@ -39,7 +39,7 @@ def pairs_table(rows: Sequence[Row], noun: str, over: str) -> Table:
                 number(row["together"]),
                 number(_sum(row)),
                 Cell(interval(row, "interaction"), marked=_surely(row, places)),
-                number(row["q"]),
+                p_value(row["q"]),
             ]
             for row in by_size[:_SHOWN]
         ],

@@ -157,7 +157,7 @@ def _tokens(rows: list[dict[str, Any]]) -> Table:
             [
                 str(layer),
                 *(
-                    f"{row['token']} {percent(row['share'])} ({row['of_tokens']:.1%})"
+                    f"{row['token']} {percent(row['share'])} ({percent(row['of_tokens'])})"
                     for row in those[:_TOKENS]
                 ),
                 *[""] * (_TOKENS - len(those[:_TOKENS])),

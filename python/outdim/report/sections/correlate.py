@@ -14,7 +14,7 @@ from outdim.report.sections import _default
 from outdim.report.sections._leaders import leaders
 from outdim.report.study import Study
 from outdim.report.views import View, topics
-from outdim.text import listing, number
+from outdim.text import listing, number, percent
 
 _TOP = 3
 _SHOWN_OUTLIERS = 4
@@ -115,7 +115,7 @@ def _share_below(r: Any, dim: int) -> str:
     others = np.delete(r, dim)
     others = others[np.isfinite(others)]
     share = float((others < r[dim]).mean()) if len(others) else 0.0
-    return "all" if share == 1.0 else f"{100 * share:.1f} %"
+    return "all" if share == 1.0 else percent(share)
 
 
 def _table(view: View, beside: Sequence[View], marked: Sequence[int]) -> Table:

@@ -13,7 +13,7 @@ from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
 from outdim.report.study import Study
 from outdim.report.views import topics
-from outdim.text import counted, listing, number
+from outdim.text import counted, listing, number, percent
 
 DOCUMENT = "agreement.json"
 _LEADING = "all"
@@ -83,7 +83,7 @@ def _votes(document: dict[str, Any], marked: Sequence[int]) -> list[Table]:
         Table(
             title="Dimensions that rules agree on",
             caption="In how many layers a rule flags the dimension, for rules that find more than "
-            f"chance; over {selection_label(_LEADING)}. Shaded: an outlier by parameters."
+            f"chance; over {selection_label(_LEADING)}."
             + (f" {left_out:,} more are in {DOCUMENT}." if left_out else ""),
             columns=["dimension", "rules", *(rule.replace("_", " ") for rule in telling)],
             rows=[
@@ -95,6 +95,7 @@ def _votes(document: dict[str, Any], marked: Sequence[int]) -> list[Table]:
                 for vote in votes
             ],
             brief=True,
+            marks="an outlier by parameters",
         )
     ]
 
@@ -160,9 +161,9 @@ def _untrained(one: dict[str, Any], twins: int) -> Cell:
     """What a rule finds in twins with random weights."""
     twin = one["untrained"]
     mean = sum(twin["found"]) / twins
-    rate, low, high = (100 * twin[name] for name in ("rate", "low", "high"))
+    rate, low, high = (percent(twin[name]) for name in ("rate", "low", "high"))
     return Cell(
-        f"{number(mean, 0 if twins == 1 else 1)} ({rate:.2g} % [{low:.2g}, {high:.2g}])",
+        f"{number(mean, 0 if twins == 1 else 1)} ({rate} [{low}, {high}])",
         marked=mean > 0 and mean >= len(one["dims"]) / 2,
     )
 

@@ -9,7 +9,7 @@ from outdim.report.sections import _default
 from outdim.report.sections._rows import Row, beside_controls, grouped
 from outdim.report.study import Study
 from outdim.stats.scores import LABELS
-from outdim.text import number, significant
+from outdim.text import number, p_value, significant
 
 
 def section(study: Study, step: str, marked: Sequence[int]) -> Section:
@@ -54,7 +54,7 @@ def _table(rows: Sequence[Row]) -> Table:
                 _interval(row, "value", ""),
                 _interval(row, "difference", "difference_"),
                 *(_beside(row) if beside else []),
-                number(row["q"]),
+                p_value(row["q"]),
             ]
             for row in shown
         ],

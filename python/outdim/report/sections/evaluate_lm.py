@@ -13,7 +13,7 @@ from outdim.report.sections import _default
 from outdim.report.sections._metrics import beside, changes, drawn, heading
 from outdim.report.sections._rows import Row, beside_controls, ends, grouped, interval
 from outdim.report.study import Study
-from outdim.text import number, significant, together
+from outdim.text import number, p_value, significant, together
 
 _TITLES = {"lm": "Predicting the next token", "mlm": "Predicting masked tokens"}
 _SHOWN = 40  # variants in a table or a figure; all are in the parquet file
@@ -91,7 +91,7 @@ def _against(row: Row) -> list[Cell | str]:
         _or_blank(row["control"], 3),
         interval(row, "beyond"),
         times,
-        _or_blank(row["q"], 3),
+        "" if row["q"] is None else p_value(row["q"]),
     ]
 
 
