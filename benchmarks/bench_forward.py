@@ -102,21 +102,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     chosen = parser.parse_args()
     check_device(chosen.device)
-    rows: list[Row] = []
+    common.publish("forward", _rows(chosen), chosen.json, chosen.device)
+
+
+def _rows(chosen: argparse.Namespace) -> Iterator[Row]:
     cores = torch.get_num_threads()
     counts = [cores] if chosen.device == "cuda" else sorted({1, cores})
     for threads, dtype in itertools.product(counts, (torch.float32, torch.bfloat16)):
         with num_threads(threads):
-            found = (
-                by_difference(chosen, dtype) if chosen.device == "cuda" else within(chosen, dtype)
-            )
-            for row in found:
-                rows.append(row)
-                print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
-    rows.append(host_alone())
-    print(rows[-1])
-    if chosen.json is not None:
-        write(chosen.json, "forward", rows, common.describe(chosen.device))
+            way = by_difference if chosen.device == "cuda" else within
+            yield from way(chosen, dtype)
+    yield host_alone()
 
 
 def _model(chosen: argparse.Namespace, dtype: torch.dtype, shape: dict[str, int]) -> Any:

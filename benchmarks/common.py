@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -65,14 +66,14 @@ def quick_options(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def publish(name: str, given: Iterable[Row], path: Path | None) -> None:
+def publish(name: str, given: Iterable[Row], path: Path | None, device: str = "cpu") -> None:
     """Print rows as they come, and write them to a file if one is named."""
-    facts, rows = describe(), []
+    facts, rows = describe(device), []
     for row in given:
         rows.append(row)
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-    if path is not None:
-        write(path, name, rows, facts)
+        if path is not None:  # what cuts the program off leaves the rows so far
+            write(path, name, rows, facts)
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
@@ -81,6 +82,9 @@ def describe(device: str = "cpu") -> dict[str, Any]:
 
 
 def _commit() -> str:
+    if shutil.which("git") is None:
+        return ""
+
     def git(*arguments: str) -> str:
         done = subprocess.run(
             ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 # On a machine with a CUDA GPU: builds for it, tests, measures, and writes JSON.
 #
-#   benchmarks/gpu.sh [--out FOLDER] [PART ...]        default: all parts, benchmarks/results
+#   benchmarks/gpu.sh [--out FOLDER] [PART ...]    default: all but the last two, benchmarks/results
 #
 # Parts, in this order, each ended when its time is up:
 #
 #   build       for this device alone                                      at most  90 s
 #   tests       tests/gpu                                                           100 s
-#   sanitizer   compute-sanitizer's memcheck over every kernel                       45 s
+#   sanitizer   compute-sanitizer's memcheck over every kernel                       60 s
 #   forward     BERT-base in float32 and bfloat16, with and without statistics       60 s
-#   moments     benchmarks, the case that `correlate` has first                     150 s
-#   layer_norm  benchmarks                                                          100 s
+#   moments     benchmarks, the case that `correlate` has first                     120 s
+#   layer_norm  benchmarks                                                           90 s
 #   racecheck   compute-sanitizer's racecheck and synccheck                         100 s
 #   rank_histogram                                                                   60 s
 #
-# The first three, which say whether the kernels are right, take less than four minutes; all of them
-# less than fifteen with the start of a machine. A part can be run alone once `build` was.
+# The first three, which say whether the kernels are right, take less than four and a half minutes,
+# the default less than nine, all less than twelve. A part can be run alone once `build` was.
 #
 # Needs nvcc, cmake and a Python with a CUDA build of torch, NumPy and pybind11, for `forward`
 # transformers too; no network. PYTHON names another Python than python3. Fails when a part does; the
@@ -30,7 +30,7 @@ if [ "${1:-}" = --out ]; then
   shift 2
 fi
 known=(build tests sanitizer forward moments layer_norm racecheck rank_histogram)
-parts=("${@:-${known[@]}}")
+parts=("${@:-${known[@]::6}}")
 build=build/gpu
 mkdir -p "$results" "$build"
 export PYTHONPATH=$PWD/python${PYTHONPATH:+:$PYTHONPATH}
@@ -58,11 +58,13 @@ build() {
 }
 
 tests() {
-  if $python -c 'import pytest, transformers' 2> /dev/null; then
+  if $python -c 'import hypothesis, pytest, threadpoolctl, transformers' 2> /dev/null; then
+    local workers=()
+    $python -c 'import xdist' 2> /dev/null && workers=(-n 6)
     # Warnings of another torch than the pinned one are no failures here.
-    timeout 100 $python -m pytest tests/gpu -m "gpu and not slow" -q --maxfail=5 -W default -p no:cacheprovider
+    timeout 100 $python -m pytest tests/gpu "${workers[@]}" -m "gpu and not slow" -q --maxfail=5 -W default -p no:cacheprovider
   else
-    echo "pytest or transformers is missing: the checks of tests/gpu without them"
+    echo "pytest or what tests import is missing: the checks of tests/gpu without them"
     timeout 100 $python tests/gpu/sanitized.py
   fi
 }
@@ -75,7 +77,7 @@ sanitize() {
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout "$2" "$tool" --tool "$1" --error-exitcode 9 \
     --kernel-name kns=outdim "$python" tests/gpu/sanitized.py | tail -30
 }
-sanitizer() { sanitize memcheck 45; }
+sanitizer() { sanitize memcheck 60; }
 racecheck() { sanitize racecheck 50 && sanitize synccheck 50; }
 
 measure() { timeout "$2" $python "benchmarks/bench_$1.py" --device cuda --json "$results/cuda_$1.json"; }
@@ -83,8 +85,8 @@ forward() {
   $python -c 'import transformers' || { echo "transformers is missing: the other parts need it not"; return 1; }
   measure forward 60
 }
-moments() { measure moments 150; }
-layer_norm() { measure layer_norm 100; }
+moments() { measure moments 120; }
+layer_norm() { measure layer_norm 90; }
 rank_histogram() { measure rank_histogram 60; }
 
 failed=0

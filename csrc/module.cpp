@@ -283,7 +283,8 @@ void bind_cuda(py::module_& m) {
   py::class_<cuda::Context>(m, "CudaContext").def(py::init(&cuda_context));
   m.def("cuda_info", &cuda_info,
         "What the CUDA kernels were built for and find here; never raises.");
-  m.def("cuda_max_norm_width", [] { return cuda::kMaxNormWidth; });
+  m.def("cuda_max_norm_width",
+        [](const cuda::Context& context) { return cuda::max_norm_width(context.device); });
   m.def("cuda_workspace_bytes", &cuda::workspace_bytes, Release());
   m.def("cuda_moments", &cuda::moments, Release());
   m.def(

@@ -8,6 +8,8 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <map>
+#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -47,14 +49,22 @@ class DeviceGuard {
   int previous_ = 0;
 };
 
-/// Lets a kernel have this much dynamic shared memory: above 48 KiB, static memory included, it has
-/// to ask.
+/// Lets a kernel have this much dynamic shared memory on the current device: above 48 KiB, static
+/// memory included, it has to ask. What it may have is never lowered: another thread of the host may
+/// be about to launch it with more.
 template <auto kKernel>
 void allow_shared(size_t bytes) {
   if (bytes == 0) return;
+  static std::mutex mutex;
+  static std::map<int, size_t> allowed;  // by device
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (bytes <= allowed[device]) return;
   check(cudaFuncSetAttribute(handle<kKernel>(), cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(bytes)),
         "cudaFuncSetAttribute");
+  allowed[device] = bytes;
 }
 
 /// Launches on the current device; a grid without blocks is no work.

@@ -21,8 +21,9 @@
 
 namespace outdim::cuda {
 
-/// Widest row that layer_norm takes.
-constexpr int64_t kMaxNormWidth = 16384;
+/// Widest row that layer_norm takes on a device: 16384 columns, or as many as the shared memory of a
+/// block has room for (12288 where it is 99 KiB).
+int64_t max_norm_width(int device);
 
 /// Where and when a call runs.
 struct Context {

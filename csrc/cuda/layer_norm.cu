@@ -204,10 +204,21 @@ LayerNormArgs variant_alone(const LayerNormArgs& norm, int64_t m) {
 
 }  // namespace
 
+int64_t max_norm_width(int device) {
+  const int64_t available = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  const int64_t columns_of_warp = kWarp * columns_of_thread(kWideThreads);
+  int64_t warps = kWideThreads / kWarp;
+  while (warps > 0 && static_cast<int64_t>(rows_shared_bytes(warps, kWideThreads) +
+                                           sizeof(RowShared<1>)) > available) {
+    --warps;
+  }
+  return warps * columns_of_warp;
+}
+
 void layer_norm(const LayerNormArgs& norm, const MomentsArgs* stats, Observed observed,
                 const Context& context) {
-  if (norm.d < 1 || norm.d > kMaxNormWidth)
-    throw std::invalid_argument("layer_norm: expected 1 <= D <= 16384");
+  if (norm.d < 1 || norm.d > max_norm_width(context.device))
+    throw std::invalid_argument("layer_norm: expected 1 <= D <= max_norm_width");
   const bool of_input = observed == Observed::kInput;
   if (stats && of_input && norm.residual && !norm.sum) {
     throw std::invalid_argument("layer_norm: statistics of the input with a residual need the sum");

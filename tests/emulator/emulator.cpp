@@ -35,7 +35,6 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr int kMaxThreads = 1024;
-constexpr size_t kMaxShared = 227 * 1024;  // of a block, static and dynamic, where it asked
 constexpr size_t kDefaultShared = 48 * 1024;
 constexpr size_t kSharedOfSm = 228 * 1024;
 constexpr size_t kReservedShared = 1024;  // of each block
@@ -44,6 +43,7 @@ constexpr int kThreadsOfSm = 2048;
 constexpr size_t kStackBytes = 96 * 1024;
 
 int multiprocessors = 3;
+size_t max_shared = 227 * 1024;  // of a block, static and dynamic, where it asked
 int order =
     0;  // 0: ascending, 1: descending, otherwise the seed of a new random order for each turn
 
@@ -70,9 +70,13 @@ std::string short_name(const char* pretty) {
   return name;
 }
 
+/// Nothing where ptxas was not asked; a kernel that it does not know by this name ends the program.
 Limits limits_of(const Kernel& kernel) {
+  if (limits.empty()) return {};
   const auto found = limits.find(short_name(kernel.name));
-  return found == limits.end() ? Limits{} : found->second;
+  if (found != limits.end()) return found->second;
+  std::fprintf(stderr, "no limits of kernel %s\n", short_name(kernel.name).c_str());
+  std::abort();
 }
 
 /// Registers of a block: by warp, in units of 256.
@@ -84,7 +88,7 @@ int registers_of(const Limits& limit, int threads) {
 cudaError_t refusal(const Kernel& kernel, int threads, size_t shared_bytes) {
   const Limits limit = limits_of(kernel);
   const size_t shared = limit.shared + shared_bytes;
-  if (shared > kMaxShared) return cudaErrorInvalidValue;
+  if (shared > max_shared) return cudaErrorInvalidValue;
   if (shared > kDefaultShared && shared_bytes > kernel.allowed) return cudaErrorInvalidValue;
   if (registers_of(limit, threads) > kRegisters) return cudaErrorLaunchOutOfResources;
   return cudaSuccess;
@@ -298,6 +302,9 @@ __attribute__((visibility("default"))) void emulator_configure(int multiprocesso
   emulator::multiprocessors = multiprocessors;
   emulator::order = order;
 }
+__attribute__((visibility("default"))) void emulator_give_shared(int bytes) {
+  emulator::max_shared = static_cast<size_t>(bytes);
+}
 __attribute__((visibility("default"))) void emulator_limits(const char* kernel, int registers,
                                                             int shared_bytes) {
   emulator::limits[kernel] = {registers, static_cast<size_t>(shared_bytes)};
@@ -315,7 +322,7 @@ __attribute__((visibility("default"))) int emulator_switches() { return emulator
 __attribute__((visibility("default"))) unsigned emulator_ran_on() { return emulator::ran_on; }
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
   auto* known = static_cast<emulator::Kernel*>(const_cast<void*>(kernel));
-  if (emulator::limits_of(*known).shared + bytes > emulator::kMaxShared)
+  if (emulator::limits_of(*known).shared + bytes > emulator::max_shared)
     return cudaErrorInvalidValue;
   known->allowed = bytes;
   return cudaSuccess;
@@ -338,7 +345,7 @@ cudaError_t cudaSetDevice(int device) {
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   *value = attribute == cudaDevAttrMultiProcessorCount ? emulator::multiprocessors
-                                                       : static_cast<int>(emulator::kMaxShared);
+                                                       : static_cast<int>(emulator::max_shared);
   return cudaSuccess;
 }
 cudaError_t cudaGetLastError() { return std::exchange(emulator::last_error, cudaSuccess); }

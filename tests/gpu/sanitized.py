@@ -19,6 +19,11 @@ for dtype in checks.DTYPES:
             checks.check_fused(device, n, d, dtype, variant, "output", labels=True, shape=True)
     checks.check_layer_norm(device, 5, 5000, dtype, "full")
     checks.check_fused(device, 9, 3504, dtype, "residual", "input", shape=True)
+    for variant in ("each", "clip", "rms"):
+        checks.check_layer_norm(device, 37, 130, dtype, variant, margin=3)
+    checks.check_segment_sums(device, 37, 130, dtype, margin=3)
+    checks.check_magnitude_counts(device, 37, 130, dtype, margin=3)
+    checks.check_token_shape(device, 37, 130, dtype, margin=3)
     for d in (33, 64):
         options = checks.attention_options(2, 4, 70, 70)["groups"]
         checks.check_attention_received(device, (2, 4, 2, 70, 70, d), dtype, **options)

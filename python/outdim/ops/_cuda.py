@@ -84,19 +84,20 @@ def layer_norm(call: LayerNormCall, stats: MomentsCall | None, of_input: bool) -
     The norms of its rows, which statistics of shape need, come from the kernel that stores them.
     """
     module = core()
-    if (d := call.x.shape[-1]) > module.cuda_max_norm_width():
-        raise BackendError(
-            f"x: expected at most {module.cuda_max_norm_width()} columns, got {d}; "
-            'pass backend="reference"'
-        )
     if stats is not None and of_input and call.residual is not None and call.sum is None:
         call = call._replace(
             sum=torch.empty(call.x.shape, dtype=call.x.dtype, device=call.x.device)
         )
+    d = call.x.shape[-1]
     norm = norm_args(module, call.norm, call.x.dtype, d).with_rows(*rows_of_norm(call))
     args = None if stats is None else _moments_args(module, stats)
     workspace = None if args is None else _workspace(module, call.x, args)
     context = _context(module, call.x.device, workspace)
+    if d > (widest := module.cuda_max_norm_width(context)):
+        raise BackendError(
+            f"x: expected at most {widest} columns on this device, got {d}; "
+            'pass backend="reference"'
+        )
     with _out_of_memory():
         module.cuda_layer_norm(norm, args, int(not of_input), context)
 
