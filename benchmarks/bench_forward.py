@@ -23,7 +23,7 @@ from typing import Any
 import common
 import numpy as np
 import torch
-from outdim.bench import Row, check_device, write
+from outdim.bench import Row, check_device
 from outdim.bench.timing import num_threads
 from outdim.models import architecture, observe
 from outdim.ops.checked_norm import CheckedNorm

@@ -56,7 +56,8 @@ def _machines(files: Sequence[dict[str, Any]]) -> Iterator[str]:
 def _times(rows: Sequence[Row]) -> Iterator[str]:
     """A table per operation, dtype and threads; a column per size."""
     timed = [row for row in rows if "bound" in row]
-    for key in distinct((row["op"], row["dtype"], row["threads"]) for row in timed):
+    keys = distinct((row["op"], row["dtype"], row["threads"]) for row in timed)
+    for key in sorted(keys, key=lambda key: key[0] != "as in correlate"):  # what runs do leads
         op, dtype, threads = key
         here = [row for row in timed if (row["op"], row["dtype"], row["threads"]) == key]
         sizes = distinct((row["N"], row["D"], row.get("S")) for row in here)

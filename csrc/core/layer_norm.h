@@ -13,7 +13,8 @@
 // gamma and beta.
 //
 // An edit is affine, y = x_hat (gamma scale) + (beta scale + shift), and then clamped to shift -+
-// clip |scale|: tables of gamma', beta' and the bounds, made once a call, are the whole of it.
+// clip |scale|: tables of gamma', beta' and the bounds are the whole of it. The CPU makes them once
+// a call; CUDA kernels, bound by memory, edit z as above and spare a launch.
 
 #include <cstdint>
 
