@@ -17,7 +17,8 @@ def merge_states(a: State, b: State, shape: bool) -> State:
         shape: Whether the bodies have shape rows.
 
     Returns:
-        head and body in memory of their own. A state of no rows leaves the bytes of the other.
+        head and body in memory of their own, where those of `a` are. A state of no rows leaves the
+        bytes of the other. States on a device are merged on the host, which waits for them.
 
     Sources: Chan, Golub and LeVeque, "Algorithms for computing the sample variance" (1983), for
     means and second moments; Pebay, "Formulas for robust, one-pass parallel computation of
@@ -25,10 +26,9 @@ def merge_states(a: State, b: State, shape: bool) -> State:
     co-moments, M3 and M4.
     """
     module = core()
-    tensors = (*a, *b)
-    if module is None or not all(tensor.is_cpu for tensor in tensors):
+    if module is None:
         return reference.merge_states(a, b, shape)
-    head_a, body_a, head_b, body_b = (tensor.contiguous() for tensor in tensors)
+    head_a, body_a, head_b, body_b = (tensor.cpu().contiguous() for tensor in (*a, *b))
     head, body = torch.empty_like(head_a), torch.empty_like(body_a)
     module.merge_moments(
         head.numel() // head.shape[-1],
@@ -42,4 +42,5 @@ def merge_states(a: State, b: State, shape: bool) -> State:
         head.data_ptr(),
         body.data_ptr(),
     )
-    return head, body
+    device = a[0].device
+    return head.to(device), body.to(device)

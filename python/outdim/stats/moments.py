@@ -141,9 +141,7 @@ class Moments(Turns):
         if self._state is None:
             self._state = head.clone(), body.clone()
         else:
-            device = self._state[0].device
-            later = head.to(device), body.to(device)
-            self._state = ops.merge_states(self._state, later, self.shape)
+            self._state = ops.merge_states(self._state, (head, body), self.shape)
         self._result = None
         return self
 

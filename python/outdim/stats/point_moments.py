@@ -146,5 +146,4 @@ class PointMoments:
                 )
         if mine is None:
             return MomentsState(*(part.to(self._table.device, copy=True) for part in later))
-        later = MomentsState(*(part.to(mine.head.device) for part in later))
         return MomentsState(*merge_states(mine, later, shape=True))

@@ -22,7 +22,7 @@ def merge_states(a: State, b: State, shape: bool) -> State:
     """Merge head [..., 1 + 2 K] and body [..., R, D] of the rows `b` behind those of `a`.
 
     The formulas of csrc/core/moments_merge.h in the same order of operations, each rounded once
-    (never addcmul or lerp), for where there is no compiled module and for devices.
+    (never addcmul or lerp), for where there is no compiled module.
     """
     (head_a, body_a), (head_b, body_b) = a, b
     k = covariates_of(head_a.shape[-1])
