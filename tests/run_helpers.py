@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from outdim.cli import main
-from outdim.commands import commands, find, step
+from outdim.commands import commands, find, recorrelate, step
 
 Options = SimpleNamespace  # a flat set: each goes to the dataclass that has a field of its name
 
@@ -27,8 +27,27 @@ def small(model: str | Path, output: str | Path, **more) -> Options:
     )
 
 
-def give(command: str, source: str | Path | Sequence[str], options: Options) -> Path | None:
-    """What ``outdim <command> <source>`` with these options does."""
+_report = step.report
+
+
+@contextmanager
+def reporting(page: bool) -> Iterator[None]:
+    """The page takes seconds, and is no matter of most tests: it is written for ``page`` alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (step, recorrelate):
+            patch.setattr(module, "report", _report if page else lambda run: None)
+        yield
+
+
+def without_report():
+    """See `reporting`; for commands that are given otherwise than by the functions below."""
+    return reporting(page=False)
+
+
+def give(
+    command: str, source: str | Path | Sequence[str], options: Options, *, page: bool = False
+) -> Path | None:
+    """What ``outdim <command> <source>`` with these options does, without its page or with it."""
     _, listed = find(commands(), command.split())
     assert listed is not None
     loaded = listed.load()
@@ -38,22 +57,16 @@ def give(command: str, source: str | Path | Sequence[str], options: Options) -> 
     names = {kind: [field.name for field in dataclasses.fields(kind)] for kind in kinds}
     unknown = set(flat) - {name for found in names.values() for name in found} - {"source"}
     assert not unknown, unknown
-    return loaded.run(
-        {kind: kind(**{n: flat[n] for n in found if n in flat}) for kind, found in names.items()}
-    )
+    with reporting(page):
+        return loaded.run(
+            {kind: kind(**{n: flat[n] for n in own if n in flat}) for kind, own in names.items()}
+        )
 
 
-def command(*arguments: object) -> None:
+def command(*arguments: object, page: bool = False) -> None:
     """What ``outdim`` does with these words, in this process; it succeeds."""
-    assert main([str(argument) for argument in arguments]) == 0
-
-
-@contextmanager
-def without_report() -> Iterator[None]:
-    """The page takes seconds, and is no matter of most tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "report", lambda run: None)
-        yield
+    with reporting(page):
+        assert main([str(argument) for argument in arguments]) == 0
 
 
 def results(run: Path) -> dict[str, bytes]:

@@ -164,7 +164,7 @@ def test_selections_are_judged_apart(source):
 
 def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
     options = small(tiny_directory, tmp_path / "run", permutations=10, twins=1)
-    run = give("criteria", corpus, options)
+    run = give("criteria", corpus, options, page=True)
     model, tokenizer = load_model(str(tiny_directory)), load_tokenizer(str(tiny_directory))
     found = outdim.criteria(model, tokenizer, str(corpus), twins=1, max_length=24, token_budget=256)
     document = json.loads((run / "agreement.json").read_text())

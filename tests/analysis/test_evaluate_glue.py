@@ -56,14 +56,14 @@ def options(folder, tmp_path) -> Options:
     )
 
 
-def glue(options: Options):
-    run = give("evaluate glue", [], options)
+def glue(options: Options, *, page: bool = False):
+    run = give("evaluate glue", [], options, page=page)
     return run, pd.read_parquet(run / "evaluate_glue.parquet")
 
 
 @pytest.mark.parametrize("at", ["state", "parameters"])
 def test_the_dimension_that_carries_the_label_is_found_to_matter_and_no_other(options, at, capsys):
-    run, table = glue(replaced(options, ablate=[str(CARRIER), "9"], at=[at], controls=6))
+    run, table = glue(replaced(options, ablate=[str(CARRIER), "9"], at=[at], controls=6), page=True)
     assert set(table.metric) == {"acc"}
     intact, ablated = table[table.role == "intact"], table[table.role == "ablated"]
     truth = np.array([label for _, label in sentences()])

@@ -186,7 +186,7 @@ def test_ratios_within_a_token():
 
 @pytest.mark.slow
 def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
-    run = give("geometry", corpus, small(tiny_directory, tmp_path / "run", top=2))
+    run = give("geometry", corpus, small(tiny_directory, tmp_path / "run", top=2), page=True)
     model, tokenizer = load_model(str(tiny_directory)), load_tokenizer(str(tiny_directory))
     found = outdim.geometry(model, tokenizer, str(corpus), max_length=24, token_budget=256, top=2)
     left_out = json.loads((run / "geometry.json").read_text())["left_out"]

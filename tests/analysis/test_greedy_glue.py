@@ -13,7 +13,7 @@ from outdim.report.sections import section_of
 from outdim.report.study import read_study
 from outdim.tables import read_parquet
 from planted_classifier import CARRIER, NEGATIVE, POSITIVE, planted_classifier, sentences
-from run_helpers import Options, give, without_report
+from run_helpers import Options, give
 from tiny import tiny_tokenizer
 
 SECOND = 9
@@ -75,8 +75,7 @@ def test_a_run_gives_what_python_gives(data, tmp_path):
         model=str(tmp_path / "model"), task="sst2", data=[str(data)], output=tmp_path / "run",
         device="cpu", workers=1, rounds=2, dims=["0-12"], controls=2, block=6, draws=50,
     )  # fmt: skip
-    with without_report():
-        run = give("greedy glue", [], options)
+    run = give("greedy glue", [], options)
     found = greedy(model(), tiny_tokenizer(), str(data), task="glue:sst2", rounds=2, dims="0-12",
                    controls=2, draws=50)  # fmt: skip
     rounds = read_parquet(run / "greedy_glue_rounds.parquet").to_pylist()

@@ -202,7 +202,7 @@ def test_states_merge_in_any_grouping(text_of_lives, tmp_path):
 @pytest.mark.slow
 def test_a_run_in_shards_finds_the_same(corpus, tmp_path, tiny_directory):
     options = {"dims": [3], "sentences": ["w1 w2 .", "w3"], "permutations": 10}
-    run = give("lifecycle", corpus, small(tiny_directory, tmp_path / "run", **options))
+    run = give("lifecycle", corpus, small(tiny_directory, tmp_path / "run", **options), page=True)
     model, tokenizer = load_model(str(tiny_directory)), load_tokenizer(str(tiny_directory))
     found = lifecycle(model, tokenizer, str(corpus), dims=[3], max_length=24, token_budget=256)
     (life,) = pq.read_table(run / "lifecycle.parquet").to_pylist()

@@ -111,7 +111,7 @@ def test_a_run_of_a_decoder(corpus, tmp_path):
     model.save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")
     options = small(tmp_path / "model", tmp_path / "run", controls=2, draws=50, block=6)
-    run = give("sweep cosine", corpus, options)
+    run = give("sweep cosine", corpus, options, page=True)
     found = manifest.read(run)
     assert found["evaluation"]["sweep-cosine"]["sets"] == 8
     assert "Two tokens of a text have a cosine of" in json.dumps(found["headlines"])

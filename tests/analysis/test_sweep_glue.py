@@ -16,7 +16,7 @@ from outdim.models import apply_ablation, with_estimated_means
 from outdim.report.sections import section_of
 from outdim.report.study import read_study
 from planted_classifier import CARRIER, planted_classifier, sentences
-from run_helpers import Options, give, replaced, results, without_report
+from run_helpers import Options, give, replaced, results
 from safetensors.torch import load_file
 from tiny import LAYERS, tiny_model, tiny_tokenizer
 
@@ -43,7 +43,7 @@ def options(folder) -> Options:
 
 @pytest.fixture(scope="module")
 def run(options):
-    return give("sweep glue", [], options)
+    return give("sweep glue", [], options, page=True)
 
 
 def test_intervals_are_said_to_be_over_first_texts(run):
@@ -82,8 +82,7 @@ def test_without_a_carrier_nothing_is_found(options, tmp_path):
     """The same model reads every other word: no dimension tells the labels apart."""
     path = tmp_path / "dev.tsv"
     path.write_text("".join(f"{text}\t{i % 2}\n" for i, (text, _) in enumerate(sentences(3))))
-    with without_report():
-        found = give("sweep glue", [], replaced(options, data=[str(path)], output=tmp_path / "run"))
+    found = give("sweep glue", [], replaced(options, data=[str(path)], output=tmp_path / "run"))
     table = pd.read_parquet(found / "sweep_glue.parquet")
     acc = table[(table.metric == "acc") & (table.role == "ablated")]
     assert len(acc) == 2 * DIMS
@@ -96,8 +95,7 @@ def test_without_a_carrier_nothing_is_found(options, tmp_path):
 def test_a_variant_is_the_same_ablation_alone(options, run, tmp_path):
     asked = replaced(options, layers=None, window=None, ablate=["3", "9"], controls=0, draws=None)
     asked = Options(**{k: v for k, v in vars(asked).items() if v is not None})
-    with without_report():
-        alone = give("evaluate glue", [], replaced(asked, output=tmp_path / "run"))
+    alone = give("evaluate glue", [], replaced(asked, output=tmp_path / "run"))
     expected, found = tensors(alone, "evaluate-glue"), tensors(run, "sweep-glue")["0.0/outputs"]
     assert torch.equal(found[:, 0], expected["outputs/0"])
     for number, dim in ((1, 3), (2, 9)):
@@ -181,10 +179,9 @@ def test_means_are_those_of_the_items_by_group_of_tokens(options):
 
 
 def test_what_a_screening_puts_first_is_measured_beside_random_others(options, tmp_path):
-    with without_report():
-        run = give("sweep glue", [], replaced(
-            options, output=tmp_path / "run", layers=["all"], verify=3, verify_random=28
-        ))  # fmt: skip
+    run = give("sweep glue", [], replaced(
+        options, output=tmp_path / "run", layers=["all"], verify=3, verify_random=28
+    ))  # fmt: skip
     table = pd.read_parquet(run / "sweep_glue.parquet")
     loss = table[table.metric == "loss"]
     assert loss.role.tolist() == ["intact"] + ["ablated"] * 3 + ["control"] * 28
@@ -206,8 +203,7 @@ def test_what_a_screening_puts_first_is_measured_beside_random_others(options, t
         options, output=tmp_path / "worst", layers=["all"], dims=["worst:2"], ranking=str(run),
         controls=2,
     )  # fmt: skip
-    with without_report():
-        again = give("sweep glue", [], named)
+    again = give("sweep glue", [], named)
     assert manifest.read(again)["options"]["sweep-glue"]["grid"]["sets"][0] == [CARRIER]
     assert "ranked the dimensions on 1 of the 1 text" in str(manifest.read(again)["cautions"])
 
@@ -246,10 +242,9 @@ def test_interrupted_it_goes_on_and_ends_with_the_same_bytes(options, run, tmp_p
 
     monkeypatch.setattr(SweepGlue, "update", stopping)
     again = replaced(options, output=tmp_path / "run")
-    with without_report():
-        with pytest.raises(Interrupted):
-            give("sweep glue", [], again)
-        assert results(give("sweep glue", [], again)) == results(run)
+    with pytest.raises(Interrupted):
+        give("sweep glue", [], again)
+    assert results(give("sweep glue", [], again)) == results(run)
     assert len({json.dumps(unit) for unit in done}) == len(done) - 1
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from outdim import cli
+from run_helpers import without_report
 from tiny import tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -234,7 +235,11 @@ def correlate(job: Job, model: Path, output: Path, **given: Any) -> None:
 
 def command(*arguments: str) -> None:
     """``outdim`` with these arguments, in this process."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        without_report(),
+    ):
         code = cli.main(arguments)
     if code:
         raise RuntimeError(f"outdim {' '.join(arguments)}: exit code {code}")

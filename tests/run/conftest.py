@@ -3,17 +3,15 @@
 from pathlib import Path
 
 import pytest
-from outdim.commands import recorrelate, step
-from run_helpers import Options, give, replaced, results, small
+from run_helpers import Options, give, replaced, results, small, without_report
 from tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(autouse=True)
-def no_report(request, monkeypatch):
-    """The page takes seconds and is no matter of most tests here."""
-    if "reader" not in request.node.name:
-        for module in (step, recorrelate):
-            monkeypatch.setattr(module, "report", lambda run: None)
+def no_report():
+    """Of commands that tests here give in words; `run_helpers.give` says itself."""
+    with without_report():
+        yield
 
 
 def saved_llama(path: Path, **config: int) -> Path:
@@ -62,6 +60,4 @@ def count_options(tiny_directory, tmp_path) -> Options:
 def undisturbed(corpus, base_options, tmp_path_factory) -> dict[str, bytes]:
     """The bytes of a run that nothing happened to."""
     output = tmp_path_factory.mktemp("undisturbed") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "report", lambda run: None)
-        return results(give("correlate", corpus, replaced(base_options, output=output)))
+    return results(give("correlate", corpus, replaced(base_options, output=output)))

@@ -63,7 +63,7 @@ def test_half_precision_gives_nearly_the_same_statistics(corpus, options, change
 
 
 def test_a_run_leaves_everything_a_reader_needs(corpus, options):
-    run = give("correlate", corpus, options)
+    run = give("correlate", corpus, options, page=True)
     assert json.loads((run / "detection.json").read_text())["dims"][0]["dim"] == 3
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["finished"]

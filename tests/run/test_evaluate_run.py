@@ -17,7 +17,7 @@ from outdim.cli import main
 from outdim.models import load_model
 from outdim.run.plan import Study
 from outdim.tokens import load_tokenizer
-from run_helpers import command, results, without_report
+from run_helpers import command, results
 from tiny import tiny_model, tiny_tokenizer
 
 
@@ -43,8 +43,7 @@ def succeed(process: subprocess.Popen) -> None:
 def alone(tmp_path_factory, common) -> Path:
     """A run to which nothing happened, in one process."""
     path = tmp_path_factory.mktemp("alone") / "run"
-    with without_report():
-        command(*common, "--workers", 1, "--output", path)
+    command(*common, "--workers", 1, "--output", path)
     return path
 
 

@@ -32,7 +32,7 @@ def common(corpus, narrow_llama) -> list[str]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, common) -> Path:
     path = tmp_path_factory.mktemp("alone") / "run"
-    command(*common, "--workers", 1, "--output", path)
+    command(*common, "--workers", 1, "--output", path, page=True)
     return path
 
 

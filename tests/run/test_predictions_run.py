@@ -13,7 +13,7 @@ from outdim.cli import main
 from outdim.errors import BackendError
 from outdim.models import load_model
 from outdim.tokens import load_tokenizer
-from run_helpers import command, results, without_report
+from run_helpers import command, results
 from tiny import tiny_model, tiny_tokenizer
 
 
@@ -28,8 +28,7 @@ def common(corpus, llama) -> list[str]:
 def alone(tmp_path_factory, common) -> Path:
     """A run to which nothing happened, in one process."""
     path = tmp_path_factory.mktemp("alone") / "run"
-    with without_report():
-        command(*common, "--output", path)
+    command(*common, "--output", path)
     return path
 
 

@@ -14,7 +14,7 @@ from outdim.errors import Interrupted
 from outdim.models import load_model
 from outdim.run.plan import Study
 from outdim.tokens import load_tokenizer
-from run_helpers import command, results, without_report
+from run_helpers import command, results
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,7 @@ def common(corpus, narrow_llama) -> list[str]:
 def alone(tmp_path_factory, common) -> Path:
     """A run to which nothing happened, in one process."""
     path = tmp_path_factory.mktemp("alone") / "run"
-    with without_report():
-        command(*common, "--workers", 1, "--output", path)
+    command(*common, "--workers", 1, "--output", path)
     return path
 
 

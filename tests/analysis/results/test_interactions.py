@@ -13,7 +13,7 @@ from outdim.analysis.sweep import sweep
 from outdim.analysis.sweeps.ranking import Ranking, ranked_dims
 from outdim.errors import ArgumentError
 from planted_frequency import quiet_llama
-from run_helpers import give, replaced, small, without_report
+from run_helpers import give, replaced, small
 from tiny import tiny_texts
 
 TWINS, DIMS = (4, 11), 16
@@ -115,8 +115,7 @@ def test_a_run_takes_the_worst_of_another(model, tokenizer, corpus, tmp_path):
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     options = {"controls": 2, "draws": 100, "block": 40}
-    with without_report():
-        first = give("sweep lm", corpus, small(tmp_path / "model", tmp_path / "first", **options))
+    first = give("sweep lm", corpus, small(tmp_path / "model", tmp_path / "first", **options))
     worst = ranked_dims(first)
     assert sorted(worst) == list(range(DIMS))
     table = json.loads((first / "manifest.json").read_text())
@@ -125,7 +124,7 @@ def test_a_run_takes_the_worst_of_another(model, tokenizer, corpus, tmp_path):
         tmp_path / "model", tmp_path / "second", **options, dims=["worst:3", "least:1"],
         ranking=str(first), pairs=True,
     )  # fmt: skip
-    run = give("sweep lm", corpus, again)
+    run = give("sweep lm", corpus, again, page=True)
     grid = manifest.read(run)["options"]["sweep-lm"]["grid"]["sets"]
     assert grid[:4] == [[worst[0]], [worst[1]], [worst[2]], [worst[-1]]]
     assert len(grid) == 4 + 6
@@ -138,8 +137,7 @@ def test_a_run_takes_the_worst_of_another(model, tokenizer, corpus, tmp_path):
         tmp_path / "model", tmp_path / "chosen", rounds=1, controls=0, draws=50, dims=["worst:3"],
         ranking=str(first),
     )  # fmt: skip
-    with without_report():
-        cautions = manifest.read(give("greedy lm", corpus, chosen))["cautions"]["greedy-lm"]
+    cautions = manifest.read(give("greedy lm", corpus, chosen))["cautions"]["greedy-lm"]
     assert cautions[1].startswith(said)
     for changes, said in (
         ({"ranking": None}, "name its run: --ranking"),
@@ -158,13 +156,12 @@ def test_a_verified_sweep_ranks_as_its_screening_which_has_all(model, tokenizer,
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     asked = small(tmp_path / "model", tmp_path / "run", draws=100)
-    with without_report():
-        run = give("screen lm", corpus, small(tmp_path / "model", tmp_path / "screen"))
-        screened = ranked_dims(run)
-        run = give("sweep lm", corpus, replaced(asked, verify=3, verify_random=4))
-        assert ranked_dims(run) == screened
-        assert sorted(screened) == list(range(DIMS))
-        sets = replaced(asked, output=tmp_path / "sets", dims=["4,11", "2,3"], controls=0)
-        run = give("sweep lm", corpus, sets)
+    run = give("screen lm", corpus, small(tmp_path / "model", tmp_path / "screen"))
+    screened = ranked_dims(run)
+    run = give("sweep lm", corpus, replaced(asked, verify=3, verify_random=4))
+    assert ranked_dims(run) == screened
+    assert sorted(screened) == list(range(DIMS))
+    sets = replaced(asked, output=tmp_path / "sets", dims=["4,11", "2,3"], controls=0)
+    run = give("sweep lm", corpus, sets)
     with pytest.raises(ArgumentError, match="swept no single dimension"):
         ranked_dims(run)

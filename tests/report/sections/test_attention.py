@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from outdim.report.sections import section_of
 from outdim.report.study import read_study
-from run_helpers import give, small, without_report
+from run_helpers import give, small
 
 DIM = 3
 
@@ -22,8 +22,7 @@ def run(tiny_directory, corpus, tmp_path_factory):
         sentences=["w1 w2 w3 .", "w4 w5"],
         permutations=10,
     )
-    with without_report():
-        return give("attention", corpus, options)
+    return give("attention", corpus, options)
 
 
 @pytest.fixture(scope="module")

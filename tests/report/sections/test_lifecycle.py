@@ -7,7 +7,7 @@ import pytest
 from outdim.report import summary
 from outdim.report.sections import section_of
 from outdim.report.study import read_study
-from run_helpers import give, small, without_report
+from run_helpers import give, small
 
 DIM = 3
 
@@ -21,8 +21,7 @@ def run(tiny_directory, corpus, tmp_path_factory):
         sentences=["w1 w2 w3 .", "w4 <b>w5"],
         permutations=10,
     )
-    with without_report():
-        return give("lifecycle", corpus, options)
+    return give("lifecycle", corpus, options)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +61,7 @@ def test_maps_show_chosen_and_random_dimensions(section):
 
 def test_a_study_without_sentences_has_no_map(tiny_directory, corpus, tmp_path):
     options = small(tiny_directory, tmp_path / "run", dims=[DIM], permutations=10)
-    with without_report():
-        run = give("lifecycle", corpus, options)
+    run = give("lifecycle", corpus, options)
     section = section_of(read_study(run), "lifecycle", [])
     assert not [figure for figure in section.figures if figure.id.startswith("hidden_map")]
 
