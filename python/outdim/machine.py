@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,15 @@ def machine(packages: Sequence[str], device: str = "cpu") -> dict[str, Any]:
         facts["gpu_memory_bytes"] = torch.cuda.get_device_properties(0).total_memory
         facts["cuda"] = torch.version.cuda
     for package in packages:
-        try:
-            facts[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+        if version := _version(package):
+            facts[package] = version
     return facts
+
+
+@cache  # looking one up among all that is installed takes milliseconds
+def _version(package: str) -> str | None:
+    """Of what is installed; None where it is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -18,7 +18,7 @@ TEMPLATE = 2  # [CLS] and [SEP]
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    return tiny_texts(40, 60)
+    return tiny_texts(24, 40)
 
 
 def windows(tokenizer, text: str, length: int) -> list[list[int]]:
@@ -187,13 +187,11 @@ class TestMasked:
         count = [len(tokenizer(t, add_special_tokens=False).input_ids) for t in texts[:3]]
         assert found.tokens.tolist() == count
 
-    def test_an_outlier_that_matters_is_told_from_random_dimensions(
-        self, masked_bert, tokenizer, texts
-    ):
+    def test_an_outlier_that_matters_is_told_from_random_dimensions(self, masked_bert, tokenizer):
         found = evaluate(
             masked_bert,
             tokenizer,
-            texts,
+            tiny_texts(40, 60),
             task="mlm",
             ablations=[Ablation([3], at="parameters"), Ablation([9], at="parameters")],
         )
@@ -257,7 +255,7 @@ class TestTable:
         assert own.beyond == pytest.approx(own.difference - own.control)
         assert own.low < own.value < own.high
         assert own.difference_low <= own.difference <= own.difference_high
-        assert own.documents == 40
+        assert own.documents == 24
         assert own.tokens == found.tokens.sum()
         assert loss.loc["intact"].isna()[["difference", "beyond", "p"]].all()
 

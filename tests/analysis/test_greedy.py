@@ -97,7 +97,7 @@ def test_to_spare_it_takes_what_does_least(model, tokenizer, texts):
 def test_random_sets_stand_beside_every_size_and_have_no_chosen_dimension(model, tokenizer, texts):
     """They are drawn from all dimensions where all are tried."""
     rounds, count = DIMS // 2, 3
-    found = greedy(model, tokenizer, texts, rounds=rounds, controls=count, draws=50)
+    found = greedy(model, tokenizer, texts[:12], rounds=rounds, controls=count, draws=50)
     variants = found.measured.variants
     controls = controls_of(variants)
     assert [len(controls[size]) for size in range(1, 1 + rounds)] == [count] * rounds
