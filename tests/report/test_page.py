@@ -206,7 +206,7 @@ def test_embedded_json_survives_as_json():
 
 
 def test_a_report_leaves_no_figure_of_what_is_gone(tmp_path):
-    make_run(tmp_path / "run", steps=("detect", "correlate"))
+    make_run(tmp_path / "run", steps=("detect", "count"))
     write_report(tmp_path / "run", tmp_path / "report.html")
     first = {path.name for path in (tmp_path / "figures").glob("[!.]*")}
     make_run(tmp_path / "other", steps=("detect",))
