@@ -53,6 +53,11 @@ def as_tensor(name: str, value: Any) -> Any:
         ) from error
 
 
+def as_tensors(**values: Any) -> tuple[Any, ...]:
+    """Do what `as_tensor` does for each of the arguments of a call."""
+    return tuple(as_tensor(name, value) for name, value in values.items())
+
+
 def check_hidden(name: str, value: Any) -> torch.Size:
     """Check for a floating tensor (..., D) with D >= 1; returns its shape."""
     if not isinstance(value, Tensor):
@@ -119,6 +124,16 @@ def group_per_row(group: Any, n: int, device: torch.device) -> Tensor | None:
     if group is None:
         return None
     return per_row("group", group, (torch.uint8, torch.bool), n, device).view(torch.uint8)
+
+
+def check_segments(order: Any, starts: Any, device: torch.device) -> None:
+    """Check for what `segments` gives, on the device of hidden."""
+    check_tensor("order", order, (torch.int64,), "(M,)", lambda t: t.dim() == 1)
+    check_tensor(
+        "starts", starts, (torch.int64,), "(S + 1,)", lambda t: t.dim() == 1 and len(t) > 0
+    )
+    check_device("order", order, "hidden", device)
+    check_device("starts", starts, "hidden", device)
 
 
 def group_error(group: Tensor, groups: int) -> ArgumentError:

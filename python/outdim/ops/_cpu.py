@@ -182,13 +182,15 @@ def rank_histogram_add(hidden: Tensor, call: RankAddCall) -> None:
     _run("rank_histogram_add", hidden, rank_add_args(core(), call))
 
 
+def _segments(order: Tensor, starts: Tensor) -> tuple[int, int, int, int]:
+    """Where the rows by segment and their edges are, each with how many there are."""
+    return order.data_ptr(), len(order), starts.data_ptr(), len(starts) - 1
+
+
 def segment_sums_args(module: Any, call: SegmentSumsCall) -> Any:
     """Build the binding's SegmentSumsArgs; the kernels of every device take the same."""
     return module.SegmentSumsArgs(
-        call.order.data_ptr(),
-        len(call.order),
-        call.starts.data_ptr(),
-        len(call.starts) - 1,
+        *_segments(call.order, call.starts),
         call.read.data_ptr(),
         call.write.data_ptr(),
         call.sums.data_ptr(),
@@ -204,10 +206,7 @@ def segment_sums(hidden: Tensor, call: SegmentSumsCall) -> None:
 def unit_sums(hidden: Tensor, call: UnitSumsCall) -> None:
     """Run the kernel with torch's number of threads."""
     args = core().UnitSumsArgs(
-        call.order.data_ptr(),
-        len(call.order),
-        call.starts.data_ptr(),
-        len(call.starts) - 1,
+        *_segments(call.order, call.starts),
         call.left_out.data_ptr(),
         len(call.left_out),
         call.sums.data_ptr(),
@@ -218,10 +217,7 @@ def unit_sums(hidden: Tensor, call: UnitSumsCall) -> None:
 def sizes(hidden: Tensor, call: SizesCall) -> None:
     """Run the kernel with torch's number of threads."""
     args = core().SizesArgs(
-        call.order.data_ptr(),
-        len(call.order),
-        call.starts.data_ptr(),
-        len(call.starts) - 1,
+        *_segments(call.order, call.starts),
         call.rms,
         _address(call.largest),
         _address(call.squares),

@@ -12,7 +12,7 @@ from outdim.errors import ArgumentError
 from outdim.ops._calls import AttentionReceivedCall
 from outdim.ops._check import (
     FLOATS,
-    as_tensor,
+    as_tensors,
     check_device,
     check_dtype,
     check_hidden,
@@ -120,16 +120,8 @@ def attention_received(
             `groups`. On CUDA, where to look would be to wait, such a query is left out.
     """
     was_tensor = isinstance(query, Tensor)
-    query, key, mask, sinks, bias, group = (
-        as_tensor(name, value)
-        for name, value in (
-            ("query", query),
-            ("key", key),
-            ("mask", mask),
-            ("sinks", sinks),
-            ("bias", bias),
-            ("group", group),
-        )
+    query, key, mask, sinks, bias, group = as_tensors(
+        query=query, key=key, mask=mask, sinks=sinks, bias=bias, group=group
     )
     call: Any = torch.ops.outdim.attention_received if via_op(query) else _received
     arguments = (

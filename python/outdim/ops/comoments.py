@@ -13,7 +13,7 @@ from outdim.errors import ArgumentError
 from outdim.ops._calls import ComomentsCall
 from outdim.ops._check import (
     as_rows,
-    as_tensor,
+    as_tensors,
     check_hidden,
     check_values,
     group_error,
@@ -70,10 +70,7 @@ def comoments(
         >>> found.body[0, :, 0].tolist()  # mean and M2 of |h|, and what both share
         [3.0, 8.0, 4.0]
     """
-    given, rows, group = (
-        as_tensor(name, value)
-        for name, value in (("hidden", hidden), ("rows", rows), ("group", group))
-    )
+    given, rows, group = as_tensors(hidden=hidden, rows=rows, group=group)
     call = torch.ops.outdim.comoments if via_op(given) else _comoments
     found = call(
         given.detach() if isinstance(given, Tensor) else given, rows, group, groups, backend

@@ -13,7 +13,7 @@ from outdim.ops._binding import core
 from outdim.ops._calls import MagnitudeCountsCall
 from outdim.ops._check import (
     as_rows,
-    as_tensor,
+    as_tensors,
     check_device,
     check_hidden,
     check_tensor,
@@ -67,7 +67,7 @@ def magnitude_counts_add(
         >>> fresh[0, :, :512].nonzero().tolist()  # 1 and 1.03 share the bin of 1 to 1 + 1/16
         [[0, 256], [1, 0], [1, 511]]
     """
-    hidden, group = as_tensor("hidden", hidden), as_tensor("group", group)
+    hidden, group = as_tensors(hidden=hidden, group=group)
     add = torch.ops.outdim.magnitude_counts_add if via_op(hidden) else _add
     add(hidden.detach() if isinstance(hidden, Tensor) else hidden, fresh, group, backend)
 

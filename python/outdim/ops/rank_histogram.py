@@ -12,7 +12,7 @@ from outdim.errors import ArgumentError
 from outdim.ops._calls import RankAddCall, RankTouchCall
 from outdim.ops._check import (
     as_rows,
-    as_tensor,
+    as_tensors,
     as_vector,
     check_device,
     check_hidden,
@@ -54,10 +54,7 @@ def rank_histogram_touch(
         >>> touched.nonzero().tolist()  # dimension 0: high bytes 0x3f (of 1.0) and 0xbf (of -1.0)
         [[0, 63], [0, 191]]
     """
-    hidden, dims, mask = (
-        as_tensor(name, value)
-        for name, value in (("hidden", hidden), ("dims", dims), ("mask", mask))
-    )
+    hidden, dims, mask = as_tensors(hidden=hidden, dims=dims, mask=mask)
     if via_op(hidden):
         return torch.ops.outdim.rank_histogram_touch(hidden.detach(), dims, mask, backend)
     return _touch(hidden, dims, mask, backend)
@@ -92,15 +89,8 @@ def rank_histogram_add(
     Raises:
         ArgumentError, DtypeError, BackendError: As `moments`.
     """
-    hidden, dims, ids, double_rank, mask = (
-        as_tensor(name, value)
-        for name, value in (
-            ("hidden", hidden),
-            ("dims", dims),
-            ("ids", ids),
-            ("double_rank", double_rank),
-            ("mask", mask),
-        )
+    hidden, dims, ids, double_rank, mask = as_tensors(
+        hidden=hidden, dims=dims, ids=ids, double_rank=double_rank, mask=mask
     )
     add = torch.ops.outdim.rank_histogram_add if via_op(hidden) else _add
     add(hidden.detach(), dims, ids, double_rank, page_index, count, rank_sum, mask, backend)

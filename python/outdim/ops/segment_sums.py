@@ -13,8 +13,10 @@ from outdim.ops._calls import SegmentSumsCall
 from outdim.ops._check import (
     as_rows,
     as_tensor,
+    as_tensors,
     check_device,
     check_hidden,
+    check_segments,
     check_tensor,
     describe,
 )
@@ -109,15 +111,8 @@ def segment_sums(
         >>> sums.squeeze().tolist()
         [[-1.0, 3.0, 5.0], [5.0, 5.0, 25.0]]
     """
-    hidden, order, starts, read, write = (
-        as_tensor(name, value)
-        for name, value in (
-            ("hidden", hidden),
-            ("order", order),
-            ("starts", starts),
-            ("read", read),
-            ("write", write),
-        )
+    hidden, order, starts, read, write = as_tensors(
+        hidden=hidden, order=order, starts=starts, read=read, write=write
     )
     add = torch.ops.outdim.segment_sums if via_op(hidden) else _add
     add(hidden.detach() if isinstance(hidden, Tensor) else hidden, order, starts, sums, read, write,
@@ -134,10 +129,7 @@ def _prepare(
 ) -> tuple[Tensor, SegmentSumsCall]:
     check_hidden("hidden", hidden)
     rows = as_rows(hidden)
-    check_tensor("order", order, (torch.int64,), "(M,)", lambda t: t.dim() == 1)
-    check_tensor(
-        "starts", starts, (torch.int64,), "(S + 1,)", lambda t: t.dim() == 1 and len(t) > 0
-    )
+    check_segments(order, starts, rows.device)
     width = rows.shape[1]
     check_tensor(
         "sums", sums, (torch.float64,), f"contiguous (R, {SUM_ROWS}, {width})",

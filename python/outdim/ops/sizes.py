@@ -10,10 +10,9 @@ from outdim.errors import ArgumentError
 from outdim.ops._calls import SizesCall
 from outdim.ops._check import (
     as_rows,
-    as_tensor,
-    check_device,
+    as_tensors,
     check_hidden,
-    check_tensor,
+    check_segments,
     check_values,
 )
 from outdim.ops._dispatch import Backend, choose, kernels, via_op
@@ -72,10 +71,7 @@ def sizes(
         >>> found.largest.tolist(), found.squares.tolist()
         ([[2.0, 3.0]], [[2.0, 2.0], [0.0, 8.0]])
     """
-    given, order, starts = (
-        as_tensor(name, value)
-        for name, value in (("hidden", hidden), ("order", order), ("starts", starts))
-    )
+    given, order, starts = as_tensors(hidden=hidden, order=order, starts=starts)
     if squares not in (None, "layer_norm", "rms_norm"):
         raise ArgumentError(f'squares: expected "layer_norm", "rms_norm" or None, got {squares!r}')
     run = torch.ops.outdim.sizes if via_op(given) else _run
@@ -92,12 +88,7 @@ def _prepare(
 ) -> tuple[Tensor, SizesCall]:
     check_hidden("hidden", hidden)
     rows = as_rows(hidden)
-    check_tensor("order", order, (torch.int64,), "(M,)", lambda t: t.dim() == 1)
-    check_tensor(
-        "starts", starts, (torch.int64,), "(S + 1,)", lambda t: t.dim() == 1 and len(t) > 0
-    )
-    for name, tensor in (("order", order), ("starts", starts)):
-        check_device(name, tensor, "hidden", rows.device)
+    check_segments(order, starts, rows.device)
     kind = torch.float64 if rows.dtype == torch.float64 else torch.float32
     size = starts.shape[0] - 1, rows.shape[1]
     return rows, SizesCall(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from outdim.ops._calls import TokenShapeCall
-from outdim.ops._check import as_rows, as_tensor, check_hidden, check_values, group_per_row
+from outdim.ops._check import as_rows, as_tensors, check_hidden, check_values, group_per_row
 from outdim.ops._dispatch import Backend, choose, kernels, via_op
 from outdim.ops._library import register
 
@@ -51,7 +51,7 @@ def token_shape(hidden: Any, *, group: Any = None, backend: Backend = "auto") ->
         >>> shape.smallest.tolist(), shape.largest.tolist(), shape.kurtosis.tolist()
         ([1, 1], [0, 0], [1.0, -2.0])
     """
-    given, group = as_tensor("hidden", hidden), as_tensor("group", group)
+    given, group = as_tensors(hidden=hidden, group=group)
     if via_op(given):
         return TokenShape(*torch.ops.outdim.token_shape(given.detach(), group, backend))
     shape = _run(given, group, backend)

@@ -13,9 +13,10 @@ from outdim.errors import ArgumentError
 from outdim.ops._calls import UnitSumsCall
 from outdim.ops._check import (
     as_rows,
-    as_tensor,
+    as_tensors,
     check_device,
     check_hidden,
+    check_segments,
     check_tensor,
     check_values,
 )
@@ -69,14 +70,8 @@ def unit_sums(
         >>> unit_sums(hidden, order, starts, left_out=torch.tensor([1]))[0].tolist()
         [[1.0, 1.0], [1.0, 1.0], [1.0, 0.0], [1.0, 0.0]]
     """
-    given, order, starts, left_out = (
-        as_tensor(name, value)
-        for name, value in (
-            ("hidden", hidden),
-            ("order", order),
-            ("starts", starts),
-            ("left_out", left_out),
-        )
+    given, order, starts, left_out = as_tensors(
+        hidden=hidden, order=order, starts=starts, left_out=left_out
     )
     run = torch.ops.outdim.unit_sums if via_op(given) else _run
     given = given.detach() if isinstance(given, Tensor) else given
@@ -91,21 +86,16 @@ def _prepare(
     rows = as_rows(hidden)
     if left_out is None:
         left_out = torch.zeros(0, dtype=torch.int64, device=rows.device)
-    check_tensor("order", order, (torch.int64,), "(M,)", lambda t: t.dim() == 1)
-    check_tensor(
-        "starts", starts, (torch.int64,), "(S + 1,)", lambda t: t.dim() == 1 and len(t) > 0
-    )
+    check_segments(order, starts, rows.device)
     check_tensor("left_out", left_out, (torch.int64,), "(L,)", lambda t: t.dim() == 1)
+    check_device("left_out", left_out, "hidden", rows.device)
     size = starts.shape[0] - 1, UNIT_ROWS, rows.shape[1]
-    call = UnitSumsCall(
+    return rows, UnitSumsCall(
         order.contiguous(),
         starts.contiguous(),
         left_out.contiguous(),
         torch.empty(size, dtype=torch.float64, device=rows.device),
     )
-    for name, tensor in zip(call._fields, call, strict=True):
-        check_device(name, tensor, "hidden", rows.device)
-    return rows, call
 
 
 def _run(
