@@ -356,12 +356,10 @@ class Observer(TextStep):
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The tensors of every accumulator under its name, and those of twins under theirs."""
+        from outdim.stats.named import under
+
         holders = {**self.parts, **self._named_twins}
-        return {
-            f"{name}/{field}": tensor
-            for name, holder in holders.items()
-            for field, tensor in holder.state_dict().items()
-        }
+        return under({name: holder.state_dict() for name, holder in holders.items()})
 
     def merge(self, tensors: Mapping[str, torch.Tensor]) -> Self:
         """Merge every accumulator, and every twin."""

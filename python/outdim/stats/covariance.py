@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from outdim.errors import DataError
+from outdim.stats.named import check_points
 
 #: Columns of a product at a time: as many as a matrix product of torch is still fast with.
 _COLUMNS = 256
@@ -137,9 +138,8 @@ class PointCovariances:
         """
         self._take_waiting()
         behind = {}
-        known = {f"{p}/{g}/{f}" for p in self.points for g in self.groups for f in _FIELDS}
-        if extra := state.keys() - known:
-            raise DataError(f"state: expected the points {', '.join(self.points)}, got {extra}")
+        fields = [f"{group}/{field}" for group in self.groups for field in Scatter._fields]
+        check_points(state, self.points, fields)
         for point in self.points:
             for group in self.groups:
                 at = f"{point}/{group}"
@@ -147,7 +147,7 @@ class PointCovariances:
                     continue
                 later = Scatter(
                     int(state[f"{at}/n"]),
-                    *(state[f"{at}/{field}"].clone() for field in _FIELDS[1:]),
+                    *(state[f"{at}/{field}"].clone() for field in Scatter._fields[1:]),
                 )
                 mine = self._kept.get((point, group))
                 size = len(later.mean) if mine is None else len(mine.mean)
@@ -160,9 +160,6 @@ class PointCovariances:
         for key, later in behind.items():
             self._append(key, later)
         return self
-
-
-_FIELDS = ("n", "mean", "products")
 
 
 def _squared(rows: Tensor) -> Tensor:

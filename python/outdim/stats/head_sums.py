@@ -9,6 +9,7 @@ from torch import Tensor
 
 from outdim.ops import AttentionReceived
 from outdim.stats.keyed_sums import KeyedSums
+from outdim.stats.named import under
 
 #: Positions of which the sink metric is kept: StreamingLLM keeps four.
 SINKS = 4
@@ -182,12 +183,8 @@ class HeadSums:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Flat tensors."""
-        keyed = {"tokens": self.tokens, "tops": self.tops}
-        return dict(self.sums) | {
-            f"{name}/{field}": tensor
-            for name, part in keyed.items()
-            for field, tensor in part.state_dict().items()
-        }
+        keyed = {"tokens": self.tokens.state_dict(), "tops": self.tops.state_dict()}
+        return self.sums | under(keyed)
 
     def merge(self, state: Mapping[str, Tensor]) -> None:
         """Add the sums of other documents."""

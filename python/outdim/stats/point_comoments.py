@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from outdim.errors import DataError
 from outdim.ops import Comoments, comoments, merge_comoments
 from outdim.ops.layout import COMOMENTS_BASE, head_size
-
-_FIELDS = ("head", "body")
+from outdim.stats.named import check_groups, check_points, under
 
 
 class PointComoments:
@@ -81,11 +79,8 @@ class PointComoments:
 
         Points that no forward has reached are left out.
         """
-        return {
-            f"{point}/{field}": part.to("cpu", copy=True)
-            for point, parts in self._kept.items()
-            for field, part in zip(_FIELDS, parts, strict=True)
-        }
+        kept = under({point: parts._asdict() for point, parts in self._kept.items()})
+        return {name: part.to("cpu", copy=True) for name, part in kept.items()}
 
     def merge(self, state: Mapping[str, Tensor]) -> PointComoments:
         """Merge what `state_dict` of another one gave, as of later rows.
@@ -94,23 +89,16 @@ class PointComoments:
             DataError: A state of other points, groups or values, or a damaged one; nothing of it
                 was merged.
         """
-        known = {f"{point}/{field}" for point in self.points for field in _FIELDS}
-        if extra := state.keys() - known:
-            raise DataError(f"state: expected the points {', '.join(self.points)}, got {extra}")
+        check_points(state, self.points, Comoments._fields)
         given = {}
         for point in self.points:
             if f"{point}/head" not in state:
                 continue
-            later = Comoments(*(state[f"{point}/{field}"].clone() for field in _FIELDS))
+            later = Comoments(*(state[f"{point}/{field}"].clone() for field in Comoments._fields))
             d = self._kept.get(point, later).body.shape[-1]
-            sizes = (head_size(self.values),), (COMOMENTS_BASE + self.values, d)
-            for field, part, size in zip(_FIELDS, later, sizes, strict=True):
-                expected = (len(self.groups), *size)
-                if part.shape != expected or part.dtype != torch.float64:
-                    raise DataError(
-                        f"state: {point}/{field}: expected {expected} float64 for the groups "
-                        f"{', '.join(self.groups)}, got {tuple(part.shape)} {part.dtype}"
-                    )
+            check_groups(f"{point}/head", later.head, self.groups, (head_size(self.values),))
+            rows = COMOMENTS_BASE + self.values
+            check_groups(f"{point}/body", later.body, self.groups, (rows, d))
             given[point] = later
         for point, later in given.items():
             self._keep(point, *self._merged(point, later))

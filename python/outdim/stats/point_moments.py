@@ -14,8 +14,7 @@ from outdim.ops.layout import body_rows, head_size
 from outdim.ops.moments import Accumulate
 from outdim.stats.covariates import Covariates
 from outdim.stats.moments import TAU, Moments
-
-_FIELDS = ("head", "body")
+from outdim.stats.named import check_groups, check_points, under
 
 
 class PointMoments:
@@ -105,11 +104,9 @@ class PointMoments:
         Points that no forward has reached are left out. ``digest`` [4] int64 is that of the
         covariates.
         """
-        state = {"digest": self.covariates.digest.clone()}
-        for point, parts in self._states.items():
-            for field, part in zip(_FIELDS, parts, strict=True):
-                state[f"{point}/{field}"] = part.to("cpu", copy=True)
-        return state
+        states = under({point: parts._asdict() for point, parts in self._states.items()})
+        states["digest"] = self.covariates.digest
+        return {name: part.to("cpu", copy=True) for name, part in states.items()}
 
     def merge(self, state: Mapping[str, Tensor]) -> PointMoments:
         """Merge what `state_dict` of another one gave, as of later rows.
@@ -121,9 +118,8 @@ class PointMoments:
         digest = state.get("digest")
         if digest is None or not torch.equal(digest, self.covariates.digest):
             raise DataError("state: it was accumulated with other covariates or another table")
-        known = {f"{point}/{field}" for point in self.points for field in _FIELDS}
-        if extra := state.keys() - known - {"digest"}:
-            raise DataError(f"state: expected the points {', '.join(self.points)}, got {extra}")
+        states = {name: part for name, part in state.items() if name != "digest"}
+        check_points(states, self.points, MomentsState._fields)
         merged = {}
         for point in self.points:
             if f"{point}/head" in state:
@@ -133,17 +129,12 @@ class PointMoments:
 
     def _merged(self, point: str, state: Mapping[str, Tensor]) -> MomentsState:
         """The state of ``point`` with the rows of another one behind."""
-        later = MomentsState(*(state[f"{point}/{field}"] for field in _FIELDS))
-        groups, k = len(self.groups), len(self.covariates.all_names)
+        later = MomentsState(*(state[f"{point}/{field}"] for field in MomentsState._fields))
+        k = len(self.covariates.all_names)
         mine = self._states.get(point)
         d = later.body.shape[-1] if mine is None else mine.body.shape[-1]
-        expected = (groups, head_size(k)), (groups, body_rows(k, shape=True), d)
-        for field, part, shape in zip(_FIELDS, later, expected, strict=True):
-            if part.shape != shape or part.dtype != torch.float64:
-                raise DataError(
-                    f"state: {point}/{field}: expected {shape} float64 for the groups "
-                    f"{', '.join(self.groups)}, got {tuple(part.shape)} {part.dtype}"
-                )
+        check_groups(f"{point}/head", later.head, self.groups, (head_size(k),))
+        check_groups(f"{point}/body", later.body, self.groups, (body_rows(k, shape=True), d))
         if mine is None:
             return MomentsState(*(part.to(self._table.device, copy=True) for part in later))
         return MomentsState(*merge_states(mine, later, shape=True))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from outdim.errors import DataError
 from outdim.stats.keyed_sums import KeyedSums
+from outdim.stats.named import under
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -132,7 +133,7 @@ class PredictionSums:
     def state_dict(self) -> dict[str, Tensor]:
         """Flat tensors."""
         self._settle()
-        counts = {f"counts/{name}": part for name, part in self.counts.state_dict().items()}
+        counts = under({"counts": self.counts.state_dict()})
         return {**self._plain(), "read_out": self.read_out, **counts}
 
     def merge(self, state: Mapping[str, Tensor]) -> Self:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from outdim import ops
 from outdim.stats.covariates import Covariates
-from outdim.stats.named import below
+from outdim.stats.named import below, under
 from outdim.stats.point_counts import Extremes
 from outdim.stats.point_moments import PointMoments
 
@@ -64,11 +64,7 @@ class TokenShapes:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Those of both parts under their names."""
-        return {
-            f"{name}/{field}": tensor
-            for name, part in self._parts.items()
-            for field, tensor in part.state_dict().items()
-        }
+        return under({name: part.state_dict() for name, part in self._parts.items()})
 
     def merge(self, state: Mapping[str, Tensor]) -> Self:
         """Merge a state of later rows."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from outdim.analysis.step import Json, Progress, Step
+from outdim.stats.named import under
 
 if TYPE_CHECKING:
     from outdim.analysis.inputs import Inputs
@@ -36,11 +37,7 @@ class ByBlock:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Flat tensors."""
-        return {
-            f"{block}/{name}": tensor
-            for block in self._parts
-            for name, tensor in self._whole(block).items()
-        }
+        return under({block: self._whole(block) for block in self._parts})
 
     def blocks(self, group: int) -> list[dict[str, Tensor]]:
         """Those named ``<group>.<number>``, in the order of their numbers."""
