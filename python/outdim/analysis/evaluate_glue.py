@@ -29,6 +29,8 @@ from outdim.corpus.labelled import LabelledTexts
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from outdim.analysis.variants.items import Batching
+
 
 class Sts(Gathered):
     """Scores every item with every variant; a shard is a variant.
@@ -126,7 +128,7 @@ class Sts(Gathered):
     def _items(self) -> LabelledTexts:
         return recorded_items(self.Options, self.recorded)
 
-    def _how(self, progress: Progress) -> dict[str, Any]:
+    def _how(self, progress: Progress) -> Batching:
         return batching(self.recorded, self.inputs, progress)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from outdim.analysis.finetune import training_of
 from outdim.analysis.input_options import args_of
@@ -16,6 +16,9 @@ from outdim.analysis.tasks import HUB, OTHER, TASKS, Task
 from outdim.corpus.labelled import Columns, LabelledTexts, read_hub, read_labelled
 from outdim.errors import ArgumentError, DataError
 from outdim.models.label_order import label_order
+
+if TYPE_CHECKING:
+    from outdim.analysis.variants.items import Batching
 
 TaskName = Literal[
     "cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "mnli_mm", "qnli", "rte", "wnli", "other"
@@ -180,12 +183,12 @@ def recorded_items(kind: type[StsOptions], recorded: Mapping[str, Any]) -> Label
     return items
 
 
-def batching(recorded: Mapping[str, Any], inputs: Inputs, progress: Progress) -> dict[str, Any]:
+def batching(recorded: Mapping[str, Any], inputs: Inputs, progress: Progress) -> Batching:
     """How `variants.predict` reads items; it stops where the process is asked to."""
 
     def count(tokens: int) -> None:
         inputs.resources.check_stop()
         progress(tokens)
 
-    how = {name: recorded[name] for name in ("batch_size", "max_length")}
-    return {**how, "progress": count}
+    size, length = recorded["batch_size"], recorded["max_length"]
+    return {"batch_size": size, "max_length": length, "progress": count}

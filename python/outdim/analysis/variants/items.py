@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 #: Called with the number of tokens of each batch that is done.
 Progress = Callable[[int], object]
+
+
+class Batching(TypedDict, total=False):
+    """How items are read: so many in a batch, of so many ids at most, and who is told."""
+
+    batch_size: int
+    max_length: int
+    progress: Progress
 
 
 @dataclass(frozen=True)

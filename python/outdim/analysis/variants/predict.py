@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from outdim.analysis.fitting import side_by_side
-from outdim.analysis.variants.items import Progress, item_batches
+from outdim.analysis.variants.items import Batching, Progress, item_batches
 from outdim.models import Ablation, Forward, architecture, check_eval_mode
 from outdim.models.prefix import PrefixForward
 
@@ -24,17 +24,13 @@ def logits(
     tokenizer: Any,
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,
-    *,
-    batch_size: int = 256,
-    max_length: int = 256,
-    progress: Progress = lambda tokens: None,
+    **how: Unpack[Batching],
 ) -> Tensor:
     """Outputs of a sequence classifier for N texts (or pairs of texts): float32 [N, C], on the CPU.
 
-    In the batches of `item_batches`.
+    In the batches of `item_batches`, which takes ``how``.
     """
     found = torch.empty(len(texts), model.config.num_labels)
-    how: Any = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
     for batch in item_batches(model, tokenizer, texts, pairs, **how):
         found[batch.rows] = model(**batch.inputs).logits.float().cpu()
     return found
@@ -105,20 +101,10 @@ def similarities(
     tokenizer: Any,
     texts: Sequence[str],
     pairs: Sequence[str],
-    *,
-    batch_size: int = 256,
-    max_length: int = 256,
-    progress: Progress = lambda tokens: None,
+    **how: Unpack[Batching],
 ) -> Tensor:
     """Cosine of two texts' vectors, for N of them: float32 [N]; see `text_vectors`."""
-    vectors = text_vectors(
-        model,
-        tokenizer,
-        [*texts, *pairs],
-        batch_size=batch_size,
-        max_length=max_length,
-        progress=progress,
-    )
+    vectors = text_vectors(model, tokenizer, [*texts, *pairs], **how)
     return functional.cosine_similarity(vectors[: len(texts)], vectors[len(texts) :])
 
 
@@ -127,10 +113,7 @@ def text_vectors(
     model: PreTrainedModel,
     tokenizer: Any,
     texts: Sequence[str],
-    *,
-    batch_size: int = 256,
-    max_length: int = 256,
-    progress: Progress = lambda tokens: None,
+    **how: Unpack[Batching],
 ) -> Tensor:
     """The pooled last hidden states of N texts: float32 [N, D], on the CPU.
 
@@ -140,7 +123,6 @@ def text_vectors(
     every = list(dict.fromkeys(texts))
     place = {text: number for number, text in enumerate(every)}
     pooled = torch.empty(0, 0)
-    how: Any = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
     for batch in item_batches(model, tokenizer, every, None, **how):
         hidden = model(**batch.inputs).last_hidden_state.float()
         mask = batch.attention_mask.bool().unsqueeze(-1)
