@@ -46,34 +46,28 @@ const std::vector<Kernels>& available() {
 #else
     const bool streams = false;
 #endif
+#define OUTDIM_KERNELS(isa)                                                                   \
+  Kernels {                                                                                   \
+    #isa, streams, &isa::kMomentsKernels, &isa::kLayerNormKernels, &isa::kSegmentSumsKernels, \
+        &isa::kUnitSumsKernels, &isa::kSizesKernels, &isa::kAttentionKernels,                 \
+        &isa::kMagnitudeCountsKernels, &isa::kTokenShapeKernels, &isa::kComomentsKernels      \
+  }
 #if defined(OUTDIM_HAVE_amx)
-    if (runs_amx())
-      found.push_back({"amx", streams, &avx512::kMomentsKernels, &avx512::kLayerNormKernels,
-                       &avx512::kSegmentSumsKernels, &avx512::kUnitSumsKernels,
-                       &avx512::kSizesKernels, &amx::kAttentionKernels,
-                       &avx512::kMagnitudeCountsKernels, &avx512::kTokenShapeKernels,
-                       &avx512::kComomentsKernels});
+    if (runs_amx()) {
+      Kernels with_tiles = OUTDIM_KERNELS(avx512);
+      with_tiles.name = "amx";
+      with_tiles.attention = &amx::kAttentionKernels;
+      found.push_back(with_tiles);
+    }
 #endif
 #if defined(OUTDIM_HAVE_avx512)
-    if (runs_avx512())
-      found.push_back({"avx512", streams, &avx512::kMomentsKernels, &avx512::kLayerNormKernels,
-                       &avx512::kSegmentSumsKernels, &avx512::kUnitSumsKernels,
-                       &avx512::kSizesKernels, &avx512::kAttentionKernels,
-                       &avx512::kMagnitudeCountsKernels, &avx512::kTokenShapeKernels,
-                       &avx512::kComomentsKernels});
+    if (runs_avx512()) found.push_back(OUTDIM_KERNELS(avx512));
 #endif
 #if defined(OUTDIM_HAVE_avx2)
-    if (runs_avx2())
-      found.push_back({"avx2", streams, &avx2::kMomentsKernels, &avx2::kLayerNormKernels,
-                       &avx2::kSegmentSumsKernels, &avx2::kUnitSumsKernels, &avx2::kSizesKernels,
-                       &avx2::kAttentionKernels, &avx2::kMagnitudeCountsKernels,
-                       &avx2::kTokenShapeKernels, &avx2::kComomentsKernels});
+    if (runs_avx2()) found.push_back(OUTDIM_KERNELS(avx2));
 #endif
-    found.push_back({"baseline", streams, &baseline::kMomentsKernels, &baseline::kLayerNormKernels,
-                     &baseline::kSegmentSumsKernels, &baseline::kUnitSumsKernels,
-                     &baseline::kSizesKernels, &baseline::kAttentionKernels,
-                     &baseline::kMagnitudeCountsKernels, &baseline::kTokenShapeKernels,
-                     &baseline::kComomentsKernels});
+    found.push_back(OUTDIM_KERNELS(baseline));
+#undef OUTDIM_KERNELS
     return found;
   }();
   return list;

@@ -277,39 +277,23 @@ inline int64_t padded_columns(int width, int64_t d) {
   return (d + 2 * width - 1) / (2 * width) * (2 * width);
 }
 
-namespace baseline {
-extern const MomentsKernels kMomentsKernels;
-extern const LayerNormKernels kLayerNormKernels;
-extern const SegmentSumsKernels kSegmentSumsKernels;
-extern const UnitSumsKernels kUnitSumsKernels;
-extern const SizesKernels kSizesKernels;
-extern const AttentionKernels kAttentionKernels;
-extern const MagnitudeCountsKernels kMagnitudeCountsKernels;
-extern const TokenShapeKernels kTokenShapeKernels;
-extern const ComomentsKernels kComomentsKernels;
-}  // namespace baseline
-namespace avx2 {
-extern const MomentsKernels kMomentsKernels;
-extern const LayerNormKernels kLayerNormKernels;
-extern const SegmentSumsKernels kSegmentSumsKernels;
-extern const UnitSumsKernels kUnitSumsKernels;
-extern const SizesKernels kSizesKernels;
-extern const AttentionKernels kAttentionKernels;
-extern const MagnitudeCountsKernels kMagnitudeCountsKernels;
-extern const TokenShapeKernels kTokenShapeKernels;
-extern const ComomentsKernels kComomentsKernels;
-}  // namespace avx2
-namespace avx512 {
-extern const MomentsKernels kMomentsKernels;
-extern const LayerNormKernels kLayerNormKernels;
-extern const SegmentSumsKernels kSegmentSumsKernels;
-extern const UnitSumsKernels kUnitSumsKernels;
-extern const SizesKernels kSizesKernels;
-extern const AttentionKernels kAttentionKernels;
-extern const MagnitudeCountsKernels kMagnitudeCountsKernels;
-extern const TokenShapeKernels kTokenShapeKernels;
-extern const ComomentsKernels kComomentsKernels;
-}  // namespace avx512
+/// What the units compiled for one instruction set export.
+#define OUTDIM_TABLES(isa)                                     \
+  namespace isa {                                              \
+  extern const MomentsKernels kMomentsKernels;                 \
+  extern const LayerNormKernels kLayerNormKernels;             \
+  extern const SegmentSumsKernels kSegmentSumsKernels;         \
+  extern const UnitSumsKernels kUnitSumsKernels;               \
+  extern const SizesKernels kSizesKernels;                     \
+  extern const AttentionKernels kAttentionKernels;             \
+  extern const MagnitudeCountsKernels kMagnitudeCountsKernels; \
+  extern const TokenShapeKernels kTokenShapeKernels;           \
+  extern const ComomentsKernels kComomentsKernels;             \
+  }
+OUTDIM_TABLES(baseline)
+OUTDIM_TABLES(avx2)
+OUTDIM_TABLES(avx512)
+#undef OUTDIM_TABLES
 namespace amx {
 extern const AttentionKernels kAttentionKernels;
 }  // namespace amx
