@@ -10,8 +10,6 @@ from corpus_helpers import account, read
 from outdim.corpus import open_corpus
 from outdim.errors import DataError
 
-SKIP = {"on_error": "skip"}
-
 
 def text(path: Path, content: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -125,7 +125,7 @@ def test_every_kind_of_file_gives_the_same(tmp_path):
         ("a.jsonl", '{"text": "x", "kind": 1}\n{"text": null, "kind": 0}\n', "got None in row 2"),
         ("a.jsonl", '{"text": 5, "kind": "yes"}\n', "text: expected text, got 5 in row 1"),
         ("a.jsonl", "{", "cannot be read"),
-        ("a.parquet", "PAR1", "cannot be read"),
+        ("a.parquet", "PAR1", "not a readable parquet file"),
         ("a.txt", "x", r"expected a name that ends in \.tsv, \.csv, \.jsonl or \.parquet"),
     ],
 )  # fmt: skip

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -30,7 +29,7 @@ from outdim.models.ablation_sites import sites
 from outdim.stats import PointComoments
 from outdim.stats.head_sums import HeadSums
 from outdim.stats.jackknife import BLOCKS, block_of
-from outdim.tables import parquet_bytes
+from outdim.tables import parquet_bytes, read_parquet
 from outdim.tokens import GROUPS
 
 if TYPE_CHECKING:
@@ -217,7 +216,7 @@ class AttentionStep(Observer):
 
     def _maps(self) -> pa.Table | None:
         path = self.inputs.attached(_MAPS)
-        return None if path is None else pq.read_table(path)
+        return None if path is None else read_parquet(path)
 
     def _side(self) -> AttentionSide:
         return AttentionSide(self.heads, self.sums, self.pairs, len(self.recorded["dims"]))

@@ -38,8 +38,6 @@ Json = dict[str, Any]
 #: Called with the number of tokens (or other items) whenever some are done.
 Progress = Callable[[int], None]
 
-_KEPT_PLACES = 20
-
 
 class State(NamedTuple):
     """What a shard contributes: tensors that the step merges, and an account of what was read."""
@@ -381,6 +379,8 @@ def add_accounts(first: Mapping[str, Any], second: Mapping[str, Any]) -> Json:
         >>> add_accounts({"rows": 1, "left": {"blank": 2}}, {"rows": 2, "left": {"short": 1}})
         {'rows': 3, 'left': {'blank': 2, 'short': 1}}
     """
+    from outdim.corpus.texts import KEPT_PLACES
+
     total = dict(first)
     for key, value in second.items():
         if key not in total:
@@ -388,7 +388,7 @@ def add_accounts(first: Mapping[str, Any], second: Mapping[str, Any]) -> Json:
         elif isinstance(value, Mapping):
             total[key] = add_accounts(total[key], value)
         elif isinstance(value, list):
-            total[key] = [*total[key], *value][:_KEPT_PLACES]
+            total[key] = [*total[key], *value][:KEPT_PLACES]
         else:
             total[key] = total[key] + value
     return total

@@ -36,7 +36,7 @@ class GivenTexts(Corpus):
         if not self._texts:
             raise DataError("texts: expected at least one document, got none.")
         self.source = _SOURCE
-        self.options = ReadOptions("text", None, "train", 0, 64 << 20, "fail", 32 << 20)
+        self.options = ReadOptions()
         self.unreadable = Accounting()
         size = sum(len(text.encode()) for text in self._texts)
         self.units = (Unit(0, "memory", _SOURCE, 0, len(self._texts), size),)

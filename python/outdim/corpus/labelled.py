@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from outdim.errors import DataError
+from outdim.tables import read_parquet
 from outdim.text import listing
 
 _KINDS = ".tsv, .csv, .jsonl or .parquet"
@@ -166,7 +166,7 @@ def _read(path: Path, columns: Sequence[Columns]) -> pa.Table:
             case ".jsonl":
                 return pa.json.read_json(path)
             case ".parquet":
-                return pq.read_table(path)
+                return read_parquet(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: it cannot be read ({error}).") from error
     raise DataError(f"{path}: expected a name that ends in {_KINDS}.")

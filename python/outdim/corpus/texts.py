@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 ASCII_BLANKS = b" \t\n\v\f\r"
 _IS_BLANK = np.zeros(256, dtype=bool)
 _IS_BLANK[list(ASCII_BLANKS)] = True
-_KEPT_PLACES = 20
+#: Places that an account names.
+KEPT_PLACES = 20
 
 
 @dataclass
@@ -47,13 +48,13 @@ class Accounting:
             self.tokens + other.tokens,
             self.special + other.special,
             self.skipped + other.skipped,
-            (self.places + other.places)[:_KEPT_PLACES],
+            (self.places + other.places)[:KEPT_PLACES],
         )
 
     @property
     def has_room(self) -> bool:
         """Whether one more place would be kept."""
-        return len(self.places) < _KEPT_PLACES
+        return len(self.places) < KEPT_PLACES
 
     def skip(self, reason: str, place: str | None = None, rows: int = 1) -> None:
         """Count ``rows`` rows as left out; ``place`` says where, for what should be looked at."""
