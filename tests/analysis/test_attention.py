@@ -9,8 +9,8 @@ from outdim.analysis.analyze import analyze
 from outdim.analysis.attention import AttentionOptions, AttentionStep
 from outdim.analysis.input_options import ForwardOptions, ObserveOptions
 from outdim.analysis.inputs import Inputs
-from outdim.analysis.results.attention import looked_at
 from outdim.analysis.results.attention_side import MOST, AttentionSide
+from outdim.analysis.results.attention_words import looked_at
 from outdim.corpus import open_corpus
 from outdim.errors import ArgumentError, DataError
 from outdim.models import load_model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,11 +20,9 @@ from outdim.analysis.table import (
     Statistic,
     TidyRows,
     define,
-    selection_label,
 )
 from outdim.stats.head_sums import EPSILON, PREFIX
 from outdim.stats.jackknife import LeftOut
-from outdim.text import counted, number, with_interval
 from outdim.tokens import GROUPS
 
 _GU, _SHARES = "Gu et al., ICLR 2025", "Where heads look"
@@ -116,7 +113,7 @@ class AttentionFound(Result):
 
         found = [list(estimates(side)) for _, side in self._sides()]
         for row, (name, covariate, selection, n, intact) in enumerate(found[0]):
-            said = self._all if selection == "all" else selection
+            said = self.all_tokens if selection == "all" else selection
             at: Any = {"covariate": covariate, "selection": said}
             reason = _REASONS.get(name, "no queries")
             for (suffix, side), of_side in zip(self._sides(), found, strict=True):
@@ -231,23 +228,24 @@ class AttentionFound(Result):
     def _ablated_row(self, at: tuple[int, int]) -> Json:
         if self.ablated is None:
             return {}
-        low, high = self._vertical_change[1:]
+        low, high = self.vertical_change[1:]
         return {
             "ablated_vertical": self.ablated.vertical.value[at],
-            "change": self._vertical_change[0][at],
+            "change": self.vertical_change[0][at],
             "change_low": low[at],
             "change_high": high[at],
         }
 
     @cached_property
-    def _vertical_change(self) -> tuple[Floats, Floats, Floats]:
+    def vertical_change(self) -> tuple[Floats, Floats, Floats]:
+        """How much smaller the share of sequences is ablated, with its interval, [L, H] each."""
         assert self.ablated is not None
         change = self.intact.vertical - self.ablated.vertical
         n = self.intact.array("usable")[..., 0].sum(0)
         return change.value, *self.intact.change("vertical", n, change)
 
     @cached_property
-    def _all(self) -> str:
+    def all_tokens(self) -> str:
         """The selection of all tokens: another where none is special."""
         special = self.intact.array("queries")[:, GROUPS.index("special")].any()
         return "all" if special else "text+first"
@@ -291,50 +289,9 @@ class AttentionFound(Result):
 
     def headline(self) -> list[str]:
         """How many heads are vertical and on what, the strongest r, and what is left ablated."""
-        heads = self.heads_table.to_pylist()
-        counts = Counter(looked_at(row)[0] for row in heads if row["is_vertical"])
-        on = ", ".join(f"{n} {where}" for where, n in counts.most_common(4))
-        said = [
-            f"{_verticals(self.intact)} of {len(heads)} heads are vertical: one key of a sequence "
-            f"receives more than {EPSILON} of the attention in more than half of the sequences"
-            f"{f' ({on})' if on else ''}{_surely(self.intact)}."
-        ]
-        for selection in QUERIES:
-            if best := self._strongest(selection):
-                said.append(self._goes_with(best))
-        if self.ablated is not None:
-            fall = int((self._vertical_change[1] > 0).sum())
-            said.append(
-                f"With {self.ablation}, {_verticals(self.ablated)} of {len(heads)} heads are "
-                f"vertical{_surely(self.ablated)}; by its interval the share of sequences falls in "
-                f"{counted(fall, 'head')}. "
-                "What random dimensions would do was not measured."
-            )
-        return said
+        from outdim.analysis.results.attention_words import headline
 
-    def _goes_with(self, best: Json) -> str:
-        text = best["selection"] == "text"
-        kind = "special" if self._all == "all" else "first"
-        apart = "" if text else f", which mostly tells {kind} tokens from the rest"
-        count = len(self.dims)
-        which = f", of the {count} dimensions followed, {best['dim']}" if count > 1 else (
-            f" dimension {best['dim']}"
-        )  # fmt: skip
-        return (
-            f"Over {best['n']:,} tokens ({selection_label('text' if text else self._all)}){which} "
-            f"goes with attention most at layer {best['layer']}, head {best['head']}, the best of "
-            f"{sum(self.intact.heads.values())}: r of |h|, of the state that the layer reads, with "
-            f"attention received is {_words(best, 'r')}{apart}"
-            f"{_beside(best['median_abs_r'])}."
-        )
-
-    def _strongest(self, selection: str) -> Json | None:
-        rows = [
-            row
-            for row in self.r_table.to_pylist()
-            if row["pairing"] == "read" and row["selection"] == selection and np.isfinite(row["r"])
-        ]
-        return max(rows, key=lambda row: abs(row["r"]), default=None)
+        return headline(self)
 
     def cautions(self) -> list[str]:
         """Intervals that are missing, or rest on little."""
@@ -342,43 +299,6 @@ class AttentionFound(Result):
         return few_blocks(blocks) or few_documents(self.intact.documents)
 
 
-def looked_at(row: Json) -> tuple[str, float]:
-    """Where the key is on which a head is vertical, and how often of these.
-
-    The first position, where that says more than the token that stands there most often.
-
-    Example:
-        >>> looked_at({"token": "The", "token_share": 0.4, "first_share": 0.9})
-        ('at the first position', 0.9)
-        >>> looked_at({"token": "[CLS]", "token_share": 1.0, "first_share": 1.0})
-        ('on [CLS]', 1.0)
-    """
-    if row["first_share"] > row["token_share"]:
-        return "at the first position", row["first_share"]
-    return f"on {row['token']}", row["token_share"]
-
-
-def _verticals(side: AttentionSide) -> int:
-    return int(side.is_vertical.sum())
-
-
-def _surely(side: AttentionSide) -> str:
-    """How many heads are by their intervals; "" where no head is, or there is no interval."""
-    if not side.is_vertical.any() or not np.isfinite(side.vertical_interval[0]).any():
-        return ""
-    return f", {int(side.surely_vertical.sum())} of them surely"
-
-
 def _columns(name: str, found: LeftOut, *, correlation: bool = True) -> dict[str, Floats]:
     low, high = found.interval(correlation=correlation)
     return {name: found.value, f"{name}_low": low, f"{name}_high": high}
-
-
-def _beside(median: float) -> str:
-    """What is usual there; nothing where all dimensions were chosen, and there are no others."""
-    known = np.isfinite(median)
-    return f"; the median |r| of random others is {number(median, 2)} there" if known else ""
-
-
-def _words(row: Json, name: str) -> str:
-    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], 2)

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from outdim.analysis.results.attention import looked_at
 from outdim.analysis.results.attention_side import MOST
+from outdim.analysis.results.attention_words import looked_at
 from outdim.analysis.results.estimate import Estimate
 from outdim.report.figures.attention_map import attention_map
 from outdim.report.figures.base import Figure
