@@ -73,8 +73,8 @@ def _interactive(
     places = list(range(len(tokens)))
     texts = [plot_text(token) for token in tokens]
     figure = squares(tokens, list(titles.values()))
-    figure.update_xaxes(title="key")
-    figure.update_yaxes(title="query", col=1)
+    figure.update_xaxes(title={"text": "key", "standoff": 10})
+    figure.update_yaxes(title={"text": "query", "standoff": 10}, col=1)
     for number, head in enumerate(maps):
         for column, side in enumerate(titles):
             figure.add_heatmap(
