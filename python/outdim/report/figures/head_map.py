@@ -71,7 +71,7 @@ def _table(shown: Sequence[View]) -> pa.Table:
 
 
 def _is_written(view: View) -> bool:
-    return max(view.estimate.value.shape) <= _WRITTEN
+    return bool(max(view.estimate.value.shape) <= _WRITTEN)
 
 
 def _interactive(shown: Sequence[View]) -> go.Figure:
