@@ -60,6 +60,16 @@ def test_the_published_rule_asks_for_more_than_three_layers():
     assert detect_parameters(gamma, beta, rule="puccetti2022").dims == (2,)
 
 
+@pytest.mark.parametrize("rule", ["kovaleva2021", "puccetti2022"])
+@pytest.mark.parametrize("fraction", [0.25, 0.5])
+def test_what_reaches_beyond_k_is_an_outlier_and_nothing_else(rule, fraction):
+    gamma, beta = parameters(rho=0.9)
+    for parts in ((gamma, beta), (gamma, None)):
+        found = detect_parameters(*parts, rule=rule, k=1.5, min_fraction=fraction, permutations=0)
+        assert 0 < len(found.dims) < D
+        assert tuple(np.flatnonzero(found.reach > 1.5)) == found.dims
+
+
 def test_z_scores_use_the_unbiased_standard_deviation():
     gamma, beta = parameters()
     found = detect_parameters(gamma, beta)

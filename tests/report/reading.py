@@ -1,5 +1,7 @@
 """Reading a page as a browser would."""
 
+import base64
+import gzip
 from html.parser import HTMLParser
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -44,5 +46,10 @@ class Page(HTMLParser):
 
 def data_of(page: Page, figure: str) -> str:
     """The JSON of a figure."""
-    (text,) = [text for attrs, text in page.scripts if attrs.get("id") == f"{figure}-data"]
-    return text
+    return unpacked(page, f"{figure}-data")
+
+
+def unpacked(page: Page, id_: str) -> str:
+    """A script that the page unpacks."""
+    (text,) = [text for attrs, text in page.scripts if attrs.get("id") == id_]
+    return gzip.decompress(base64.b64decode(text)).decode()

@@ -84,7 +84,12 @@ def requested(log):
 
 
 def probed(page, name, script, body=""):
-    """Copy the page without its policy and with a script of the test at its end."""
+    """Copy the page without its policy and with a script of the test, run when all is drawn."""
+    script = f"""const drawn = setInterval(() => {{
+      if (![...document.querySelectorAll(".plot")].every((plot) => plot.data)) return;
+      clearInterval(drawn);
+      {script}
+    }}, 20);"""
     source = page.read_text(encoding="utf-8")
     source = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", source)
     copy = page.with_name(name)

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from outdim.analysis.correlate import CorrelateOptions
 from outdim.analysis.count import Count, CountOptions
 from outdim.analysis.criteria import CriteriaOptions
+from outdim.analysis.detect import DetectOptions
 from outdim.analysis.evaluate import EvaluateLm, EvaluateOptions
 from outdim.analysis.heads import LanguageModel
 from outdim.analysis.input_options import (
@@ -104,6 +106,20 @@ def test_a_cut_that_is_given_or_was_planned_stays(cut, monkeypatch):
     assert [len(entry.work) for entry in given.values()] == [2, 2]
     found = cut(asked, **how)
     assert cut(asked, found, **how)["evaluate-lm"] == found["evaluate-lm"]
+
+
+def test_ranked_dimensions_follow_the_detection_that_is_asked_for_and_once_planned_stay(
+    cut, monkeypatch
+):
+    monkeypatch.setattr("outdim.analysis.dimensions._BESIDE", 0)  # the model has 8 dimensions
+    detected = {"correlate": CorrelateOptions(), "detect": DetectOptions(k=0.5)}
+    first, fresh = cut({"correlate": CorrelateOptions()}), cut(detected)
+    assert len(first["correlate"].options["rank"]) < len(fresh["correlate"].options["rank"])
+    again = cut(detected, first)
+    assert again["correlate"] == first["correlate"]
+    assert again["detect"].options["k"] == 0.5
+    detected["correlate"] = CorrelateOptions(rank=[1])
+    assert cut(detected, first)["correlate"].options["rank"] == [1]
 
 
 def test_blocks_of_a_sweep_are_shards_already(cut):

@@ -48,8 +48,9 @@ class AttentionOptions:
     """Relate hidden states to the attention that their tokens receive (Puccetti et al. 2022).
 
     Args:
-        dims: Dimensions whose |h| is related to attention, with intervals; none takes the outliers
-            by parameters and ten random ones. What is usual among the others comes with it: the
+        dims: Dimensions whose |h| is related to attention, with intervals; none takes the first 16
+            outliers by parameters, or the three dimensions nearest to being one, and ten random
+            ones. What is usual among the others comes with it: the
             median of 64 of them, drawn once.
         ablate: Dimensions that are disabled for a second forward of the same text: what the
             patterns are without them, and how much they change. None for one forward only.
@@ -70,6 +71,7 @@ class AttentionStep(Observer):
     name = "attention"
     Options = AttentionOptions
     wants = ("detect",)
+    kept = ("dims",)
     by_default: ClassVar[bool] = False  # not every model lets its attention be seen
     attends: ClassVar[bool] = True
 

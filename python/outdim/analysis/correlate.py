@@ -49,8 +49,9 @@ class CorrelateOptions:
         accum: exact (float64), fast (on a GPU: float32 over a few rows), or auto, which is fast on
             a GPU whose float64 is slow.
         rank: Dimensions of which exact rank correlations, medians and quantiles are taken, at most
-            1 MiB of memory a point and dimension; none takes the outliers by parameters and ten
-            random ones. States of 32 bits are rounded to bfloat16 for it.
+            1 MiB of memory a point and dimension; none takes the first 16 outliers by parameters,
+            or the three dimensions nearest to being one, and ten random ones: at most 26 MiB a
+            point. States of 32 bits are rounded to bfloat16 for it.
         per_token: Dimensions whose sums per (token id, point) are kept, for outdim recorrelate.
         types: Buckets of token types whose sums are kept for all dimensions: from them come the
             intervals and what chance gives. Memory: 24 bytes a bucket, point and dimension, twice
@@ -72,6 +73,7 @@ class Correlate(Observer):
     Options = CorrelateOptions
     needs = ("count",)
     wants = ("detect",)
+    kept = ("rank",)
 
     @classmethod
     def resolve(cls, options: CorrelateOptions, inputs: Inputs) -> Json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from outdim.analysis.inputs import Inputs
 from outdim.errors import ArgumentError, DataError
 
 _BESIDE = 10  # random ones, so that a rank correlation has something to be read against
+_MOST, _NEAREST = 16, 3  # of the outliers, and of what comes next where there is none
+_RULE = ("rule", "k", "min_fraction")
 
 
 def named_dims(name: str, dims: Sequence[int], size: int) -> list[int]:
@@ -44,6 +47,15 @@ def outliers_by_parameters(inputs: Inputs) -> list[int] | None:
 
 
 def default_dims(inputs: Inputs) -> list[int]:
-    """The outliers by parameters, and ten random dimensions to read them against."""
-    size = inputs.architecture.hidden_size
-    return [*(outliers_by_parameters(inputs) or ()), *random_dims(size, _BESIDE)]
+    """What stands out by the rule that was asked for, and ten random dimensions beside it.
+
+    At most 16 outliers, or the three dimensions that are nearest to being one.
+    """
+    size, asked = inputs.architecture.hidden_size, inputs.asked.get("detect", {})
+    rule: dict[str, Any] = {name: asked[name] for name in _RULE if name in asked}
+    try:
+        found = detect(inputs.model, permutations=0, found=inputs.architecture, **rule)
+    except DataError:  # its norms say nothing
+        return random_dims(size, _BESIDE)
+    first = np.argsort(-found.reach, kind="stable")[: min(len(found.dims), _MOST) or _NEAREST]
+    return [*first.tolist(), *random_dims(size, _BESIDE)]

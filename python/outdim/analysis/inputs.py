@@ -99,6 +99,8 @@ class Inputs:
         self._known_files = known_files
         self._kept: dict[str, Any] = {}
         self.cautions: list[str] = []  # what a reader has to know of what is read
+        #: What was asked of steps, by name.
+        self.asked: Mapping[str, Mapping[str, Any]] = {}
         #: Gives the means of ``--mode mean``, for a seed; None where they are those of the text.
         self.means: Callable[[int], Means] | None = None
 

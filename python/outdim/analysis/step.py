@@ -82,6 +82,7 @@ class Step(ABC):
             from it, and has no flags of its own there.
         wants: Steps that run beside it where they can.
         presentation: Options that change what is made of the states, but not the states.
+        kept: Options whose defaults hang on what else was asked: once planned, they stay.
     """
 
     name: ClassVar[str]
@@ -90,6 +91,7 @@ class Step(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     wants: ClassVar[tuple[str, ...]] = ()
     presentation: ClassVar[tuple[str, ...]] = ()
+    kept: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:
         self.recorded, self.inputs = recorded, inputs

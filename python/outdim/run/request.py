@@ -88,6 +88,8 @@ def plan(request: Request, inputs: Inputs, there: Mapping[str, Entry]) -> Planne
     """
     options, reads = _options(request, there), _cut_as_before(request, there)
     inputs.name(reads)
+    planned = {name: entry.options for name, entry in there.items()}
+    inputs.asked = planned | {name: dataclasses.asdict(one) for name, one in options.items()}
     for name in request.steps:
         step_class(name).check(options[name], inputs)
     common = inputs.resolve(reads)
@@ -161,7 +163,11 @@ def _resolved(
         cls = step_class(name)
         try:
             found[name] = (
-                {**_of(cls, common), **cls.resolve(options[name], inputs)}
+                {
+                    **_of(cls, common),
+                    **cls.resolve(options[name], inputs),
+                    **_kept(cls, options[name], there),
+                }
                 if name in options
                 else dict(there[name].options)
             )
@@ -172,6 +178,14 @@ def _resolved(
             continue
         required |= {*cls.requires(found[name]), *cls.wants}
     return found
+
+
+def _kept(cls: type[Step], options: Any, there: Mapping[str, Entry]) -> dict[str, Any]:
+    """Defaults that were planned before."""
+    before = there[cls.name].options if cls.name in there else {}
+    return {
+        name: before[name] for name in cls.kept if name in before and getattr(options, name) is None
+    }
 
 
 def _of(cls: type[Step], common: Mapping[str, Any]) -> dict[str, Any]:

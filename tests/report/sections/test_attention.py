@@ -72,7 +72,7 @@ def test_figures_draw_the_maps_and_the_statistics_of_heads(section):
     assert ids[:2] == ["attention_map_1", "attention_map_2"]
     assert "attention_vertical_heads" in ids
     shares = next(f for f in section.figures if f.id == "attention_where_heads_look")
-    assert {trace.mode for trace in shares.interactive.data} == {"markers"}
+    assert {np.shape(trace.z) for trace in shares.interactive.data} == {(2, 4)}
     assert "[MASK]" not in shares.table["covariate"].to_pylist()  # in no text
     figure = section.figures[0]
     ElementTree.fromstring(figure.svg())

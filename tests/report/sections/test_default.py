@@ -6,6 +6,7 @@ import pytest
 from outdim.analysis import table as vocabulary
 from outdim.analysis.table import Statistic, TidyRows, define
 from outdim.report import summary, write_report
+from outdim.report.colours import DIVERGING
 from outdim.report.sections import section_of
 from outdim.report.study import read_study
 from report.synthetic import Planted, write_study
@@ -115,8 +116,25 @@ def test_heads_are_called_heads(tmp_path):
             rows.add("wobble_heads", 10.0 * layer + head, point=point, layer=layer, head=head)
     found = section_of(study_of(tmp_path, rows), "wobble-step", [1])
     assert found.tables[0].rows[0] == ["3", "2", "32.000"]
-    names = {trace.name for trace in found.figures[0].interactive.data}
-    assert names == {"head 0", "head 1", "head 2"}
+    (figure,) = found.figures
+    (trace,) = figure.interactive.data  # every head of every layer is a cell
+    np.testing.assert_array_equal(trace.z, 10.0 * np.arange(LAYERS)[:, None] + np.arange(3))
+    assert list(trace.x) == ["0", "1", "2"]
+    assert (trace.zmin, trace.zmax) == (0, 10 * LAYERS - 8)
+    assert figure.title.endswith("head by head")
+    assert figure.table.num_rows == 3 * LAYERS
+    assert b"<svg" in figure.svg()
+
+
+def test_changes_of_heads_are_coloured_on_both_sides_of_nothing(tmp_path):
+    rows = TidyRows()
+    for head, value in enumerate((-0.5, 0.0, np.nan, 0.25)):
+        rows.add("wobble_heads", value, point="block.0.attention", layer=1, head=head)
+    (figure,) = section_of(study_of(tmp_path, rows), "wobble-step", [1]).figures
+    (trace,) = figure.interactive.data
+    assert (trace.zmin, trace.zmax) == (-0.5, 0.5)
+    assert trace.colorscale[3][1] == DIVERGING[3]
+    assert figure.table["head"].to_pylist() == [0, 1, 3]
 
 
 def test_kinds_of_points_are_a_choice(tmp_path):

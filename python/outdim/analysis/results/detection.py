@@ -84,6 +84,19 @@ class Detection(Result):
     false_positives: FalsePositives
     note: str = ""
 
+    @property
+    def reach(self) -> Array:
+        """The |z| that a dimension passes in as many layers as the rule asks for [D].
+
+        Beyond k it is an outlier, where the model has so many layers.
+        """
+        z = [np.nan_to_num(np.abs(one)) for one in (self.gamma_z, self.beta_z) if one is not None]
+        at = max(0, len(self.layers) - self.min_layers)
+        if self.rule == "kovaleva2021":
+            z = [np.minimum.reduce(z)]
+        reached: Array = np.maximum.reduce([np.sort(one, axis=0)[at] for one in z])
+        return reached
+
     def to_dict(self) -> dict[str, Any]:
         """The content of ``detection.json``: plain lists and numbers, parameters left out."""
 

@@ -1,6 +1,6 @@
 """Attention of some heads over a sentence, full beside ablated."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from outdim.report.figures.squares import draw_squares, squares
 from outdim.report.text import plot_text
 from outdim.text import visible
 
-_SIDES = {"full": "as it is", "ablated": "ablated"}
+_SIDES = ("full", "ablated")
 
 
 def attention_map(id_: str, rows: Sequence[dict[str, Any]], about: str) -> Figure:
@@ -26,18 +26,21 @@ def attention_map(id_: str, rows: Sequence[dict[str, Any]], about: str) -> Figur
     sides = [side for side in _SIDES if rows[0][side] is not None]
     maps = [{side: _square(row[side], len(tokens)) for side in sides} for row in rows]
     labels = [f"layer {row['layer']}, head {row['head']}" for row in rows]
-    drawn = {f"{labels[0]}, {_SIDES[side]}": maps[0][side] for side in sides}
+    titles = dict(zip(_SIDES, ("intact", about), strict=True))
+    drawn = {f"{labels[0]}, {titles[side]}": maps[0][side] for side in sides}
     sentence = " ".join(tokens)
     return Figure(
         id=id_,
         title=f"Attention over “{visible(sentence)}”",
-        caption="Each row is a query, each column a key; a row sums to one, or to less where a "
-        "model has sinks. A vertical line is a token that every query looks at."
-        + (f" Beside it the same with {about}." if len(sides) > 1 else ""),
+        caption="Each row is a query, each column a key, the colour the share of the query's "
+        "attention that the key receives; a row sums to one, or to less where a model has sinks. "
+        "A vertical line is a token that every query looks at."
+        + (f" Right: the same with {about}." if len(sides) > 1 else "")
+        + f" The heads to choose from are the {len(rows)} that are most vertical over the text.",
         alt=f"Heat map of the attention of {labels[0]} over {len(tokens)} tokens"
         + (", full and ablated." if len(sides) > 1 else "."),
         table=_table(rows, maps, sides),
-        plot=lambda: _interactive(tokens, maps, sides),
+        plot=lambda: _interactive(tokens, maps, {side: titles[side] for side in sides}),
         draw=lambda: draw_squares(tokens, drawn, 0.16),
         choices=(Choice("head", "head", {str(i): label for i, label in enumerate(labels)}),),
     )
@@ -65,13 +68,15 @@ def _table(
 
 
 def _interactive(
-    tokens: Sequence[str], maps: Sequence[dict[str, Any]], sides: Sequence[str]
+    tokens: Sequence[str], maps: Sequence[dict[str, Any]], titles: Mapping[str, str]
 ) -> go.Figure:
     places = list(range(len(tokens)))
     texts = [plot_text(token) for token in tokens]
-    figure = squares(tokens, [_SIDES[side] for side in sides])
+    figure = squares(tokens, list(titles.values()))
+    figure.update_xaxes(title={"text": "key", "standoff": 10})
+    figure.update_yaxes(title={"text": "query", "standoff": 10}, col=1)
     for number, head in enumerate(maps):
-        for column, side in enumerate(sides):
+        for column, side in enumerate(titles):
             figure.add_heatmap(
                 x=places, y=places, z=head[side], coloraxis="coloraxis",
                 meta={"head": str(number)}, visible=number == 0,

@@ -67,9 +67,7 @@ def _reading(shown: Sequence[View], marked: Sequence[int], marks: str) -> str:
 
 
 def _which(shown: Sequence[View], marked: Sequence[int], marks: str) -> list[str]:
-    """Which dimensions or heads are drawn, and as which lines."""
-    of = shown[0].of
-    marked = marked if of == "dimension" else ()
+    """Which dimensions are drawn, and as which lines."""
     drawn = {one for view in shown for one in view.strongest(marked, MAX_LINES, MAX_MARKED)}
     solid = [dim for dim in dict.fromkeys(marked) if dim in drawn]
     said = [f"Solid lines: {marks} ({listing(solid)})."] if solid else []
@@ -77,12 +75,10 @@ def _which(shown: Sequence[View], marked: Sequence[int], marks: str) -> list[str
         known = max(view.known for view in shown)
         width = shown[0].estimate.value.shape[1]
         among = f", of the {known:,} of {width:,} that were measured" if known < width else ""
-        first = "Dashed: the other" if solid else "Points: the" if of == "head" else "Lines: the"
+        first = "Dashed: the other" if solid else "Lines: the"
         said.append(
-            f"{first} {of}s with the largest values at any layer{among}; {MAX_LINES} at most."
+            f"{first} dimensions with the largest values at any layer{among}; {MAX_LINES} at most."
         )
-    if of == "head":
-        said.append("Heads of one number have nothing in common from layer to layer.")
     return said
 
 
@@ -105,9 +101,8 @@ class _Line(NamedTuple):
 
 
 def _lines(view: View, marked: Sequence[int]) -> list[_Line]:
-    """Dimensions or heads; where there is one value a point, that and what stands beside it."""
+    """Dimensions; where there is one value a point, that and what stands beside it."""
     if view.of:
-        marked = marked if view.of == "dimension" else ()
         every = list(range(len(view.points)))
         return [
             _Line(
@@ -247,7 +242,7 @@ def _curve(view: View, line: _Line, colour: str) -> list[dict[str, Any]]:
         "customdata": [view.points[place] for place in line.at],
         "y": one.value,
         "name": name,
-        "mode": "markers" if view.of == "head" else "lines+markers",
+        "mode": "lines+markers",
         "line": {"color": colour, "width": 2.5 if line.solid else 1.6, "dash": _dash(line.solid)},
         "marker": {"size": 6 if line.solid else 4},
         "hovertemplate": f"{name}<br>%{{customdata}}: %{{y:.3~f}}<extra></extra>",
@@ -269,12 +264,6 @@ def _curve(view: View, line: _Line, colour: str) -> list[dict[str, Any]]:
 
 def _dash(solid: bool) -> str:
     return "solid" if solid else "dash"
-
-
-def _format(view: View, line: _Line) -> str:
-    if view.of == "head":
-        return "o"
-    return "-o" if line.solid else "--o"
 
 
 def _draw(view: View, marked: Sequence[int]) -> Canvas:
@@ -300,7 +289,7 @@ def _draw(view: View, marked: Sequence[int]) -> Canvas:
             at,
             one.value,
             yerr=spread,
-            fmt=_format(view, line),
+            fmt="-o" if line.solid else "--o",
             color=series(place),
             linewidth=2 if line.solid else 1.2,
             elinewidth=0.8,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from outdim.report.figures.base import Figure
+from outdim.report.figures.head_map import head_map
 from outdim.report.figures.layer_curves import layer_curves
 from outdim.report.section import Section, Table
 from outdim.report.study import Study
@@ -45,7 +46,11 @@ def curves(
     for topic, shown in by_topic.items():
         id_ = _file_name(f"{step} {topic}")
         id_ = f"{id_}_{len(figures)}" if id_ in figures else id_
-        figures[id_] = layer_curves(id_, f"{topic}, layer by layer", shown, marked, marks)
+        figures[id_] = (
+            head_map(id_, f"{topic}, head by head", shown)
+            if shown[0].of == "head"
+            else layer_curves(id_, f"{topic}, layer by layer", shown, marked, marks)
+        )
     return list(figures.values())
 
 
