@@ -190,6 +190,7 @@ class Predict(EachVariant):
             tagger="" if tagger is None else " ".join(filter(None, tagger.values())),
             note=self.recorded["note"],
             read=self.account,
+            own_counts=self.inputs.own_counts,
         )
 
 
