@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,11 +20,9 @@ from outdim.analysis.table import (
     Statistic,
     TidyRows,
     define,
-    selection_label,
 )
 from outdim.stats.head_sums import EPSILON, PREFIX
-from outdim.stats.jackknife import LeftOut
-from outdim.text import counted, number, with_interval
+from outdim.stats.jackknife import LeftOut, mean_of
 from outdim.tokens import GROUPS
 
 _GU, _SHARES = "Gu et al., ICLR 2025", "Where heads look"
@@ -33,7 +30,7 @@ _ONE_A_HEAD: dict[str, Any] = {"of_dimensions": False}
 
 
 def _define(name: str, label: str, topic: str, **about: Any) -> None:
-    """A statistic of heads: intact, ablated, and how much smaller it is ablated."""
+    """A statistic of heads: intact, ablated, with others ablated, and how much smaller it is."""
     low = about.pop("low", 0)
     share = about.get("high") == 1
     ends: dict[str, Any] = {"low": -1, "high": 1} if share else {}
@@ -41,8 +38,14 @@ def _define(name: str, label: str, topic: str, **about: Any) -> None:
         Statistic(name, label, low=low, topic=topic, **about, **_ONE_A_HEAD),
         Statistic(f"{name}_ablated", f"{label}, ablated", low=low, topic=topic, **about,
                   **_ONE_A_HEAD),
-        Statistic(f"{name}_change", f"{label}: intact less ablated", topic=f"{topic}: change",
-                  source=about.get("source", ""), **ends, **_ONE_A_HEAD),
+        Statistic(f"{name}_control", f"{label}, others ablated", low=low, topic=topic, **about,
+                  **_ONE_A_HEAD),
+        *(
+            Statistic(f"{name}_{end}", f"{label}: {words}", topic=f"{topic}: change",
+                      source=about.get("source", ""), **ends, **_ONE_A_HEAD)
+            for end, words in (("change", "intact less ablated"),
+                               ("beyond", "others ablated less ablated"))
+        ),
     )  # fmt: skip
 
 
@@ -78,6 +81,8 @@ class AttentionFound(Result):
         places: Sets of tokens.
         intact, ablated: Sums of the model as it is, and of the ablated one.
         ablation: What was ablated, in words.
+        controls: Sums of the model with as many other dimensions ablated, a set each.
+        others: These sets, in words.
         maps: Of chosen sentences; None where there are none.
     """
 
@@ -86,6 +91,8 @@ class AttentionFound(Result):
     intact: AttentionSide
     ablation: str = ""
     ablated: AttentionSide | None = None
+    controls: tuple[AttentionSide, ...] = ()
+    others: str = ""
     maps: pa.Table | None = None
 
     def tables(self) -> dict[str, pa.Table | Json]:
@@ -115,8 +122,9 @@ class AttentionFound(Result):
                     yield "share", name, selection, n, side.shares(selection, place)
 
         found = [list(estimates(side)) for _, side in self._sides()]
+        beside = [list(estimates(side)) for side in self.controls]
         for row, (name, covariate, selection, n, intact) in enumerate(found[0]):
-            said = self._all if selection == "all" else selection
+            said = self.everything if selection == "all" else selection
             at: Any = {"covariate": covariate, "selection": said}
             reason = _REASONS.get(name, "no queries")
             for (suffix, side), of_side in zip(self._sides(), found, strict=True):
@@ -127,6 +135,13 @@ class AttentionFound(Result):
                 change = intact - found[1][row][-1]
                 ends = self.intact.change(name, n, change)
                 self._add(rows, f"attention_{name}_change", n, change, ends, reason, at)
+            if beside:
+                n, control = beside[0][row][-2], mean_of([of_side[row][-1] for of_side in beside])
+                ends = self.intact.interval(name, n, control)
+                self._add(rows, f"attention_{name}_control", n, control, ends, reason, at)
+                beyond = control - found[1][row][-1]
+                ends = self.intact.change(name, n, beyond)
+                self._add(rows, f"attention_{name}_beyond", n, beyond, ends, reason, at)
 
     def _add(
         self,
@@ -231,23 +246,27 @@ class AttentionFound(Result):
     def _ablated_row(self, at: tuple[int, int]) -> Json:
         if self.ablated is None:
             return {}
-        low, high = self._vertical_change[1:]
-        return {
-            "ablated_vertical": self.ablated.vertical.value[at],
-            "change": self._vertical_change[0][at],
-            "change_low": low[at],
-            "change_high": high[at],
-        }
+        row = {"ablated_vertical": self.ablated.vertical.value[at]}
+        row |= _ends("change", self.fall(self.intact.vertical), at)
+        if self.control is not None:
+            row["control_vertical"] = self.control.value[at]
+            row |= _ends("beyond", self.fall(self.control), at)
+        return row
 
     @cached_property
-    def _vertical_change(self) -> tuple[Floats, Floats, Floats]:
+    def control(self) -> LeftOut | None:
+        """The share of sequences [L, H] in the mean of the controls; None without."""
+        return mean_of([side.vertical for side in self.controls]) if self.controls else None
+
+    def fall(self, before: LeftOut) -> tuple[Floats, Floats, Floats]:
+        """How much less vertical heads [L, H] are ablated, and the interval of that."""
         assert self.ablated is not None
-        change = self.intact.vertical - self.ablated.vertical
+        change = before - self.ablated.vertical
         n = self.intact.array("usable")[..., 0].sum(0)
         return change.value, *self.intact.change("vertical", n, change)
 
     @cached_property
-    def _all(self) -> str:
+    def everything(self) -> str:
         """The selection of all tokens: another where none is special."""
         special = self.intact.array("queries")[:, GROUPS.index("special")].any()
         return "all" if special else "text+first"
@@ -291,50 +310,9 @@ class AttentionFound(Result):
 
     def headline(self) -> list[str]:
         """How many heads are vertical and on what, the strongest r, and what is left ablated."""
-        heads = self.heads_table.to_pylist()
-        counts = Counter(looked_at(row)[0] for row in heads if row["is_vertical"])
-        on = ", ".join(f"{n} {where}" for where, n in counts.most_common(4))
-        said = [
-            f"{_verticals(self.intact)} of {len(heads)} heads are vertical: one key of a sequence "
-            f"receives more than {EPSILON} of the attention in more than half of the sequences"
-            f"{f' ({on})' if on else ''}{_surely(self.intact)}."
-        ]
-        for selection in QUERIES:
-            if best := self._strongest(selection):
-                said.append(self._goes_with(best))
-        if self.ablated is not None:
-            fall = int((self._vertical_change[1] > 0).sum())
-            said.append(
-                f"With {self.ablation}, {_verticals(self.ablated)} of {len(heads)} heads are "
-                f"vertical{_surely(self.ablated)}; by its interval the share of sequences falls in "
-                f"{counted(fall, 'head')}. "
-                "What random dimensions would do was not measured."
-            )
-        return said
+        from outdim.analysis.results.attention_words import headline
 
-    def _goes_with(self, best: Json) -> str:
-        text = best["selection"] == "text"
-        kind = "special" if self._all == "all" else "first"
-        apart = "" if text else f", which mostly tells {kind} tokens from the rest"
-        count = len(self.dims)
-        which = f", of the {count} dimensions followed, {best['dim']}" if count > 1 else (
-            f" dimension {best['dim']}"
-        )  # fmt: skip
-        return (
-            f"Over {best['n']:,} tokens ({selection_label('text' if text else self._all)}){which} "
-            f"goes with attention most at layer {best['layer']}, head {best['head']}, the best of "
-            f"{sum(self.intact.heads.values())}: r of |h|, of the state that the layer reads, with "
-            f"attention received is {_words(best, 'r')}{apart}"
-            f"{_beside(best['median_abs_r'])}."
-        )
-
-    def _strongest(self, selection: str) -> Json | None:
-        rows = [
-            row
-            for row in self.r_table.to_pylist()
-            if row["pairing"] == "read" and row["selection"] == selection and np.isfinite(row["r"])
-        ]
-        return max(rows, key=lambda row: abs(row["r"]), default=None)
+        return headline(self)
 
     def cautions(self) -> list[str]:
         """Intervals that are missing, or rest on little."""
@@ -342,43 +320,11 @@ class AttentionFound(Result):
         return few_blocks(blocks) or few_documents(self.intact.documents)
 
 
-def looked_at(row: Json) -> tuple[str, float]:
-    """Where the key is on which a head is vertical, and how often of these.
-
-    The first position, where that says more than the token that stands there most often.
-
-    Example:
-        >>> looked_at({"token": "The", "token_share": 0.4, "first_share": 0.9})
-        ('at the first position', 0.9)
-        >>> looked_at({"token": "[CLS]", "token_share": 1.0, "first_share": 1.0})
-        ('on [CLS]', 1.0)
-    """
-    if row["first_share"] > row["token_share"]:
-        return "at the first position", row["first_share"]
-    return f"on {row['token']}", row["token_share"]
-
-
-def _verticals(side: AttentionSide) -> int:
-    return int(side.is_vertical.sum())
-
-
-def _surely(side: AttentionSide) -> str:
-    """How many heads are by their intervals; "" where no head is, or there is no interval."""
-    if not side.is_vertical.any() or not np.isfinite(side.vertical_interval[0]).any():
-        return ""
-    return f", {int(side.surely_vertical.sum())} of them surely"
+def _ends(name: str, found: tuple[Floats, Floats, Floats], at: tuple[int, int]) -> dict[str, float]:
+    ends = ("", "_low", "_high")
+    return {f"{name}{end}": values[at] for end, values in zip(ends, found, strict=True)}
 
 
 def _columns(name: str, found: LeftOut, *, correlation: bool = True) -> dict[str, Floats]:
     low, high = found.interval(correlation=correlation)
     return {name: found.value, f"{name}_low": low, f"{name}_high": high}
-
-
-def _beside(median: float) -> str:
-    """What is usual there; nothing where all dimensions were chosen, and there are no others."""
-    known = np.isfinite(median)
-    return f"; the median |r| of random others is {number(median, 2)} there" if known else ""
-
-
-def _words(row: Json, name: str) -> str:
-    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], 2)
