@@ -101,7 +101,7 @@ def _heads(rows: list[dict[str, Any]]) -> Table:
     )
 
 
-def _fall(row: dict[str, Any], of: str, change: str) -> list[str]:
+def _fall(row: dict[str, Any], of: str, change: str) -> list[Cell | str]:
     """The share of sequences with dimensions off, and a change to that of the ablated model."""
     return [
         number(row[f"{of}_vertical"], 2),
