@@ -13,6 +13,7 @@ from outdim.analysis.results.attention_side import MOST, AttentionSide
 from outdim.analysis.results.attention_words import looked_at
 from outdim.corpus import open_corpus
 from outdim.errors import ArgumentError, DataError
+from outdim.models import controls as draw_controls
 from outdim.models import load_model
 from outdim.report.sections import section_of
 from outdim.report.study import read_study
@@ -120,10 +121,42 @@ def test_ablated_the_pattern_is_gone_and_by_how_much_has_an_interval(found):
     assert share.low["attention_share_change"] > 0.5
     assert "0 of 16 heads are vertical; by its interval the share" in found.headline()[-1]
     assert "falls in 1 head." in found.headline()[-1]
-    assert found.headline()[-1].endswith("What random dimensions would do was not measured.")
+    assert "With 2 other dimensions, each alone, off instead, 1 is; by" in found.headline()[-1]
+    assert found.headline()[-1].endswith("the share falls further than with these in 1 head.")
+    assert row["control_vertical"] == 1.0
+    assert row["beyond_low"] > 0.7
+    of_place = share.value[[f"attention_share{end}" for end in ("_control", "_ablated", "_beyond")]]
+    assert of_place.iloc[0] - of_place.iloc[1] == pytest.approx(of_place.iloc[2])
     shares = stats[stats.statistic.isin(["attention_vertical_change", "attention_sink_change"])]
     assert bool(shares.low.between(-1, 1).all() and shares.high.between(-1, 1).all())
     assert bool((shares.low < shares.high).all())
+
+
+@pytest.mark.parametrize("controls", [0, 2])
+def test_a_dimension_that_does_nothing_falls_no_further_than_its_controls(
+    planted, source, tmp_path, controls
+):
+    texts = Path(source).read_text().splitlines()[:24]
+
+    def run(**options):
+        options = {"attention": AttentionOptions(dims=[PLANTED], **options)}
+        return analyze(planted, tokenizer_of(), texts, options)["attention"]
+
+    found = run(ablate=[1], controls=controls)
+    rows = found.heads_table.to_pandas()
+    if not controls:
+        assert found.headline()[-1].endswith("What random dimensions would do was not measured.")
+        assert "beyond" not in rows
+        return
+    assert bool((rows.beyond_low <= 0).all())
+    assert found.headline()[-1].endswith("falls further than with these in 0 heads.")
+    sets = [list(one.one_set) for one in draw_controls(planted, [1], n=controls)]
+    alone = [run(ablate=dims, controls=0).heads_table.to_pandas() for dims in sets]
+    each = [one.ablated_vertical for one in alone]
+    np.testing.assert_allclose(rows.control_vertical, np.mean(each, 0), atol=1e-12)
+    study = read_study(write_study(tmp_path / "run", {"attention": found}))
+    table = section_of(study, "attention", []).tables[0]
+    assert table.columns[-4:] == ["ablated", "change", "controls", "beyond"]
 
 
 def test_too_few_documents_for_intervals_are_said(found, planted, source, tmp_path):
@@ -371,6 +404,8 @@ def test_a_batch_that_fails_leaves_nothing_behind(planted, source):
         ("bert", {"dims": [1], "ablate": [40]}, ArgumentError, "ablate: expected dimensions 0"),
         ("bert", {"dims": [1], "ablate": [4], "at": "readers"}, ArgumentError, "at: "),
         ("bert", {"dims": [1], "at": "parameters"}, ArgumentError, "at: says where dimensions"),
+        ("bert", {"dims": [1], "controls": 2}, ArgumentError, "controls: stand beside dimensions"),
+        ("bert", {"ablate": [1], "controls": -1}, ArgumentError, "controls: expected 0 or more"),
         ("deberta-v2", {"dims": [1]}, DataError, "does not go through transformers' registry"),
     ],
 )
@@ -405,6 +440,8 @@ def test_minilm_on_wikitext(shared_data, tmp_path):
     assert {row["token"] for row in vertical} == {"[CLS]"}
     assert not found.ablated.is_vertical.any()
     assert all(row["change_low"] > 0.2 for row in vertical)
+    assert all(row["beyond_low"] > 0.2 for row in vertical)
+    assert all(row["control_vertical"] > 0.5 for row in vertical)
     assert {row["dim"] for row in vertical} == {99}
     assert max(row["r"] for row in vertical) > 0.95
     assert np.mean([row["value_ratio"] for row in vertical]) < 0.2  # it adds next to nothing
@@ -414,7 +451,7 @@ def test_minilm_on_wikitext(shared_data, tmp_path):
 def test_smollm2_on_wikitext(shared_data, tmp_path, smollm2):
     """Dimension 507 is massive at the first token, where the heads of a decoder look."""
     source = paragraphs(shared_data, tmp_path, 24, least=400)
-    options = AttentionOptions(dims=[507, 5, 17, 40, 200], ablate=[507])
+    options = AttentionOptions(dims=[507, 5, 17, 40, 200], ablate=[507], controls=0)
     found = analyze(
         load_model(smollm2), load_tokenizer(smollm2), source, {"attention": options},
         forward=ForwardOptions(max_length=66),

@@ -1,6 +1,7 @@
 """The rules on a model: planted outliers, none planted, runs in shards, and real models."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,10 @@ from outdim.analysis.results.criteria_words import cautions, most_agreed
 from outdim.analysis.rules import RULES
 from outdim.errors import ArgumentError, EmptyCorpusError
 from outdim.models import load_model
+from outdim.report.sections import section_of
+from outdim.report.study import read_study
 from outdim.tokens import load_tokenizer
+from report.synthetic import write_study
 from run_helpers import give, small
 from tiny import HIDDEN, LAYERS, plain_model, tiny_model, tiny_tokenizer
 
@@ -98,6 +102,25 @@ def test_a_twin_with_random_weights_has_none_of_what_was_planted(tmp_path):
     first, alone = (f.twins[0].states["block.3", "all"].moments.mean for f in (found, again))
     assert torch.equal(first, alone)
     assert not torch.equal(first, found.twins[1].states["block.3", "all"].moments.mean)
+
+
+def test_a_rule_within_what_any_dimensions_differ_by_counts_only_beside_twins(tmp_path):
+    source, model = planted_lives.write_text(tmp_path / "text.txt"), planted_lives.planted("mlp")
+    rules = ["massive", "mad"]
+    found = outdim.criteria(model, tiny_tokenizer(), source, rules=rules)
+    mad = found.found["mad", "all"]
+    assert planted_lives.DIM in mad.dims
+    assert mad.chance_a_layer < mad.a_layer / 2  # normal states have less, but they do not differ
+    assert not mad.telling
+    assert found.votes() == {planted_lives.DIM: ["massive"]}
+    assert "Of 2 rules on hidden states, of which 1 are counted, the most" in found.headline()[0]
+    assert any("mad finds more (" in said and "--twins" in said for said in found.cautions())
+    run = write_study(tmp_path / "run", {"criteria": found})
+    votes, of_rules, *_ = section_of(read_study(run), "criteria", []).tables
+    assert votes.columns == ["dimension", "rules", "massive"]
+    assert [row[0] for row in of_rules.rows] == ["massive", "mad (not counted)"]
+    none = replace(found, rules=("mad",)).headline()[0]
+    assert none.startswith("None of 1 rule on hidden states, of which 0 are counted, finds")
 
 
 def test_without_a_twin_its_null_has_a_reason(source):

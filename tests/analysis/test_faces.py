@@ -49,6 +49,23 @@ def test_names_of_files_are_no_documents(face, model):
         getattr(outdim, face)(model, tiny_tokenizer(), [__file__])
 
 
+def test_a_printed_result_says_what_to_beware_of(texts):
+    """Of its intervals and controls, and of the model and tokenizer it was given."""
+    model = tiny_model("llama", head="CausalLM", pad_token_id=7)
+    given = model, tiny_tokenizer(), texts[:3]
+    evaluated = outdim.evaluate(*given, ablations=[3], controls=1, draws=20)
+    said = str(evaluated)
+    for sentence in evaluated.headline():
+        assert f"- {sentence}\n" in said
+    beware = said.split("Beware:\n")[1]
+    for caution in ("pad_token_id is 0, that of the", "on 3 documents and may", "1 control says"):
+        assert caution in beware
+    swept = outdim.sweep(*given, dims=[3], controls=1, draws=20)
+    observed = outdim.analyze(*given, ["count"])["count"]
+    for found in (swept, observed):
+        assert "pad_token_id is 0, that of the model's config 7" in str(found)
+
+
 def test_options_of_another_kind_are_refused(model, texts):
     for given in ({"dims": [3]}, None):
         with pytest.raises(ArgumentError, match="steps: expected LifecycleOptions for 'lifecycle'"):

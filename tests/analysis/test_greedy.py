@@ -106,6 +106,8 @@ def test_random_sets_stand_beside_every_size_and_have_no_chosen_dimension(model,
             dims = variants[number].ablation.dims
             assert len(set(dims)) == size
             assert not set(dims) & set(found.dims)
+        different = {frozenset(variants[number].ablation.dims) for number in controls[size]}
+        assert len(different) == (count if size < rounds else 1)  # of 8 that are left
     rows = found.tables()["greedy_lm"].to_pandas()
     sets = rows[(rows.metric == "loss") & (rows.role == "ablated")]
     assert sets.control.notna().all()
@@ -113,6 +115,17 @@ def test_random_sets_stand_beside_every_size_and_have_no_chosen_dimension(model,
     assert "3 random sets of as many other dimensions change" in found.headline()[-1]
     with pytest.raises(ArgumentError, match="rounds: expected at most 8 of 16 dimensions"):
         greedy(model, tokenizer, texts, rounds=rounds + 1, controls=1)
+
+
+def test_random_sets_of_a_size_are_all_different_up_to_as_many_as_there_are(
+    model, tokenizer, texts
+):
+    found = greedy(model, tokenizer, texts[:8], rounds=1, dims=[LONE], controls=15, draws=20)
+    controls = controls_of(found.measured.variants)[1]
+    dims = {found.measured.variants[number].ablation.dims for number in controls}
+    assert dims == {(dim,) for dim in range(DIMS) if dim != LONE}
+    with pytest.raises(ArgumentError, match=r"controls: expected at most 15, .* got 16"):
+        greedy(model, tokenizer, texts[:8], rounds=1, dims=[LONE], controls=16)
 
 
 def rounds_done(monkeypatch) -> list[int]:

@@ -8,6 +8,8 @@ from outdim.analysis.results.predictions import LABELS
 from outdim.corpus import GivenTexts
 from outdim.counting import count_tokens
 from outdim.errors import ArgumentError, DataError
+from outdim.stats.jackknife import block_of
+from outdim.tokens.pieces import document_key
 from tiny import tiny_model, tiny_texts, tiny_tokenizer
 
 
@@ -42,8 +44,10 @@ def plain(model, tokenizer, texts, context=None) -> tuple[np.ndarray, np.ndarray
 
 class TestCausal:
     def test_counts_are_those_of_transformers(self, llama, tokenizer, few):
-        found = predictions(llama, tokenizer, few, ablations=[5, [3, 4]], controls=2)
         counts = count_tokens(GivenTexts(few), tokenizer)
+        found = predictions(
+            llama, tokenizer, few, ablations=[5, [3, 4]], controls=2, frequencies=counts
+        )
         corpus = np.where(counts.special, 0, counts.counts)
         for series, context in ((1, None), (2, [5]), (3, [3, 4])):
             true, predicted, _ = plain(llama, tokenizer, few, context)
@@ -109,9 +113,29 @@ class TestCausal:
         found = predictions(llama, tokenizer, texts, frequencies=other)
         own = predictions(llama, tokenizer, texts)
         assert found.corpus.sum() < own.corpus.sum()
-        unseen = found.measure("unseen_share").value.value
-        assert unseen[0] > own.measure("unseen_share").value.value[0] == 0
+        for one in (found, own):  # and what no other document has
+            assert one.measure("unseen_share").value.value[0] > 0
         assert found.measure("types").value.value[1] == own.measure("types").value.value[1]
+        assert "The counts are this text's own" in " ".join(own.cautions())
+        assert "The counts are this text's own" not in " ".join(found.cautions())
+
+    def test_by_its_own_counts_a_place_is_judged_by_other_documents(self, llama, tokenizer, few):
+        found = predictions(llama, tokenizer, few, ablations=[5], controls=1)
+        blocks = [block_of(document_key(text)) for text in few]
+        assert found.own_counts
+        counts = [np.zeros(200) for _ in range(20)]
+        for text, block in zip(few, blocks, strict=True):
+            counts[block] += np.bincount(plain(llama, tokenizer, [text])[0], minlength=200)
+        for series, context in ((0, None), (1, None), (2, [5])):
+            logs = []
+            for text, block in zip(few, blocks, strict=True):
+                true, predicted, _ = plain(llama, tokenizer, [text], context)
+                others = np.where(found.corpus > 0, sum(counts) - counts[block], 0)
+                logs += np.log1p(others)[predicted if series else true].tolist()
+            own = found.measure("mean_log_frequency").value.value[series]
+            assert own == pytest.approx(np.mean(logs))
+        assert "the mean of log(1 + count in the other documents)" in found.headline()[0]
+        assert "slope against the corpus" not in found.headline()[1]
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +168,8 @@ class TestPlanted:
         assert log.difference.low[2] > 0
         assert log.beyond.low[2] > 0
         assert log.difference.low[2] > log.control.high[2]
-        assert log.value.value[2] == pytest.approx(np.log1p(found.corpus[frequent]))
+        count = found.corpus[frequent]
+        assert np.log1p(0.8 * count) < log.value.value[2] < np.log1p(count)  # of other documents
         assert found.measure("types").difference.high[2] < 0
         said = next(s for s in found.headline() if s.startswith("7 off (state): "))
         assert ", more frequent tokens than the intact model's (10 other dimensions" in said
@@ -176,7 +201,6 @@ class TestPlanted:
         assert found.measure("types").value.value[0] == (found.corpus > 0).sum()
         assert found.measure("slope").value.value[0] == pytest.approx(1, abs=0.01)
         assert found.measure("spearman").value.value[0] > 0.99
-        assert found.measure("unseen_share").value.value[0] == 0
 
 
 class TestMasked:
@@ -200,8 +224,10 @@ class TestMasked:
     def test_masks_are_those_of_the_evaluation(self, masked_bert, tokenizer, texts):
         from outdim import evaluate
 
-        found = predictions(masked_bert, tokenizer, texts, task="mlm", mask_share=0.4, seed=2)
-        other = evaluate(masked_bert, tokenizer, texts, task="mlm", mask_share=0.4, seed=2)
+        counts = count_tokens(GivenTexts(texts), tokenizer)
+        how = {"task": "mlm", "mask_share": 0.4, "seed": 2, "frequencies": counts}
+        found = predictions(masked_bert, tokenizer, texts, **how)
+        other = evaluate(masked_bert, tokenizer, texts, **how)
         assert found.readings["masked"].rows.sum() == other.tokens.sum()
         shift = found.measure("mean_log_frequency").difference.value[0]
         assert -shift == pytest.approx(other.value("frequency_shift"), rel=1e-6)

@@ -54,6 +54,13 @@ def test_headlines_and_cautions_are_those_of_the_results(tmp_path):
     assert words.count("Mind the gap.") == 1
 
 
+def test_a_result_is_printed_as_its_run_is_summed_up(tmp_path):
+    found = Planted({}, ("A dimension was found.", "And \x1b[2J."), ("Mind the gap.",))
+    said = summary(write_study(tmp_path, {"detect": found}))
+    assert said.startswith(f"{found}\n\n")
+    assert str(found).splitlines()[1:] == ["- And \\x1b[2J.", "", "Beware:", "- Mind the gap."]
+
+
 @pytest.mark.parametrize(
     ("model", "heading"),
     [({"name": "org/bert"}, "Outlier dimensions org/bert"), (None, "Token frequencies")],

@@ -5,8 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from outdim.stats.jackknife import LeftOut
 from outdim.stats.prediction_measures import (
     FREQUENCY,
+    OF_PLACES,
+    by_other_blocks,
     contributions,
     frequency_classes,
     frequency_measures,
@@ -81,6 +84,40 @@ def test_without_each_block_it_is_that_of_the_others(counts):
     others = frequency_measures(predicted[:, ::-1], corpus.astype(float), corpus.sum())
     np.testing.assert_allclose(found.without[0], others, rtol=1e-12)
     np.testing.assert_array_equal(found.without[2], found.value)
+
+
+def test_by_other_blocks_each_place_is_judged_by_what_others_count():
+    rng = np.random.default_rng(0)
+    counts, others = rng.poisson(0.7, (3, 2, 9)).astype(float), rng.poisson(1, (3, 9)).astype(float)
+    others[2] = np.nan  # there is nothing else
+    found = by_other_blocks(counts, others)
+    for series in range(2):
+        logs, unseen = ([], []), ([], [])
+        for block, token in itertools.product(range(2), range(9)):
+            times = int(counts[block, series, token])
+            logs[block].extend([np.log(1 + others[block, token])] * times)
+            unseen[block].extend([others[block, token] == 0] * times)
+        for name, values in zip(OF_PLACES, (logs, unseen), strict=True):
+            own = found[name]
+            assert own.value[series] == pytest.approx(np.mean([*values[0], *values[1]]))
+            assert own.without[0, series] == pytest.approx(np.mean(values[1]))
+            assert own.used.tolist() == [True, True, False]
+    assert np.isnan(by_other_blocks(counts, others * np.nan)[OF_PLACES[0]].value).all()
+
+
+def test_what_is_as_frequent_as_the_truth_is_not_rarer_by_the_texts_own_counts():
+    """Truth and predictions of 20 documents come of one Zipf distribution of 2,000 tokens."""
+    p, rng, sure = 1 / np.arange(1, 2001), np.random.default_rng(0), np.zeros(2, int)
+    for _ in range(40):
+        counts = rng.multinomial(60, p / p.sum(), (20, 2)).astype(float)
+        true = counts[:, 0]
+        for way, others in enumerate([np.tile(true.sum(0), (20, 1)), true.sum(0) - true]):
+            log = by_other_blocks(counts, others)["mean_log_frequency"]
+            one, other = (LeftOut(log.value[i], log.without[:, i], log.used) for i in (0, 1))
+            low, high = (one - other).interval()
+            sure[way] += not low <= 0 <= high
+    assert sure[0] >= 35
+    assert sure[1] <= 5  # of 40, where 95 % intervals give 2
 
 
 class TestClasses:

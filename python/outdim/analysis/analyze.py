@@ -54,7 +54,7 @@ def analyze(
 
     Example:
         >>> found = analyze(model, tokenizer, "wiki.txt", ["correlate"])  # doctest: +SKIP
-        >>> found["correlate"].headline()  # doctest: +SKIP
+        >>> print(found["correlate"])  # doctest: +SKIP
     """
     if not steps:
         raise ArgumentError("steps: expected at least one, got none.")
@@ -82,4 +82,4 @@ def analyze(
             )
         for unit in type(chosen[0]).work(chosen[0].recorded, inputs):
             type(chosen[0]).update_all(chosen, unit, lambda tokens: None)
-        return {step.name: step.result() for step in chosen}
+        return {step.name: step.result().beside(inputs) for step in chosen}

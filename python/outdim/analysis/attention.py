@@ -20,10 +20,12 @@ from outdim.analysis.inputs import Inputs
 from outdim.analysis.places import Places
 from outdim.analysis.results.attention import AttentionFound
 from outdim.analysis.results.attention_side import AttentionSide
+from outdim.analysis.results.compared import others
 from outdim.analysis.sentences import check_sentences
 from outdim.analysis.step import Json, Observer, Part
+from outdim.analysis.variants.variant import Variant
 from outdim.errors import ArgumentError
-from outdim.models import Ablation, Attention, attention_heads
+from outdim.models import Ablation, Attention, attention_heads, controls
 from outdim.models.ablation import At
 from outdim.models.ablation_sites import sites
 from outdim.stats import PointComoments
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 #: writes, as Puccetti et al. have it.
 PAIRINGS = ("read", "written")
 _MAPS = "attention_maps.parquet"
+_CONTROLS = 2  # each costs a forward
 _OTHERS = 64  # dimensions that say what is usual: all would be a third of what the step takes
 
 
@@ -54,6 +57,8 @@ class AttentionOptions:
             median of 64 of them, drawn once.
         ablate: Dimensions that are disabled for a second forward of the same text: what the
             patterns are without them, and how much they change. None for one forward only.
+        controls: Beside these, how many sets of as many other dimensions are disabled, a forward
+            each; none takes 2.
         at: Where they are disabled, as in outdim.ablate.
         sentences: A few short sentences whose whole attention is drawn, full beside ablated: four
             at most, cut at 32 tokens.
@@ -61,6 +66,7 @@ class AttentionOptions:
 
     dims: list[int] | None = None
     ablate: list[int] | None = None
+    controls: int | None = None
     at: At = "state"
     sentences: list[str] | None = None
 
@@ -92,11 +98,10 @@ class AttentionStep(Observer):
                 f"at: says where dimensions are disabled, got {options.at!r} and none to disable; "
                 "name them by `ablate`."
             )
-        if options.ablate:
-            sites(arch, Ablation(tuple(options.ablate), at=options.at))
         return {
             **recorded,
             "dims": chosen,
+            "controls": _controls(options, inputs),
             "others": sorted(random_dims(arch.hidden_size, _OTHERS, but=chosen)),
             "heads": [[layer, count] for layer, count in heads.items()],
         }
@@ -114,8 +119,8 @@ class AttentionStep(Observer):
 
     @classmethod
     def forwards(cls, recorded: Mapping[str, Any], unit: Mapping[str, Any]) -> int:
-        """The model, and the ablated one."""
-        return 2 if recorded["ablate"] else 1
+        """The model, the ablated one, and its controls."""
+        return 2 + len(recorded["controls"]) if recorded["ablate"] else 1
 
     @cached_property
     def heads(self) -> dict[int, int]:
@@ -137,8 +142,10 @@ class AttentionStep(Observer):
     def pairs(self) -> dict[int, PointComoments]:
         """Co-moments of |h| with what heads give, by layer, block and group.
 
-        Of the chosen dimensions, and behind them of the others.
+        Of the chosen dimensions, and behind them of the others; none of a control.
         """
+        if not self.recorded["dims"]:
+            return {}
         labels = [f"{group} {block}" for block in range(BLOCKS) for group in GROUPS]
         return {
             layer: PointComoments(PAIRINGS, labels, heads) for layer, heads in self.heads.items()
@@ -150,12 +157,18 @@ class AttentionStep(Observer):
         return {"sums": self.sums, **pairs}
 
     @cached_property
-    def twins(self) -> Sequence[tuple[Ablation, Observer]]:
-        """The same, of the ablated model."""
+    def twins(self) -> Sequence[tuple[Ablation, AttentionStep]]:
+        """The same, of the ablated model, and where its heads look with other dimensions off."""
         if not self.recorded["ablate"]:
             return ()
-        twin = AttentionStep({**self.recorded, "ablate": None}, self.inputs)
-        return ((Ablation(tuple(self.recorded["ablate"]), at=self.recorded["at"]), twin),)
+        ablated = {**self.recorded, "ablate": None, "controls": []}
+        control = {**ablated, "dims": [], "others": []}
+        sets = [(self.recorded["ablate"], ablated)]
+        sets += [(dims, control) for dims in self.recorded["controls"]]
+        return [
+            (Ablation(tuple(dims), at=self.recorded["at"]), AttentionStep(recorded, self.inputs))
+            for dims, recorded in sets
+        ]
 
     def begin(self, batch: Batch) -> None:
         """The next forward reads ``batch``."""
@@ -186,6 +199,8 @@ class AttentionStep(Observer):
         sums = self.sums
         received = attention.received(sums.query_groups, 2 * len(GROUPS), entropy=True)
         sums.add(attention.layer, received, attention.value)
+        if not self.pairs:
+            return
         mean = received.mean()  # [B, H, S]; NaN only for keys that are in no group
         rows = mean.transpose(0, 1).reshape(mean.shape[1], -1)
         self._rows[attention.layer] = rows
@@ -205,14 +220,16 @@ class AttentionStep(Observer):
 
     def result(self) -> AttentionFound:
         """What was found."""
-        twins = [(ablation.label, twin) for ablation, twin in self.twins]
-        label, twin = twins[0] if twins else ("", None)
+        ablations = [ablation for ablation, _ in self.twins]
+        sides = [twin._side() for _, twin in self.twins]
         return AttentionFound(
             dims=tuple(self.recorded["dims"]),
             places=self.places,
             intact=self._side(),
-            ablation=label,
-            ablated=twin._side() if isinstance(twin, AttentionStep) else None,
+            ablation=ablations[0].label if sides else "",
+            ablated=sides[0] if sides else None,
+            controls=tuple(sides[1:]),
+            others=others([Variant("control", one) for one in ablations[1:]]) if sides[1:] else "",
             maps=self._maps(),
         )
 
@@ -222,3 +239,25 @@ class AttentionStep(Observer):
 
     def _side(self) -> AttentionSide:
         return AttentionSide(self.heads, self.sums, self.pairs, len(self.recorded["dims"]))
+
+
+def _controls(options: AttentionOptions, inputs: Inputs) -> list[list[int]]:
+    """Sets of as many other dimensions as are disabled.
+
+    Raises:
+        ArgumentError: There is nothing to stand beside; more than there are dimensions left.
+    """
+    if options.ablate is None:
+        if options.controls is not None:
+            raise ArgumentError(
+                f"controls: stand beside dimensions that are disabled, got {options.controls} and "
+                "none to disable; name them by `ablate`."
+            )
+        return []
+    count = _CONTROLS if options.controls is None else options.controls
+    if count < 0:
+        raise ArgumentError(f"controls: expected 0 or more, got {count}.")
+    ablation, arch = Ablation(tuple(options.ablate), at=options.at), inputs.architecture
+    sites(arch, ablation)
+    found = controls(inputs.model, ablation, n=count, found=arch) if count else []
+    return [list(one.one_set) for one in found]

@@ -246,7 +246,7 @@ def correlate(
         per_token=list(per_token),
         types=types,
     )
-    return one_step(
+    step = one_step(
         Correlate,
         options,
         model,
@@ -258,7 +258,8 @@ def correlate(
         max_length=max_length,
         token_budget=token_budget,
         autocast=autocast,
-    ).result()
+    )
+    return step.result().beside(step.inputs)
 
 
 def ordinary_counts(frequencies: TokenFrequencies, exclude: Sequence[int]) -> torch.Tensor:

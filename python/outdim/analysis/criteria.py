@@ -194,7 +194,7 @@ def criteria(
         min_fraction=min_fraction,
         twins=twins,
     )
-    return one_step(
+    step = one_step(
         FindByCriteria,
         options,
         model,
@@ -204,4 +204,5 @@ def criteria(
         max_length=max_length,
         token_budget=token_budget,
         autocast=autocast,
-    ).result()
+    )
+    return step.result().beside(step.inputs)

@@ -206,13 +206,15 @@ def evaluate(
         >>> intact = evaluate(model, tokenizer, texts).loss  # doctest: +SKIP
         >>> with outdim.ablate(model, [507]):  # doctest: +SKIP
         ...     ablated = evaluate(model, tokenizer, texts).loss
-        >>> evaluate(model, tokenizer, texts, ablations=[507, 247]).headline()  # doctest: +SKIP
+        >>> print(evaluate(model, tokenizer, texts, ablations=[507, 247]))  # doctest: +SKIP
     """
     forward = ForwardOptions(max_length=max_length, token_budget=token_budget, autocast=autocast)
     inputs = inputs_of(model, tokenizer, texts, forward, frequencies=frequencies)
     step, options = _step(task, draws=draws, masking=masking, mask_share=mask_share)
     beside = {"controls": controls, "kind": control_kind}
-    return run_variants(step, options, inputs, ablations, seed=seed, **beside).result()
+    return (
+        run_variants(step, options, inputs, ablations, seed=seed, **beside).result().beside(inputs)
+    )
 
 
 def _step(task: Task, **options: Any) -> tuple[type[Evaluate], EvaluateOptions]:

@@ -216,4 +216,6 @@ def fill(
     given = [texts] if isinstance(texts, str) else list(texts)
     options = FillOptions(text=given, tokens=tokens, top=top)
     beside = {"controls": controls, "kind": control_kind}
-    return run_variants(Fill, options, inputs, ablations, seed=seed, **beside).result()
+    return (
+        run_variants(Fill, options, inputs, ablations, seed=seed, **beside).result().beside(inputs)
+    )

@@ -240,7 +240,7 @@ def geometry(
         top=top,
         leave_out=None if leave_out is None else list(leave_out),
     )
-    return one_step(
+    step = one_step(
         MeasureGeometry,
         options,
         model,
@@ -250,7 +250,8 @@ def geometry(
         max_length=max_length,
         token_budget=token_budget,
         autocast=autocast,
-    ).result()
+    )
+    return step.result().beside(step.inputs)
 
 
 def ratios(hidden: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:

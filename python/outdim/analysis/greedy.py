@@ -83,7 +83,7 @@ def greedy(
         DataError: A half of the documents has nothing to predict.
 
     Example:
-        >>> greedy(model, tokenizer, texts, dims=worst).headline()  # doctest: +SKIP
+        >>> print(greedy(model, tokenizer, texts, dims=worst))  # doctest: +SKIP
     """
     options: dict[str, Any] = {
         "rounds": rounds,
@@ -105,8 +105,12 @@ def greedy(
         refuse(greedy, task, read, OF_TEXT)
         given = GreedyGlueOptions(**options, **items_of(labelled, texts, max_length))
         inputs = Inputs.of(model=model, tokenizer=tokenizer)
-        return run_in_memory(GreedyGlue, given, inputs).result()
+        return run_in_memory(GreedyGlue, given, inputs).result().beside(inputs)
     inputs = inputs_of(model, tokenizer, texts, ForwardOptions(max_length=max_length, **read))
     if task == "lm":
-        return run_in_memory(GreedyLm, GreedyOptions(**options), inputs).result()
-    return run_in_memory(GreedyMlm, GreedyMaskedOptions(**options, **masked), inputs).result()
+        return run_in_memory(GreedyLm, GreedyOptions(**options), inputs).result().beside(inputs)
+    return (
+        run_in_memory(GreedyMlm, GreedyMaskedOptions(**options, **masked), inputs)
+        .result()
+        .beside(inputs)
+    )

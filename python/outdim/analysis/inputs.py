@@ -275,6 +275,11 @@ class Inputs:
             return TokenFrequencies.from_parquet(attached)
         return self.text_frequencies
 
+    @property
+    def own_counts(self) -> bool:
+        """Whether `frequencies` are the text's own, since no others were given."""
+        return self.frequencies is vars(self).get("text_frequencies")
+
     @cached_property
     def text_frequencies(self) -> TokenFrequencies:
         """The token frequencies of the text itself, counted here where no step did it."""

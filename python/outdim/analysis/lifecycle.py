@@ -189,7 +189,7 @@ def lifecycle(
         [(2, 'mlp'), (12, 'mlp')]
     """
     options = LifecycleOptions(dims=None if dims is None else list(dims))
-    return one_step(
+    step = one_step(
         FollowLives,
         options,
         model,
@@ -199,7 +199,8 @@ def lifecycle(
         max_length=max_length,
         token_budget=token_budget,
         autocast=autocast,
-    ).result()
+    )
+    return step.result().beside(step.inputs)
 
 
 def _followed(point: Point) -> bool:

@@ -190,6 +190,7 @@ class Predict(EachVariant):
             tagger="" if tagger is None else " ".join(filter(None, tagger.values())),
             note=self.recorded["note"],
             read=self.account,
+            own_counts=self.inputs.own_counts,
         )
 
 
@@ -280,7 +281,7 @@ def predictions(
         seed: Of masks and controls.
 
     Returns:
-        The predictions; ``.headline()`` says what was found.
+        The predictions; ``print`` says what was found.
 
     Raises:
         ArgumentError: The model has no head for the task, or is in training mode; dimensions or
@@ -290,7 +291,7 @@ def predictions(
 
     Example:
         >>> found = predictions(model, tokenizer, texts, ablations=[507, 247])  # doctest: +SKIP
-        >>> found.headline()  # doctest: +SKIP
+        >>> print(found)  # doctest: +SKIP
         >>> found.measure("mean_log_frequency").difference.value  # doctest: +SKIP
     """
     if task not in ("lm", "mlm"):
@@ -308,4 +309,6 @@ def predictions(
         step = PredictMlm
         options = PredictionsMaskedOptions(masking=masking, mask_share=mask_share, tagger=name)
     beside = {"controls": controls, "kind": control_kind}
-    return run_variants(step, options, inputs, ablations, seed=seed, **beside).result()
+    return (
+        run_variants(step, options, inputs, ablations, seed=seed, **beside).result().beside(inputs)
+    )

@@ -63,6 +63,8 @@ class Rule:
             to the user.
         min_share: Least mean over the layers of the share of tokens of a dimension of the model.
         note: What a reader has to know of it.
+        needs_twins: Whether its threshold lies within what the dimensions of any model differ by,
+            so that what it finds is worth something only beside models that learned nothing.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Rule:
     min_layers: float | None = None
     min_share: float = 0.0
     note: str = ""
+    needs_twins: bool = False
 
 
 def _int8(states: States, least: float) -> Verdict:
@@ -289,6 +292,7 @@ RULES: dict[str, Rule] = {
             lambda s: _tail(_MADS * _MEDIAN_OF_NORMAL) / 2,
             note="3 MAD are 2 σ of a normal distribution: the rule flags 2 % of dimensions among "
             "which none differs.",
+            needs_twins=True,
         ),
     )
 }

@@ -23,6 +23,7 @@ from outdim.analysis.input_options import (
 )
 from outdim.analysis.inputs import Inputs
 from outdim.errors import ArgumentError, EmptyCorpusError
+from outdim.text import visible
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,7 +48,26 @@ class State(NamedTuple):
 
 
 class Result(ABC):
-    """What a step found. Frozen; made from the merged state alone."""
+    """What a step found. Frozen; made from the merged state alone.
+
+    ``print(found)`` says in a few lines what was found, and what to beware of.
+
+    Attributes:
+        of_inputs: What a reader must know of what was read, where that is not in a manifest.
+    """
+
+    of_inputs: ClassVar[Sequence[str]] = ()
+
+    def __str__(self) -> str:
+        said = [f"- {sentence}" for sentence in self.headline()]
+        if beware := dict.fromkeys([*self.of_inputs, *self.cautions()]):
+            said += ["", "Beware:", *(f"- {sentence}" for sentence in beware)]
+        return visible("\n".join(said), keep="\n")
+
+    def beside(self, inputs: Inputs) -> Self:
+        """This, with what a reader must know of what was read in memory."""
+        vars(self)["of_inputs"] = tuple(inputs.cautions)
+        return self
 
     @abstractmethod
     def tables(self) -> Mapping[str, pa.Table | Mapping[str, Any]]:

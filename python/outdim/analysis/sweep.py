@@ -108,7 +108,7 @@ def sweep(
 
     Example:
         >>> found = sweep(model, tokenizer, texts, layers="each")  # doctest: +SKIP
-        >>> found.headline()  # doctest: +SKIP
+        >>> print(found)  # doctest: +SKIP
     """
     swept: dict[str, Any] = {
         "dims": words_of(dims),
@@ -133,11 +133,17 @@ def sweep(
         refuse(sweep, task, read, OF_TEXT)
         options = {**swept, **screened, **items_of(labelled, texts, max_length)}
         inputs = Inputs.of(model=model, tokenizer=tokenizer)
-        return run_in_memory(SweepGlue, SweepGlueOptions(**options), inputs).result()
+        return run_in_memory(SweepGlue, SweepGlueOptions(**options), inputs).result().beside(inputs)
     inputs = inputs_of(model, tokenizer, texts, ForwardOptions(max_length=max_length, **read))
     if task == "cosine":
-        return run_in_memory(SweepCosine, SweepCosineOptions(**swept), inputs).result()
+        return (
+            run_in_memory(SweepCosine, SweepCosineOptions(**swept), inputs).result().beside(inputs)
+        )
     if task == "lm":
-        return run_in_memory(SweepLm, SweepOptions(**swept, **screened), inputs).result()
+        return (
+            run_in_memory(SweepLm, SweepOptions(**swept, **screened), inputs)
+            .result()
+            .beside(inputs)
+        )
     options = {**swept, **screened, **masked}
-    return run_in_memory(SweepMlm, SweepMaskedOptions(**options), inputs).result()
+    return run_in_memory(SweepMlm, SweepMaskedOptions(**options), inputs).result().beside(inputs)

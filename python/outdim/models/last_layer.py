@@ -98,7 +98,7 @@ class LastLayer:
             ablations: M of them, at least one.
 
         Returns:
-            As `outdim.models.losses.scores` gives with ``brief``, but that ``predicted`` is -1
+            As `outdim.models.losses.scores` gives with ``brief``, but that ``predicted`` may be -1
             where it is neither the true token nor that of the intact model.
         """
         rows, columns = _CUDA if hidden.is_cuda else _CPU

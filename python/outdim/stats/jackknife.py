@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -102,6 +103,16 @@ class LeftOut(NamedTuple):
         back = np.tanh if correlation else np.asarray
         low, high = back(centre - reach), back(centre + reach)
         return (np.clip(low, 0, 1), np.clip(high, 0, 1)) if share else (low, high)
+
+
+def mean_of(found: Sequence[LeftOut]) -> LeftOut:
+    """The mean of statistics of the same documents, block by block."""
+    return LeftOut(
+        np.mean([one.value for one in found], 0),
+        np.mean([one.without for one in found], 0),
+        np.all([one.used for one in found], 0),
+        np.all([one.held for one in found], 0),
+    )
 
 
 def ratio(numerator: Floats, denominator: Floats) -> LeftOut:

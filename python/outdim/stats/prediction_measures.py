@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from outdim.stats.jackknife import LeftOut
+from outdim.stats.jackknife import LeftOut, ratio
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -28,6 +28,8 @@ FREQUENCY = (
     "log_slope",
     "spearman",
 )
+#: Those of them that are means over places.
+OF_PLACES = ("mean_log_frequency", "unseen_share")
 _ROWS, _COLUMNS = 8192, 64  # of the output layer at a time
 
 
@@ -110,6 +112,34 @@ def measured(counts: Floats, frequency: Floats, whole: float) -> LeftOut:
     for block in used.nonzero()[0]:
         without[block] = frequency_measures(total - counts[block], frequency, whole)
     return LeftOut(value, without, used, counts.sum(2)[:, None] > 0)
+
+
+def by_other_blocks(counts: Floats, others: Floats) -> dict[str, LeftOut]:
+    """Measures `OF_PLACES`, [S] each, by what is counted in other blocks.
+
+    By counts of the text itself a true token is frequent for being there: it is counted at least
+    once, what is predicted in its place need not be. So with f_bv the count of v in the text but
+    for block b:
+
+        mean_log_frequency  sum_b n_bv log(1 + f_bv) / N
+        unseen_share        share of predictions with f_bv = 0
+
+    Args:
+        counts: n by block, float64 [B, S, U].
+        others: f, float64 [B, U]. NaN where nothing is counted in other blocks.
+
+    Example:
+        >>> n = np.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])  # true: token 0
+        >>> by_other_blocks(n, np.array([[1.0, 0.0], [1.0, 0.0]]))["unseen_share"].value.tolist()
+        [0.0, 1.0]
+    """
+    judged = np.isfinite(others)
+    own = np.where(judged[:, None], counts, 0.0)
+    values = np.log1p(np.where(judged, others, 0.0)), (others == 0).astype(float)
+    return {
+        name: ratio(np.einsum("bsu,bu->bs", own, value), own.sum(2))
+        for name, value in zip(OF_PLACES, values, strict=True)
+    }
 
 
 class Classes(NamedTuple):

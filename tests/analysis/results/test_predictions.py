@@ -70,7 +70,12 @@ class TestIntervals:
         assert np.isnan(found.measure("types").value.low).all()
         assert "Documents fill 1 block only" in found.cautions()[0]
         assert "predictions only" in found.cautions()[1]
-        assert "The counts know every true token" in found.cautions()[2]  # they are its own
+        assert "The counts are this text's own" in found.cautions()[2]
+        assert found.headline()[0].endswith("; how frequent they are is not known.")
+        rows = found.tables()["predictions_lm"].to_pandas()
+        of_places = rows[rows.measure.isin(["mean_log_frequency", "unseen_share"])]
+        assert of_places.value.isna().all()
+        assert of_places.reason.str.endswith("no other documents to count tokens in").all()
 
 
 class TestPartsOfSpeech:

@@ -72,15 +72,20 @@ class Found:
     untrained: Untrained | None = None
 
     @property
+    def unproven(self) -> bool:
+        """Whether only models with random weights could tell, and none was observed."""
+        return self.rule.needs_twins and self.untrained is None
+
+    @property
     def telling(self) -> bool:
-        """Whether most of what it finds is not what it would find anyway."""
+        """Whether most of what it finds is known to be not what it would find anyway."""
         a_layer, of_model = [self.chance_a_layer], [self.chance]
         if self.untrained is not None:
             a_layer.append(self.untrained.a_layer)
             of_model.append(self.untrained.of_model)
         by_size = all(chance < self.a_layer / 2 for chance in a_layer)
         by_place = not any(chance >= len(self.dims) / 2 for chance in of_model)  # NaN: not known
-        return bool(self.dims) and by_size and by_place
+        return bool(self.dims) and by_size and by_place and not self.unproven
 
 
 @dataclass(frozen=True)

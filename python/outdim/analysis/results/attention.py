@@ -22,7 +22,7 @@ from outdim.analysis.table import (
     define,
 )
 from outdim.stats.head_sums import EPSILON, PREFIX
-from outdim.stats.jackknife import LeftOut
+from outdim.stats.jackknife import LeftOut, mean_of
 from outdim.tokens import GROUPS
 
 _GU, _SHARES = "Gu et al., ICLR 2025", "Where heads look"
@@ -30,7 +30,7 @@ _ONE_A_HEAD: dict[str, Any] = {"of_dimensions": False}
 
 
 def _define(name: str, label: str, topic: str, **about: Any) -> None:
-    """A statistic of heads: intact, ablated, and how much smaller it is ablated."""
+    """A statistic of heads: intact, ablated, with others ablated, and how much smaller it is."""
     low = about.pop("low", 0)
     share = about.get("high") == 1
     ends: dict[str, Any] = {"low": -1, "high": 1} if share else {}
@@ -38,8 +38,14 @@ def _define(name: str, label: str, topic: str, **about: Any) -> None:
         Statistic(name, label, low=low, topic=topic, **about, **_ONE_A_HEAD),
         Statistic(f"{name}_ablated", f"{label}, ablated", low=low, topic=topic, **about,
                   **_ONE_A_HEAD),
-        Statistic(f"{name}_change", f"{label}: intact less ablated", topic=f"{topic}: change",
-                  source=about.get("source", ""), **ends, **_ONE_A_HEAD),
+        Statistic(f"{name}_control", f"{label}, others ablated", low=low, topic=topic, **about,
+                  **_ONE_A_HEAD),
+        *(
+            Statistic(f"{name}_{end}", f"{label}: {words}", topic=f"{topic}: change",
+                      source=about.get("source", ""), **ends, **_ONE_A_HEAD)
+            for end, words in (("change", "intact less ablated"),
+                               ("beyond", "others ablated less ablated"))
+        ),
     )  # fmt: skip
 
 
@@ -75,6 +81,8 @@ class AttentionFound(Result):
         places: Sets of tokens.
         intact, ablated: Sums of the model as it is, and of the ablated one.
         ablation: What was ablated, in words.
+        controls: Sums of the model with as many other dimensions ablated, a set each.
+        others: These sets, in words.
         maps: Of chosen sentences; None where there are none.
     """
 
@@ -83,6 +91,8 @@ class AttentionFound(Result):
     intact: AttentionSide
     ablation: str = ""
     ablated: AttentionSide | None = None
+    controls: tuple[AttentionSide, ...] = ()
+    others: str = ""
     maps: pa.Table | None = None
 
     def tables(self) -> dict[str, pa.Table | Json]:
@@ -112,6 +122,7 @@ class AttentionFound(Result):
                     yield "share", name, selection, n, side.shares(selection, place)
 
         found = [list(estimates(side)) for _, side in self._sides()]
+        beside = [list(estimates(side)) for side in self.controls]
         for row, (name, covariate, selection, n, intact) in enumerate(found[0]):
             said = self.all_tokens if selection == "all" else selection
             at: Any = {"covariate": covariate, "selection": said}
@@ -124,6 +135,13 @@ class AttentionFound(Result):
                 change = intact - found[1][row][-1]
                 ends = self.intact.change(name, n, change)
                 self._add(rows, f"attention_{name}_change", n, change, ends, reason, at)
+            if beside:
+                n, control = beside[0][row][-2], mean_of([of_side[row][-1] for of_side in beside])
+                ends = self.intact.interval(name, n, control)
+                self._add(rows, f"attention_{name}_control", n, control, ends, reason, at)
+                beyond = control - found[1][row][-1]
+                ends = self.intact.change(name, n, beyond)
+                self._add(rows, f"attention_{name}_beyond", n, beyond, ends, reason, at)
 
     def _add(
         self,
@@ -228,19 +246,22 @@ class AttentionFound(Result):
     def _ablated_row(self, at: tuple[int, int]) -> Json:
         if self.ablated is None:
             return {}
-        low, high = self.vertical_change[1:]
-        return {
-            "ablated_vertical": self.ablated.vertical.value[at],
-            "change": self.vertical_change[0][at],
-            "change_low": low[at],
-            "change_high": high[at],
-        }
+        row = {"ablated_vertical": self.ablated.vertical.value[at]}
+        row |= _ends("change", self.fall(self.intact.vertical), at)
+        if self.control is not None:
+            row["control_vertical"] = self.control.value[at]
+            row |= _ends("beyond", self.fall(self.control), at)
+        return row
 
     @cached_property
-    def vertical_change(self) -> tuple[Floats, Floats, Floats]:
-        """How much smaller the share of sequences is ablated, with its interval, [L, H] each."""
+    def control(self) -> LeftOut | None:
+        """The share of sequences [L, H] in the mean of the controls; None without."""
+        return mean_of([side.vertical for side in self.controls]) if self.controls else None
+
+    def fall(self, before: LeftOut) -> tuple[Floats, Floats, Floats]:
+        """How much less vertical heads [L, H] are ablated, and the interval of that."""
         assert self.ablated is not None
-        change = self.intact.vertical - self.ablated.vertical
+        change = before - self.ablated.vertical
         n = self.intact.array("usable")[..., 0].sum(0)
         return change.value, *self.intact.change("vertical", n, change)
 
@@ -297,6 +318,11 @@ class AttentionFound(Result):
         """Intervals that are missing, or rest on little."""
         blocks = int((self.intact.array("sequences")[:, 0] > 0).sum())
         return few_blocks(blocks) or few_documents(self.intact.documents)
+
+
+def _ends(name: str, found: tuple[Floats, Floats, Floats], at: tuple[int, int]) -> dict[str, float]:
+    ends = ("", "_low", "_high")
+    return {f"{name}{end}": values[at] for end, values in zip(ends, found, strict=True)}
 
 
 def _columns(name: str, found: LeftOut, *, correlation: bool = True) -> dict[str, Floats]:

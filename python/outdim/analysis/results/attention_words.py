@@ -31,29 +31,40 @@ def headline(found: AttentionFound) -> list[str]:
         if best := _strongest(found, selection):
             said.append(_goes_with(found, best))
     if found.ablated is not None:
-        fall = int((found.vertical_change[1] > 0).sum())
+        fall = int((found.fall(found.intact.vertical)[1] > 0).sum())
         said.append(
             f"With {found.ablation}, {_verticals(found.ablated)} of {len(heads)} heads are "
             f"vertical{_surely(found.ablated)}; by its interval the share of sequences falls in "
-            f"{counted(fall, 'head')}. "
-            "What random dimensions would do was not measured."
+            f"{counted(fall, 'head')}. {_beside_controls(found)}"
         )
     return said
 
 
+def _beside_controls(found: AttentionFound) -> str:
+    if found.control is None:
+        return "What random dimensions would do was not measured."
+    each = sorted(_verticals(side) for side in found.controls)
+    heads = number(each[0]) if each[0] == each[-1] else f"{each[0]:,} to {each[-1]:,}"
+    further = int((found.fall(found.control)[1] > 0).sum())
+    return (
+        f"With {found.others} off instead, {heads} {'is' if heads == '1' else 'are'}; by its "
+        f"interval the share falls further than with these in {counted(further, 'head')}."
+    )
+
+
 def _goes_with(found: AttentionFound, best: Json) -> str:
     text = best["selection"] == "text"
+    tokens = selection_label("text" if text else found.all_tokens)
     kind = "special" if found.all_tokens == "all" else "first"
     apart = "" if text else f", which mostly tells {kind} tokens from the rest"
-    over = selection_label("text" if text else found.all_tokens)
     count = len(found.dims)
     which = f", of the {count} dimensions followed, {best['dim']}" if count > 1 else (
         f" dimension {best['dim']}"
     )  # fmt: skip
     return (
-        f"Over {best['n']:,} tokens ({over}){which} goes with attention most at "
-        f"layer {best['layer']}, head {best['head']}, the best of "
-        f"{sum(found.intact.heads.values())}: r of |h|, of the state that the layer reads, with "
+        f"Over {best['n']:,} tokens ({tokens}){which} goes with attention most at layer "
+        f"{best['layer']}, head {best['head']}, the best of {sum(found.intact.heads.values())}: r "
+        "of |h|, of the state that the layer reads, with "
         f"attention received is {_words(best, 'r')}{apart}"
         f"{_beside(best['median_abs_r'])}."
     )

@@ -19,16 +19,16 @@ _NAMED = 6
 def headline(found: Criteria) -> list[str]:
     """The dimensions that most rules agree on, and whether the parameters say so too."""
     votes = found.votes()
-    rules = counted(len(found.rules), "rule")
+    left_out = sum(bool(one.dims) and not one.telling for one in found.of(LEADING))
+    of_which = f", of which {len(found.rules) - left_out} are counted," if left_out else ""
+    rules = f"{counted(len(found.rules), 'rule')} on hidden states{of_which}"
     if not votes:
         return [
-            f"None of {rules} on hidden states finds an outlier dimension that stays in its "
-            "place through the layers.",
+            f"None of {rules} finds an outlier dimension that stays in its place through the "
+            "layers.",
             *_untrained(found),
         ]
-    left_out = sum(bool(one.dims) and not one.telling for one in found.of(LEADING))
-    of_which = f", of which {len(found.rules) - left_out} are counted" if left_out else ""
-    sentences = [f"Of {rules} on hidden states{of_which}, the most agree on {most_agreed(votes)}."]
+    sentences = [f"Of {rules.rstrip(',')}, the most agree on {most_agreed(votes)}."]
     if found.parameters:
         by = [f"{dim}: {len(votes[dim])}" for dim in found.parameters if dim in votes]
         by_none = [dim for dim in found.parameters if dim not in votes]
@@ -102,6 +102,12 @@ def cautions(found: Criteria) -> list[str]:
 
 def _not_telling(one: Found) -> str:
     """What a rule finds, beside what chance and a model that learned nothing give."""
+    if one.unproven:
+        return (
+            f"Whether {one.rule.name} finds more ({counted(len(one.dims), 'dimension')} of the "
+            "model) than with random weights is not known without --twins: it is left out where "
+            "rules are counted."
+        )
     twin = one.untrained
     a_layer = [f"states of this size without outliers have {number(one.chance_a_layer, 1)}"]
     of_model = (

@@ -65,7 +65,12 @@ METRICS = {
         Metric("kl", "KL(intact || variant) in nats", "kl"),
         Metric("agreement", "share of predictions as those of the intact model", "agreement"),
         Metric("top_agreement", "share of the ten likeliest tokens in common", "top"),
-        Metric("frequency_shift", "log(1 + count) of the predicted less the true token", "shift"),
+        Metric(
+            "frequency_shift",
+            "log(1 + count) of the predicted less the true token, too low where counts are those "
+            "of the text itself",
+            "shift",
+        ),
     )
 }
 LEADING = "loss"

@@ -16,7 +16,13 @@ from outdim.analysis.variants.variant import Variant, controls_of
 from outdim.errors import one_of
 from outdim.stats.jackknife import LeftOut, ratio
 from outdim.stats.paired import Interval
-from outdim.stats.prediction_measures import FREQUENCY, Contributions, contributions, measured
+from outdim.stats.prediction_measures import (
+    FREQUENCY,
+    Contributions,
+    by_other_blocks,
+    contributions,
+    measured,
+)
 from outdim.stats.prediction_sums import Reading
 from outdim.text import counted
 
@@ -76,6 +82,8 @@ class Predictions(Result):
         tagger: Of the parts of speech; "" for none.
         note: What a reader has to know of the model.
         read: What was read and what left out.
+        own_counts: Whether the counts are those of the text itself. A place is then judged by those
+            of the other blocks of documents, where a measure is a mean over places.
     """
 
     task: str
@@ -87,6 +95,7 @@ class Predictions(Result):
     tagger: str
     note: str
     read: Mapping[str, Any]
+    own_counts: bool = False
 
     @property
     def reading(self) -> str:
@@ -128,8 +137,10 @@ class Predictions(Result):
     def _measured(self, reading: str, found: Reading) -> Iterator[tuple[str, LeftOut]]:
         frequency = self.corpus[found.ids].astype(float)
         of_counts = measured(found.counts, frequency, float(self.corpus.sum()))
-        for row, name in enumerate(FREQUENCY):
-            yield name, of_counts.at(row)
+        measures = {name: of_counts.at(row) for row, name in enumerate(FREQUENCY)}
+        if self.own_counts:
+            measures |= by_other_blocks(found.counts, self._in_other_blocks(found.ids))
+        yield from measures.items()
         if reading in self.contributions:
             yield "logit_gap", _behind_truth(self.contributions[reading].gap)
         if found.classes.size:
@@ -138,6 +149,16 @@ class Predictions(Result):
                 "pos_agreement",
                 _behind_truth(ratio(right, found.classes.sum((2, 3)).astype(float))),
             )
+
+    def _in_other_blocks(self, ids: Ints) -> Floats:
+        """How often the text has tokens [U] but for each block, [B, U]; NaN where that is all."""
+        whole = list(self.readings.values())[-1]  # reads every token
+        true = np.where(self.corpus[whole.ids] > 0, whole.counts[:, 0], 0)  # but special ones
+        others = true.sum(0) - true
+        others[others.sum(1) == 0] = np.nan
+        place = np.searchsorted(whole.ids, ids).clip(max=len(whole.ids) - 1)
+        known: Floats = np.where(whole.ids[place] == ids, others[:, place], others[:, :1] * 0)
+        return known
 
     def _compared(self, found: LeftOut, name: str) -> Comparison:
         difference = found - found.at(slice(1, 2))

@@ -14,7 +14,7 @@ from outdim.analysis.results.compared import ends, variant_row
 from outdim.analysis.results.predictions import TRUTH, interval_of
 from outdim.analysis.table import OF_VARIANT
 from outdim.stats.jackknife import ratio
-from outdim.stats.prediction_measures import FREQUENCY, READ_OUT
+from outdim.stats.prediction_measures import FREQUENCY, OF_PLACES, READ_OUT
 from outdim.text import counted
 
 if TYPE_CHECKING:
@@ -132,6 +132,8 @@ def _rows(found: Predictions) -> Iterator[dict[str, Any]]:
 def _reason(found: Predictions, reading: str, name: str, series: int) -> str:
     blocks = int(found.measure(name, reading).blocks[series])
     said = [found.reason(reading, series), no_interval(blocks)]
+    if found.own_counts and name in OF_PLACES and not blocks:
+        said.append("there are no other documents to count tokens in")
     if name == "pos_agreement" and (untagged := found.untagged(reading, series)):
         said.insert(1, f"{counted(untagged, 'token')} in documents that are not tagged")
     return "; ".join(filter(None, said))

@@ -51,13 +51,22 @@ def _intact(found: Predictions, reading: str) -> str:
     # The difference of the truth to the model, turned round.
     truth = log.difference
     more = Estimate(-truth.value[0], -truth.high[0], -truth.low[0])
-    return (
+    said = (
         f"Predicting {_WHAT[reading]}, the intact model gives {_types(types, 1)} where the text "
-        f"has {number(types.value.value[0], 0)}, in {counted(_rows(found, reading), 'place')}; "
-        f"the mean of log(1 + count) is {estimate(log.value, 1).words()} for what it predicts and "
-        f"{estimate(log.value, 0).words()} for the text, a difference of {more.words()}: "
-        f"{_direction(more)} than the true ones."
+        f"has {number(types.value.value[0], 0)}, in {counted(_rows(found, reading), 'place')}"
     )
+    if np.isnan(truth.value[0]):
+        return f"{said}; how frequent they are is not known."
+    return (
+        f"{said}; the mean of {_log(found)} is {estimate(log.value, 1).words()} for what it "
+        f"predicts and {estimate(log.value, 0).words()} for the text, a difference of "
+        f"{more.words()}: {_direction(more)} than the true ones."
+    )
+
+
+def _log(found: Predictions) -> str:
+    """What the leading measure is the mean of: no place is judged by its own text."""
+    return "log(1 + count in the other documents)" if found.own_counts else "log(1 + count)"
 
 
 def _types(types: Comparison, series: int) -> str:
@@ -79,19 +88,29 @@ def _ablated(found: Predictions, variant: int) -> str:
     log, types = (found.measure(name) for name in ("mean_log_frequency", "types"))
     slope, rho = (found.measure(name) for name in ("slope", "spearman"))
     change = estimate(log.difference, i)
-    said = (
-        f"{found.variants[variant].label}: the mean of log(1 + count) changes by {change.words()}, "
-        f"{_direction(change)} than the intact model's"
-    )
-    if np.isfinite(log.control.value[i]):
-        controls = [found.variants[c] for c in controls_of(found.variants)[variant]]
-        verb = "change" if len(controls) > 1 else "changes"
-        mean = " on average" if len(controls) > 1 else ""
-        said += f" ({others(controls)} {verb} it by {number(float(log.control.value[i]), 3)}{mean})"
+    said = f"{found.variants[variant].label}: "
+    if not np.isnan(change.value):
+        said += (
+            f"the mean of {_log(found)} changes by {change.words()}, {_direction(change)} than "
+            f"the intact model's{_controls(found, log, variant)}; "
+        )
+    said += f"{_types(types, i)} after {number(types.value.value[1], 0)}"
+    if found.own_counts:  # in which what is predicted is counted through its own text
+        return f"{said}."
     return (
-        f"{said}; {_types(types, i)} after {number(types.value.value[1], 0)}, slope against the "
-        f"corpus {_from_to(slope.value, i)}, Spearman's ρ {_from_to(rho.value, i)}."
+        f"{said}, slope against the corpus {_from_to(slope.value, i)}, Spearman's ρ "
+        f"{_from_to(rho.value, i)}."
     )
+
+
+def _controls(found: Predictions, log: Comparison, variant: int) -> str:
+    """What controls do, in brackets; "" where there are none."""
+    change = float(log.control.value[variant + 1])
+    if not np.isfinite(change):
+        return ""
+    controls = [found.variants[c] for c in controls_of(found.variants)[variant]]
+    verb, mean = ("change", " on average") if len(controls) > 1 else ("changes", "")
+    return f" ({others(controls)} {verb} it by {number(change, 3)}{mean})"
 
 
 def _from_to(value: Interval, i: int) -> str:
@@ -138,11 +157,18 @@ def cautions(found: Predictions) -> list[str]:
             f"There are {counted(rows, 'prediction')} only: how many different tokens there are, "
             "and slopes against the corpus, grow with their number. Compare variants, not texts."
         )
-    if not found.measure("unseen_share").value.value[0]:
+    if found.own_counts:
         said.append(
-            "The counts know every true token, as where they are this text's own: the true tokens "
-            "then seem more frequent than what any model predicts. Give counts of a larger text "
-            "(--counts)."
+            "The counts are this text's own. The mean log frequency and the share of unseen tokens "
+            "are by those of the other documents; slopes, ρ, and what counts as frequent or rare "
+            "are by all of them, in which what is true here, and with it what is predicted, is "
+            "counted itself. Give counts of a larger text (--counts)."
+        )
+    elif not found.measure("unseen_share").value.value[0]:
+        said.append(
+            "The counts know every true token, as where this text is among what was counted: the "
+            "true tokens then seem more frequent than they are, and what is predicted rarer than "
+            "they. Give counts of other text (--counts)."
         )
     if any(v.role == "ablated" for v in found.variants) and not controls_of(found.variants):
         said.append("There are no controls: what random dimensions would do is not known.")

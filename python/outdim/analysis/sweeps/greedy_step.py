@@ -64,20 +64,20 @@ class GreedyStep(InBlocks):
 
     @classmethod
     def drawn(cls, options: GreedyOptions, inputs: Inputs) -> Json:
-        """Candidates, and random orders of other dimensions."""
+        """Candidates, and a random order of other dimensions."""
         found = options.candidates(inputs)
         candidates = [dim for (dim,) in found.sets]
         width = inputs.architecture.hidden_size
         others = np.setdiff1d(np.arange(width), candidates)
         if len(others) < width / 2:  # as in a sweep of most dimensions
             others = np.arange(width)
-        rng = np.random.default_rng(options.seed)
-        # Of so many, as many as there are rounds are left whatever is chosen.
-        drawn = [rng.permutation(others)[: 2 * options.rounds] for _ in range(options.controls)]
+        order = np.random.default_rng(options.seed).permutation(others)
+        # Of so many, as many as controls have together are left whatever is chosen.
+        order = order[: (1 + options.controls) * options.rounds if options.controls else 0]
         return {
             "candidates": candidates,
             "place": found.places[0],
-            "orders": [one.tolist() for one in drawn],
+            "order": order.tolist(),
         }
 
     @classmethod
@@ -85,7 +85,7 @@ class GreedyStep(InBlocks):
         """Blocks of variants of each round, and of the sets that are measured at last."""
         rounds, tried = recorded["rounds"], len(recorded["candidates"])
         sizes = [tried - number for number in range(rounds)]
-        sizes.append(rounds * (1 + len(recorded["orders"])))
+        sizes.append(rounds * (1 + recorded["controls"]))
         parts, step = cls.parts(inputs), recorded["block"]
         decided = cls.decided_by(inputs)
         return [
@@ -162,12 +162,17 @@ class GreedyStep(InBlocks):
 
     def _sets(self) -> list[Variant]:
         """The chosen sets of each size, and random ones without any dimension that is chosen."""
-        rounds, orders = self.recorded["rounds"], self.recorded["orders"]
+        rounds, controls = self.recorded["rounds"], self.recorded["controls"]
         chosen, sizes = self._chosen(rounds), range(1, 1 + rounds)
         found = [Variant("ablated", self._ablation(chosen[:size]), size) for size in sizes]
-        others = [[dim for dim in order if dim not in chosen] for order in orders]
+        others = [dim for dim in self.recorded["order"] if dim not in chosen]
+        # Each begins elsewhere in the order, taken as a circle: no two of a size are the same.
+        starts = [number * len(others) // controls for number in range(controls)]
+        circles = [others[start:] + others[:start] for start in starts]
         return found + [
-            Variant("control", self._ablation(one[:size]), size) for size in sizes for one in others
+            Variant("control", self._ablation(one[:size]), size)
+            for size in sizes
+            for one in circles
         ]
 
     def _chosen(self, rounds: int) -> list[int]:

@@ -62,7 +62,9 @@ def _interval(row: dict[str, Any], value: str, low: str, high: str) -> str:
 
 
 def _heads(rows: list[dict[str, Any]]) -> Table:
-    ablated = bool(rows) and "ablated_vertical" in rows[0]
+    ablated, beside = (
+        bool(rows) and f"{name}_vertical" in rows[0] for name in ("ablated", "control")
+    )
     known = [row for row in rows if np.isfinite(row["vertical"])]
     chosen = sorted(known, key=lambda row: -row["vertical"])[:_HEADS]
     return Table(
@@ -71,12 +73,16 @@ def _heads(rows: list[dict[str, Any]]) -> Table:
         "of the queries that can see it; where this key is, and how often of these; the entropy of "
         "a query's attention; the norm of the value there over the mean norm."
         + (
-            " Ablated beside intact, without a control: random dimensions were not left out."
+            " Controls: the mean of as many random dimensions off; beyond: how much less vertical "
+            "than that."
+            if beside
+            else " Ablated beside intact, without a control: random dimensions were not left out."
             if ablated
             else ""
         ),
         columns=["layer", "head", "vertical", "key", "of these", "entropy", "value norm"]
-        + (["ablated", "change"] if ablated else []),
+        + (["ablated", "change"] if ablated else [])
+        + (["controls", "beyond"] if beside else []),
         rows=[
             [
                 str(row["layer"]),
@@ -86,19 +92,21 @@ def _heads(rows: list[dict[str, Any]]) -> Table:
                 number(row["entropy"], 2),
                 number(row["value_ratio"], 2),
             ]
-            + (
-                [
-                    number(row["ablated_vertical"], 2),
-                    _interval(row, "change", "change_low", "change_high"),
-                ]
-                if ablated
-                else []
-            )
+            + (_fall(row, "ablated", "change") if ablated else [])
+            + (_fall(row, "control", "beyond") if beside else [])
             for row in chosen
         ],
         brief=True,
         marks="vertical in more than half of the sequences, at the low end of the interval as well",
     )
+
+
+def _fall(row: dict[str, Any], of: str, change: str) -> list[Cell | str]:
+    """The share of sequences with dimensions off, and a change to that of the ablated model."""
+    return [
+        number(row[f"{of}_vertical"], 2),
+        _interval(row, change, f"{change}_low", f"{change}_high"),
+    ]
 
 
 def _key(row: dict[str, Any]) -> list[Cell | str]:

@@ -82,8 +82,8 @@ def _votes(document: dict[str, Any], marked: Sequence[int]) -> list[Table]:
     return [
         Table(
             title="Dimensions that rules agree on",
-            caption="In how many layers a rule flags the dimension, for rules that find more than "
-            f"chance; over {selection_label(_LEADING)}."
+            caption="In how many layers a rule flags the dimension, for rules that are known to "
+            f"find more than chance; over {selection_label(_LEADING)}."
             + (f" {left_out:,} more are in {DOCUMENT}." if left_out else ""),
             columns=["dimension", "rules", *(rule.replace("_", " ") for rule in telling)],
             rows=[
@@ -105,7 +105,7 @@ def _rules(document: dict[str, Any]) -> Table:
     twins = len(document["twins"])
     rows = [
         [
-            rule["name"],
+            rule["name"] + (" (not counted)" if one["dims"] and not one["telling"] else ""),
             listing(one["dims"], _NAMED) if one["dims"] else "none",
             str(len(one["dims"])),
             *([str(len(text[rule["name"]]["dims"]))] if text else []),
@@ -121,7 +121,9 @@ def _rules(document: dict[str, Any]) -> Table:
         title="What each rule finds",
         caption="Dimensions that a rule flags in enough layers; how many it flags in a layer, in "
         "the mean; how many it would among independent normal states of the same size, of which "
-        "none is an outlier; and how many would recur if the places in each layer were shuffled."
+        "none is an outlier; and how many would recur if the places in each layer were shuffled. "
+        "Not counted where rules agree: what may be chance, and mad without models that learned "
+        "nothing."
         + (
             f" With random weights: how many the rule finds in the mean of "
             f"{counted(twins, 'model')} of this architecture that learned nothing and read the "
