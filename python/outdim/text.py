@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 _MINUS = "\u2212"
@@ -147,6 +148,16 @@ def percent(share: float) -> str:
         if share in (0, 1) or float(said) not in (0, 100):
             return "n/a" if math.isnan(share) else f"{said}%"
     return "above 99.999%" if share > 0.5 else "below 0.001%"
+
+
+def first_sentence(text: str) -> str:
+    """A text up to the first full stop behind which another sentence begins.
+
+    Example:
+        >>> first_sentence("r is 0.70 (p < 0.001). The median is 0.22.")
+        'r is 0.70 (p < 0.001).'
+    """
+    return re.split(r"(?<=\.)\s+(?=[A-Z])", text, maxsplit=1)[0]
 
 
 def counted(count: int, noun: str) -> str:

@@ -201,8 +201,8 @@ class TestMasked:
         assert loss.gate[2] != "passed"
         assert loss.q[1] < 0.01 < loss.q[2]
         assert found.ranking == [1, 2]
-        assert found.headline()[1].startswith("3 off (parameters): raises the loss by")
-        assert "surely more than five times the size" in found.headline()[1]
+        assert found.headline()[0].startswith("3 off (parameters): raises the loss by")
+        assert "surely more than five times the size" in found.headline()[0]
 
 
 @pytest.fixture(scope="module")
@@ -294,10 +294,10 @@ class TestTable:
     )
     def test_controls_are_said_by_kind_and_number(self, llama, tokenizer, texts, dims, how, said):
         found = evaluate(llama, tokenizer, texts[:3], ablations=[dims], **how)
-        assert said in found.headline()[1]
+        assert said in found.headline()[0]
         one = how.get("controls", 1) == 1
         assert found.cautions()[1].startswith("1 control says" if one else "2 controls say")
-        assert ("on average" in found.headline()[1]) is not one
+        assert ("on average" in found.headline()[0]) is not one
 
     def test_a_logit_of_minus_infinity_is_counted_where_the_loss_is_finite(self, tokenizer):
         model = tiny_model("gpt2", head="CausalLM", tie_word_embeddings=False)

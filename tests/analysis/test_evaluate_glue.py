@@ -90,8 +90,8 @@ def test_the_dimension_that_carries_the_label_is_found_to_matter_and_no_other(op
     hit = (items.truth == items.predicted).groupby(items.variant).mean()
     np.testing.assert_allclose(hit.to_numpy(), table.value)
     said = manifest.read(run)
-    first, worst, *_ = said["headlines"]["evaluate-glue"]
-    assert first.startswith("On sst2, 120 items, the accuracy of the intact model is 1.000")
+    worst, *_, intact = said["headlines"]["evaluate-glue"]
+    assert intact.startswith("On sst2, 120 items, the accuracy of the intact model is 1.000")
     assert worst.startswith(f"{CARRIER} off ({at}): ")
     page = (run / "report.html").read_text()
     assert "What each ablation changes" in page

@@ -109,8 +109,8 @@ def counted(skipped, places=(), **given):
 
 def test_counts_are_told_with_what_was_left_out():
     assert counted({"blank": 3}).headline() == [
-        "100 text tokens of 1,234 documents were counted; 3 of 4 token ids of text occur, and the "
-        "100 most frequent make up 100% of the text."
+        "100 text tokens of 1,234 documents were counted; 3 of 4 tokens of the "
+        "vocabulary occur, and the 100 most frequent make up 100% of the text."
     ]
     said = counted({"short": 6_949}, min_chars=500).headline()[0]
     assert "1,234 documents (6,949 more, shorter than 500 characters, were left out) were" in said

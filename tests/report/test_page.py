@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from outdim.analysis.results.cautions import Doubt
 from outdim.errors import BackendError
 from outdim.report import summary, write_report
 from outdim.report.study import read_study
@@ -44,14 +45,31 @@ def test_numbers_of_the_page_are_those_of_the_run(written):
         assert number in words
 
 
-def test_headlines_and_cautions_are_those_of_the_results(tmp_path):
+def test_a_sentence_a_step_leads_and_the_rest_heads_its_section(tmp_path):
+    """First what a model is without dimensions; what takes a headline back stands beside it."""
     found = {
-        "detect": Planted({}, ("A dimension was found.", "And another."), ("Mind the gap.",)),
-        "correlate": Planted({}, (), ("Mind the gap.", "Few tokens.")),
+        "detect": Planted({}, ("A dimension was found. By a rule.", "And another."), ("Mind it.",)),
+        "evaluate-lm": Planted(
+            {}, ("It loses 9.7 nats.", "More."), (Doubt("Few documents."), "Mind it.", "And this.")
+        ),
     }
-    words = Page(write_report(write_study(tmp_path, found)).read_text(encoding="utf-8")).words()
-    assert "What was found A dimension was found. And another. Beware Mind the gap. Few" in words
-    assert words.count("Mind the gap.") == 1
+    page = Page(write_report(write_study(tmp_path, found)).read_text(encoding="utf-8"))
+    words = page.words()
+    top, loses, detects = re.split(r"What was found(?= It)|Evaluate lm(?= It)|Detect(?= A)", words)[
+        1:
+    ]
+    assert top.startswith(" It loses 9.7 nats. But: Few documents. Evaluate lm A dimension")
+    assert "By a rule" not in top
+    assert "Mind it" not in top
+    assert loses.startswith(
+        " It loses 9.7 nats. But: Few documents. More. Beware: 2 cautions Mind it. And this."
+    )
+    assert detects.startswith(
+        " A dimension was found. By a rule. And another. Beware: 1 caution Mind it."
+    )
+    links = [a["href"] for a in page.all("a") if a["href"].startswith("#step-")]
+    assert links == ["#step-evaluate-lm", "#step-detect"] * 2
+    assert len(page.all("details")) >= 2
 
 
 def test_a_result_is_printed_as_its_run_is_summed_up(tmp_path):
@@ -95,11 +113,25 @@ def test_summary_for_the_terminal(tmp_path):
     text = summary(tmp_path)
     assert "2 of the 64 dimensions are outliers" in text
     assert "r was found." in text
-    assert "Outlier dimension 7 follows it most at the embeddings: r = 0.85, the larg" in text
+    assert "Outlier dimension 7 follows it most" not in text
+    assert "The report has 2 more sentences." in text
     assert "7 (0.85)" in text
     assert "8,686 tokens/s" in text
     assert "not written yet" in text
     assert "\x1b" not in text
+
+
+def test_the_terminal_has_all_of_one_step_and_the_leads_of_several(tmp_path):
+    said = ("One is off. By a lot.", "And two."), (Doubt("Few documents."), "Mind it.")
+    write_study(tmp_path / "one", {"evaluate-lm": Planted({}, *said)})
+    one = summary(tmp_path / "one")
+    assert one.startswith(
+        "- One is off. By a lot.\n- And two.\n\nBeware:\n- Few documents.\n- Mind"
+    )
+    write_study(tmp_path / "two", {"detect": Planted({}, *said), "evaluate-lm": Planted({}, *said)})
+    line = "- One is off. But: Few documents.\n"
+    rest = "\nThe report has 2 more sentences and 2 more cautions.\n"
+    assert summary(tmp_path / "two").startswith(2 * line + rest)
 
 
 def test_page_refers_to_nothing_outside(written):

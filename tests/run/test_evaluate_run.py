@@ -70,7 +70,7 @@ def test_the_run_gives_what_python_gives(alone, corpus, llama):
 def test_manifest_and_plan_say_what_was_done(alone):
     manifest = json.loads((alone / "manifest.json").read_text())
     assert manifest["command"] == "evaluate lm"
-    assert manifest["headlines"]["evaluate-lm"][0].startswith("Predicting the next token")
+    assert manifest["headlines"]["evaluate-lm"][-1].startswith("Predicting the next token")
     assert manifest["evaluation"]["evaluate-lm"]["documents"]["with"] > 50
     entry = Study(alone)["evaluate-lm"]
     assert [v["role"] for v in entry.options["variants"]] == (

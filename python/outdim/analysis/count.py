@@ -83,8 +83,8 @@ class Counted(Result):
         left_out = f" ({short:,} more, {limit}, were left out)" if short else ""
         return [
             f"{total:,} text tokens of {self.read['documents']:,} documents{left_out} were counted;"
-            f" {int((ordinary > 0).sum()):,} of {len(ordinary):,} token ids of text occur, and the "
-            f"{_TOP} most frequent make up {percent(top / total)} of the text."
+            f" {int((ordinary > 0).sum()):,} of {len(ordinary):,} tokens of the vocabulary occur, "
+            f"and the {_TOP} most frequent make up {percent(top / total)} of the text."
         ]
 
     def cautions(self) -> list[str]:

@@ -40,6 +40,7 @@ class Sts(Gathered):
 
     name: ClassVar[str] = "evaluate-sts"
     Options: ClassVar[type] = StsOptions
+    ablates = True
     reads: ClassVar[tuple[type[InputOptions], ...]] = (
         ModelOptions,
         TokenizerOptions,

@@ -80,6 +80,7 @@ class Fill(Gathered):
 
     name = "evaluate-fill"
     Options = FillOptions
+    ablates = True
     reads = (ModelOptions, TokenizerOptions, AblationOptions, FittingHead)
 
     def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:

@@ -184,7 +184,7 @@ def _int8_share_chance(states: States) -> float:
 _DETTMERS = "Dettmers et al. 2022 (LLM.int8())"
 _INT8_NOTE = (
     "The 6 of LLM.int8() was chosen for one family of models, by the inputs of their matrix "
-    "products; hidden states of others are of another size, and it flags thousands of dimensions "
+    "products; hidden states of others are of another size, and it flags nearly all dimensions "
     "of some and none of others."
 )
 _SUN = "Sun et al. 2024 (Massive Activations), who take the median of each sequence"

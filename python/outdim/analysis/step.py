@@ -79,10 +79,14 @@ class Result(ABC):
 
     @abstractmethod
     def headline(self) -> Sequence[str]:
-        """What was found, in sentences, the most important first."""
+        """What was found, the most telling first: its first sentence leads report and terminal."""
 
     def cautions(self) -> Sequence[str]:
-        """What a reader must know before trusting the numbers, in sentences."""
+        """What a reader must know before trusting the numbers, in sentences.
+
+        One that takes the headline back is a `outdim.analysis.results.cautions.Doubt`: it stands
+        beside the headline wherever that is shown.
+        """
         return ()
 
     def account(self) -> Mapping[str, Any]:
@@ -103,6 +107,8 @@ class Step(ABC):
         wants: Steps that run beside it where they can.
         presentation: Options that change what is made of the states, but not the states.
         kept: Options whose defaults hang on what else was asked: once planned, they stay.
+        ablates: Whether it measures what a model is without dimensions: an effect, which is told
+            before what was only observed.
     """
 
     name: ClassVar[str]
@@ -112,6 +118,7 @@ class Step(ABC):
     wants: ClassVar[tuple[str, ...]] = ()
     presentation: ClassVar[tuple[str, ...]] = ()
     kept: ClassVar[tuple[str, ...]] = ()
+    ablates: ClassVar[bool] = False
 
     def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:
         self.recorded, self.inputs = recorded, inputs

@@ -51,6 +51,7 @@ class SweepSts(Gathered):
 
     name = "sweep-sts"
     Options = SweepStsOptions
+    ablates = True
     reads = (ModelOptions, TokenizerOptions)
     presentation = ("draws",)
 

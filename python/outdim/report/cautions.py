@@ -6,6 +6,14 @@ from outdim.text import listing
 
 def cautions(study: Study) -> list[str]:
     """Those of the study as a whole, then those of its steps, each said once."""
+    said = of_study(study)
+    for step in study.steps:
+        said += study.sentences("cautions", step)
+    return list(dict.fromkeys(said))
+
+
+def of_study(study: Study) -> list[str]:
+    """Those of what was read, and of the study as a whole."""
     said = []
     if study.manifest.get("finished") is None:
         said.append(
@@ -17,6 +25,10 @@ def cautions(study: Study) -> list[str]:
             f"The package that brings {listing(study.unknown)} is not installed here, or broken: "
             "its statistics are shown by their bare names."
         )
-    for step in ("inputs", *study.steps):
-        said += study.sentences("cautions", step)
-    return list(dict.fromkeys(said))
+    return said + study.sentences("cautions", "inputs")
+
+
+def folded(study: Study, step: str) -> list[str]:
+    """Those of a step that leave its headline as it is; the others stand beside it."""
+    beside = study.sentences("doubts", step)
+    return [said for said in study.sentences("cautions", step) if said not in beside]

@@ -3,9 +3,10 @@
 import base64
 import gzip
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -14,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from outdim import __version__
 from outdim.files import write_bytes
-from outdim.report.cautions import cautions
+from outdim.report.cautions import folded, of_study
 from outdim.report.colours import DARK, DIVERGING, DIVERGING_DARK
 from outdim.report.details import data_files, details, result_files
 from outdim.report.figures.base import Figure
@@ -29,6 +30,15 @@ from outdim.report.text import short_path
 _START = 'if ("DecompressionStream" in window) document.documentElement.className = "js";'
 
 _PLAIN = " !$()*+,-./:;=?@[]^_`{|}~"  # need no escape in a URL of data within an attribute
+
+
+class Finding(NamedTuple):
+    """What leads a page: of a step, its section's title, its lead, and what takes that back."""
+
+    step: str
+    title: str
+    lead: str
+    doubts: Sequence[str]
 
 
 def write_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
@@ -58,8 +68,10 @@ def write_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
 
 
 def sections(study: Study) -> list[Section]:
-    """What is shown of each step."""
+    """What is shown of each step; the outliers have the first of the colours."""
     marked = outliers(study)
+    for dim in marked:
+        study.palette.of(dim)
     return [section_of(study, step, marked) for step in study.steps]
 
 
@@ -107,7 +119,7 @@ def _content(study: Study, shown: list[Section]) -> dict[str, Any]:
     manifest = study.manifest
     model, tokenizer = (manifest.get(part) or {} for part in ("model", "tokenizer"))
     title = model.get("name") or tokenizer.get("name") or study.path.resolve().name
-    kept = [section for section in shown if section.tables or section.figures]
+    kept = [s for s in shown if s.tables or s.figures or study.sentences("headlines", s.step)]
     return {
         "kind": "Outlier dimensions" if model else "Token frequencies",
         "title": short_path(str(title)),
@@ -119,10 +131,22 @@ def _content(study: Study, shown: list[Section]) -> dict[str, Any]:
             ("run", "What was run"),
             ("definitions", "Definitions"),
         ],
-        "findings": [said for step in study.steps for said in study.sentences("headlines", step)],
-        "sections": kept,
+        "findings": [
+            Finding(section.step, section.title, lead, study.sentences("doubts", section.step))
+            for section in kept
+            if (lead := study.lead(section.step))
+        ],
+        "sections": [
+            (
+                section,
+                study.sentences("headlines", section.step),
+                study.sentences("doubts", section.step),
+                folded(study, section.step),
+            )
+            for section in kept
+        ],
         "layer_note": layers_in_words(study),
-        "cautions": cautions(study),
+        "cautions": of_study(study),
         "details": details(study),
         "files": data_files(study),
         "results": result_files(study),

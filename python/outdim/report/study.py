@@ -12,10 +12,12 @@ from outdim import manifest
 from outdim.analysis.registry import usable
 from outdim.errors import DataError
 from outdim.files import read_json
+from outdim.report.colours import Palette
 from outdim.report.statistics import StepStatistics, read_statistics
 from outdim.run import plan
 from outdim.run.results import STATS
 from outdim.tables import read_parquet
+from outdim.text import first_sentence
 from outdim.tokens import TokenFrequencies
 
 COUNTS = "counts.parquet"
@@ -42,6 +44,7 @@ class Study:
         options: Options by step, in the order in which steps were added.
         statistics: Values by step.
         frequencies: Token counts of the text; None where they were not counted.
+        palette: How each dimension is drawn, in all figures alike.
     """
 
     path: Path
@@ -49,13 +52,15 @@ class Study:
     options: dict[str, Mapping[str, Any]]
     statistics: dict[str, StepStatistics] = field(default_factory=dict)
     frequencies: TokenFrequencies | None = None
+    palette: Palette = field(default_factory=Palette, compare=False)
 
     @property
     def steps(self) -> list[str]:
-        """Its steps as they were added, but those that others need last."""
-        known = [cls for step in self.options if (cls := usable(step)) is not None]
-        needed = {name for cls in known for name in cls.needs}
-        return sorted(self.options, key=lambda step: step in needed)
+        """Those that ablate first, those that others need last; else as they were added."""
+        known = {step: cls for step in self.options if (cls := usable(step)) is not None}
+        needed = {name for cls in known.values() for name in cls.needs}
+        ablate = {step for step, cls in known.items() if cls.ablates}
+        return sorted(self.options, key=lambda step: (step in needed, step not in ablate))
 
     @property
     def unknown(self) -> list[str]:
@@ -63,8 +68,12 @@ class Study:
         return [step for step in self.manifest.get("plan") or {} if usable(step) is None]
 
     def sentences(self, part: str, step: str) -> list[str]:
-        """``headlines`` or ``cautions`` of a step."""
+        """``headlines``, ``cautions`` or, of these, ``doubts`` of a step."""
         return list((self.manifest.get(part) or {}).get(step) or [])
+
+    def lead(self, step: str) -> str:
+        """The first sentence of its headline, which is the most telling; "" where it has none."""
+        return next(map(first_sentence, self.sentences("headlines", step)), "")
 
     def document(self, name: str) -> dict[str, Any] | None:
         """A JSON result, its checksum checked; None where there is none.

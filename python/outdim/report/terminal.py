@@ -2,14 +2,16 @@
 
 import os
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from outdim.report.cautions import cautions
+from outdim.report.cautions import cautions, folded, of_study
 from outdim.report.columns import in_columns
 from outdim.report.page import layers_in_words, sections
+from outdim.report.section import Section
 from outdim.report.study import Study, read_study
-from outdim.text import number, visible
+from outdim.text import counted, number, visible
 
 _WIDTH = 120  # of tables in a file
 _LEAST = 40  # the narrowest terminal that is heeded
@@ -22,6 +24,8 @@ def terminal_width(stream: TextIO) -> int | None:
 
 def summary(run_dir: str | Path, width: int | None = None) -> str:
     """Say in a few lines what a run found: headlines, tables by layer, cautions, speed, report.
+
+    Of several steps it says the most telling sentence each, and how much more is in the report.
 
     Args:
         run_dir: Run directory.
@@ -38,16 +42,41 @@ def summary(run_dir: str | Path, width: int | None = None) -> str:
     width = None if width is None else max(width, _LEAST)
     lines, shown = [], sections(study)
     for section in shown:
-        for sentence in [*study.sentences("headlines", section.step), *section.sentences]:
-            lines.append(_wrapped(f"- {sentence}", width))
+        said = _lead(study, section) if len(shown) > 1 else _all(study, section)
+        lines += [_wrapped(f"- {sentence}", width) for sentence in said]
     for table in (table for section in shown for table in section.tables if table.brief):
         caption = f"{table.caption} With a star: {table.marks}." if table.marks else table.caption
         lines += ["", _wrapped(caption, width), *in_columns(table, width or _WIDTH)]
     if note := layers_in_words(study):
         lines += ["", _wrapped(note, width)]
-    if beware := cautions(study):
+    beware = of_study(study) if len(shown) > 1 else cautions(study)
+    if beware:
         lines += ["", "Beware:", *(_wrapped(f"- {sentence}", width) for sentence in beware)]
+    if len(shown) > 1 and (more := _in_the_report(study, shown)):
+        lines += ["", _wrapped(more, width)]
     return "\n".join([*lines, "", *_where(study)])
+
+
+def _all(study: Study, section: Section) -> list[str]:
+    return [*study.sentences("headlines", section.step), *section.sentences]
+
+
+def _lead(study: Study, section: Section) -> list[str]:
+    """The most telling sentence of a step, with what takes it back."""
+    lead = study.lead(section.step)
+    doubts = "".join(f" But: {doubt}" for doubt in study.sentences("doubts", section.step))
+    return [f"{lead}{doubts}"] if lead else []
+
+
+def _in_the_report(study: Study, shown: Sequence[Section]) -> str:
+    """How much more the report says of these steps."""
+    sentences = sum(len(_all(study, one)) - len(_lead(study, one)) for one in shown)
+    warned = sum(len(folded(study, section.step)) for section in shown)
+    parts = [(sentences, "sentence"), (warned, "caution")]
+    said = " and ".join(
+        f"{counted(number, f'more {noun}')}" for number, noun in parts if number > 0
+    )
+    return f"The report has {said}." if said else ""
 
 
 def _where(study: Study) -> list[str]:

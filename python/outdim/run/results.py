@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from outdim import manifest
+from outdim.analysis.results.cautions import Doubt
 from outdim.analysis.step import Result
 from outdim.analysis.table import SCHEMA
 from outdim.errors import DataError
@@ -85,12 +86,16 @@ def _tidy_rows(run: Path) -> dict[str, pa.Table]:
 
 
 def account_of(found: Mapping[str, Result]) -> dict[str, Any]:
-    """The sections of the manifest that steps give, their headlines and their cautions."""
-    sections: dict[str, Any] = {"headlines": {}, "cautions": {}}
+    """The sections of the manifest that steps give, their headlines and cautions.
+
+    Doubts are those of the cautions that take a headline back.
+    """
+    sections: dict[str, Any] = {"headlines": {}, "cautions": {}, "doubts": {}}
     for step, result in found.items():
         for name, value in result.account().items():
             old = sections.get(name)
             sections[name] = {**old, **value} if isinstance(old, dict) else value
         sections["headlines"][step] = list(result.headline())
-        sections["cautions"][step] = list(result.cautions())
+        sections["cautions"][step] = cautions = list(result.cautions())
+        sections["doubts"][step] = [said for said in cautions if isinstance(said, Doubt)]
     return sections

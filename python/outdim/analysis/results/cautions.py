@@ -11,12 +11,18 @@ from outdim.text import counted
 FEW_DOCUMENTS = 30
 
 
+class Doubt(str):
+    """A caution that takes the headline back: it may not be read without."""
+
+    __slots__ = ()
+
+
 def nonfinite_values(moments: Iterable[MomentsResult], effect: str) -> list[str]:
     """How many values are NaN or infinite, and what that does; nothing where all are finite."""
     bad = sum(int(one.nonfinite.sum()) for one in moments)
     if not bad:
         return []
-    return [f"{counted(bad, 'value')} of the hidden states are NaN or infinite: {effect}."]
+    return [Doubt(f"{counted(bad, 'value')} of the hidden states are NaN or infinite: {effect}.")]
 
 
 def no_interval(blocks: int) -> str:
@@ -31,8 +37,10 @@ def few_blocks(blocks: int) -> list[str]:
     if blocks >= MIN_BLOCKS:
         return []
     return [
-        f"Documents fill {counted(blocks, 'block')} only, too few for intervals: "
-        f"{MIN_BLOCKS} are needed."
+        Doubt(
+            f"Documents fill {counted(blocks, 'block')} only, too few for intervals: "
+            f"{MIN_BLOCKS} are needed."
+        )
     ]
 
 
@@ -41,6 +49,8 @@ def few_documents(documents: int) -> list[str]:
     if documents >= FEW_DOCUMENTS:
         return []
     return [
-        f"The intervals rest on {documents} documents and may be too narrow: "
-        f"{FEW_DOCUMENTS} or more would be better."
+        Doubt(
+            f"The intervals rest on {documents} documents and may be too narrow: "
+            f"{FEW_DOCUMENTS} or more would be better."
+        )
     ]

@@ -112,7 +112,6 @@ class Chosen(Result):
         ]
         most = "most" if self.goal == "break" else "least"
         said = [
-            self.measured.intact_in_words(),
             f"Taken out one after the other, each time the one of {self.choices[0].tried} that "
             f"then does {most} harm to one half of the {self.measured.drawn}s, and "
             f"{self.measured.noun} it adds up to on the other half: {listing(steps)}.",
@@ -126,7 +125,7 @@ class Chosen(Result):
                 f"{counted(len(controls), 'random set')} of as many other dimensions {verb}, which "
                 f"leaves {estimate(found.beyond, last).words()}."
             )
-        return said
+        return [*said, self.measured.intact_in_words()]
 
     def cautions(self) -> Sequence[str]:
         """What the numbers rest on."""

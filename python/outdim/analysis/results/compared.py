@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from outdim.analysis.results.cautions import few_documents
+from outdim.analysis.results.cautions import Doubt, few_documents
 from outdim.analysis.results.estimate import CHANCE, Estimate
 from outdim.analysis.step import Result
 from outdim.analysis.variants.variant import Variant, controls_of
@@ -141,12 +141,10 @@ class Compared(Result):
         return [*self._few_documents(), *self._few_controls()]
 
     def _few_documents(self) -> list[str]:
-        documents, said = self.about["documents"], []
+        documents = self.about["documents"]
         if documents < 2:
-            said.append("There is one document only: no interval can be given.")
-        else:
-            said += few_documents(documents)
-        return said
+            return [Doubt("There is one document only: no interval can be given.")]
+        return few_documents(documents)
 
     def _few_controls(self) -> list[str]:
         said = []

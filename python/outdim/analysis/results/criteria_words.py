@@ -30,12 +30,10 @@ def headline(found: Criteria) -> list[str]:
         ]
     sentences = [f"Of {rules.rstrip(',')}, the most agree on {most_agreed(votes)}."]
     if found.parameters:
-        by = [f"{dim}: {len(votes[dim])}" for dim in found.parameters if dim in votes]
+        by = [f"{dim} by {len(votes[dim])}" for dim in found.parameters if dim in votes]
         by_none = [dim for dim in found.parameters if dim not in votes]
-        by += [f"{listing(by_none)}: none"] if by_none else []
-        sentences.append(
-            f"How many of these rules find the outliers by parameters: {', '.join(by)}."
-        )
+        by += [f"{listing(by_none)} by none"] if by_none else []
+        sentences.append(f"Of the outliers by parameters, these rules find {listing(by)}.")
     return sentences + _untrained(found)
 
 

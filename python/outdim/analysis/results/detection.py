@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from outdim.analysis.results.cautions import Doubt
 from outdim.analysis.step import Result
 from outdim.analysis.table import TidyRows
 from outdim.errors import ArgumentError, DataError
@@ -171,9 +172,11 @@ class Detection(Result):
         expected = self.false_positives.expected_dims
         if expected > _MANY_BY_CHANCE:
             said.append(
-                f"The outlier rule finds {number(expected, 2)} dimensions by chance alone: some of "
-                "those listed are likely to mean nothing. A larger k or a larger share of layers "
-                "is safer."
+                Doubt(
+                    f"The outlier rule finds {number(expected, 2)} dimensions by chance alone: "
+                    "some of those listed are likely to mean nothing. A larger k or a larger share "
+                    "of layers is safer."
+                )
             )
         return said
 

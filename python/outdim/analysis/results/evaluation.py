@@ -187,9 +187,8 @@ class Evaluation(Compared):
         return {"evaluation": {f"evaluate-{self.task}": self.measured}}
 
     def headline(self) -> list[str]:
-        """What the intact model predicts, and what the worst ablations take from it."""
-        said = [self.intact_in_words()]
-        said += [self.harm_in_words(i) for i in self.ranking[:_NAMED]]
+        """What the worst ablations take from the intact model, and what that predicts."""
+        said = [self.harm_in_words(i) for i in self.ranking[:_NAMED]]
         if len(self.ranking) > _NAMED:
             rest = self.comparison(LEADING).difference.value[self.ranking[_NAMED:]]
             changes = number(rest.min(), 2)
@@ -197,7 +196,7 @@ class Evaluation(Compared):
                 changes += f" to {number(rest.max(), 2)}"
             verb = "change" if len(rest) > 1 else "changes"
             said.append(f"{counted(len(rest), 'other variant')} {verb} the loss by {changes}.")
-        return said
+        return [*said, self.intact_in_words()]
 
     def intact_in_words(self) -> str:
         """What the intact model predicts, and how well."""

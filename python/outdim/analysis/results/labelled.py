@@ -167,7 +167,7 @@ class LabelledResult(Compared):
         return {"task": self.measured}
 
     def headline(self) -> list[str]:
-        """The intact model, and what the worst ablations take from it."""
+        """What the worst ablations take from the intact model, and what that scores."""
         metric = self.asked.metrics[0]
         rows = list(self.rows(metric))
         ablated = sorted(
@@ -175,8 +175,8 @@ class LabelledResult(Compared):
             key=lambda row: np.nan_to_num(row["difference"] or 0.0),
         )
         return [
-            self.intact_in_words(),
             *(_sentence(row) for row in ablated[:_NAMED]),
+            self.intact_in_words(),
         ]
 
     def intact_in_words(self) -> str:

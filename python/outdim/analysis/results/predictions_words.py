@@ -27,18 +27,18 @@ _WHAT = {
 
 
 def headline(found: Predictions) -> list[str]:
-    """What is predicted, and what the ablations change in that."""
-    said = [_intact(found, reading) for reading in found.readings]
+    """What the ablations change in what is predicted, and what that is."""
     change = found.measure("mean_log_frequency").difference.value
     ablated = [i for i, v in enumerate(found.variants) if v.role == "ablated"]
     order = sorted(ablated, key=lambda i: -np.nan_to_num(abs(change[i + 1]), nan=np.inf))
-    said += [_ablated(found, i) for i in order[:_NAMED]]
+    said = [_ablated(found, i) for i in order[:_NAMED]]
     if len(order) > _NAMED:
         rest = change[[i + 1 for i in order[_NAMED:]]]
         said.append(
             f"{counted(len(rest), 'other variant')}: the mean log frequency changes by "
             f"{number(rest.min(), 2)} to {number(rest.max(), 2)}."
         )
+    said += [_intact(found, reading) for reading in found.readings]
     if found.contributions:
         said.append(_dimensions(found))
     if found.tagger:

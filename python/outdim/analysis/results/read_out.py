@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from outdim.analysis.results.cautions import Doubt
 from outdim.analysis.results.compared import compared_row
 from outdim.analysis.results.labelled import SCHEMA
 from outdim.analysis.step import Result
@@ -89,15 +90,11 @@ class SweptReadOut(Result):
         ]
 
     def headline(self) -> list[str]:
-        """The intact model, what helps, what harms, and whether ablations agree."""
+        """What helps, what harms, what the intact model says, and whether ablations agree."""
         metric = TASKS["sts"].metrics[0]
         found = self.without(metric)
         value = found.comparison.value
-        said = [
-            f"The cosine of {counted(len(self.truth), 'pair')} follows what people say by "
-            f"{with_interval(found.intact, value.low[0], value.high[0])} "
-            f"({metric})."
-        ]
+        said = []
         both = (("helps", "help", found.helps()), ("does harm", "do harm", found.harms()))
         for verb, infinitive, dims in both:
             if dims:
@@ -107,6 +104,11 @@ class SweptReadOut(Result):
                 said.append(f"To take one of these dimensions out {verb}: {names}.")
             else:
                 said.append(f"No dimension is sure to {infinitive} by being taken out.")
+        said.append(
+            f"The cosine of {counted(len(self.truth), 'pair')} follows what people say by "
+            f"{with_interval(found.intact, value.low[0], value.high[0])} "
+            f"({metric})."
+        )
         if self.checked:
             said.append(
                 f"The closed form was checked with the model ablated, for "
@@ -117,12 +119,15 @@ class SweptReadOut(Result):
 
     def cautions(self) -> list[str]:
         """What the numbers rest on."""
-        texts, said = len(np.unique(self.clusters)), []
+        texts = len(np.unique(self.clusters))
+        said: list[str] = []
         if self.largest_error > _EXACT:
             said.append(
-                f"The closed form is not what the ablated model gives: a cosine is off by "
-                f"{significant(self.largest_error)}. Do not use these numbers; outdim evaluate sts "
-                "runs any ablation."
+                Doubt(
+                    "The closed form is not what the ablated model gives: a cosine is off by "
+                    f"{significant(self.largest_error)}. Do not use these numbers; outdim evaluate "
+                    "sts runs any ablation."
+                )
             )
         if texts < _FEW:
             said.append(f"There are {counted(texts, 'different first text')}: few for intervals.")

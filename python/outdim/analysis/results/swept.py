@@ -153,9 +153,9 @@ class Sweep(Result):
         return {"evaluation": {self.step: {**self.places[0].measured, **size}}}
 
     def headline(self) -> list[str]:
-        """The intact model, what stands out, and the worst."""
+        """What stands out, the worst, and the intact model."""
         first, total = self.places[0], len(self.ranking)
-        said = [first.intact_in_words()]
+        said: list[str] = []
         if self.verification is not None:
             said += self.verification.words()
         if self.screened is None:
@@ -172,7 +172,7 @@ class Sweep(Result):
             said.append(f"The median variant changes {first.noun} by {number(median, 3)}.")
         if helping := self.sure(-1):
             said.append(f"Without these the model predicts better: {self._names(helping)}.")
-        return said
+        return [*said, first.intact_in_words()]
 
     def _beside_controls(self) -> list[str]:
         """What surely does harm, and at least five times as much as the controls change."""

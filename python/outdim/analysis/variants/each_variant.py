@@ -46,6 +46,7 @@ class EachVariant(Predicting):
     """Runs every variant over the same batches of text."""
 
     needs: ClassVar[tuple[str, ...]] = ("count",)
+    ablates = True
 
     @classmethod
     def resolve(cls, options: Any, inputs: Inputs) -> Json:

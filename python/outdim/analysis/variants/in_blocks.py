@@ -61,6 +61,8 @@ class InBlocks(Step):
     A block has a group, within which variants are compared, and in it the number of its first.
     """
 
+    ablates = True
+
     def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:
         super().__init__(recorded, inputs)
         self.found = ByBlock()
