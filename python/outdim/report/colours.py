@@ -4,6 +4,8 @@ Figures are made with the light ones; the page replaces them by their dark partn
 reader's system asks for a dark page.
 """
 
+from typing import NamedTuple
+
 # Okabe and Ito's palette, darkened for white and lightened for black ground.
 SERIES = {
     "#0072b2": "#56b4e9",
@@ -15,6 +17,7 @@ SERIES = {
     "#7a4a1e": "#c99a6b",
     "#3f6f8f": "#9cc3d5",
 }
+_SHAPES = (("circle", "o"), ("square", "s"), ("diamond", "D"), ("triangle-up", "^"))
 INK = "#1f2933"
 MUTED = "#5f6c7b"
 FAINT = "#a3adb8"
@@ -39,6 +42,39 @@ DIVERGING_DARK = ("#c6e2ff", "#62aef0", "#245f92", "#15191e", "#96480c", "#f0913
 def series(index: int) -> str:
     """Colour of the index-th series; colours repeat after the eighth."""
     return list(SERIES)[index % len(SERIES)]
+
+
+class Look(NamedTuple):
+    """How something is drawn: colour, and shape of its marks for plotly and matplotlib."""
+
+    colour: str
+    symbol: str
+    marker: str
+
+
+class Palette:
+    """A look for each dimension, the same in all figures of a report.
+
+    Looks are given in the order in which dimensions are first asked for, so that those a report is
+    about have to be asked for first. When all colours are used they return with another shape.
+
+    Example:
+        >>> palette = Palette()
+        >>> palette.of(507) == palette.of(507) != palette.of(247)
+        True
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[int, int] = {}
+
+    def of(self, dim: int) -> Look:
+        """The look of a dimension."""
+        return look(self._places.setdefault(int(dim), len(self._places)))
+
+
+def look(index: int) -> Look:
+    """The index-th look; after all colours in one shape they come in the next."""
+    return Look(series(index), *_SHAPES[index // len(SERIES) % len(_SHAPES)])
 
 
 def scale(colours: tuple[str, ...]) -> list[list[float | str]]:

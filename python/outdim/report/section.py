@@ -8,12 +8,13 @@ from outdim.report.figures.base import Figure
 
 @dataclass(frozen=True)
 class Cell:
-    """Of a table: text, how many rows it spans, and whether it heads them or stands out."""
+    """Of a table: text, how many rows it spans, whether it heads them or stands out, a tooltip."""
 
     text: str
     rows: int = 1
     heading: bool = False
     marked: bool = False
+    title: str = ""
 
 
 @dataclass(frozen=True)

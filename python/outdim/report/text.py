@@ -4,6 +4,7 @@ import html
 from pathlib import Path
 
 from outdim.text import visible
+from outdim.tokens import TokenFrequencies
 
 
 def token_text(token: str) -> str:
@@ -14,6 +15,15 @@ def token_text(token: str) -> str:
         True
     """
     return visible(token).replace(" ", "␣") or "(empty)"
+
+
+def token_of(counts: TokenFrequencies | None, token: int, label: str) -> str:
+    """What a token stands for, made visible; its label where its bytes are not known.
+
+    Byte-level vocabularies write a blank as Ġ: their labels are no text.
+    """
+    raw = counts.raw[token] if counts is not None and counts.raw and token < len(counts) else None
+    return token_text(label if raw is None else raw.decode(errors="backslashreplace"))
 
 
 def short_path(path: str) -> str:

@@ -2,6 +2,7 @@
 
 import numpy as np
 from outdim.analysis.table import Statistic
+from outdim.report.colours import SERIES, Palette, look
 from outdim.report.figures.layer_curves import MAX_LINES, layer_curves
 from report.synthetic import view
 
@@ -35,7 +36,7 @@ def test_values_of_unequal_size_are_drawn_on_a_logarithmic_axis():
     size = Statistic("size", "size", low=0)
     for largest, scale in ((2.0, "linear"), (24_000.0, "log")):
         values[1, 5] = largest
-        figure = layer_curves("size", "Size", [view(values, size, "")])
+        figure = layer_curves("size", "Size", [view(values, size, "")], Palette())
         assert figure.interactive.layout.yaxis.type == scale
         assert {trace.meta["scale"] for trace in figure.interactive.data} == {scale}
 
@@ -52,7 +53,9 @@ def test_the_caption_speaks_of_the_lines_that_are_drawn():
     values = np.random.default_rng(0).uniform(1, 2, (3, 64))
 
     def caption(values, marked):
-        return layer_curves("size", "Size", [view(values)], marked, "dimensions followed").caption
+        return layer_curves(
+            "size", "Size", [view(values)], Palette(), marked, "dimensions followed"
+        ).caption
 
     others = "dimensions with the largest values at any layer; 8 at most"
     assert caption(values, [7, 3]).startswith(
@@ -68,13 +71,32 @@ def test_the_caption_speaks_of_the_lines_that_are_drawn():
 
 def test_labels_without_special_meaning_are_not_read_as_tex():
     odd = Statistic("odd", "a $x_{$ <b>", unit="$")
-    figure = layer_curves("odd", "Odd", [view([[1.0, 2.0]], odd, "")])
+    figure = layer_curves("odd", "Odd", [view([[1.0, 2.0]], odd, "")], Palette())
     assert "&#36;x_{&#36; &lt;b&gt;" in figure.interactive.layout.yaxis.title.text
     assert b"a $x_{$ &lt;b&gt;" in figure.svg()
 
 
 def test_values_that_are_all_0_are_drawn():
     """An empty figure would say nothing, and matplotlib would warn of a legend of nothing."""
-    figure = layer_curves("none", "None", [view([[0.0, 0.0, np.nan]] * 2)])
+    figure = layer_curves("none", "None", [view([[0.0, 0.0, np.nan]] * 2)], Palette())
     assert [list(trace.y) for trace in figure.interactive.data] == [[0, 0]] * 2
     figure.svg()
+
+
+def test_a_dimension_has_one_look_in_all_figures():
+    """Whatever else a figure shows, and in whichever order."""
+    values = np.random.default_rng(0).uniform(1, 2, (3, 64))
+    palette = Palette()
+    palette.of(30)
+    seen: dict[str, set[tuple[str, str]]] = {}
+    for marked, raised in (((30, 7), 9), ((7,), 12), ((), 7), ((12, 9, 7, 30), 11)):
+        values[1, raised] = 10 + raised
+        figure = layer_curves("size", "Size", [view(values)], palette, marked)
+        drawn = [trace for trace in figure.interactive.data if "dimension" in (trace.name or "")]
+        for trace in drawn:
+            seen.setdefault(trace.name, set()).add((trace.line.color, trace.marker.symbol))
+        assert len({(trace.line.color, trace.marker.symbol) for trace in drawn}) == len(drawn)
+    assert len(seen) > len(SERIES)
+    assert all(len(looks) == 1 for looks in seen.values())
+    assert seen["dimension 30"] == {look(0)[:2]}
+    assert len(set.union(*seen.values())) == len(seen)

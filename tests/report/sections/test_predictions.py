@@ -1,5 +1,7 @@
 """The section of predictions: what was planted stands in tables and figures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from outdim import Ablation
@@ -10,6 +12,7 @@ from outdim.report import summary, write_report
 from outdim.report.sections import section_of
 from outdim.report.study import read_study
 from outdim.stats.prediction_sums import Reading
+from outdim.tokens import TokenFrequencies
 from report.synthetic import write_study
 
 NOUN, VERB = CLASSES.index("NOUN"), CLASSES.index("VERB")
@@ -75,9 +78,20 @@ def test_measures_stand_by_variant_and_what_no_control_does_is_marked(study):
 
 def test_the_tokens_predicted_most_are_named(study):
     table = section_of(study, "predictions-lm", []).tables[2]
-    by_variant = {row[0]: row[1] for row in table.rows}
-    assert by_variant["507 off (state)"] == "“\u0120t0” 4,000"
-    assert by_variant["truth"].startswith("“\u0120t0” ")
+    by_variant = {row[0].text: row[1] for row in table.cells()}
+    assert by_variant["507 off (state)"].text == "“\u0120t0” 4,000"
+    assert by_variant["507 off (state)"].title == "ids 0"
+    assert by_variant["truth"].text.startswith("“\u0120t0” ")
+
+
+def test_tokens_of_a_byte_level_vocabulary_are_shown_as_text(study):
+    size = 50
+    raw = tuple(f" t{i}\n".encode() if i else b"\xe2\x82" for i in range(size))
+    counts = TokenFrequencies(np.ones(size, np.int64), np.zeros(size, bool), ("?",) * size, raw=raw)
+    table = section_of(replace(study, frequencies=counts), "predictions-lm", []).tables[2]
+    by_variant = {row[0].text: row[1].text for row in table.cells()}
+    assert by_variant["507 off (state)"] == "“\\xe2\\x82” 4,000"
+    assert "“␣t1\\n” " in by_variant["truth"]
 
 
 def test_dimensions_are_ranked_by_what_they_add(study):

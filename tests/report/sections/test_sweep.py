@@ -85,7 +85,7 @@ def test_both_numbers_of_which_a_ratio_is_are_told():
     """The mean size of controls that do good and harm is not the size of their mean."""
     grid = Grid(((0,),), (None,), ((11,), (12,), (13,)))
     found = Sweep("sweep-lm", (evaluated(grid, 0, [3.0, 0.01, -0.02, 0.03]),), grid)
-    said = found.headline()[-1]
+    said = found.headline()[-2]
     loss = found.places[0].comparison("loss")
     assert f"by {loss.control[1]:.3f} on average, {loss.size[1]:.3f} in size, which" in said
     assert loss.size[1] > 2 * loss.control[1]

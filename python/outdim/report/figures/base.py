@@ -1,7 +1,7 @@
 """What every figure of the report has in common."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -121,6 +121,19 @@ def error_bars(value: Any, low: Any, high: Any) -> dict[str, Any]:
     below, above = whiskers(value, low, high)
     ends = {"array": above, "arrayminus": below}
     return {"type": "data", "symmetric": False, "thickness": 1, "width": 3, **ends}
+
+
+def missing_intervals(low: Sequence[float]) -> str:
+    """Says, behind a caption that speaks of intervals, of how many values there is none.
+
+    >>> missing_intervals([1.0, float("nan")])
+    ' No interval is known for 1 of 2 values.'
+    """
+    missing = int(np.isnan(np.asarray(low, np.float64)).sum())
+    if not missing:
+        return ""
+    of = "any of them" if missing == len(low) else f"{missing} of {len(low)} values"
+    return f" No interval is known for {of}."
 
 
 def legend_beside(axes: Any) -> None:

@@ -10,8 +10,16 @@ import plotly.graph_objects as go
 import pyarrow as pa
 from matplotlib.figure import Figure as Canvas
 
-from outdim.report.colours import MUTED, series
-from outdim.report.figures.base import Figure, canvas, error_bars, layout, legend_beside, whiskers
+from outdim.report.colours import MUTED, Look, look
+from outdim.report.figures.base import (
+    Figure,
+    canvas,
+    error_bars,
+    layout,
+    legend_beside,
+    missing_intervals,
+    whiskers,
+)
 from outdim.report.text import plot_text
 from outdim.text import visible
 
@@ -25,6 +33,7 @@ class Curve:
         x, y: Its places, in the order of x.
         low, high: Ends of the interval at each.
         beside: Whether it is there to be compared with: drawn grey.
+        look: How it is drawn otherwise, where it is of a dimension.
     """
 
     name: str
@@ -33,6 +42,7 @@ class Curve:
     low: Sequence[float]
     high: Sequence[float]
     beside: bool = False
+    look: Look | None = None
 
     @classmethod
     def of_others(cls, name: str, x: Sequence[float], y: Sequence[float]) -> Self:
@@ -48,7 +58,8 @@ def curves(
     return Figure(
         id=id_,
         title=title,
-        caption=caption,
+        caption=caption
+        + missing_intervals([low for line in lines if not line.beside for low in line.low]),
         alt=f"Line chart of {upwards} by {across}, {len(lines)} lines.",
         table=_table(lines),
         plot=lambda: _interactive(across, upwards, lines),
@@ -66,14 +77,15 @@ def _table(lines: Sequence[Curve]) -> pa.Table:
     return pa.table({"series": names, **columns})
 
 
-def _colours(lines: Sequence[Curve]) -> list[str]:
+def _looks(lines: Sequence[Curve]) -> list[Look]:
     ordinary = iter(range(len(lines)))
-    return [MUTED if line.beside else series(next(ordinary)) for line in lines]
+    grey = look(0)._replace(colour=MUTED)
+    return [grey if line.beside else line.look or look(next(ordinary)) for line in lines]
 
 
 def _interactive(across: str, upwards: str, lines: Sequence[Curve]) -> go.Figure:
     figure = go.Figure()
-    for line, colour in zip(lines, _colours(lines), strict=True):
+    for line, drawn in zip(lines, _looks(lines), strict=True):
         name = plot_text(line.name)
         figure.add_scatter(
             x=list(line.x),
@@ -81,7 +93,8 @@ def _interactive(across: str, upwards: str, lines: Sequence[Curve]) -> go.Figure
             error_y=error_bars(line.y, line.low, line.high),
             mode="lines+markers",
             name=name,
-            line={"color": colour, "width": 2, "dash": "dot" if line.beside else "solid"},
+            marker={"symbol": drawn.symbol},
+            line={"color": drawn.colour, "width": 2, "dash": "dot" if line.beside else "solid"},
             hovertemplate=f"{name}<br>%{{x}}: %{{y:.3~f}}<extra></extra>",
         )
     figure.update_layout(
@@ -96,13 +109,14 @@ def _interactive(across: str, upwards: str, lines: Sequence[Curve]) -> go.Figure
 
 def _draw(across: str, upwards: str, lines: Sequence[Curve]) -> Canvas:
     figure, axes = canvas(8, 4)
-    for line, colour in zip(lines, _colours(lines), strict=True):
+    for line, drawn in zip(lines, _looks(lines), strict=True):
         axes.errorbar(
             line.x,
             line.y,
             yerr=whiskers(line.y, line.low, line.high),
-            fmt=":o" if line.beside else "-o",
-            color=colour,
+            fmt=":" if line.beside else "-",
+            marker=drawn.marker,
+            color=drawn.colour,
             elinewidth=0.8,
             capsize=2,
             markersize=3.5,

@@ -7,8 +7,15 @@ import plotly.graph_objects as go
 import pyarrow as pa
 from matplotlib.figure import Figure as Canvas
 
-from outdim.report.colours import MUTED, series
-from outdim.report.figures.base import Figure, canvas, error_bars, layout, whiskers
+from outdim.report.colours import INK, MUTED
+from outdim.report.figures.base import (
+    Figure,
+    canvas,
+    error_bars,
+    layout,
+    missing_intervals,
+    whiskers,
+)
 from outdim.report.text import plot_text
 from outdim.text import visible
 
@@ -23,6 +30,7 @@ class Difference:
         label: What was changed.
         value, low, high: Of the difference.
         controls: Differences of the controls that stand beside it.
+        colour: Of the filled dot.
     """
 
     label: str
@@ -30,6 +38,7 @@ class Difference:
     low: float
     high: float
     controls: Sequence[float] = ()
+    colour: str = INK
 
 
 def differences(
@@ -39,7 +48,7 @@ def differences(
     return Figure(
         id=id_,
         title=title,
-        caption=caption,
+        caption=f"{caption}{missing_intervals([row.low for row in rows])}",
         alt=f"Dot plot of {axis} of {len(rows)} variants.",
         table=_table(rows),
         plot=lambda: _interactive(axis, rows),
@@ -85,10 +94,10 @@ def _interactive(axis: str, rows: Sequence[Difference]) -> go.Figure:
     figure.add_scatter(
         x=[row.value for row in rows],
         y=list(range(len(rows))),
-        error_x=error_bars(*_parts(rows)),
+        error_x={**error_bars(*_parts(rows)), "color": MUTED},
         mode="markers",
         name="ablated",
-        marker={"size": 8, "color": series(0)},
+        marker={"size": 8, "color": [row.colour for row in rows]},
         text=[plot_text(row.label) for row in rows],
         hovertemplate="%{text}: %{x:.3~f}<extra></extra>",
     )
@@ -119,11 +128,12 @@ def _draw(axis: str, rows: Sequence[Difference]) -> Canvas:
         [row.value for row in rows],
         range(len(rows)),
         xerr=whiskers(*_parts(rows)),
-        fmt="o",
-        color=series(0),
-        markersize=5,
+        fmt="none",
+        ecolor=MUTED,
         capsize=2,
     )
+    for place, row in enumerate(rows):
+        axes.plot(row.value, place, "o", color=row.colour, markersize=5)
     axes.axvline(0, color=MUTED, linewidth=0.8)
     axes.set_yticks(range(len(rows)), [visible(row.label) for row in rows], parse_math=False)
     axes.invert_yaxis()

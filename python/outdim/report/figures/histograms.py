@@ -8,7 +8,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
-from outdim.report.colours import FAINT, MUTED, series
+from outdim.report.colours import FAINT, Palette
 from outdim.report.figures.base import Choice, Figure, canvas, layout, legend_beside
 from outdim.text import listing
 
@@ -22,6 +22,7 @@ def histograms(
     edges: Sequence[float],
     dims: Sequence[int],
     names: Mapping[str, str],
+    palette: Palette,
 ) -> Figure:
     """Draw, for each part, the share of all weights and of those of some columns by size.
 
@@ -32,7 +33,9 @@ def histograms(
         edges: Of the bins, in standard deviations of all weights of the part.
         dims: The columns.
         names: Of the parts, for people.
+        palette: How columns are drawn.
     """
+    colours = [FAINT, *(palette.of(dim).colour for dim in dims)]
     shares = {part: _shares(found, dims) for part, found in counts.items()}
     first = next(iter(shares))
     return Figure(
@@ -44,8 +47,8 @@ def histograms(
         alt=f"Histograms of the weights of {listing(list(names.values()))}: all, and those of "
         f"dimensions {listing(list(dims))}.",
         table=_table(shares, edges),
-        plot=lambda: _interactive(shares, edges),
-        draw=lambda: _draw(shares[first], edges, names[first]),
+        plot=lambda: _interactive(shares, edges, colours),
+        draw=lambda: _draw(shares[first], edges, names[first], colours),
         choices=(Choice("part", "part", {part: names[part] for part in shares}),),
     )
 
@@ -75,13 +78,15 @@ def _table(shares: Mapping[str, Mapping[str, Floats]], edges: Sequence[float]) -
     )
 
 
-def _interactive(shares: Mapping[str, Mapping[str, Floats]], edges: Sequence[float]) -> go.Figure:
+def _interactive(
+    shares: Mapping[str, Mapping[str, Floats]], edges: Sequence[float], colours: Sequence[str]
+) -> go.Figure:
     figure = go.Figure()
     for place, (part, found) in enumerate(shares.items()):
         for turn, (name, share) in enumerate(found.items()):
             figure.add_bar(
                 x=_middles(edges), y=share, name=name, meta={"part": part}, visible=place == 0,
-                marker={"color": FAINT if turn == 0 else series(turn - 1),
+                marker={"color": colours[turn],
                         "opacity": 1 if turn == 0 else 0.65},
                 hovertemplate=f"{name}<br>%{{x}} σ: %{{y:.3~g}}<extra></extra>",
             )  # fmt: skip
@@ -97,11 +102,13 @@ def _interactive(shares: Mapping[str, Mapping[str, Floats]], edges: Sequence[flo
     return figure
 
 
-def _draw(found: Mapping[str, Floats], edges: Sequence[float], label: str) -> Canvas:
+def _draw(
+    found: Mapping[str, Floats], edges: Sequence[float], label: str, colours: Sequence[str]
+) -> Canvas:
     figure, axes = canvas(8, 3.6)
     for turn, (name, share) in enumerate(found.items()):
         axes.stairs(
-            share, edges, fill=turn == 0, color=MUTED if turn == 0 else series(turn - 1),
+            share, edges, fill=turn == 0, color=colours[turn],
             alpha=0.35 if turn == 0 else 1.0, label=name,
         )  # fmt: skip
     axes.set_yscale("log")

@@ -10,7 +10,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure as Canvas
 
 from outdim.analysis.results.estimate import Estimate
-from outdim.report.colours import BAND, MUTED, series
+from outdim.report.colours import BAND, MUTED, Look, Palette, look
 from outdim.report.figures.base import Figure, canvas, error_bars, layout, legend_beside, whiskers
 from outdim.report.statistics import Floats
 from outdim.report.text import plot_text
@@ -20,7 +20,7 @@ from outdim.text import listing, visible
 MAX_LINES = 8
 MAX_MARKED = 5
 
-_AXIS = 52  # characters that fit along the axis
+_AXIS = 40  # characters that fit along the axis, below a legend of two lines
 _WIDE = 300.0  # a largest value so many times the median is drawn on a logarithmic axis
 
 
@@ -28,11 +28,15 @@ def layer_curves(
     id_: str,
     title: str,
     shown: Sequence[View],
+    palette: Palette,
     marked: Sequence[int] = (),
     marks: str = "",
 ) -> Figure:
     """Draw, for each view, the marked dimensions (``marks``: what these are) and the strongest."""
     first = shown[0]
+    for dim in (line.dim for view in shown for line in _lines(view, marked)):
+        if dim is not None:
+            palette.of(dim)
     named = [line.name for line in _lines(first, marked)]
     return Figure(
         id=id_,
@@ -43,8 +47,8 @@ def layer_curves(
         + ("" if first.usual is None else ", with the median and the 5 to 95 % band of all")
         + ".",
         table=_table(shown, marked),
-        plot=lambda: _interactive(shown, marked),
-        draw=lambda: _draw(first, marked),
+        plot=lambda: _interactive(shown, palette, marked),
+        draw=lambda: _draw(first, palette, marked),
         choices=choices(shown),
     )
 
@@ -91,6 +95,7 @@ class _Line(NamedTuple):
         at: Places among the points of the view.
         estimate: The values.
         solid: Whether it is marked, or none is; the others are dashed.
+        dim: The dimension it is of, if any.
     """
 
     name: str
@@ -98,6 +103,7 @@ class _Line(NamedTuple):
     at: list[int]
     estimate: Estimate
     solid: bool = True
+    dim: int | None = None
 
 
 def _lines(view: View, marked: Sequence[int]) -> list[_Line]:
@@ -111,6 +117,7 @@ def _lines(view: View, marked: Sequence[int]) -> list[_Line]:
                 every,
                 view.estimate[:, column],
                 not marked or column in marked,
+                column if view.of == "dimension" else None,
             )
             for column in view.strongest(marked, MAX_LINES, MAX_MARKED)
         ]
@@ -156,7 +163,7 @@ def _table(shown: Sequence[View], marked: Sequence[int]) -> pa.Table:
                 ("5%", "median", "95%"), () if view.usual is None else view.usual, strict=False
             )
         ]
-        for name, statistic, at, estimate, _ in [*curves, *_lines(view, marked)]:
+        for name, statistic, at, estimate, *_ in [*curves, *_lines(view, marked)]:
             size, parts = len(at), estimate.parts()
             columns["selection"] += [view.key.selection] * size
             columns["statistic"] += [statistic] * size
@@ -170,11 +177,11 @@ def _table(shown: Sequence[View], marked: Sequence[int]) -> pa.Table:
     return pa.table({**columns, **floats})
 
 
-def _interactive(shown: Sequence[View], marked: Sequence[int]) -> go.Figure:
+def _interactive(shown: Sequence[View], palette: Palette, marked: Sequence[int]) -> go.Figure:
     figure = go.Figure()
     for place, view in enumerate(shown):
         scale = _scale(view)
-        for trace in _traces(view, marked):
+        for trace in _traces(view, palette, marked):
             figure.add_scatter(
                 **{"x": view.labels, "customdata": view.points, **trace},
                 meta={
@@ -200,7 +207,7 @@ def _interactive(shown: Sequence[View], marked: Sequence[int]) -> go.Figure:
     return figure
 
 
-def _traces(view: View, marked: Sequence[int]) -> list[dict[str, Any]]:
+def _traces(view: View, palette: Palette, marked: Sequence[int]) -> list[dict[str, Any]]:
     silent = {"mode": "lines", "hoverinfo": "skip"}
     traces: list[dict[str, Any]] = []
     if view.usual is not None:
@@ -231,11 +238,15 @@ def _traces(view: View, marked: Sequence[int]) -> list[dict[str, Any]]:
             }
         )
     for place, line in enumerate(_lines(view, marked)):
-        traces += _curve(view, line, series(place))
+        traces += _curve(view, line, _look(line, place, palette))
     return traces
 
 
-def _curve(view: View, line: _Line, colour: str) -> list[dict[str, Any]]:
+def _look(line: _Line, place: int, palette: Palette) -> Look:
+    return look(place) if line.dim is None else palette.of(line.dim)
+
+
+def _curve(view: View, line: _Line, drawn: Look) -> list[dict[str, Any]]:
     one, name = line.estimate, plot_text(line.name)
     curve: dict[str, Any] = {
         "x": [view.labels[place] for place in line.at],
@@ -243,8 +254,12 @@ def _curve(view: View, line: _Line, colour: str) -> list[dict[str, Any]]:
         "y": one.value,
         "name": name,
         "mode": "lines+markers",
-        "line": {"color": colour, "width": 2.5 if line.solid else 1.6, "dash": _dash(line.solid)},
-        "marker": {"size": 6 if line.solid else 4},
+        "line": {
+            "color": drawn.colour,
+            "width": 2.5 if line.solid else 1.6,
+            "dash": _dash(line.solid),
+        },
+        "marker": {"size": 6 if line.solid else 4, "symbol": drawn.symbol},
         "hovertemplate": f"{name}<br>%{{customdata}}: %{{y:.3~f}}<extra></extra>",
         "legendgroup": name,
     }
@@ -255,7 +270,7 @@ def _curve(view: View, line: _Line, colour: str) -> list[dict[str, Any]]:
     edge = {
         **{part: curve[part] for part in ("x", "customdata", "legendgroup")},
         "mode": "lines",
-        "line": {"color": colour, "width": 0},  # whose shade fills what is between
+        "line": {"color": drawn.colour, "width": 0},  # whose shade fills what is between
         "hoverinfo": "skip",
         "showlegend": False,
     }
@@ -266,7 +281,7 @@ def _dash(solid: bool) -> str:
     return "solid" if solid else "dash"
 
 
-def _draw(view: View, marked: Sequence[int]) -> Canvas:
+def _draw(view: View, palette: Palette, marked: Sequence[int]) -> Canvas:
     x = np.arange(len(view.points))
     figure, axes = canvas(8, 4)
     if view.usual is not None:
@@ -276,21 +291,20 @@ def _draw(view: View, marked: Sequence[int]) -> Canvas:
     for turn, chance in enumerate(_chance_lines(view)):
         axes.plot(x, chance, ":", color=MUTED, label="_" if turn else "chance")
     for place, line in enumerate(_lines(view, marked)):
-        one, at = line.estimate, x[line.at]
+        one, at, drawn = line.estimate, x[line.at], _look(line, place, palette)
         spread = None
         if one.low is not None and one.high is not None:
             if view.of:
                 spread = whiskers(one.value, one.low, one.high)
             else:
-                axes.fill_between(
-                    at, one.low, one.high, color=series(place), alpha=0.2, linewidth=0
-                )
+                axes.fill_between(at, one.low, one.high, color=drawn.colour, alpha=0.2, linewidth=0)
         axes.errorbar(
             at,
             one.value,
             yerr=spread,
-            fmt="-o" if line.solid else "--o",
-            color=series(place),
+            linestyle="-" if line.solid else "--",
+            marker=drawn.marker,
+            color=drawn.colour,
             linewidth=2 if line.solid else 1.2,
             elinewidth=0.8,
             capsize=2,

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from outdim.report.colours import INK, MUTED, series
 from outdim.report.figures.base import LOG_AXIS, Figure, canvas, layout
 from outdim.report.statistics import Array
-from outdim.report.text import plot_text, token_text
+from outdim.report.text import plot_text, token_of
 from outdim.tokens import TokenFrequencies
 
 _ALL_UP_TO = 300
@@ -55,7 +55,7 @@ def _named(counts: TokenFrequencies, ordinary: Array) -> list[tuple[int, int, st
     for rank in _NAMED_RANKS:
         if rank <= len(ordinary):
             i = ordinary[rank - 1]
-            name = token_text(counts.tokens[i])
+            name = token_of(counts, int(i), counts.tokens[i])
             if len(name) > _NAME_CHARACTERS:
                 name = name[: _NAME_CHARACTERS - 1] + "…"
             named.append((rank, int(counts.counts[i]), f"“{name}”"))
@@ -95,7 +95,7 @@ def _interactive(
     hover = "“%{text}” (id %{customdata})<br>rank %{x:,}: %{y:,} times<extra></extra>"
 
     def labels(chosen: Array) -> list[str]:
-        return [plot_text(token_text(counts.tokens[i])) for i in chosen]
+        return [plot_text(token_of(counts, int(i), counts.tokens[i])) for i in chosen]
 
     figure = go.Figure()
     if len(ordinary):

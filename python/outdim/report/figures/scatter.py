@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pyarrow as pa
 from matplotlib.figure import Figure as Canvas
 
-from outdim.report.colours import FAINT, MUTED, series
+from outdim.report.colours import FAINT, MUTED, Palette
 from outdim.report.figures.base import Choice, Figure, canvas, layout
 from outdim.report.statistics import Array, Floats
 from outdim.report.text import plot_text
@@ -40,6 +40,7 @@ class Panels:
         bound: What the dashed lines are.
         rank: The larger, the more worth drawing a dimension is [D].
         named: Dimensions that are coloured and labelled, the first ones.
+        palette: How these are drawn.
     """
 
     points: Sequence[str]
@@ -50,6 +51,7 @@ class Panels:
     bound: str
     rank: Floats
     named: Sequence[int]
+    palette: Palette
 
     @property
     def dims(self) -> Array:
@@ -92,7 +94,7 @@ def scatter(id_: str, title: str, panels: Panels, caption: str) -> Figure:
         "in any layer, and the rest evenly thinned out; stats.parquet has them all.",
         ""
         if len(panels.drawn) == layers
-        else f"The static drawing shows {len(panels.drawn)} of {layers} layers, evenly spaced.",
+        else f"The drawing (SVG) shows {len(panels.drawn)} of {layers} layers, evenly spaced.",
     ]
     layer_choice = Choice(
         "layer",
@@ -143,7 +145,8 @@ def _interactive(panels: Panels, dims: Array) -> go.Figure:
             hovertemplate=f"dimension %{{customdata}}<br>{hover}<extra></extra>",
             **shared,
         )
-        for place, dim in enumerate(labelled):
+        for dim in labelled:
+            drawn = panels.palette.of(dim)
             figure.add_scatter(
                 x=[x[dim]],
                 y=[y[dim]],
@@ -152,7 +155,7 @@ def _interactive(panels: Panels, dims: Array) -> go.Figure:
                 text=[str(dim)],
                 textposition="top center",
                 cliponaxis=False,
-                marker={"size": 10, "color": series(place)},
+                marker={"size": 10, "color": drawn.colour, "symbol": drawn.symbol},
                 hovertemplate=f"dimension {dim}<br>{hover}<extra></extra>",
                 **shared,
             )
@@ -207,8 +210,9 @@ def _draw(panels: Panels, dims: Array) -> Canvas:
         x, y = panels.dots(row)
         # As an image inside the SVG: tens of thousands of circles would weigh megabytes.
         axes.scatter(x[rest], y[rest], s=4, color=FAINT, linewidths=0, rasterized=True)
-        for place, dim in enumerate(labelled):
-            axes.scatter([x[dim]], [y[dim]], s=18, color=series(place), zorder=3)
+        for dim in labelled:
+            mark = panels.palette.of(dim)
+            axes.scatter([x[dim]], [y[dim]], s=18, color=mark.colour, marker=mark.marker, zorder=3)
             axes.annotate(
                 str(dim), (x[dim], y[dim]), xytext=(3, 3), textcoords="offset points", fontsize=7
             )

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pyarrow as pa
 from matplotlib.figure import Figure as Canvas
 
-from outdim.report.colours import MUTED, series
+from outdim.report.colours import FAINT, MUTED, Palette
 from outdim.report.figures.base import Choice, Figure, canvas, error_bars, layout
 from outdim.report.statistics import Array, Floats
 from outdim.report.text import plot_text
@@ -47,7 +47,9 @@ class Spikes:
         return sorted(int(place) for place in largest)
 
 
-def spikes(id_: str, title: str, caption: str, upwards: str, shown: Sequence[Spikes]) -> Figure:
+def spikes(
+    id_: str, title: str, caption: str, upwards: str, shown: Sequence[Spikes], palette: Palette
+) -> Figure:
     """Draw the values, one choice of the reader at a time (interactive), or the first (static)."""
     options = {str(number): one.label for number, one in enumerate(shown)}
     return Figure(
@@ -58,8 +60,8 @@ def spikes(id_: str, title: str, caption: str, upwards: str, shown: Sequence[Spi
         "the largest are "
         f"{', '.join(str(shown[0].dims[place]) for place in shown[0].named)}.",
         table=_table(shown),
-        plot=lambda: _interactive(upwards, shown),
-        draw=lambda: _draw(upwards, shown[0]),
+        plot=lambda: _interactive(upwards, shown, palette),
+        draw=lambda: _draw(upwards, shown[0], palette),
         choices=(Choice("place", "Show", options),) if len(shown) > 1 else (),
     )
 
@@ -73,16 +75,17 @@ def _table(shown: Sequence[Spikes]) -> pa.Table:
     return pa.table({"series": np.repeat([one.label for one in shown], sizes), **columns})
 
 
-def _interactive(upwards: str, shown: Sequence[Spikes]) -> go.Figure:
+def _interactive(upwards: str, shown: Sequence[Spikes], palette: Palette) -> go.Figure:
     figure = go.Figure()
     for number, one in enumerate(shown):
+        looks = [palette.of(one.dims[place]) for place in one.named]
         own = {"meta": {"place": str(number)}, "visible": number == 0, "showlegend": False}
         figure.add_scatter(
             x=one.dims,
             y=one.value,
             mode=one.mode,
-            line={"color": series(0), "width": 1},
-            marker={"color": series(0), "size": 5},
+            line={"color": FAINT, "width": 1},
+            marker={"color": FAINT, "size": 5},
             hovertemplate="dimension %{x}: %{y:.3~f}<extra></extra>",
             **own,
         )
@@ -92,7 +95,11 @@ def _interactive(upwards: str, shown: Sequence[Spikes]) -> go.Figure:
             text=[str(one.dims[place]) for place in one.named],
             mode="markers+text",
             textposition="top center",
-            marker={"color": series(1), "size": 6},
+            marker={
+                "color": [drawn.colour for drawn in looks],
+                "symbol": [drawn.symbol for drawn in looks],
+                "size": 7,
+            },
             error_y=error_bars(*(part[one.named] for part in (one.value, one.low, one.high))),
             hovertemplate="dimension %{x}: %{y:.3~f}<extra></extra>",
             **own,
@@ -116,12 +123,13 @@ def _interactive(upwards: str, shown: Sequence[Spikes]) -> go.Figure:
     return figure
 
 
-def _draw(upwards: str, one: Spikes) -> Canvas:
+def _draw(upwards: str, one: Spikes, palette: Palette) -> Canvas:
     figure, axes = canvas(9, 3.6)
     drawn = "-" if one.mode == "lines" else "o"
-    axes.plot(one.dims, one.value, drawn, color=series(0), linewidth=0.8, markersize=3)
-    axes.plot(one.dims[one.named], one.value[one.named], "o", color=series(1), markersize=3.5)
+    axes.plot(one.dims, one.value, drawn, color=FAINT, linewidth=0.8, markersize=3)
     for place in one.named:
+        mark = palette.of(one.dims[place])
+        axes.plot(one.dims[place], one.value[place], mark.marker, color=mark.colour, markersize=3.5)
         axes.annotate(
             str(one.dims[place]),
             (one.dims[place], one.value[place]),

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import pyarrow as pa
 from matplotlib.figure import Figure as Canvas
 
-from outdim.report.colours import MUTED, series
+from outdim.report.colours import INK, MUTED
 from outdim.report.figures.base import Figure, canvas, layout
 from outdim.report.text import plot_text
 from outdim.text import visible
@@ -61,7 +61,7 @@ def _kinds(dots: Sequence[Measured]) -> list[tuple[str, str, list[Measured]]]:
     """Name, colour and dots of those that came first, and of the random others."""
     return [
         ("random others", MUTED, [dot for dot in dots if not dot.first]),
-        ("first by score", series(0), [dot for dot in dots if dot.first]),
+        ("first by score", INK, [dot for dot in dots if dot.first]),
     ]
 
 

@@ -14,6 +14,9 @@ from outdim.report.views import View, topics
 
 OUTLIERS = "outliers by parameters"
 _STRONGEST = 10
+_STEMS = {"screen": "Screening by gradients"}
+#: What a step reads, by the end of its name.
+TASKS = {"lm": "next tokens", "mlm": "masked tokens", "glue": "labelled texts"}
 
 
 def section(study: Study, step: str, marked: Sequence[int]) -> Section:
@@ -29,17 +32,28 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
             *([by_layer({view.words: view for view in of_points})] if of_points else []),
             *(strongest(topic, view) for topic, view in leading.items() if view.of),
         ],
-        figures=curves(step, by_topic, marked),
+        figures=curves(study, step, by_topic, marked),
     )
 
 
 def title_of(step: str) -> str:
-    """The name of a step as a heading."""
+    """The name of a step as a heading.
+
+    >>> title_of("screen-mlm"), title_of("norm-share")
+    ('Screening by gradients, masked tokens', 'Norm share')
+    """
+    stem, _, task = step.partition("-")
+    if stem in _STEMS and task in TASKS:
+        return f"{_STEMS[stem]}, {TASKS[task]}"
     return step.replace("-", " ").replace("_", " ").capitalize()
 
 
 def curves(
-    step: str, by_topic: dict[str, list[View]], marked: Sequence[int], marks: str = OUTLIERS
+    study: Study,
+    step: str,
+    by_topic: dict[str, list[View]],
+    marked: Sequence[int],
+    marks: str = OUTLIERS,
 ) -> list[Figure]:
     """A figure by layers for each topic; ``marks`` says what ``marked`` dimensions are."""
     figures: dict[str, Figure] = {}
@@ -49,7 +63,7 @@ def curves(
         figures[id_] = (
             head_map(id_, f"{topic}, head by head", shown)
             if shown[0].of == "head"
-            else layer_curves(id_, f"{topic}, layer by layer", shown, marked, marks)
+            else layer_curves(id_, f"{topic}, layer by layer", shown, study.palette, marked, marks)
         )
     return list(figures.values())
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from outdim.report.colours import INK, Palette
 from outdim.report.figures.differences import Difference
 from outdim.text import with_interval
 
@@ -37,10 +38,23 @@ def ends(row: Row) -> tuple[float, float, float]:
     return value, low, high
 
 
-def beside_controls(rows: Sequence[Row], ablated: Iterable[Row]) -> list[Difference]:
+def beside_controls(
+    rows: Sequence[Row], ablated: Iterable[Row], palette: Palette
+) -> list[Difference]:
     """What ``ablated`` ones change, each with what its controls among all ``rows`` do."""
     controls = grouped((row for row in rows if row["role"] == "control"), "group")
     return [
-        Difference(row["variant"], *ends(row), column(controls.get(row["group"], ()), "difference"))
+        Difference(
+            row["variant"],
+            *ends(row),
+            column(controls.get(row["group"], ()), "difference"),
+            _colour(row, palette),
+        )
         for row in ablated
     ]
+
+
+def _colour(row: Row, palette: Palette) -> str:
+    """That of a dimension where it is without one alone."""
+    dims: Sequence[int] = row.get("dims") or []
+    return palette.of(dims[0]).colour if len(dims) == 1 else INK

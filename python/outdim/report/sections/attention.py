@@ -14,8 +14,10 @@ from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
 from outdim.report.sections._rows import grouped
 from outdim.report.study import Study
+from outdim.report.text import token_of
 from outdim.report.views import topics
 from outdim.text import number, percent, together
+from outdim.tokens import TokenFrequencies
 
 _HEADS, _ROWS, _TOKENS, _MAPPED = 12, 12, 5, 6
 
@@ -27,7 +29,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     tables = [
         _heads(heads),
         _strongest(study.rows("attention_r.parquet"), marked),
-        _tokens(study.rows("attention_tokens.parquet")),
+        _tokens(study.rows("attention_tokens.parquet"), study.frequencies),
     ]
     return Section(
         step,
@@ -35,7 +37,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
         tables=[table for table in tables if table.rows],
         figures=[
             *_maps(study.rows("attention_maps.parquet"), heads, study.options[step]),
-            *(_default.curves(step, topics(found), marked) if found is not None else ()),
+            *(_default.curves(study, step, topics(found), marked) if found is not None else ()),
         ],
         definitions="attention.html.j2",
     )
@@ -154,7 +156,7 @@ def _strongest(rows: list[dict[str, Any]], marked: Sequence[int]) -> Table:
     )
 
 
-def _tokens(rows: list[dict[str, Any]]) -> Table:
+def _tokens(rows: list[dict[str, Any]], counts: TokenFrequencies | None) -> Table:
     layers = grouped(rows, "layer")
     return Table(
         title="Most attended tokens",
@@ -165,7 +167,11 @@ def _tokens(rows: list[dict[str, Any]]) -> Table:
             [
                 str(layer),
                 *(
-                    f"{row['token']} {percent(row['share'])} ({percent(row['of_tokens'])})"
+                    Cell(
+                        f"{token_of(counts, row['token_id'], row['token'])} "
+                        f"{percent(row['share'])} ({percent(row['of_tokens'])})",
+                        title=f"id {row['token_id']}",
+                    )
                     for row in those[:_TOKENS]
                 ),
                 *[""] * (_TOKENS - len(those[:_TOKENS])),

@@ -37,7 +37,9 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     ranked = {STATISTICS[name].topic for name in ("spearman", "median")}
     curves = [
         replace(figure, caption=f"{figure.caption} {_RANKED}") if topic in ranked else figure
-        for topic, figure in zip(by_topic, _default.curves(step, by_topic, dims), strict=True)
+        for topic, figure in zip(
+            by_topic, _default.curves(study, step, by_topic, dims), strict=True
+        )
     ]
     return Section(
         step,

@@ -41,7 +41,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
             _definitions(document),
             agreement(document, damage(study)),
         ],
-        figures=_default.curves(step, topics(found), [*marked, *voted][:MAX_MARKED], marks),
+        figures=_default.curves(study, step, topics(found), [*marked, *voted][:MAX_MARKED], marks),
         definitions="criteria.html.j2",
     )
 
@@ -78,26 +78,36 @@ def _votes(document: dict[str, Any], marked: Sequence[int]) -> list[Table]:
         return []
     layers = {rule: dict(zip(found[rule]["dims"], found[rule]["layers"], strict=True))
               for rule in telling}  # fmt: skip
+    several = [vote for vote in votes if len(vote["rules"]) > 1]
+    single = [vote for vote in votes if len(vote["rules"]) == 1]
     left_out = len(document["votes"][_LEADING]) - len(votes)
-    return [
-        Table(
-            title="Dimensions that rules agree on",
-            caption="In how many layers a rule flags the dimension, for rules that are known to "
-            f"find more than chance; over {selection_label(_LEADING)}."
-            + (f" {left_out:,} more are in {DOCUMENT}." if left_out else ""),
-            columns=["dimension", "rules", *(rule.replace("_", " ") for rule in telling)],
-            rows=[
-                [
-                    Cell(str(vote["dim"]), heading=True, marked=vote["dim"] in marked),
-                    str(len(vote["rules"])),
-                    *(str(layers[rule].get(vote["dim"], "")) for rule in telling),
-                ]
-                for vote in votes
-            ],
-            brief=True,
-            marks="an outlier by parameters",
+    more = f" {left_out:,} more dimensions are in {DOCUMENT}." if left_out else ""
+    split = {"Dimensions that rules agree on": several or single}
+    if several and single:
+        split["Dimensions that one rule alone finds"] = single
+    tables: list[Table] = []
+    for title, some in split.items():
+        used = [rule for rule in telling if any(vote["dim"] in layers[rule] for vote in some)]
+        tables.append(
+            Table(
+                title=title,
+                caption="In how many layers a rule flags the dimension, for rules that are known "
+                f"to find more than chance; over {selection_label(_LEADING)}.{more}",
+                columns=["dimension", "rules", *(rule.replace("_", " ") for rule in used)],
+                rows=[
+                    [
+                        Cell(str(vote["dim"]), heading=True, marked=vote["dim"] in marked),
+                        str(len(vote["rules"])),
+                        *(str(layers[rule].get(vote["dim"], "")) for rule in used),
+                    ]
+                    for vote in some
+                ],
+                brief=not tables,
+                folded=bool(tables),
+                marks="an outlier by parameters",
+            )
         )
-    ]
+    return tables
 
 
 def _rules(document: dict[str, Any]) -> Table:

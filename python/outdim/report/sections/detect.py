@@ -185,6 +185,7 @@ def _figure(step: str, norms: Norms) -> Figure:
         bound=f"mean ± {norms.k:g} σ",
         rank=norms.furthest,
         named=norms.named,
+        palette=norms.study.palette,
     )
     return scatter(
         f"{step}_parameters",

@@ -39,6 +39,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
                 document["edges"],
                 dims[:_DRAWN],
                 {part: PART_LABELS[part] for part in parts},
+                study.palette,
             )
         ],
         definitions="embeddings.html.j2",

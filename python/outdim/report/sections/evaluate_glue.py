@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from outdim.report.colours import Palette
 from outdim.report.figures.base import Figure
 from outdim.report.figures.differences import differences
 from outdim.report.section import Section, Table
@@ -23,7 +24,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
         step,
         f"Task {leading[0]['task']}",
         tables=[_table(rows) for rows in by_metric.values()],
-        figures=_figures(stem, leading),
+        figures=_figures(stem, leading, study.palette),
         definitions="evaluate_glue.html.j2",
     )
 
@@ -85,8 +86,9 @@ def _rounded(value: float | None) -> str:
     return number(None if value is None else round(value, 3))
 
 
-def _figures(stem: str, rows: Sequence[Row]) -> list[Figure]:
-    drawn = beside_controls(rows, [row for row in rows if row["role"] == "ablated"])
+def _figures(stem: str, rows: Sequence[Row], palette: Palette) -> list[Figure]:
+    ablated = [row for row in rows if row["role"] == "ablated"]
+    drawn = beside_controls(rows, ablated, palette)
     if not drawn:
         return []
     axis = f"difference in {LABELS[rows[0]['metric']]}"

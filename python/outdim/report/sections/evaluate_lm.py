@@ -5,6 +5,7 @@ from typing import Any
 
 from outdim.analysis.results.compared import is_sure
 from outdim.analysis.results.evaluation import METRICS
+from outdim.report.colours import Look, Palette
 from outdim.report.figures.base import Figure
 from outdim.report.figures.curves import Curve, curves
 from outdim.report.figures.differences import differences
@@ -28,7 +29,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     if not by_metric:
         return _default.section(study, step, marked)
     loss = by_metric["loss"]
-    drawn = [_differences(stem, loss), _doses(stem, loss), _layers(stem, loss)]
+    drawn = [make(stem, loss, study.palette) for make in (_differences, _doses, _layers)]
     return Section(
         step,
         _TITLES[loss[0]["task"]],
@@ -106,7 +107,7 @@ def _others(by_metric: Mapping[str, Sequence[Row]]) -> Table:
     )
 
 
-def _differences(stem: str, rows: Sequence[Row]) -> Figure | None:
+def _differences(stem: str, rows: Sequence[Row], palette: Palette) -> Figure | None:
     ablated = ranked(rows)[1:]
     if not ablated:
         return None
@@ -117,13 +118,15 @@ def _differences(stem: str, rows: Sequence[Row]) -> Figure | None:
         "its 95 % interval. Open dots: the same for sets of as many random dimensions. Right of "
         "the line is worse.",
         "more loss, in nats",
-        beside_controls(rows, ablated),
+        beside_controls(rows, ablated, palette),
     )
 
 
-def _doses(stem: str, rows: Sequence[Row]) -> Figure | None:
+def _doses(stem: str, rows: Sequence[Row], palette: Palette) -> Figure | None:
     """Loss against the factor by which dimensions are multiplied."""
-    lines = _lines([row for row in rows if row["dose"] is not None], lambda row: [row["dose"]])
+    lines = _lines(
+        [row for row in rows if row["dose"] is not None], lambda row: [row["dose"]], palette
+    )
     return lines and curves(
         f"{stem}_doses",
         "Loss by dose",
@@ -136,10 +139,10 @@ def _doses(stem: str, rows: Sequence[Row]) -> Figure | None:
     )
 
 
-def _layers(stem: str, rows: Sequence[Row]) -> Figure | None:
+def _layers(stem: str, rows: Sequence[Row], palette: Palette) -> Figure | None:
     """Loss by layer, where a single one was edited at a time."""
     single = [row for row in rows if row["dose"] is None and len(row["layers"] or ()) == 1]
-    lines = _lines(single, lambda row: row["layers"])
+    lines = _lines(single, lambda row: row["layers"], palette)
     return lines and curves(
         f"{stem}_layers",
         "Loss by layer",
@@ -152,8 +155,9 @@ def _layers(stem: str, rows: Sequence[Row]) -> Figure | None:
     )
 
 
-def _lines(rows: Iterable[Row], place: Callable[[Row], Sequence[float]]) -> Any:
+def _lines(rows: Iterable[Row], place: Callable[[Row], Sequence[float]], palette: Palette) -> Any:
     """A curve for each set of dimensions and sense, and one for their controls; None for none."""
+    of: dict[str, tuple[int, ...]] = {}
     found: dict[str, dict[float, tuple[float, float, float]]] = {}
     beside: dict[str, dict[float, tuple[float, float, float]]] = {}
     for row in rows:
@@ -162,22 +166,31 @@ def _lines(rows: Iterable[Row], place: Callable[[Row], Sequence[float]]) -> Any:
         (x,) = place(row)
         name = f"{together(row['dims'])} ({row['at']}, {row['mode']})"
         found.setdefault(name, {})[x] = ends(row)
+        of[name] = tuple(row["dims"])
         if row["control"] is not None:
             size = f"{len(row['dims'])} random ({row['at']}, {row['mode']})"
             beside.setdefault(size, {})[x] = (row["control"], float("nan"), float("nan"))
     if not any(len(points) > 1 for points in found.values()):
         return None
+    apart = len(set(of.values())) == len(of)  # else one dimension has several curves
+    looks = {name: palette.of(dims[0]) for name, dims in of.items() if apart and len(dims) == 1}
     return [
-        _curve(name, points, beside=grey)
+        _curve(name, points, looks.get(name), beside=grey)
         for kind, grey in ((found, False), (beside, True))
         for name, points in kind.items()
     ]
 
 
-def _curve(name: str, points: Mapping[float, tuple[float, float, float]], *, beside: bool) -> Curve:
+def _curve(
+    name: str,
+    points: Mapping[float, tuple[float, float, float]],
+    drawn: Look | None,
+    *,
+    beside: bool,
+) -> Curve:
     x = sorted(points)
     y, low, high = ([points[place][part] for place in x] for part in range(3))
-    return Curve(name, x, y, low, high, beside)
+    return Curve(name, x, y, low, high, beside, drawn)
 
 
 def _or_blank(value: float | None, digits: int) -> str:

@@ -39,7 +39,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
         step,
         "Geometry",
         tables=list(_tables(found, left_out)),
-        figures=_default.curves(step, _ordered(topics(found)), [*marked, *named], marks),
+        figures=_default.curves(study, step, _ordered(topics(found)), [*marked, *named], marks),
     )
 
 

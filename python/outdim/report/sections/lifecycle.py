@@ -12,9 +12,10 @@ from outdim.report.figures.hidden_map import hidden_map
 from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
 from outdim.report.study import Study
-from outdim.report.text import token_text
+from outdim.report.text import token_of
 from outdim.report.views import topics
 from outdim.text import number, percent, visible
+from outdim.tokens import TokenFrequencies
 
 _TOKENS, _TOLD, _RISES = 3, 6, 3
 
@@ -35,11 +36,11 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
             _lives(lives, marked),
             _writers(lives),
             _kinds(lives, study.rows("lifecycle_kinds.parquet")),
-            _tokens(lives, study.rows("lifecycle_tokens.parquet")),
+            _tokens(lives, study.rows("lifecycle_tokens.parquet"), study.frequencies),
         ],
         figures=[
             *_maps(study.rows("hidden_maps.parquet")),
-            *_default.curves(step, topics(found), followed, "dimensions followed"),
+            *_default.curves(study, step, topics(found), followed, "dimensions followed"),
         ],
         definitions="lifecycle.html.j2",
     )
@@ -177,7 +178,9 @@ def _percent(*parts: float | None) -> str:
     return Estimate(*percents).words(1)
 
 
-def _tokens(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
+def _tokens(
+    lives: list[dict[str, Any]], rows: list[dict[str, Any]], counts: TokenFrequencies | None
+) -> Table:
     peaks = {life["dim"]: life["peak"] for life in lives[:_TOLD]}
     shown = [
         row
@@ -194,7 +197,7 @@ def _tokens(lives: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Table:
         rows=[
             [
                 str(row["dim"]),
-                token_text(row["token"]),
+                Cell(token_of(counts, row["id"], row["token"]), title=f"id {row['id']}"),
                 visible(f"{row['before']}[{row['text']}]{row['after']}"),
                 str(row["layer"]),
                 size(row["value"]),

@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 
 from outdim.analysis.parts_of_speech import CLASSES
 from outdim.analysis.results.predictions import LABELS, LEADING, TRUTH
+from outdim.report.colours import Palette
 from outdim.report.figures.base import Figure
 from outdim.report.figures.confusion import confusion
 from outdim.report.figures.differences import Difference, differences
@@ -15,8 +16,8 @@ from outdim.report.section import Cell, Section, Table
 from outdim.report.sections import _default
 from outdim.report.sections._rows import Row, beside_controls, ends, grouped, interval
 from outdim.report.study import Study
-from outdim.report.text import token_text
-from outdim.text import number
+from outdim.report.text import token_of
+from outdim.text import listing, number
 
 _TITLES = {"lm": "Which tokens are predicted", "mlm": "Which tokens are filled in"}
 _READINGS = {
@@ -52,7 +53,10 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
         shown = _order(rows)
         tables += [_measures(rows, reading, shown, title) for title in _TABLES]
         tables.append(_tokens(study, stem, reading, shown))
-        figures += [_curves(study, stem, reading, shown), _changes(stem, reading, rows)]
+        figures += [
+            _curves(study, stem, reading, shown),
+            _changes(stem, reading, rows, study.palette),
+        ]
         figures += [_dims(study, stem, reading, marked), _pos(study, stem, reading, shown)]
     tables.append(_dims_table(study, stem, next(iter(readings)), marked))
     return Section(
@@ -132,9 +136,12 @@ def _tokens(study: Study, stem: str, reading: str, shown: Mapping[str, str]) -> 
         rows=[
             [
                 v,
-                ", ".join(
-                    f"“{token_text(row['token'])}” {row['count']:,}"
-                    for row in by_variant[v][:_LEADING_TOKENS]
+                Cell(
+                    ", ".join(
+                        f"“{token_of(study.frequencies, row['id'], row['token'])}” {row['count']:,}"
+                        for row in by_variant[v][:_LEADING_TOKENS]
+                    ),
+                    title=f"ids {listing([r['id'] for r in by_variant[v][:_LEADING_TOKENS]])}",
                 ),
             ]
             for v in variants[:_SHOWN]
@@ -154,7 +161,7 @@ def _curves(study: Study, stem: str, reading: str, shown: Mapping[str, str]) -> 
         drawn[role] += 1
         if rows and drawn[role] <= limit.get(role, 1):
             counts = [row["count"] for row in rows]
-            tokens = [row["token"] for row in rows]
+            tokens = [token_of(study.frequencies, row["id"], row["token"]) for row in rows]
             lines.append(RankCurve(variant, counts, tokens, kinds.get(role, "line")))
     return rank_curves(
         f"{stem}_{reading}_ranks",
@@ -167,7 +174,7 @@ def _curves(study: Study, stem: str, reading: str, shown: Mapping[str, str]) -> 
     )
 
 
-def _changes(stem: str, reading: str, rows: Sequence[Row]) -> Figure | None:
+def _changes(stem: str, reading: str, rows: Sequence[Row], palette: Palette) -> Figure | None:
     of_measure = [row for row in rows if row["measure"] == LEADING]
     ablated = [
         row for row in of_measure if row["role"] == "ablated" and row["difference"] is not None
@@ -183,7 +190,7 @@ def _changes(stem: str, reading: str, rows: Sequence[Row]) -> Figure | None:
         "of as many random dimensions. Right of the line: more frequent tokens; left of it: rarer "
         "ones.",
         "change of the mean of log(1 + count)",
-        beside_controls(of_measure, ablated[:_SHOWN]),
+        beside_controls(of_measure, ablated[:_SHOWN], palette),
     )
 
 
@@ -206,7 +213,14 @@ def _dims(study: Study, stem: str, reading: str, marked: Sequence[int]) -> Figur
         "columns; with 95 % intervals over documents. Right of the line a dimension raises "
         f"frequent tokens, left of it rare ones.{' Stars: outliers.' if marked else ''}",
         "added to the mean logit, frequent less rare tokens",
-        [Difference(f"{r['dim']}{' *' if r['dim'] in marked else ''}", *ends(r)) for r in rows],
+        [
+            Difference(
+                f"{r['dim']}{' *' if r['dim'] in marked else ''}",
+                *ends(r),
+                colour=study.palette.of(r["dim"]).colour,
+            )
+            for r in rows
+        ],
     )
 
 

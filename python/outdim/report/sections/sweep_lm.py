@@ -8,6 +8,7 @@ import numpy as np
 
 from outdim.analysis.results.estimate import Estimate
 from outdim.analysis.table import Statistic
+from outdim.report.colours import Palette
 from outdim.report.figures.base import Figure
 from outdim.report.figures.curves import Curve, curves
 from outdim.report.figures.heat_map import heat_map
@@ -62,8 +63,8 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     if "score" in rows[0]:
         figures: list[Figure | None] = [_verified(study, stem, rows, words)]
     else:
-        figures = [_spikes(stem, at, words), _grid(stem, at, marked, words)]
-        figures.append(_curves(stem, at, words))
+        figures = [_spikes(stem, at, words, study.palette), _grid(stem, at, marked, words)]
+        figures.append(_curves(stem, at, words, study.palette))
     if pairs := study.rows(f"{stem}_pairs.parquet"):
         tables.append(pairs_table(pairs, words.noun, drawn(rows[0])))
         figures += matrices(stem, pairs, words.noun)
@@ -117,7 +118,7 @@ def spikes_of(label: str, rows: Sequence[Row]) -> Spikes:
     )
 
 
-def _spikes(stem: str, rows: Sequence[Row], words: Words) -> Figure | None:
+def _spikes(stem: str, rows: Sequence[Row], words: Words, palette: Palette) -> Figure | None:
     shown = [
         spikes_of(place_in_words(place), own) for place, own in _by_place(rows).items() if own[1:]
     ]
@@ -132,6 +133,7 @@ def _spikes(stem: str, rows: Sequence[Row], words: Words) -> Figure | None:
         f"{beside}",
         words.axis,
         shown,
+        palette,
     )
 
 
@@ -168,7 +170,7 @@ def _grid(stem: str, rows: Sequence[Row], marked: Sequence[int], words: Words) -
     )
 
 
-def _curves(stem: str, rows: Sequence[Row], words: Words) -> Figure | None:
+def _curves(stem: str, rows: Sequence[Row], words: Words, palette: Palette) -> Figure | None:
     """The worst dimensions by layer, and the mean of the controls."""
     places = {place: own for place, own in _by_place(rows).items() if place and len(place) == 1}
     if len(places) < 2:
@@ -178,7 +180,7 @@ def _curves(stem: str, rows: Sequence[Row], words: Words) -> Figure | None:
         for row in own:
             by_dim.setdefault(row["dims"][0], []).append(row)
     worst = sorted(by_dim, key=lambda dim: -np.nanmax(np.abs(_column(by_dim[dim], "difference"))))
-    lines = [_curve(str(dim), by_dim[dim]) for dim in worst[:_CURVES]]
+    lines = [_curve(dim, by_dim[dim], palette) for dim in worst[:_CURVES]]
     some = by_dim[worst[0]]
     if all(row["control"] is not None for row in some):
         layers = [row["layers"][0] for row in some]
@@ -213,14 +215,15 @@ def _verified(study: Study, stem: str, rows: Sequence[Row], words: Words) -> Fig
         f"{stem}_verified",
         "The screening, verified",
         "Each dot is a dimension that was measured: how much more the model loses without it, over "
-        "its score in the screening. Blue: those with the highest scores. Grey: random others; "
-        "one of them above the worst of the blue ones would say that the screening misses some.",
+        "its score in the screening. Dark: those with the highest scores. Grey: random others; "
+        "one of them above the worst of the dark ones would say that the screening misses some.",
         f"score: {said.get('score', '')}",
         words.axis,
         dots,
     )
 
 
-def _curve(name: str, rows: Sequence[Row]) -> Curve:
-    ends = (_column(rows, f"difference{end}").tolist() for end in ("", "_low", "_high"))
-    return Curve(name, [row["layers"][0] for row in rows], *ends)
+def _curve(dim: int, rows: Sequence[Row], palette: Palette) -> Curve:
+    y, low, high = (_column(rows, f"difference{end}").tolist() for end in ("", "_low", "_high"))
+    layers = [row["layers"][0] for row in rows]
+    return Curve(str(dim), layers, y, low, high, look=palette.of(dim))

@@ -32,6 +32,7 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
         "together.",
         "difference of the correlation with people",
         shown,
+        study.palette,
     )
     return Section(
         step,

@@ -64,4 +64,13 @@
     matchMedia(`(max-width: ${NARROW}px)`).addEventListener("change", redraw);
     redraw();
   }
+
+  // Tells which tables have columns beyond the edge: a shadow alone is easily missed.
+  function measure() {
+    for (const region of document.querySelectorAll(".scroll"))
+      region.classList.toggle("wide", region.scrollWidth > region.clientWidth + 1);
+  }
+  measure();
+  addEventListener("resize", measure);
+  document.addEventListener("toggle", measure, true); // what was folded has no width
 })();
