@@ -72,5 +72,5 @@ def _row(row: dict[str, Any], label: str) -> list[str]:
     ]
 
 
-def _interval(low: float, high: float) -> str:
-    return f"[{number(low, 2)}, {number(high, 2)}]"
+def _interval(low: float | None, high: float | None) -> str:
+    return number(None) if low is None or high is None else f"[{number(low, 2)}, {number(high, 2)}]"

@@ -173,7 +173,9 @@ def _percent(*parts: float | None) -> str:
     """A share with its interval, in percent."""
     if parts[0] is None:
         return "n/a"
-    percents: list[Any] = [0.0 if abs(part or 0) < 1e-5 else 100 * (part or 0) for part in parts]
+    percents: list[Any] = [
+        None if part is None else 0.0 if abs(part) < 1e-5 else 100 * part for part in parts
+    ]
     return Estimate(*percents).words(1)
 
 
