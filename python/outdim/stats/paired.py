@@ -80,7 +80,7 @@ class Comparison:
 
     @cached_property
     def family(self) -> Array:
-        """p that any of the variants would show as much under no effect, [V]; see `families`."""
+        """The p that any variant would show as much under no effect, [V]; see `families`."""
         return families([self])[0]
 
     def at_least_p(self, i: int) -> bool:

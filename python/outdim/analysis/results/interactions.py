@@ -126,8 +126,7 @@ class Interactions:
             (place, i)
             for place, one in enumerate(self.found)
             for i in range(len(self.pairs))
-            if sign * one.difference.value[i + 1] > 0
-            and self._family[place][i + 1] < _SURE
+            if sign * one.difference.value[i + 1] > 0 and self._family[place][i + 1] < _SURE
         ]
         return sorted(found, key=lambda at: -abs(self.found[at[0]].difference.value[at[1] + 1]))
 
