@@ -129,7 +129,7 @@ def test_another_text_is_refused_before_the_model_runs(corpus, options, tmp_path
 
     monkeypatch.setattr(Largest, "resolve", classmethod(resolve))
     with pytest.raises(ResumeError, match=r"another text \(.*other\.txt here\)"):
-        give("largest", other, without(options, "rank"))
+        give("largest", other, without(options, "permutations"))
 
 
 def test_steps_one_after_the_other_cost_their_own_shards_alone(
