@@ -7,9 +7,13 @@ import numpy as np
 import outdim
 import pyarrow as pa
 import pytest
+from outdim import Ablation
 from outdim.analysis.attention import AttentionOptions
 from outdim.analysis.correlate import CorrelateOptions
 from outdim.analysis.lifecycle import LifecycleOptions
+from outdim.analysis.results.labelled import LabelledResult
+from outdim.analysis.tasks import TASKS
+from outdim.analysis.variants.variant import Variant
 from outdim.report.sections import section_of
 from outdim.report.study import Study, read_study
 from report.sections.test_evaluate import planted as evaluated
@@ -34,6 +38,17 @@ class Bare(Study):
         return found
 
 
+def four_pairs() -> LabelledResult:
+    """Some draws of four pairs are constant: no metric has an interval."""
+    variants = [Variant("intact"), Variant("ablated", Ablation([1])),
+                Variant("control", Ablation([2]))]  # fmt: skip
+    outputs = [np.array(one, np.float32)[:, None] for one in (range(4), (2, 0, 1, 3), (2, 2, 2, 3))]
+    return LabelledResult(
+        step="evaluate-sts", asked=TASKS["sts"], variants=variants, outputs=outputs,
+        truth=np.arange(4.0), clusters=np.arange(4), seed=0,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     words = np.random.default_rng(0).integers(0, 90, (4, 12))
@@ -44,7 +59,12 @@ def study(tmp_path_factory):
         "correlate": CorrelateOptions(),
     }
     found = outdim.analyze(tiny_model("bert"), tiny_tokenizer(), texts, steps)
-    planted = {"evaluate-lm": evaluated(), "predictions-lm": predicted(), "sweep-lm": swept()}
+    planted = {
+        "evaluate-lm": evaluated(),
+        "evaluate-sts": four_pairs(),
+        "predictions-lm": predicted(),
+        "sweep-lm": swept(),
+    }
     run = write_study(tmp_path_factory.mktemp("run") / "run", found | planted)
     whole = read_study(run)
     parts = {field.name: getattr(whole, field.name) for field in dataclasses.fields(whole)}
@@ -53,7 +73,10 @@ def study(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "step",
-    ["attention", "lifecycle", "correlate", "evaluate-lm", "predictions-lm", "sweep-lm"],
+    [
+        *("attention", "lifecycle", "correlate"),
+        *("evaluate-lm", "evaluate-sts", "predictions-lm", "sweep-lm"),
+    ],
 )
 def test_a_section_is_drawn_without_any_interval(study, step):
     found = section_of(study, step, [DIM])
