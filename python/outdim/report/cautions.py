@@ -1,13 +1,15 @@
 """What a reader must know before trusting the numbers of a study."""
 
+from collections.abc import Sequence
+
 from outdim.report.study import Study
 from outdim.text import listing
 
 
-def cautions(study: Study) -> list[str]:
-    """Those of the study as a whole, then those of its steps, each said once."""
+def cautions(study: Study, steps: Sequence[str] | None = None) -> list[str]:
+    """Those of the study as a whole, then those of its steps, or of some, each said once."""
     said = of_study(study)
-    for step in study.steps:
+    for step in study.steps if steps is None else steps:
         said += study.sentences("cautions", step)
     return list(dict.fromkeys(said))
 

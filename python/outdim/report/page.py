@@ -67,12 +67,12 @@ def write_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
     return write_page(path, "report.html.j2", figures, **_content(study, shown))
 
 
-def sections(study: Study) -> list[Section]:
-    """What is shown of each step; the outliers have the first of the colours."""
+def sections(study: Study, steps: Sequence[str] | None = None) -> list[Section]:
+    """What is shown of each step, or of some; the outliers have the first of the colours."""
     marked = outliers(study)
     for dim in marked:
         study.palette.of(dim)
-    return [section_of(study, step, marked) for step in study.steps]
+    return [section_of(study, step, marked) for step in (study.steps if steps is None else steps)]
 
 
 def layers_in_words(study: Study) -> str:

@@ -130,7 +130,7 @@ class SweptReadOut(Result):
                 )
             )
         if texts < _FEW:
-            said.append(f"There are {counted(texts, 'different first text')}: few for intervals.")
+            said.append(f"There are {counted(texts, 'different text')}: few for intervals.")
         return said
 
     def account(self) -> dict[str, Any]:
