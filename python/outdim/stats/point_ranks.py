@@ -25,8 +25,8 @@ class PointRanks:
     call, and on a GPU nothing waits for the forward (`RankHistogram` says when it has to).
 
     States of 32 bits are rounded to bfloat16 (a relative error of up to 2^-9): values that it
-    cannot tell apart tie. Memory: at most 1 MiB a point and dimension, in practice some tens of
-    KiB on a CPU.
+    cannot tell apart tie. Memory: at most 1 MiB a point and dimension, on the CPU in practice some
+    tens of KiB.
 
     Args:
         points: Names of the points.

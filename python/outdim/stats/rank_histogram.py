@@ -18,9 +18,9 @@ from outdim.stats.ranks import Float64, Int64, SortedValues, double_mid_ranks
 
 HALF_CODES = {torch.float16: 1, torch.bfloat16: 2}
 _BLOCK_DIMS = 16  # at most 1 MiB each, twice over
-#: On a GPU, so many dimensions get all of their pages at once, 1 MiB each: which ones a batch needs
-#: is known there alone, and to ask would be to wait for the batch's forward. More dimensions
-#: hold the pages that they need, a tenth of it or less, and wait once a batch.
+# On a GPU up to so many dimensions get all of their pages at once, 1 MiB each: which ones a batch
+# needs is known there alone, and to ask would be to wait for its forward. More dimensions hold what
+# they need, about a tenth of that, and wait once a batch until no page is missing.
 _DENSE_DIMS = 1024
 
 
@@ -30,8 +30,9 @@ class RankHistogram(Turns):
     For each value it holds how many tokens had it and the sum of the mid-ranks of their
     frequencies, in integers: Spearman's rho of h, and of |h|, with token frequency comes out
     exact (as scipy.stats.spearmanr on the same values, to about 1e-15), as do medians and
-    quantiles, in memory that does not grow with the stream (at most 1 MiB a dimension, in
-    practice a fraction, for pages of values that never occur are not held) and in any order.
+    quantiles, in memory that does not grow with the stream (at most 1 MiB a dimension; in
+    practice a fraction on the CPU, where pages of values that never occur are not held, and on a
+    GPU for more than 1,024 dimensions, at the price of one wait a batch) and in any order.
 
     The ranks of the frequencies are those within the stream, so its token counts are needed
     beforehand: a first pass over the ids.
@@ -114,7 +115,8 @@ class RankHistogram(Turns):
             self
 
         Raises:
-            ArgumentError: A wrong shape, an id outside [0, V).
+            ArgumentError: A wrong shape, an id outside [0, V). (Of such an id on a GPU, where to
+                look would be to wait, `compute` says that its token is missing.)
             DtypeError: A wrong dtype, or another than before.
         """
         hidden, ids, mask = (
