@@ -226,11 +226,32 @@ class TestGroup:
         assert cli.main(given) == 0
 
 
+def test_what_is_told_is_of_the_steps_asked_for(corpus, tiny_directory, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(step, "report", told.append)
+    run = tmp_path / "run"
+    model = ["--model", str(tiny_directory), "--output", str(run)]
+    assert cli.main(["correlate", str(corpus), *model, "--device", "cpu"]) == 0
+    assert cli.main(["detect", *model]) == 0
+    assert told == [(run, ["correlate"], ["count", "detect", "correlate"]), (run, ["detect"], [])]
+
+
 def test_stdout_gets_the_path_alone_and_a_reader_a_summary(count, tmp_path, capsys):
     assert cli.main([*count, "--documents"]) == 0
     captured = capsys.readouterr()
     assert captured.out == f"{tmp_path / 'run'}\n"
     assert f"{tmp_path / 'run'}/report.html" in captured.err
+
+
+def test_what_python_is_told_a_command_line_is_told_in_its_own_words(
+    tmp_path, tiny_directory, capsys
+):
+    (tmp_path / "bad.jsonl").write_text('{"text": "w1"}\n{"text"')
+    given = ["--tokenizer", str(tiny_directory), "--output", str(tmp_path / "run")]
+    assert cli.main(["count", str(tmp_path / "bad.jsonl"), *given]) == 3
+    assert "leave such rows out with --on-error skip" in capsys.readouterr().err
+    assert cli.main(["count", str(tmp_path / "missing.txt"), *given]) == 3
+    assert capsys.readouterr().err.startswith("outdim count: TEXT: ")
 
 
 def test_yaml_and_command_line_are_the_same(corpus, tiny_directory, tmp_path, capsys):
@@ -267,7 +288,7 @@ def test_a_list_without_a_value_is_empty(corpus, tiny_directory, tmp_path):
     ("content", "code", "said"),
     [
         (b"source: {corpus}\ntokenizer: {model}\noutput: {out}\ndevice: cpu\n", 0, "{out}"),
-        (b"source: []\ntokenizer: {model}\noutput: {out}\n", 2, "source: name the text"),
+        (b"source: []\ntokenizer: {model}\noutput: {out}\n", 2, "TEXT: name the text"),
         (b"source: [\xff\xfe]\n", 2, "not UTF-8"),
         (b"source: [a\n", 2, "parsing"),
         (b"nonsense: 1\n", 2, "nonsense"),

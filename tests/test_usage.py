@@ -32,6 +32,18 @@ from outdim.commands import Group, commands, find
         ("sweep lm t --variants-at-once x", "variants-at-once: expected a whole number; got 'x'"),
         ("analyze t --geometry.top x", "geometry.top: expected a whole number; got 'x'"),
         ("count t --documents=3", "--documents: expected no value, got '3'; --no- before its name"),
+        ("cuont x", "there is no 'cuont'; did you mean count?; expected count, detect, "),
+        ("evaluate lmm x", "there is no 'lmm'; did you mean lm?; expected glue, "),
+        ("zzz x", "there is no 'zzz'; expected count, detect, "),
+        (
+            "correlate t --model m --output o --tokeniser k --min_charz=3",
+            "unrecognized arguments: --tokeniser k --min-charz=3; did you mean --tokenizer, "
+            "--min-chars?",
+        ),
+        (
+            "count t --model m --output o",
+            "unrecognized arguments: --model m; did you mean --tokenizer?",
+        ),
         (
             "count t --config {path}",
             "config: expected a file of YAML with lines such as seed: 1; got YAML amiss: while",

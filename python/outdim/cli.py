@@ -25,7 +25,7 @@ from outdim import __version__
 from outdim.commands import Command, Group, Listed, commands, find
 from outdim.errors import Interrupted, OutdimError
 from outdim.text import visible
-from outdim.usage import Parser, fields_of, required_of, usage
+from outdim.usage import Parser, fields_of, in_usage, required_of, usage
 
 _EPILOG = (
     "--min-chars and --min_chars are the same. "
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [_underscored(argument) for argument in (sys.argv[1:] if argv is None else argv)]
     known = commands()
     words, listed = find(known, [word for word in arguments if not word.startswith("-")])
-    name = " ".join(["outdim", *words])
+    name, command = " ".join(["outdim", *words]), None
     try:
         command = listed.load() if listed else None
         config = _parse(_parser(known, words, command), command, arguments)
@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if message is None:
             raise
         if message:
+            message = in_usage(message, fields_of(command.options()) if command else {})
             print(f"{name}: {visible(message, keep=chr(10))}", file=sys.stderr)
         return code
     except KeyboardInterrupt:  # before there was anything to resume

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,13 @@ from jsonargparse import ArgumentParser
 
 _VALUE = re.compile(r'Parser key "([\w.]+)"(?: element \d+)?:.*?(?:Got|Given) value: (.*)', re.S)
 _NO_VALUE = re.compile(r"argument (--\w+)/--no_\w+: ignored explicit argument (.*)")
+_NO_COMMAND = re.compile(r"argument \S+: invalid choice: '(.*)' \(choose from (.*)\)", re.S)
+_PYTHON = re.compile(r"\b(\w+)=(?:'(\w+)'|(\d+))")
 _NO_YAML = re.compile(r"(Problems parsing|Unexpected) config: (.*)", re.S)
 # Commands of the same last word read models of one kind, small ones of which everybody knows.
 _MODELS = {"lm": "gpt2", "glue": "textattack/bert-base-uncased-SST-2"}
+# What is likely meant where a command has no such option: names of models for names of tokenizers.
+_MEANT = {"model": "tokenizer", "tokenizer": "model"}
 _KINDS = {int: "a whole number", float: "a number"}
 
 
@@ -103,10 +108,52 @@ def _plainly(message: str, fields: Mapping[str, tuple[Any, Any]]) -> str:
             return f"{name.replace('_', '-')}: expected {expected}; got {given!r}"
     if found := _NO_VALUE.match(message):
         return f"{found[1]}: expected no value, got {found[2]}; --no- before its name says no"
+    if found := _NO_COMMAND.match(message):
+        known = re.findall(r"'([^']+)'", found[2])
+        near = _did_you_mean(difflib.get_close_matches(found[1], known, 1))
+        return f"there is no {found[1]!r}{near}; expected {', '.join(known)}"
+    if message.startswith("unrecognized arguments: "):
+        return _unrecognized(message, fields)
     if found := _NO_YAML.match(message):
         got = repr(found[2].strip()) if found[1] == "Unexpected" else f"YAML amiss: {found[2]}"
         return f"config: expected a file of YAML with lines such as seed: 1; got {got}"
     return message
+
+
+def in_usage(message: str, fields: Mapping[str, tuple[Any, Any]]) -> str:
+    """An error that Python gets as well, in the words of a command line.
+
+    >>> @dataclasses.dataclass
+    ... class Options:
+    ...     source: str = dataclasses.field(metadata={"positional": "TEXT"})
+    ...     on_error: str = "fail"
+    >>> in_usage("source: leave it out with on_error='skip'", fields_of({"": [Options]}))
+    'TEXT: leave it out with --on-error skip'
+    """
+    name, colon, rest = message.partition(":")
+    if name in fields and _is_positional(fields[name][0]):
+        message = f"{fields[name][0].metadata['positional']}{colon}{rest}"
+    return _PYTHON.sub(
+        lambda at: f"--{at[1].replace('_', '-')} {at[2] or at[3]}" if at[1] in fields else at[0],
+        message,
+    )
+
+
+def _unrecognized(message: str, fields: Mapping[str, tuple[Any, Any]]) -> str:
+    """The same, with the options that are likely meant."""
+    known = [*(name for name, (field, _) in fields.items() if not _is_positional(field)), "config"]
+    near = []
+    for given in re.findall(r"--([\w.]+)", message):
+        if _MEANT.get(given) in known:
+            near.append(_MEANT[given])
+        else:
+            near += difflib.get_close_matches(given, known, 1)
+    words = re.sub(r"--[\w.]+", lambda option: option[0].replace("_", "-"), message)
+    return words + _did_you_mean([f"--{name.replace('_', '-')}" for name in dict.fromkeys(near)])
+
+
+def _did_you_mean(near: Sequence[str]) -> str:
+    return f"; did you mean {', '.join(near)}?" if near else ""
 
 
 def _in_usage(name: str, fields: Mapping[str, tuple[Any, Any]]) -> str:

@@ -275,7 +275,7 @@ class TestReasons:
         assert control["reason"] == "undefined in some draws"
 
     def test_of_one_text_and_of_constant_scores(self):
-        assert {row["reason"] for row in self.rows(clusters=1)} == {"no interval of one first text"}
+        assert {row["reason"] for row in self.rows(clusters=1)} == {"no interval of one text"}
         constant = "the predictions or the scores are constant"
         assert {row["reason"] for row in self.rows(truth=(1.0,) * 4)} == {constant}
         assert self.rows(control=(1.0,) * 4)[2]["reason"] == constant

@@ -146,7 +146,7 @@ def test_branches_are_known_in_every_family(family):
 )  # fmt: skip
 def test_the_course_of_a_life(size, times, rises, peak, plateau, fell):
     course = Course.of(np.array(size, float), np.array(times, float))
-    assert [layer for layer, _ in course.rises] == rises
+    assert [layer for layer, *_ in course.rises] == rises
     assert (course.peak, course.plateau, course.fell) == (peak, plateau, fell)
 
 

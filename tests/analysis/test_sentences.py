@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from outdim.analysis.correlate import Correlation, frequency_covariates
 from outdim.analysis.count import Counted
+from outdim.analysis.results.correlation_words import _changed_by
 from outdim.analysis.results.detection import FalsePositives, detect_parameters
 from outdim.analysis.results.estimate import Estimate
 from outdim.stats import PointMoments
@@ -42,6 +44,26 @@ def test_a_value_is_told_with_what_it_is_worth(given, words, chance):
     one = estimate(-0.5, **given)
     assert (one.words(), one.chance()) == (words, chance)
     assert one.beyond_chance is (chance.startswith("more") if chance else None)
+
+
+@pytest.mark.parametrize(
+    ("r", "without", "way"),
+    [
+        (0.66, 0.74, "where it was 0.66: together they work against it"),
+        (0.66, 0.5, "work for it"),
+        (0.66, -0.9, "work for it"),
+        (-0.5, -0.7, "where it was −0.50: together they work against it"),
+        (-0.5, -0.3, "work for it"),
+    ],
+)
+def test_words_that_change_an_r_work_for_it_or_against_it(r, without, way):
+    drivers = SimpleNamespace(ids=[1, 0], without_all=[0.1, without])
+    leader = SimpleNamespace(dim=127, point="block.0", r=r, p_all=0.01, drivers=drivers)
+    worth = SimpleNamespace(labels=["the", "##k"], leading=lambda covariate: leader)
+    found = SimpleNamespace(worth=worth, points=["block.0"], layers=[1])
+    (said,) = _changed_by(found)
+    assert said.startswith("Without “##k” and “the”, which change it most, r of dimension 127 at")
+    assert way in said
 
 
 def planted_norms(dims=(7,), layers=4, beta=True):

@@ -77,6 +77,19 @@ def test_a_summary_fits_a_terminal_and_is_a_line_a_sentence_in_a_file(tmp_path):
     assert lines[-1].startswith("report  ")
 
 
+def test_a_summary_of_some_steps_names_the_others(tmp_path):
+    run = tmp_path / "run"
+    make_run(run)
+    said = summary(run, steps=["correlate"], briefly=["count", "correlate"])
+    first, others = said.split("\nOn the way, count: ")
+    assert "- r was found." in first
+    assert summary(run, steps=["detect"]).splitlines()[0] not in first
+    assert others.split("\n")[1] == "Also in this study: detect; see the report."
+    assert "Layer i is" in first
+    assert "Layer i is" not in summary(run, steps=["count"])
+    assert "Also in this study" not in summary(run)
+
+
 def test_the_width_is_that_of_the_terminal_written_to(tmp_path):
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as stream, os.fdopen(ours):

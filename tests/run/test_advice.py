@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from outdim.bench import precision
-from outdim.run.progress import Progress, outlook
+from outdim.run.progress import Progress, outlook, read_once
 from outdim.run.worker import Worker
 
 
@@ -120,3 +120,7 @@ def test_how_often_variants_read_the_text_is_said_from_the_plan():
         "correlate+criteria+attention: 2 shards, 8 forwards"  # each 1 + 2 + 1
     )
     assert outlook([ablated._replace(options={"ablate": None})], [0]) == ""
+    assert read_once([correlated], [0, 1, 2])
+    for entries in ([sweep], [items], [evaluated], [correlated, twins]):
+        assert not read_once(entries, [0])
+    assert not read_once([Entry("evaluate-glue", {}, [{"variant": 0}])], [0])  # items, no text

@@ -77,16 +77,20 @@ def test_a_detection_given_again_is_the_same_and_with_other_options_refused(
 
 
 def test_a_comparison_may_be_repeated_and_is_not_overwritten_by_another(
-    corpus, count_options, tmp_path
+    corpus, count_options, tmp_path, capsys
 ):
     first = give("count", corpus, count_options)
     fewer = replaced(count_options, output=tmp_path / "fewer", min_chars=60)
     second = give("count", corpus, fewer)
-    page = give("compare", (), Options(first=first, second=second, output=tmp_path / "compared"))
+    there = give("compare", (), Options(first=first, second=second, output=tmp_path / "compared"))
     assert (
         give("compare", (), Options(first=first, second=second, output=tmp_path / "compared"))
-        == page
+        == there
+        == tmp_path / "compared"
     )
+    said = capsys.readouterr().err
+    assert f"- {first} holds" in said
+    assert f"report  {tmp_path / 'compared' / 'report.html'}" in said
     with pytest.raises(ResumeError, match=r"inputs\.counts"):
         give("compare", (), Options(first=second, second=first, output=tmp_path / "compared"))
 

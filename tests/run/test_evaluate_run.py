@@ -136,7 +136,7 @@ def test_masked_models_are_evaluated(corpus, tmp_path):
         (["--ablate", "99"], 2, "dims: expected"),
         (["--at", "parameters"], 2, "at"),
         (["--mode", "scale"], 2, "mode: scale needs factors"),
-        (["--mode", "clip"], 2, "value: mode='clip' needs one"),
+        (["--mode", "clip"], 2, "value: --mode clip needs one"),
         (["--window", "3"], 2, "window: expected 1 to 2 layers in a row, got 3"),
         (["--draws", "1"], 2, "draws: expected at least 2"),
         (["--layers", "9"], 2, "layers: expected"),

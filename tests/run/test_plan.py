@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from outdim.errors import DataError, ResumeError
 from outdim.files import json_bytes, read_json
-from outdim.run.plan import Entry, Study, differences
+from outdim.run.plan import Entry, Study, check_reads, differences
 
 UNITS = tuple({"index": i, "path": "a.txt", "start": i, "size_bytes": 10} for i in range(3))
 FILES = [{"path": "a.txt", "size_bytes": 30, "sha256": "0" * 64}]
@@ -101,6 +101,26 @@ def test_another_model_is_said_before_all_else(tmp_path):
         Study(tmp_path).add([with_options(changed, dtype="bfloat16")])
     with pytest.raises(ResumeError, match="a run of something else, and"):
         Study(tmp_path).add([with_options(detect, a=2)])
+
+
+def test_what_a_user_told_leads_and_another_text_is_said(tmp_path):
+    """Not what followed from it: nothing of that can be given."""
+    text = {"source": ["a.txt"], "min_chars": 0, "left_out": [1, 2]}
+    there = Entry("geometry", text, {}, ({},))
+    Study(tmp_path).add([there])
+    given = {**text, "source": ["b.txt"], "left_out": [3, 4]}
+    for refuse in (
+        lambda: Study(tmp_path).add([dataclasses.replace(there, options=given)]),
+        lambda: check_reads(tmp_path, Study(tmp_path).entries(), given),
+    ):
+        with pytest.raises(ResumeError) as caught:
+            refuse()
+        said = str(caught.value)
+        assert "holds a run of another text (a.txt there, b.txt here)" in said
+        assert "options.source[0]: a.txt -> b.txt. Give" in said
+    with pytest.raises(ResumeError, match=r"options\.left_out\[0\]: 1 -> 3"):
+        Study(tmp_path).add([dataclasses.replace(there, options={**text, "left_out": [3, 2]})])
+    check_reads(tmp_path, Study(tmp_path).entries(), {**text, "model": "m"})
 
 
 def test_steps_may_cut_the_text_in_their_own_ways_and_read_more(tmp_path):

@@ -14,7 +14,7 @@ from outdim.analysis.count import Count
 from outdim.analysis.detect import Detect
 from outdim.analysis.step import Observer
 from outdim.analysis.table import TidyRows
-from outdim.errors import DataError
+from outdim.errors import DataError, ResumeError
 from outdim.run.execute import group_steps
 from outdim.run.plan import Entry, Study
 from outdim.run.stop import StopSignal
@@ -117,6 +117,19 @@ def computed(monkeypatch) -> list[tuple[str, int]]:
     for cls in (Count, Detect, Correlate, Largest):
         monkeypatch.setattr(cls, "update_all", spy(cls.update_all.__func__))
     return found
+
+
+def test_another_text_is_refused_before_the_model_runs(corpus, options, tmp_path, monkeypatch):
+    give("correlate", corpus, options)
+    other = tmp_path / "other.txt"
+    other.write_text("w1 w2 w3\n")
+
+    def resolve(cls, options, inputs):
+        raise AssertionError("the step was asked")
+
+    monkeypatch.setattr(Largest, "resolve", classmethod(resolve))
+    with pytest.raises(ResumeError, match=r"another text \(.*other\.txt here\)"):
+        give("largest", other, without(options, "permutations"))
 
 
 def test_steps_one_after_the_other_cost_their_own_shards_alone(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from outdim.errors import ArgumentError
-from outdim.stats.paired import Statistic, adjusted, compare, ratio
+from outdim.stats.paired import Statistic, adjusted, compare, families, ratio
 
 CONTROLS = range(2, 12)
 
@@ -240,7 +240,7 @@ def test_one_effect_among_hundreds_is_found_and_no_other():
     losses = 3 + rng.normal(0, 1, 80) + rng.normal(0, 0.3, (202, 80))
     losses[7] += 0.3
     found = compare(ratio(losses, np.ones(80)), 80, draws=500)
-    assert found.family[7] == pytest.approx(1 / 501)
+    assert found.family[7] == pytest.approx(found.least)  # 1 / 501 of the draws, but p is no less
     assert (np.delete(found.family, [0, 7]) > 0.05).all()
     assert found.q[7] > 0.05
     assert np.isnan(found.family[0])
@@ -256,11 +256,32 @@ def test_the_family_of_controls_and_of_nothing():
     assert np.isnan(compare(ratio(losses[:, :1], np.ones(1)), 1).family).all()
 
 
-def test_by_chance_the_family_errs_as_often_as_it_says():
+@pytest.mark.parametrize("documents", [5, 10, 40])
+def test_by_chance_the_family_errs_as_often_as_it_says_and_is_never_below_p(documents):
     """P(Binomial(80, .05) > 9) = .012."""
     false = 0
     for seed in range(80):
-        losses = np.random.default_rng(seed).normal(3, 1, (21, 40))
-        found = compare(ratio(losses, np.ones(40)), 40, draws=300, seed=seed)
+        losses = np.random.default_rng(seed).normal(3, 1, (21, documents))
+        found = compare(ratio(losses, np.ones(documents)), documents, draws=300, seed=seed)
+        assert (found.family[1:] >= found.p[1:]).all()
         false += bool(np.nanmin(found.family) < 0.05)
     assert false <= 9
+
+
+def test_of_three_documents_nothing_is_sure_however_large():
+    losses = 3 + np.random.default_rng(0).normal(0, 0.01, (4, 3))
+    losses[1:] += 5
+    found = compare(ratio(losses, np.ones(3)), 3)
+    np.testing.assert_array_equal(found.family[1:], found.p[1:])
+    assert found.least == pytest.approx(0.115, abs=0.001)
+
+
+def test_one_family_of_several_comparisons_is_that_of_all_their_variants():
+    losses = np.random.default_rng(0).normal(3, 1, (9, 30))
+    losses[5] += 0.8
+    whole = compare(ratio(losses, np.ones(30)), 30, draws=300)
+    parts = [compare(ratio(losses[[0, *own]], np.ones(30)), 30, draws=300)
+             for own in (range(1, 5), range(5, 9))]  # fmt: skip
+    joined = np.concatenate([one[1:] for one in families(parts)])
+    np.testing.assert_allclose(joined, whole.family[1:])
+    assert (parts[0].family[1:] <= joined[:4]).all()

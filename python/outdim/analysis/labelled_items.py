@@ -155,7 +155,8 @@ def resolve_glue(options: GlueOptions, inputs: Inputs, seed: int) -> Json:
     found = {"order": list(order.outputs), "named": not order.caution}
     recorded = {**resolve_items(options, inputs, seed), **found}
     trained = training_of(inputs.options["model"]) if "model" in inputs.options else None
-    if trained and trained["validation"]["sha256"] == recorded["items"]["sha256"]:
+    same = trained and trained["validation"]["sha256"] == recorded["items"]["sha256"]
+    if trained and same and len(trained["history"]) > 1:  # of one epoch none was chosen
         inputs.cautions.append(
             f"The model was fine-tuned on {trained['train']['rows']:,} rows, and the best of "
             f"{len(trained['history'])} epochs was chosen on these very items: what the intact "

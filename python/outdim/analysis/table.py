@@ -69,6 +69,7 @@ EVALUATION = pa.schema(
         ("gate", pa.string()),  # five times the harm of the controls: passed, failed, undecided
         ("p", pa.float64()),  # of beyond, without controls of difference
         ("q", pa.float64()),  # p adjusted for the number of variants
+        ("family", pa.float64()),  # p that any of the variants would show as much by chance
         ("reason", pa.string()),  # why the value or an interval is not there, else empty
     ]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,15 +33,19 @@ class Compare:
         return {"": [CompareOptions, OutputOptions]}
 
     def run(self, given: Mapping[type, Any]) -> Path:
-        """Write the page that compares them."""
-        from outdim.report import write_comparison
+        """Write the page that compares them, and say on stderr what it says; the directory."""
+        from outdim.report.compare import comparison_in_words, write_comparison
         from outdim.run.derived import derived, given_counts
         from outdim.tokens import TokenFrequencies, compare
 
-        options, output = given[CompareOptions], given[OutputOptions].output
+        options: CompareOptions = given[CompareOptions]
+        output: Path = given[OutputOptions].output
         paths = [given_counts(path) for path in (options.first, options.second)]
         comparison = compare(*(TokenFrequencies.from_parquet(path) for path in paths))
         names = (str(options.first), str(options.second))
         hashes = [sha256_of(path) for path in paths]
         with derived(output, "compare", {"compare": list(names)}, {"counts": hashes}):
-            return write_comparison(comparison, output, names=names)
+            page = write_comparison(comparison, output, names=names)
+        said = [f"- {sentence}" for sentence in comparison_in_words(comparison, names)]
+        print("\n".join([*said, "", f"report  {page}"]), file=sys.stderr)
+        return output

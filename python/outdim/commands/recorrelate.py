@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from outdim.commands.step import OutputOptions, report
+from outdim.commands.step import Found, OutputOptions, report
 from outdim.errors import DataError
 from outdim.files import sha256_of
 
@@ -63,7 +63,7 @@ class Recorrelate:
             hashes |= write_results(output, found, list(found))
             copied = {name: about[name] for name in _COPIED if name in about}
             manifest.update(output, {**copied, **account_of(found)})
-        report(output)
+        report(Found(output))
         return output
 
 

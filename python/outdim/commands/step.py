@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from outdim.analysis.input_options import GROUPS
 from outdim.analysis.registry import step_class, steps, usable
@@ -85,8 +85,10 @@ def _run(
     command: str, options: dict[str, Any], chosen: Sequence[type[Step]], given: Mapping[type, Any]
 ) -> Path | None:
     from outdim.run.execute import execute
+    from outdim.run.plan import Study
     from outdim.run.request import Request
 
+    there = Study(given[OutputOptions].output).entries()
     around = {other.name: given[other.Options] for step in chosen for other in _told(step)}
     run = execute(
         Request(
@@ -99,16 +101,32 @@ def _run(
         )
     )
     if run is not None:
-        report(run)
+        new = [name for name in Study(run).entries() if name not in there]
+        report(Found(run, list(options), new))
     return run
 
 
-def report(run: Path) -> None:
-    """Write the report of a run, and say on stderr what it found."""
+class Found(NamedTuple):
+    """What a command added to a run.
+
+    Attributes:
+        run: Its directory.
+        steps: What the command is of; None: all that the run holds.
+        new: The steps that the run did not hold before.
+    """
+
+    run: Path
+    steps: Sequence[str] | None = None
+    new: Sequence[str] = ()
+
+
+def report(found: Found) -> None:
+    """Write the report, and say on stderr what the steps found, briefly what else is new."""
     from outdim.report import summary, terminal_width, write_report
 
+    run, steps, new = found
     write_report(run)
-    print(summary(run, terminal_width(sys.stderr)), file=sys.stderr)
+    print(summary(run, terminal_width(sys.stderr), steps=steps, briefly=new), file=sys.stderr)
 
 
 def _observing() -> list[type[Observer]]:

@@ -50,12 +50,13 @@ def write_comparison(
             ("definitions", "Definitions"),
         ],
         names=names,
-        findings=_findings(comparison, names),
+        findings=comparison_in_words(comparison, names),
         differences=[_row(*row) for row in comparison.largest(_LARGEST)],
     )
 
 
-def _findings(comparison: "Comparison", names: tuple[str, str]) -> list[str]:
+def comparison_in_words(comparison: "Comparison", names: tuple[str, str]) -> list[str]:
+    """What two token counts have in common, in sentences."""
     text = comparison.text
     first, second = comparison.first.counts[text], comparison.second.counts[text]
     r = number(comparison.correlation)

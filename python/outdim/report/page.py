@@ -3,6 +3,7 @@
 import base64
 import gzip
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,10 @@ def write_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
     return write_page(path, "report.html.j2", figures, **_content(study, shown))
 
 
-def sections(study: Study) -> list[Section]:
-    """What is shown of each step."""
+def sections(study: Study, steps: Sequence[str] | None = None) -> list[Section]:
+    """What is shown of each step, or of some."""
     marked = outliers(study)
-    return [section_of(study, step, marked) for step in study.steps]
+    return [section_of(study, step, marked) for step in (study.steps if steps is None else steps)]
 
 
 def layers_in_words(study: Study) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import textwrap
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -20,13 +21,21 @@ def terminal_width(stream: TextIO) -> int | None:
     return os.get_terminal_size(stream.fileno()).columns or None if stream.isatty() else None
 
 
-def summary(run_dir: str | Path, width: int | None = None) -> str:
+def summary(
+    run_dir: str | Path,
+    width: int | None = None,
+    *,
+    steps: Sequence[str] | None = None,
+    briefly: Collection[str] = (),
+) -> str:
     """Say in a few lines what a run found: headlines, tables by layer, cautions, speed, report.
 
     Args:
         run_dir: Run directory.
         width: Characters in a line, within which sentences and tables are. None is for a file:
             sentences are a line each, tables within 120 characters.
+        steps: Those of which it is said; None says all. The others of the study are named.
+        briefly: Of these others those of which the first sentence is said.
 
     Raises:
         DataError: run_dir is no run directory, or a file of it is damaged or was altered.
@@ -36,18 +45,33 @@ def summary(run_dir: str | Path, width: int | None = None) -> str:
     """
     study = read_study(run_dir)
     width = None if width is None else max(width, _LEAST)
-    lines, shown = [], sections(study)
+    told = [step for step in study.steps if steps is None or step in steps]
+    lines, shown = [], sections(study, told)
     for section in shown:
         for sentence in [*study.sentences("headlines", section.step), *section.sentences]:
             lines.append(_wrapped(f"- {sentence}", width))
     for table in (table for section in shown for table in section.tables if table.brief):
         caption = f"{table.caption} With a star: {table.marks}." if table.marks else table.caption
         lines += ["", _wrapped(caption, width), *in_columns(table, width or _WIDTH)]
-    if note := layers_in_words(study):
+    if (steps is None or study.statistics.keys() & told) and (note := layers_in_words(study)):
         lines += ["", _wrapped(note, width)]
-    if beware := cautions(study):
+    if beware := cautions(study, told):
         lines += ["", "Beware:", *(_wrapped(f"- {sentence}", width) for sentence in beware)]
+    if others := [step for step in study.steps if step not in told]:
+        lines += ["", *(_wrapped(line, width) for line in _of_others(study, others, briefly))]
     return "\n".join([*lines, "", *_where(study)])
+
+
+def _of_others(study: Study, others: Sequence[str], briefly: Collection[str]) -> list[str]:
+    """A line each of those that were computed on the way, and one that names the rest."""
+    said = [
+        f"On the way, {step}: {first}"
+        for step in others
+        for first in study.sentences("headlines", step)[:1]
+        if step in briefly
+    ]
+    rest = [step for step in others if step not in briefly]
+    return [*said, *([f"Also in this study: {', '.join(rest)}; see the report."] if rest else [])]
 
 
 def _where(study: Study) -> list[str]:

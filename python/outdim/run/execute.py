@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +18,7 @@ from outdim.files import read_json, remove_stale, write_bytes, write_json
 from outdim.run import local
 from outdim.run.directory import ATTACHED, check_directory, taken
 from outdim.run.plan import Entry, Study
-from outdim.run.progress import outlook
+from outdim.run.progress import outlook, read_once
 from outdim.run.request import Planned, Request, plan
 from outdim.run.results import account_of, locked, write_results
 from outdim.run.share import Share, ranks_of
@@ -117,7 +117,8 @@ def _run(
     for directory in (run, *(worker.store(name).directory for name in names)):
         remove_stale(directory)
     seconds: dict[str, float] = {}
-    rate = None
+    rate = None  # of the last text that was read by one model
+    worked = False  # else every shard was there already: what was measured then stands
     groups = group_steps(study, names)
     parts = [(group, stage) for group in groups for stage in stages(study[group[0]])]
     for group in groups if not share.index else ():
@@ -134,7 +135,9 @@ def _run(
             raise
         took, together = time.monotonic() - begin, "+".join(group)
         seconds[together] = seconds.get(together, 0.0) + took
-        rate = tokens / took if tokens else rate
+        if tokens and read_once([study[name] for name in group], stage):
+            rate = tokens / took
+        worked = worked or bool(tokens)
         if number + 1 < len(parts):
             _complete(worker, group, stage, share)
         elif share.waits:
@@ -147,7 +150,8 @@ def _run(
             )
     if share.waits and share.index:
         return None
-    _finish(worker, names, seconds, rate)
+    measured = {"seconds": seconds, "tokens_per_second": rate} if worked else {}
+    _finish(worker, names, measured)
     return run
 
 
@@ -255,10 +259,8 @@ def _wait_for_others(
         time.sleep(_POLL_S)
 
 
-def _finish(
-    worker: Worker, names: Sequence[str], seconds: dict[str, float], rate: float | None
-) -> None:
-    """Write the results of the steps."""
+def _finish(worker: Worker, names: Sequence[str], measured: Mapping[str, Any]) -> None:
+    """Write the results of the steps, and how long the work took."""
     run = worker.run
     complete = {*names, *_to_mend(worker)}
     found = {name: worker.result(name) for name in worker.study.entries() if name in complete}
@@ -271,10 +273,8 @@ def _finish(
             )
     with locked(run):
         hashes = write_results(run, found, list(worker.study.entries()))
-        parts = {**account_of(found), "results": hashes, "finished": manifest.now()}
-        if rate is not None:  # else every shard was there already: what was measured then stands
-            parts |= {"seconds": seconds, "tokens_per_second": rate}
-        manifest.update(run, parts)
+        account = account_of(found)
+        manifest.update(run, {**account, "results": hashes, "finished": manifest.now(), **measured})
 
 
 def _to_mend(worker: Worker) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from outdim.analysis.input_options import SHARED, option_names
+from outdim.analysis.registry import usable
 from outdim.errors import DataError, ResumeError
 from outdim.files import canonical_json, create, digest, json_bytes, read_json
 
@@ -139,9 +140,9 @@ class Study:
             new = tuple(entry for entry in entries if entry.step not in known)
             for entry in entries:
                 if entry.step in known:
-                    self._check(known[entry.step].to_json(), entry.to_json())
+                    _check(self.run, known[entry.step].to_json(), entry.to_json())
                 for other in known.values():
-                    self._check(shared_part(other, entry), shared_part(entry, other))
+                    _check(self.run, shared_part(other, entry), shared_part(entry, other))
             record = Record(self._path(self._records), new)
             record.path.parent.mkdir(exist_ok=True)
             if not new:
@@ -164,15 +165,35 @@ class Study:
     def _path(self, number: int) -> Path:
         return self.run / PLAN / f"{number}.json"
 
-    def _check(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        if old == new:
-            return
-        found = differences({**old, "work": None}, {**new, "work": None})
-        raise ResumeError(
-            f"{self.run} holds a run of {_what_else(old, new)}, and continuing it would mix the "
-            f"two. {'; '.join(found or differences(old, new))}. Give the options and inputs of "
-            "that run, or name a new directory."
-        )
+
+def check_reads(run: Path, there: Mapping[str, Entry], options: Mapping[str, Any]) -> None:
+    """Refuse another model, tokenizer or text before anything is computed for a plan.
+
+    Args:
+        run: Directory of the study.
+        there: Its entries.
+        options: What is to be read, resolved.
+
+    Raises:
+        ResumeError: The entries are about something else.
+    """
+    given = json.loads(canonical_json(options))
+    for other in there.values():
+        names = [name for name in _shared_names() if name in given and name in other.options]
+        old, new = ({"options": {n: of[n] for n in names}} for of in (other.options, given))
+        _check(run, old, new)
+
+
+def _check(run: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    if old == new:
+        return
+    found = differences(_told(old), _told(new))
+    found = found or differences({**old, "work": None}, {**new, "work": None})
+    raise ResumeError(
+        f"{run} holds a run of {_what_else(old, new)}, and continuing it would mix the two. "
+        f"{'; '.join(found or differences(old, new))}. Give the options and inputs of that run, or "
+        "name a new directory."
+    )
 
 
 def _read(path: Path) -> Record:
@@ -190,11 +211,10 @@ def _read(path: Path) -> Record:
 
 def shared_part(entry: Entry, other: Entry) -> dict[str, Any]:
     """What ``entry`` says of the model, tokenizer and text that ``other`` speaks of as well."""
-    names = [name for kind in SHARED for name in option_names(kind) if name not in _FREE]
     return {
         "options": {
             name: entry.options[name]
-            for name in names
+            for name in _shared_names()
             if name in entry.options and name in other.options
         },
         "inputs": {
@@ -210,15 +230,37 @@ def shared_part(entry: Entry, other: Entry) -> dict[str, Any]:
     }
 
 
+def _shared_names() -> list[str]:
+    """Options in which the steps of a study agree."""
+    return [name for kind in SHARED for name in option_names(kind) if name not in _FREE]
+
+
+def _told(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options of an entry that a user may tell, not what was made of them."""
+    names, cls = _shared_names(), usable(entry.get("step", ""))
+    kinds = () if cls is None else (cls.Options, *cls.reads)
+    names += [name for kind in kinds for name in option_names(kind) if name not in _FREE]
+    return {"options": {name: entry["options"][name] for name in names if name in entry["options"]}}
+
+
+_ELSE = {
+    "model": "another model",
+    "dtype": "its model in another dtype",
+    "source": "another text",
+}
+
+
 def _what_else(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """What differs first of all, in a user's words."""
     hashes = [one.get("inputs", {}).get("model") for one in (old, new)]
-    if None in hashes or hashes[0] == hashes[1]:
-        return "something else"
-    for name, said in (("model", "another model"), ("dtype", "its model in another dtype")):
+    same_model = None not in hashes and hashes[0] == hashes[1]
+    for name, said in _ELSE.items():
         there, here = (one.get("options", {}).get(name) for one in (old, new))
-        if there != here:
+        if there != here and not (same_model and name == "model"):
+            there, here = (" ".join(one) if isinstance(one, list) else one for one in (there, here))
             return f"{said} ({there or 'its own'} there, {here or 'its own'} here)"
+    if None in hashes or same_model:
+        return "something else"
     return f"another model ({new['options'].get('model')} has other weights now)"
 
 

@@ -39,6 +39,15 @@ def outlook(entries: Sequence[Entry], shards: Sequence[int]) -> str:
     )
 
 
+def read_once(entries: Sequence[Entry], shards: Sequence[int]) -> bool:
+    """Whether shards are pieces of text that one model reads, so that tokens/s say how fast it is.
+
+    Small texts of items, or of prompts, are read in less time than a model is.
+    """
+    units = [entries[0].work[shard] for shard in shards]
+    return all("size_bytes" in unit and forwards_of(entries, unit) == 1 for unit in units)
+
+
 class Progress:
     """Tokens/s, time left and shard on stderr, drawn where that is a terminal.
 

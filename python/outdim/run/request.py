@@ -16,7 +16,7 @@ from outdim.analysis.registry import step_class
 from outdim.analysis.step import Json, Step
 from outdim.errors import DataError
 from outdim.files import digest
-from outdim.run.plan import Entry
+from outdim.run.plan import Entry, check_reads
 from outdim.run.share import SpreadOptions
 
 
@@ -85,6 +85,7 @@ def plan(request: Request, inputs: Inputs, there: Mapping[str, Entry]) -> Planne
     Raises:
         ArgumentError: An option is missing or out of range.
         DataError: The text, the tokenizer or the model cannot be used.
+        ResumeError: Those there are about another model, tokenizer or text.
     """
     options, reads = _options(request, there), _cut_as_before(request, there)
     inputs.name(reads)
@@ -93,6 +94,7 @@ def plan(request: Request, inputs: Inputs, there: Mapping[str, Entry]) -> Planne
     for name in request.steps:
         step_class(name).check(options[name], inputs)
     common = inputs.resolve(reads)
+    check_reads(request.output, there, common)
     recorded = _resolved(request, inputs, common, options, there)
     if any(isinstance(one, TextOptions) and one.shard_bytes is None for one in reads):
         _cut_by_work({name: recorded[name] for name in recorded if name in options}, inputs)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -57,9 +58,9 @@ class Comparison:
         p: Two-sided, of ``beyond`` (without controls of ``difference``) under no effect, [V]; NaN
             for the intact model and the controls.
         q: The same, adjusted for there being several variants (Benjamini and Hochberg 1995), [V].
-        family: p of the same, that any of the variants would show as much under no effect, [V]
-            (max-T; Westfall and Young 1993). Among hundreds of variants q cannot be small, since no
-            p is below 2 / (draws + 1); this can.
+        own: How many standard deviations what p is of lies from 0, [V], as that of a normal
+            deviate that is as rare as Student's t with so few documents; NaN where p is.
+        largest: The largest of these deviations by chance in each draw, [R].
         least: The p of what lies on one side of 0 in every draw: with as many documents and draws
             there is none below, however large an effect; NaN for one document.
     """
@@ -73,8 +74,14 @@ class Comparison:
     gate: tuple[Gate | None, ...]
     p: Array
     q: Array
-    family: Array
+    own: Array
+    largest: Array
     least: float
+
+    @cached_property
+    def family(self) -> Array:
+        """The p that any variant would show as much under no effect, [V]; see `families`."""
+        return families([self])[0]
 
     def at_least_p(self, i: int) -> bool:
         """Whether the p of variant ``i`` is the smallest that there can be."""
@@ -181,7 +188,7 @@ def compare(
         tuple(map(_gate, low, high)),
         p,
         adjusted(p),
-        expanded.family(harm - np.where(np.isnan(control), 0, control), effects, tested),
+        *expanded.deviations(harm - np.where(np.isnan(control), 0, control), effects, tested),
         expanded.least(draws),
     )
 
@@ -222,6 +229,25 @@ def adjusted(p: ArrayLike) -> Array:
     if there.any():
         found[there] = false_discovery_control(found[there])
     return found
+
+
+def families(found: Sequence[Comparison]) -> list[Array]:
+    """The p that any variant of all comparisons would show as much under no effect, [V] of each.
+
+    Max-T (Westfall and Young 1993): each variant is measured in its own standard deviations and
+    beside the largest of all by chance. Among hundreds of variants q cannot be small, since no p is
+    below 2 / (draws + 1); this can. It is never below p, which has a floor where documents are few.
+
+    Args:
+        found: Comparisons of the same documents by as many draws of the same seed.
+    """
+    largest = np.sort(np.max([one.largest for one in found], axis=0))
+    return [
+        np.maximum(
+            (1 + len(largest) - np.searchsorted(largest, one.own)) / (len(largest) + 1), one.p
+        )  # NaN where p is
+        for one in found
+    ]
 
 
 def _gate(low: float, high: float) -> Gate | None:
@@ -295,27 +321,22 @@ class _Expanded:
         share = np.minimum((1 + fewer) / (draws + 1), 0.5)
         return np.asarray(2 * student.cdf(norm.ppf(share) / self._scale, self._df))
 
-    def family(self, value: Array, drawn: Array, tested: NDArray[np.bool_]) -> Array:
-        """The p of each tested value [V] beside the largest deviation of all of them.
-
-        Each is measured in its own standard deviations.
-        """
+    def deviations(
+        self, value: Array, drawn: Array, tested: NDArray[np.bool_]
+    ) -> tuple[Array, Array]:
+        """`Comparison.own` of tested values [V], and `Comparison.largest` of their draws [R, V]."""
         from scipy.stats import norm
         from scipy.stats import t as student
 
-        found = np.full(len(value), np.nan)
+        own, largest = np.full(len(value), np.nan), np.zeros(len(drawn))
         tested = tested & ~np.isnan(drawn).any(0)
         if not self._df or not tested.any():
-            return found
+            return own, largest
         value, drawn = value[tested], drawn[:, tested]
         spread = drawn.std(0)
         moves = spread > 0
-        wider = self._scale * student.ppf((1 + self._level) / 2, self._df)
-        wider /= norm.ppf((1 + self._level) / 2)
-        apart = np.abs(drawn - value)[:, moves] * (wider / spread[moves])
-        largest = np.sort(apart.max(1, initial=0))
-        own = np.where(value == 0, 0, np.inf)
-        own[moves] = np.abs(value[moves]) / spread[moves]
-        as_large = len(largest) - np.searchsorted(largest, own)
-        found[tested] = (1 + as_large) / (len(largest) + 1)
-        return found
+        largest = (np.abs(drawn - value)[:, moves] / spread[moves]).max(1, initial=0)
+        found = np.where(value == 0, 0, np.inf)
+        found[moves] = np.abs(value[moves]) / spread[moves]
+        own[tested] = -norm.ppf(student.cdf(-found / self._scale, self._df))
+        return own, largest

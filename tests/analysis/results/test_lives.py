@@ -12,7 +12,7 @@ from outdim.analysis.input_options import ForwardOptions, ObserveOptions
 from outdim.analysis.inputs import Inputs
 from outdim.analysis.lifecycle import FollowLives, LifecycleOptions, lifecycle
 from outdim.analysis.results.lives_tables import KINDS, LIVES, TOKENS, kinds_table, tokens_table
-from outdim.analysis.results.lives_words import in_words
+from outdim.analysis.results.lives_words import in_words, size
 from outdim.corpus import open_corpus
 from outdim.errors import ArgumentError
 from outdim.models import observe
@@ -57,6 +57,22 @@ def test_a_birth_that_hangs_on_one_block_is_told(planted_life):
     life = replace(planted_life.lives[DIM], agreement=0.9)
     assert "the first layer is so in 90% of the samples" in in_words([life])[0]
     assert "of the samples" not in planted_life.headline()[0]
+
+
+def test_sizes_of_a_rise_are_those_of_the_figure_to_its_last_layer(planted_life):
+    """Not what the token had before that is largest behind the layer."""
+    life = planted_life.lives[DIM]
+    (rise,) = life.rises
+    assert rise.before == planted_life.spikes[f"block.{LAYER - 2}"].value[DIM]
+    assert rise.top_size == planted_life.spikes[f"block.{rise.top - 1}"].value[DIM]
+    said = in_words([replace(life, rises=(replace(rise, took=7.9, before=85.0),))])[0]
+    assert f"layer {LAYER} (from 85.0 to {size(rise.size)})" in said
+    assert "Sizes are the largest |h| of a sequence, on average." in said
+    first = replace(rise, layer=0, size=0.8, top=3, top_size=142.0)
+    assert (
+        "there from the embeddings on (0.8, rising to 142 in layer 3), then written by"
+        in (in_words([replace(life, rises=(first, rise))])[0])
+    )
 
 
 def test_the_norms_are_many(planted_life):

@@ -64,7 +64,7 @@ def test_what_does_less_harm_than_random_ones_is_no_help():
     assert not found.sure(1)
 
 
-@pytest.mark.parametrize(("documents", "bound"), [(6, True), (200, False)])
+@pytest.mark.parametrize(("documents", "bound"), [(12, True), (200, False)])
 def test_a_q_that_so_few_documents_cannot_make_small_is_told_so(documents, bound):
     """Whatever the harm: 4 of 20 variants cannot come below 5 times the least p."""
     grid = Grid(tuple((dim,) for dim in range(20)), (None,), ((21,), (22,), (23,)))
@@ -75,10 +75,31 @@ def test_a_q_that_so_few_documents_cannot_make_small_is_told_so(documents, bound
     loss = found.places[0].comparison("loss")
     assert loss.at_least_p(1)
     assert bool(loss.q[1] > 0.05) is bound
-    floor = f"since no p of 6 documents is below {loss.least:.3f}"
+    floor = f"since no p of 12 documents is below {loss.least:.3f}"
     assert (f"So says the p of the whole sweep; q is up to {loss.q[1]:.3f} here, {floor}" in said
             ) is bound  # fmt: skip
     assert (f"but q is {loss.q[1]:.3f}, {floor}" in said) is bound
+
+
+def test_nothing_of_three_documents_is_sure_and_the_table_says_so_too():
+    """The p of the whole sweep is no smaller than the p of one, and stands in the table."""
+    grid = Grid(((0,), (1,)), (None, (1,)), ((11,), (12,), (13,)))
+    harm = [3.0, 0.0, 0.01, -0.02, 0.03]
+    few, many = (
+        Sweep("sweep-lm", tuple(evaluated(grid, place, harm, n) for place in (0, 1)), grid)
+        for n in (3, 40)
+    )
+    assert (
+        "Of 4 variants none surely does five times what random dimensions change: no p of 3 "
+        "documents is below"
+    ) in " ".join(few.headline())
+    for found in (few, many):
+        rows = [row for row in found.tables()["sweep_lm"].to_pylist() if row["p"] is not None]
+        assert all(row["family"] >= row["p"] for row in rows)
+        sure = [(row["group"], row["dims"]) for row in rows
+                if row["metric"] == "loss" and row["family"] < 0.05]  # fmt: skip
+        assert sure == ([] if found is few else [(0, [0]), (1, [0])])
+    assert "Of 4 variants, 2 surely do harm" in " ".join(many.headline())
 
 
 def test_both_numbers_of_which_a_ratio_is_are_told():

@@ -228,6 +228,7 @@ def compared_row(
         "gate": found.gate[i] if gated else None,
         "p": or_null(found.p[i]),
         "q": or_null(found.q[i]),
+        "family": or_null(found.family[i]),
     }
 
 

@@ -60,7 +60,7 @@ def _leading(found: Correlation) -> list[str]:
         f"{_place(found, point)}: {of} is {r}. The median dimension there has |r| = "
         f"{number(median, 2)}."
     ]
-    sentences += _carried_by(found)
+    sentences += _changed_by(found)
     if strongest := _strongest(found, _BESIDE):
         point, dim, r = strongest
         sentences.append(
@@ -70,15 +70,19 @@ def _leading(found: Correlation) -> list[str]:
     return sentences
 
 
-def _carried_by(found: Correlation) -> list[str]:
-    """The types that carry the largest r, and what it is without them."""
+def _changed_by(found: Correlation) -> list[str]:
+    """The types that change the largest r most, in which direction, and what it is without."""
     leader = found.worth.leading(_LEADING) if found.worth is not None else None
     if found.worth is None or leader is None or not len(leader.drivers.ids):
         return []
     words = [f"“{found.worth.labels[i]}”" for i in leader.drivers.ids]
+    without = float(leader.drivers.without_all[-1])
+    beside = f"{number(without, 2)}, where it was {number(leader.r, 2)}"
+    work = "works" if len(words) == 1 else "work"
+    way = "for" if without * np.sign(leader.r) < abs(leader.r) else "against"
     return [
-        f"Without {listing(words)}, the words that carry it most, r of dimension {leader.dim} at "
-        f"{_place(found, leader.point)} is {number(float(leader.drivers.without_all[-1]), 2)}; "
+        f"Without {listing(words)}, which change it most, r of dimension {leader.dim} at "
+        f"{_place(found, leader.point)} is {beside}: together they {work} {way} it; "
         f"chance gives as large an |r| to any dimension of any layer with "
         f"{p_in_words(leader.p_all)}."
     ]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from outdim.analysis.results.compared import Compared, ends, estimate, or_null
 from outdim.analysis.sweeps.grid import Grid
-from outdim.stats.paired import Comparison, adjusted, compare
+from outdim.stats.paired import Comparison, adjusted, compare, families
 from outdim.text import counted, listing, together
 
 Array = NDArray[np.float64]
@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
         ("interaction_high", pa.float64()),
         ("p", pa.float64()),
         ("q", pa.float64()),  # p adjusted for the number of pairs
-        ("family", pa.float64()),  # that any pair of the place would show as much
+        ("family", pa.float64()),  # p that any pair would show as much by chance
         ("reason", pa.string()),  # why numbers are null; "" where each that can be there is
     ]
 )
@@ -97,7 +97,8 @@ class Interactions:
                 both, one, other = variants
                 dim, beside = self.grid.sets[both - 1]
                 alone = {"harm": harm[one], "other_harm": harm[other], "together": harm[both]}
-                tested = {"p": found.p[i + 1], "q": q[number, i], "family": found.family[i + 1]}
+                tested = {"p": found.p[i + 1], "q": q[number, i]}
+                tested["family"] = self._family[number][i + 1]
                 reasons = (place.reason(place.leading, variant) for variant in variants)
                 yield {
                     "metric": place.leading,
@@ -111,6 +112,11 @@ class Interactions:
                     "reason": next(filter(None, reasons), ""),
                 }
 
+    @cached_property
+    def _family(self) -> list[Array]:
+        """By place and variant of `found`: p that any pair would show as much by chance."""
+        return families(self.found)
+
     def sure(self, sign: int) -> list[tuple[int, int]]:
         """Place and pair of what surely does more (1) or less (-1) than the sum of both.
 
@@ -120,8 +126,7 @@ class Interactions:
             (place, i)
             for place, one in enumerate(self.found)
             for i in range(len(self.pairs))
-            if sign * one.difference.value[i + 1] > 0
-            and one.family[i + 1] * len(self.found) < _SURE
+            if sign * one.difference.value[i + 1] > 0 and self._family[place][i + 1] < _SURE
         ]
         return sorted(found, key=lambda at: -abs(self.found[at[0]].difference.value[at[1] + 1]))
 

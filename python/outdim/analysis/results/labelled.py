@@ -23,12 +23,12 @@ from outdim.text import counted, number, with_interval
 Floats = NDArray[np.float64]
 
 #: Of ``evaluate_glue.parquet``: as of the other evaluations, with items in the place of tokens.
-#: Documents are the different first texts, which intervals draw anew.
+#: Documents are the different texts, which intervals draw anew.
 SCHEMA = pa.schema([pa.field("items", pa.int64()) if f.name == "tokens" else f for f in EVALUATION])
 
 _CONSTANT = "the predictions or the scores are constant"
 _NOT_FINITE = "outputs that are not finite"
-_ONE_TEXT = "no interval of one first text"
+_ONE_TEXT = "no interval of one text"
 _SOME_DRAWS = "undefined in some draws"
 _SOME_DRAWS_OF_CONTROLS = "controls undefined in some draws"
 _FEW, _NAMED = 100, 3
@@ -63,7 +63,7 @@ class LabelledResult(Compared):
     draws: int = 2000
     note: str = ""
     schema = SCHEMA
-    drawn = "first text"
+    drawn = "text"  # the first, where an item has two
 
     @cached_property
     def predicted(self) -> list[NDArray[Any]]:
@@ -199,7 +199,7 @@ class LabelledResult(Compared):
         if len(self._sizes) >= _FEW:
             return []
         return [
-            f"There are {counted(len(self._sizes), 'different first text')}: intervals of so few "
+            f"There are {counted(len(self._sizes), 'different text')}: intervals of so few "
             "are wide, and their ends uncertain."
         ]
 

@@ -29,7 +29,10 @@ class Rise:
             ``attention``, ``mlp``, ``norms``, or ``not known``.
         took, attention, mlp, rest: What the block took and what each added, in the direction of h.
         added, added_low, added_high: The largest of the last three, with its interval.
-        size, size_low, size_high: The largest |h| of a sequence behind it, on average.
+        before: The largest |h| of a sequence in the state before, on average; NaN for the
+            embeddings.
+        size, size_low, size_high: The same behind it.
+        top, top_size: The last layer of the rise, and the size there.
     """
 
     layer: int
@@ -42,9 +45,12 @@ class Rise:
     added: float
     added_low: float
     added_high: float
+    before: float
     size: float
     size_low: float
     size_high: float
+    top: int
+    top_size: float
 
 
 @dataclass(frozen=True)
@@ -112,14 +118,14 @@ class Course:
     """Rises, peak, plateau and fall as indices of states, from sizes [P] and times [P].
 
     Attributes:
-        rises: Layer and factor of each rise: a run of layers in which times grows, to at least
-            twice what it was and to `STANDS_OUT`; its layer is that of the largest factor. Before
-            the embeddings times is 1. A dimension that stands out without such a run has the layer
-            of the largest factor up to its peak.
+        rises: Layer, factor and last layer of each rise: a run of layers in which times grows, to
+            at least twice what it was and to `STANDS_OUT`; its layer is that of the largest factor.
+            Before the embeddings times is 1. A dimension that stands out without such a run has the
+            layer of the largest factor up to its peak, first and last at once.
         peak, plateau, fell: As of `Life`.
     """
 
-    rises: tuple[tuple[int, float], ...]
+    rises: tuple[tuple[int, float, int], ...]
     peak: int
     plateau: tuple[int, int]
     fell: int | None
@@ -129,7 +135,7 @@ class Course:
         """Of one dimension.
 
         >>> Course.of(np.array([1.0, 9, 300, 310, 2]), np.array([1.0, 3, 60, 50, 1]))
-        Course(rises=((2, 20.0),), peak=3, plateau=(2, 3), fell=4)
+        Course(rises=((2, 20.0, 2),), peak=3, plateau=(2, 3), fell=4)
         """
         known = np.isfinite(size)
         if not known.any():
@@ -144,8 +150,8 @@ class Course:
         return cls(_rises(times, peak), peak, (first, last), fell)
 
 
-def _rises(times: Floats, peak: int) -> tuple[tuple[int, float], ...]:
-    """Layer and factor of each rise, see `Course`."""
+def _rises(times: Floats, peak: int) -> tuple[tuple[int, float, int], ...]:
+    """Layer, factor and last layer of each rise, see `Course`."""
     if not np.nan_to_num(times, nan=0).max() >= STANDS_OUT:
         return ()
     before = np.concatenate([[1.0], times[:-1]])
@@ -154,10 +160,10 @@ def _rises(times: Floats, peak: int) -> tuple[tuple[int, float], ...]:
     growing = np.concatenate([[False], factors > 1, [False]])
     starts, ends = (np.flatnonzero(growing[:-1] < growing[1:]),
                     np.flatnonzero(growing[:-1] > growing[1:]))  # fmt: skip
-    layers = [
-        int(start + factors[start:end].argmax())
+    runs = [
+        (int(start + factors[start:end].argmax()), int(end - 1))
         for start, end in zip(starts, ends, strict=True)
         if times[end - 1] >= max(STANDS_OUT, _GROWTH * before[start])
     ]
-    layers = layers or [int(factors[: peak + 1].argmax())]
-    return tuple((layer, float(factors[layer])) for layer in layers)
+    runs = runs or [(int(factors[: peak + 1].argmax()),) * 2]
+    return tuple((layer, float(factors[layer]), last) for layer, last in runs)

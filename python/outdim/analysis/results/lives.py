@@ -131,26 +131,29 @@ class Lives(Result):
         )
         if used.sum() < 2:
             return float("nan")
-        born = [layer for layer, _ in course.rises[:1]]
+        born = [layer for layer, *_ in course.rises[:1]]
         found = [Course.of(*one).rises[:1] for one in zip(size, times, strict=True)]
-        return float(np.mean([[layer for layer, _ in rises] == born for rises in found]))
+        return float(np.mean([[layer for layer, *_ in rises] == born for rises in found]))
 
     def parts(self, name: str, point: str) -> LeftOut:
         """``written`` or ``erased`` at a block, on average over sequences: [k, 4], see `PARTS`."""
         return ratio(self.sums.sums[f"{name}/{point}"], self.sums.sums["sequences"][:, None, None])
 
-    def _rise(self, state: int, factor: float, place: int) -> Rise:
-        point = self.sums.blocks[state]
-        size = _one(self.spikes[point], self.sums.dims[place])
+    def _rise(self, state: int, factor: float, last: int, place: int) -> Rise:
+        dim, states = self.sums.dims[place], self.sums.blocks
+        point = states[state]
+        size = _one(self.spikes[point], dim)
+        top = last, float(self.spikes[states[last]].value[dim])
         if not state:
             unknown = (np.nan, np.nan, np.nan, np.nan)
-            return Rise(0, factor, "embeddings", *unknown, *size, *size)
+            return Rise(0, factor, "embeddings", *unknown, *size, np.nan, *size, *top)
+        before = float(self.spikes[states[state - 1]].value[dim])
         parts = self.parts("written", point)
         most = 1 + _most(parts.value[place, 1:])
         took, attention, mlp, rest = parts.value[place].tolist()
         return Rise(
             state, factor, self._branch("written", state, place), took, attention, mlp, rest,
-            *_one(parts, (place, most)), *size,
+            *_one(parts, (place, most)), before, *size, *top,
         )  # fmt: skip
 
     def _fall_branch(self, course: Course, place: int) -> str:

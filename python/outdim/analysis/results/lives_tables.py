@@ -43,7 +43,10 @@ LIVES = pa.schema(
                         ("branch", pa.string()),
                         *((name, pa.float64()) for name in ("took", *PARTS[1:])),
                         *_ends("added"),
+                        ("before", pa.float64()),
                         *_ends("size"),
+                        ("top", pa.int16()),
+                        ("top_size", pa.float64()),
                     ]
                 )
             ),

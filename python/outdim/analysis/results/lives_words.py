@@ -10,6 +10,7 @@ from outdim.analysis.results.life import STANDS_OUT, Life, Rise
 from outdim.text import counted, listing, number, percent
 
 _TOLD, _MOST_RISES = 3, 3
+_GROWN = 1.5  # times as large as behind the layer that writes it: the rise goes on
 #: What branches of a block are called.
 BRANCHES = {"attention": "the attention", "mlp": "the feed-forward part", "norms": "the norms"}
 
@@ -27,6 +28,7 @@ def in_words(lives: Sequence[Life]) -> list[str]:
             "median dimension."
         ]
     said = [_life(life) for life in born[:_TOLD]]
+    said[0] += " Sizes are the largest |h| of a sequence, on average."
     if rest := [life.dim for life in born[_TOLD:]]:
         said.append(f"{listing(rest)} stand{'s' if len(rest) == 1 else ''} out less.")
     return said
@@ -50,10 +52,12 @@ def _agreement(life: Life) -> str:
 
 
 def _birth(rise: Rise) -> str:
+    goes_on = rise.top > rise.layer and rise.top_size >= _GROWN * rise.size
+    on = f", rising to {size(rise.top_size)} in layer {rise.top}" if goes_on else ""
     if rise.layer == 0:
-        return f"there from the embeddings on ({size(rise.size)})"
+        return f"there from the embeddings on ({size(rise.size)}{on})"
     by = f"by {BRANCHES[rise.branch]} of" if rise.branch in BRANCHES else "at"
-    return f"written {by} layer {rise.layer} (from {size(rise.took)} to {size(rise.size)})"
+    return f"written {by} layer {rise.layer} (from {size(rise.before)} to {size(rise.size)}{on})"
 
 
 def _layer(layer: int) -> str:

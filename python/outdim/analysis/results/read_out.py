@@ -125,7 +125,7 @@ class SweptReadOut(Result):
                 "runs any ablation."
             )
         if texts < _FEW:
-            said.append(f"There are {counted(texts, 'different first text')}: few for intervals.")
+            said.append(f"There are {counted(texts, 'different text')}: few for intervals.")
         return said
 
     def account(self) -> dict[str, Any]:

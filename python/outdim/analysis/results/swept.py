@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from outdim.analysis.results.compared import Compared, is_sure
+from outdim.analysis.results.compared import Compared, is_sure, or_null
 from outdim.analysis.results.interactions import Interactions
 from outdim.analysis.results.screened import LEADING as LEADING_SCORE
 from outdim.analysis.results.screened import SCORES, Score, Screened
 from outdim.analysis.step import Result
 from outdim.analysis.sweeps.grid import Grid
-from outdim.stats.paired import adjusted
+from outdim.stats.paired import adjusted, families
 from outdim.stats.verification import Verification, verify
 from outdim.text import counted, layers_in_words, listing, number, p_value, together
 
@@ -112,10 +112,11 @@ class Sweep(Result):
         return found if self.screened is None and found.pairs else None
 
     def _rows(self, metric: str) -> Iterator[dict[str, Any]]:
-        q = self._adjusted(metric)
+        q, family = self._adjusted(metric), self._family(metric)
         for place, found in enumerate(self.places):
             for i, row in enumerate(found.rows(metric)):
-                own = {"group": place, "q": None if np.isnan(q[place, i]) else float(q[place, i])}
+                over_all = {"q": or_null(q[place, i]), "family": or_null(family[place, i])}
+                own = {"group": place, **over_all}
                 if i or not place:  # the intact model is one
                     yield {**row, **own}
 
@@ -123,6 +124,10 @@ class Sweep(Result):
         """The p of every variant, adjusted for all of the sweep."""
         p = np.stack([one.comparison(metric).p for one in self.places])
         return adjusted(p.ravel()).reshape(p.shape)
+
+    def _family(self, metric: str) -> Array:
+        """The p of every variant, that any of the sweep would show as much by chance."""
+        return np.stack(families([one.comparison(metric) for one in self.places]))
 
     def sure(self, sign: int) -> list[tuple[int, int]]:
         """What surely raises (1) or lowers (-1) the loss, and by more than other dimensions do.
@@ -143,9 +148,8 @@ class Sweep(Result):
 
     @cached_property
     def _surely(self) -> NDArray[np.bool_]:
-        """By place and variant; every place is a family of its own (Bonferroni)."""
-        family = np.stack([one.comparison(self.leading).family for one in self.places])
-        return family * len(self.places) < _SURE
+        """By place and variant."""
+        return self._family(self.leading) < _SURE
 
     def account(self) -> dict[str, Any]:
         """What was read of the text, and how many variants there were."""
@@ -184,13 +188,19 @@ class Sweep(Result):
         passed = [one for one, gate in gates if gate == "passed" and self._surely[one]]
         total = counted(len(gates), "variant")
         if not passed:
-            return [f"Of {total} none surely does five times what random dimensions change."]
+            few = self._too_few([one for one, gate in gates if gate == "passed"])
+            return [f"Of {total} none surely does five times what random dimensions change{few}."]
         verb = "does" if len(passed) == 1 else "do"
         return [
             f"Of {total}, {len(passed)} surely {verb} harm, and more than five times what random "
             f"dimensions change: {self._names(passed)}.",
             *self._less_by_q(passed),
         ]
+
+    def _too_few(self, by_interval: Sequence[tuple[int, int]]) -> str:
+        """That so few documents can make nothing sure of what does as much by its interval."""
+        floors = (self.places[place].floor(i) for place, i in by_interval)
+        return next((f": {floor}" for floor in floors if floor), "")
 
     def _less_by_q(self, passed: Sequence[tuple[int, int]]) -> list[str]:
         """That q is not small for what surely does harm, where documents are too few for that."""

@@ -1,4 +1,4 @@
-"""The largest r one by one: interval, chance, and the words that carry them."""
+"""The largest r one by one: interval, chance, and the words that change them."""
 
 from typing import Any
 
@@ -36,8 +36,9 @@ def leaders(table: pa.Table | None, view: View) -> list[Table]:
             "p: how often an exchange gives as large an |r| to some dimension of the layer; any "
             "layer: to one of all layers; like frequency: where words change places only with "
             "those about as frequent, so that a small p says that r is there among such words "
-            "too, and a large one that it may be all between frequent and rare words. Carried by: "
-            "the words without which r changes most, and r without each."
+            "too, and a large one that it may be all between frequent and rare words. Changed by: "
+            "the words without which r changes most, and r without each: where that is nearer to "
+            "0 a word works for r, else against it."
             + (
                 f" The first {_SHOWN} of {len(found)}; leaders.parquet has all."
                 if len(found) > _SHOWN
@@ -46,7 +47,7 @@ def leaders(table: pa.Table | None, view: View) -> list[Table]:
             columns=[
                 *("layer", "dimension", "r", "interval"),
                 *("chance", "p", "any layer", "like frequency"),
-                "carried by",
+                "changed by",
             ],
             rows=[
                 _row(row, at.get(row["point"]) or labels([row["point"]], [row["layer"]])[0])
@@ -72,5 +73,5 @@ def _row(row: dict[str, Any], label: str) -> list[str]:
     ]
 
 
-def _interval(low: float, high: float) -> str:
-    return f"[{number(low, 2)}, {number(high, 2)}]"
+def _interval(low: float | None, high: float | None) -> str:
+    return number(None) if low is None or high is None else f"[{number(low, 2)}, {number(high, 2)}]"

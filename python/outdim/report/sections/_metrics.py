@@ -9,7 +9,7 @@ from outdim.text import number, with_interval
 
 def drawn(row: Row) -> str:
     """What the intervals of a row draw: documents, or of labelled items what has one first text."""
-    return "first texts" if "items" in row else "documents"
+    return "texts" if "items" in row else "documents"
 
 
 def changes(row: Row) -> str:

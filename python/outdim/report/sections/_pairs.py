@@ -22,8 +22,7 @@ def place_in_words(place: Layers) -> str:
 def pairs_table(rows: Sequence[Row], noun: str, over: str) -> Table:
     """The pairs most unlike the sum of both, with the intervals of that, which draw ``over``."""
     by_size = sorted(rows, key=lambda row: -abs(row["interaction"] or 0.0))
-    places = _places(rows)
-    several = places > 1
+    several = len({row["group"] for row in rows}) > 1
     return Table(
         title="Pairs beside the sum of both",
         caption=f"How much more {noun} than the intact model the one without both dimensions has, "
@@ -38,7 +37,7 @@ def pairs_table(rows: Sequence[Row], noun: str, over: str) -> Table:
                 *([_place(row)] if several else []),
                 number(row["together"]),
                 number(_sum(row)),
-                Cell(interval(row, "interaction"), marked=_surely(row, places)),
+                Cell(interval(row, "interaction"), marked=_surely(row)),
                 p_value(row["q"]),
             ]
             for row in by_size[:_SHOWN]
@@ -61,25 +60,21 @@ def matrices(stem: str, rows: Sequence[Row], noun: str) -> list[Figure]:
             f"How much more {noun} two dimensions cost together than the sum of what each "
             "costs alone. Orange: more, as where two carry the same; blue: less, as where one "
             "needs the other. A star: surely so, whatever other pairs do.",
-            [_pair(row, len(by_place)) for row in own],
+            [_pair(row) for row in own],
         )
         for number, (place, own) in enumerate(by_place.items())
         if any(row["interaction"] is not None for row in own)
     ]
 
 
-def _pair(row: Row, places: int) -> Pair:
+def _pair(row: Row) -> Pair:
     value, low, high = (row[f"interaction{end}"] for end in ("", "_low", "_high"))
-    return Pair(row["dim"], row["other"], value, low, high, _surely(row, places))
+    return Pair(row["dim"], row["other"], value, low, high, _surely(row))
 
 
-def _surely(row: Row, places: int) -> bool:
+def _surely(row: Row) -> bool:
     """Whether it is sure that no pair of any place would show as much by chance."""
-    return row["family"] is not None and row["family"] * places < _SURE
-
-
-def _places(rows: Sequence[Row]) -> int:
-    return len({row["group"] for row in rows})
+    return row["family"] is not None and row["family"] < _SURE
 
 
 def _layers(row: Row) -> Layers:

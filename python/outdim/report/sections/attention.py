@@ -87,7 +87,7 @@ def _heads(rows: list[dict[str, Any]]) -> Table:
             [
                 str(row["layer"]),
                 str(row["head"]),
-                Cell(_interval(row, "vertical", "low", "high"), marked=row["low"] > MOST),
+                Cell(_interval(row, "vertical", "low", "high"), marked=(row["low"] or 0) > MOST),
                 *_key(row),
                 number(row["entropy"], 2),
                 number(row["value_ratio"], 2),

@@ -74,7 +74,7 @@ def losses(rows: Sequence[Row], *, noun: str = "loss") -> Table:
 def amount(row: Row) -> str:
     """How much a row rests on."""
     if "items" in row:
-        return f"{row['items']:,} items of {row['documents']:,} first texts"
+        return f"{row['items']:,} items of {row['documents']:,} texts"
     return f"{row['tokens']:,} tokens of {row['documents']:,} documents"
 
 

@@ -82,11 +82,12 @@ def _lives(lives: list[dict[str, Any]], marked: Sequence[int]) -> Table:
 def _writers(lives: list[dict[str, Any]]) -> Table:
     return Table(
         title="What writes them",
-        caption="The layers that write a dimension (0: the embeddings), from which size to which, "
-        "and what the branch that writes most adds; in which share of the samples without one "
-        "block of documents the first of these layers is the same; the layer behind its plateau, "
-        "with what takes most away there; and the kind of tokens with most of its squares. n/a: "
-        "nowhere three times the median dimension.",
+        caption="The layers that write a dimension (0: the embeddings), from which size to which "
+        "(the largest |h| of a sequence, on average), how far the rise goes on, and what the "
+        "branch that writes most adds at the token where |h| is largest behind it; in which share "
+        "of the samples without one block of documents the first of these layers is the same; the "
+        "layer behind its plateau, with what takes most away there; and the kind of tokens with "
+        "most of its squares. n/a: nowhere three times the median dimension.",
         columns=["dimension", "written in", "same birth", "below half in", "most at"],
         rows=[
             [
@@ -117,9 +118,10 @@ def _kind(row: dict[str, Any]) -> str:
 
 
 def _rise(rise: dict[str, Any]) -> str:
+    on = f" → {size(rise['top_size'])} in {rise['top']}" if rise["top"] > rise["layer"] else ""
     if rise["layer"] == 0:
-        return f"0: {_sized(rise, 'size', 'size_low', 'size_high')}"
-    sizes = f"{rise['layer']}: {size(rise['took'])} → {size(rise['size'])}"
+        return f"0: {_sized(rise, 'size', 'size_low', 'size_high')}{on}"
+    sizes = f"{rise['layer']}: {size(rise['before'])} → {size(rise['size'])}{on}"
     if rise["branch"] not in BRANCHES:
         return sizes
     added = _sized(rise, "added", "added_low", "added_high")
@@ -173,7 +175,9 @@ def _percent(*parts: float | None) -> str:
     """A share with its interval, in percent."""
     if parts[0] is None:
         return "n/a"
-    percents: list[Any] = [0.0 if abs(part or 0) < 1e-5 else 100 * (part or 0) for part in parts]
+    percents: list[Any] = [
+        None if part is None else 0.0 if abs(part) < 1e-5 else 100 * part for part in parts
+    ]
     return Estimate(*percents).words(1)
 
 
