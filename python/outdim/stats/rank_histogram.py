@@ -16,8 +16,12 @@ from outdim.ops.rank_histogram import PAGE_BINS
 from outdim.stats._turns import Turns, in_turn
 from outdim.stats.ranks import Float64, Int64, SortedValues, double_mid_ranks
 
-_DTYPES = {torch.float16: 1, torch.bfloat16: 2}
+HALF_CODES = {torch.float16: 1, torch.bfloat16: 2}
 _BLOCK_DIMS = 16  # at most 1 MiB each, twice over
+# On a GPU up to so many dimensions get all of their pages at once, 1 MiB each: which ones a batch
+# needs is known there alone, and to ask would be to wait for its forward. More dimensions hold what
+# they need, about a tenth of that, and wait once a batch until no page is missing.
+_DENSE_DIMS = 1024
 
 
 class RankHistogram(Turns):
@@ -26,8 +30,9 @@ class RankHistogram(Turns):
     For each value it holds how many tokens had it and the sum of the mid-ranks of their
     frequencies, in integers: Spearman's rho of h, and of |h|, with token frequency comes out
     exact (as scipy.stats.spearmanr on the same values, to about 1e-15), as do medians and
-    quantiles, in memory that does not grow with the stream (at most 1 MiB a dimension, in
-    practice a fraction, for pages of values that never occur are not held) and in any order.
+    quantiles, in memory that does not grow with the stream (at most 1 MiB a dimension; in
+    practice a fraction on the CPU, where pages of values that never occur are not held, and on a
+    GPU for more than 1,024 dimensions, at the price of one wait a batch) and in any order.
 
     The ranks of the frequencies are those within the stream, so its token counts are needed
     beforehand: a first pass over the ids.
@@ -110,14 +115,15 @@ class RankHistogram(Turns):
             self
 
         Raises:
-            ArgumentError: A wrong shape, an id outside [0, V).
+            ArgumentError: A wrong shape, an id outside [0, V). (Of such an id on a GPU, where to
+                look would be to wait, `compute` says that its token is missing.)
             DtypeError: A wrong dtype, or another than before.
         """
         hidden, ids, mask = (
             as_tensor(name, value)
             for name, value in (("hidden", hidden), ("ids", ids), ("mask", mask))
         )
-        if not isinstance(hidden, Tensor) or hidden.dtype not in _DTYPES:
+        if not isinstance(hidden, Tensor) or hidden.dtype not in HALF_CODES:
             raise DtypeError(
                 f"hidden: expected float16 or bfloat16, got {describe(hidden)}; cast it, e.g. with "
                 ".bfloat16(), to count rounded values"
@@ -129,14 +135,12 @@ class RankHistogram(Turns):
             )
         self._take_dtype(hidden.dtype)
         self._to(hidden.device)
-        touched = ops.rank_histogram_touch(hidden, self.dims, mask=mask, backend=self.backend)
-        self._grow(touched.bool())
+        self._grow_for(hidden, mask)
         ops.rank_histogram_add(
             hidden, self.dims, ids, self._double_rank, self._index, *self._sums,
             mask=mask, backend=self.backend,
         )  # fmt: skip
-        used = ids.reshape(-1) if mask is None else ids.reshape(-1)[mask.reshape(-1)]
-        self._seen += torch.bincount(used, minlength=len(self._seen))
+        self._see(ids.reshape(-1), None if mask is None else mask.reshape(-1))
         return self
 
     @in_turn
@@ -150,24 +154,23 @@ class RankHistogram(Turns):
         for name in ("dims", "counts", "frequencies"):
             if not torch.equal(getattr(self, name).cpu(), getattr(other, name).cpu()):
                 raise ArgumentError(f"other: expected the same {name}, got others")
-        dtype, index, sums, seen = other._snapshot()
+        dtype, theirs, sums, seen = other._snapshot()
         if dtype is None:
             return self
         if self.dtype not in (None, dtype):
             raise ArgumentError(f"other: expected {self.dtype}, got {dtype}")
         self._take_dtype(dtype)
         device = self._index.device
-        theirs = index.to(device).long()
-        used = theirs >= 0
+        used = theirs.to(device) >= 0
         self._grow(used)
-        self._sums[:, self._index[used].long()] += sums.to(device)[:, theirs[used]]
+        self._sums[:, self._index[used].long()] += sums.to(device)
         self._seen += seen.to(device)
         return self
 
     @in_turn
     def _snapshot(self) -> tuple[torch.dtype | None, Tensor, Tensor, Tensor]:
         """Copy what another one merges."""
-        return self.dtype, self._index.clone(), self._sums.clone(), self._seen.clone()
+        return self.dtype, *self._held(), self._seen.clone()
 
     @in_turn
     def compute(self) -> "RankResult":
@@ -185,12 +188,13 @@ class RankHistogram(Turns):
                 f"{int(counts.sum())}; token {token} was seen {int(seen[token])} times, counts say "
                 f"{int(counts[token])}. Count the ids of exactly the rows that are not masked"
             )
+        index, sums = self._held()
         return RankResult(  # copies: what is added later is no part of it
             self.dims.tolist(),
             seen.numpy().copy(),
             self._double_rank.cpu().numpy().copy(),
-            self._index.cpu().numpy().copy(),
-            self._sums[:, : self._pages].cpu().numpy().copy(),
+            index.numpy(),
+            sums.numpy(),
             self.dtype or torch.bfloat16,
         )
 
@@ -200,20 +204,16 @@ class RankHistogram(Turns):
 
         Pages are in the order of dimension and value, so that equal states have equal bytes.
         """
-        pages = self._index.cpu().long()
-        used = pages >= 0
-        index = torch.full_like(pages, -1)
-        index[used] = torch.arange(int(used.sum()))
-        count, rank_sum = self._sums.cpu()[:, pages[used]]
+        index, (count, rank_sum) = self._held()
         return {
             "dims": self.dims.cpu().clone(),
             "counts": self.counts.clone(),
             "frequencies": self.frequencies.clone(),
             "seen": self._seen.cpu().clone(),
             "page_index": index,
-            "count": count.contiguous(),
-            "rank_sum": rank_sum.contiguous(),
-            "dtype": torch.tensor(0 if self.dtype is None else _DTYPES[self.dtype]),
+            "count": count,
+            "rank_sum": rank_sum,
+            "dtype": torch.tensor(0 if self.dtype is None else HALF_CODES[self.dtype]),
         }
 
     @in_turn
@@ -230,8 +230,8 @@ class RankHistogram(Turns):
         for key in ("dims", "counts", "frequencies"):
             if not torch.equal(state[key].cpu(), expected[key]):
                 raise DataError(f"state: it has other {key}; build RankHistogram alike")
-        _check_state(state, len(self.dims), len(self.counts))
-        codes = {code: dtype for dtype, code in _DTYPES.items()}
+        check_state(state, len(self.dims), len(self.counts))
+        codes = {code: dtype for dtype, code in HALF_CODES.items()}
         self.dtype = codes.get(int(state["dtype"]))
         device = self._index.device
         self._seen = state["seen"].to(device, copy=True)
@@ -252,18 +252,59 @@ class RankHistogram(Turns):
             self._seen, self._index = self._seen.to(device), self._index.to(device)
             self._sums = self._sums.to(device)
 
+    def _see(self, ids: Tensor, mask: Tensor | None) -> None:
+        """Count the tokens of a batch.
+
+        An id outside the vocabulary, which the kernel of a GPU leaves out, is not counted either,
+        so that `compute` misses it.
+        """
+        vocabulary = len(self._seen)
+        known = (ids >= 0) & (ids < vocabulary)
+        counted = known if mask is None else known & mask
+        if vocabulary:
+            self._seen.index_add_(0, ids.clamp(0, vocabulary - 1), counted.long())
+
+    def _held(self) -> tuple[Tensor, Tensor]:
+        """Copy the pages that hold something to the CPU: index [S, 256], sums [2, pages, 256].
+
+        They are in the order of dimension and value, both int64.
+        """
+        pages = self._index.long()
+        filled = torch.nn.functional.pad(self._sums[0].any(1), (0, 1))  # at -1: none
+        held = filled[pages]
+        sums = self._sums[:, pages[held]].cpu()
+        index = torch.full(pages.shape, -1)
+        index[held.cpu()] = torch.arange(sums.shape[1])
+        return index, sums
+
+    def _grow_for(self, hidden: Tensor, mask: Tensor | None) -> None:
+        """Give the dimensions the pages that the rows of a batch need."""
+        if self._pages == self._index.numel():
+            return
+        if self._dense:
+            self._grow(torch.ones_like(self._index, dtype=torch.bool))
+        else:
+            touched = ops.rank_histogram_touch(hidden, self.dims, mask=mask, backend=self.backend)
+            self._grow(touched.bool())
+
+    @property
+    def _dense(self) -> bool:
+        return self._index.is_cuda and len(self.dims) <= _DENSE_DIMS
+
     def _grow(self, needed: Tensor) -> None:
         """Give a page of zeros to each needed (dimension, high byte) that has none."""
         new = needed & (self._index < 0)
-        count = int(new.sum())
+        count = int(new.sum())  # on a GPU, the one wait
         if not count:
             return
-        pages = torch.arange(self._pages, self._pages + count, dtype=torch.int32, device=new.device)
-        self._index[new] = pages
+        later = new.flatten().cumsum(0).view_as(new) + (self._pages - 1)
+        self._index = torch.where(new, later.int(), self._index)
         self._pages += count
-        if self._pages > self._sums.shape[1]:
-            room = max(self._pages, 2 * self._sums.shape[1]) - self._sums.shape[1]
-            self._sums = torch.cat([self._sums, self._sums.new_zeros(2, room, PAGE_BINS)], 1)
+        room = self._sums.shape[1]
+        if self._pages > room:  # a quarter more than before, so that rows are copied a few times
+            larger = self._sums.new_zeros(2, max(self._pages, room + room // 4), PAGE_BINS)
+            larger[:, :room] = self._sums
+            self._sums = larger
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,7 +374,7 @@ class RankResult:
             yield SortedValues.of_pages(index, self.sums, self.dtype, self.n, of == "abs")
 
 
-def _check_state(state: dict[str, Tensor], dims: int, vocab: int) -> None:
+def check_state(state: dict[str, Tensor], dims: int, vocab: int) -> None:
     """Check the tensors of a state that are not compared with one's own."""
     pages = state["count"].shape[0] if state["count"].dim() else 0
     shapes = {

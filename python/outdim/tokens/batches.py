@@ -51,8 +51,8 @@ class Batch:
         return self.input_ids.numel() - self.tokens
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device."""
-        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+        """The same batch on a device; see `sent`."""
+        return Batch(*(sent(getattr(self, field.name), device) for field in fields(self)))
 
     def halves(self) -> tuple[Batch, Batch]:
         """The first and the second half of the pieces."""
@@ -62,6 +62,19 @@ class Batch:
             Batch(*(getattr(self, field.name)[part] for field in fields(self))) for part in parts
         )
         return first, second
+
+
+def sent(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """A tensor of a batch on a device; the host does not wait until it has arrived on a GPU.
+
+    What is queued behind on the same stream, the forward, finds it there.
+    """
+    if not tensor.is_cpu or torch.device(device).type != "cuda":
+        return tensor.to(device)
+    # A GPU reads from pinned memory by itself, while the host goes on. Nobody here holds that
+    # memory until it was read, and nobody has to: torch's allocator of pinned memory marks the
+    # stream of such a copy, and gives the memory to none other before the stream has passed it.
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def batches(

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from outdim.stats.splitmix import GAMMA, splitmix64
-from outdim.tokens.batches import Batch, batch_of, side_by_side
+from outdim.tokens.batches import Batch, batch_of, sent, side_by_side
 from outdim.tokens.pieces import GROUPS, Piece
 
 _PREDICTED = [1 + GROUPS.index(group) for group in ("text", "first")]
@@ -120,7 +120,9 @@ class TargetBatch:
 
     def to(self, device: torch.device | str) -> TargetBatch:
         """The same batch on a device."""
-        return TargetBatch(self.batch.to(device), self.labels.to(device), self.first.to(device))
+        return TargetBatch(
+            self.batch.to(device), sent(self.labels, device), sent(self.first, device)
+        )
 
     def halves(self) -> tuple[TargetBatch, TargetBatch]:
         """The first and the second half of the items."""

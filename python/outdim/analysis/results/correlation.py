@@ -77,9 +77,7 @@ class Correlation(Result):
     @cached_property
     def rank_results(self) -> dict[str, RankResult]:
         """Rank statistics of the chosen dimensions, by point."""
-        if self.ranks is None:
-            return {}
-        return {point: self.ranks.histogram(point).compute() for point in self.points}
+        return {} if self.ranks is None else self.ranks.compute()
 
     def pearson(
         self,
