@@ -90,7 +90,7 @@ def test_smollm2_breaks_without_its_massive_activations(smollm2, tmp_path):
     _, summary = demo._massive(tmp_path / "smollm2", StopSignal())
     assert "the most agree on dimension" in summary
     assert " 507 (by" in summary
-    assert "Dimension 507 is written by the feed-forward part of layer" in summary
+    assert "Dimension 507 is largest in layer" in summary
     rows = pq.read_table(tmp_path / "smollm2" / "evaluate_lm.parquet").to_pylist()
     loss = {
         (row["role"], *(row["dims"] or ())): row["value"] for row in rows if row["metric"] == "loss"

@@ -14,6 +14,7 @@ from outdim.analysis.results.lives_tables import kinds_table, tokens_table
 from outdim.corpus import open_corpus
 from outdim.errors import ArgumentError, DataError, EmptyCorpusError
 from outdim.models import Forward, load_model, observe
+from outdim.text import first_sentence
 from outdim.tokens import load_tokenizer
 from planted_lives import DIM, LAYER, SIZE, WORD, planted, spoiled
 from run_helpers import give, results, small
@@ -40,10 +41,9 @@ def test_a_planted_writer_is_found_with_its_tokens(planted_life):
     assert [row["token"] for row in tokens] == [WORD] * 8
     assert [row["position"] for row in tokens] == [3] * 8
     assert all(row["before"].count("w") == 2 for row in tokens)
-    assert (
-        f"Dimension {DIM} is written by the feed-forward part of layer 2"
-        in planted_life.headline()[0]
-    )
+    said = planted_life.headline()[0]
+    assert first_sentence(said).startswith(f"Dimension {DIM} is largest in layer ")
+    assert "It is written by the feed-forward part of layer 2" in said
 
 
 def test_a_control_has_no_life(planted_life):

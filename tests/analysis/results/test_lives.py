@@ -31,7 +31,7 @@ from tiny import tiny_model, tiny_tokenizer
 
 def test_a_life_is_told_with_what_takes_it_away_and_what_it_is_to_a_norm(planted_life):
     (said, *_) = planted_life.headline()
-    assert f"in layers {LAYER} to 3, falls below half of it in layer 4, where the feed-forw" in said
+    assert f"in layers {LAYER} to 3, falls below half of its largest in layer 4, where the" in said
     share = percent(planted_life.lives[DIM].norm_share)
     assert f"worst token of a sequence it is {share} of what a norm divides by, on average" in said
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from outdim.analysis.places import FIRST
 from outdim.analysis.results.life import STANDS_OUT, Life, Rise
 from outdim.text import counted, listing, number, percent
 
@@ -37,9 +38,9 @@ def in_words(lives: Sequence[Life]) -> list[str]:
 def _life(life: Life) -> str:
     births = ", then ".join(_birth(rise) for rise in life.rises[:_MOST_RISES])
     return (
-        f"Dimension {life.dim} is {births}{_agreement(life)}; it is largest in {_layer(life.peak)} "
-        f"({size(life.size)}, {number(life.times, 0)} times the median dimension), {_end(life)}. "
-        f"{_where(life)}"
+        f"Dimension {life.dim} is largest in {_layer(life.peak)} ({size(life.size)}, "
+        f"{number(life.times, 0)} times the median dimension). "
+        f"It is {births}{_agreement(life)}; {_end(life)}. {_where(life)}"
     )
 
 
@@ -66,9 +67,9 @@ def _layer(layer: int) -> str:
 
 def _end(life: Life) -> str:
     first, last = life.plateau
-    plateau = f"at half of that or more in layers {first} to {last}" if last > first else ""
+    plateau = f"at half of its largest or more in layers {first} to {last}" if last > first else ""
     if life.fell is not None:
-        fall = f"falls below half of it in layer {life.fell}"
+        fall = f"falls below half of its largest in layer {life.fell}"
         if life.fall_branch in BRANCHES:
             verb = "take" if life.fall_branch == "norms" else "takes"
             fall += f", where {BRANCHES[life.fall_branch]} {verb} most away"
@@ -88,8 +89,8 @@ def _where(life: Life) -> str:
     sign = "positive" if life.positive >= 0.5 else "negative"
     share = max(life.positive, 1 - life.positive)
     text = (
-        f"Of its squares in {_layer(life.peak)}, {percent(life.kind_share)} stand at {life.kind}, "
-        f"and {percent(share)} are of {sign} values"
+        f"Of its squares in {_layer(life.peak)}, {percent(life.kind_share)} stand at "
+        f"{'the ' if life.kind == FIRST else ''}{life.kind}, and {percent(share)} are of {sign} values"
     )
     if life.norm_share is not None:
         part = percent(life.norm_share)
