@@ -133,7 +133,12 @@ def test_a_request_would_be_noticed(page, tmp_path):
 @pytest.mark.parametrize("width", [1280, pytest.param(500, marks=pytest.mark.slow)])
 def test_nothing_is_wider_than_the_screen(page, tmp_path, width):
     root = "document.documentElement"
-    script = f"document.body.dataset.wide = {root}.scrollWidth - {root}.clientWidth;"
+    script = f"""
+    document.body.dataset.wide = {root}.scrollWidth - {root}.clientWidth;
+    document.body.dataset.hints = document.querySelectorAll(".scroll.wide").length;
+    """
     copy = probed(page, f"measured{width}.html", script)
     dom, _, _ = browse(copy, f"--window-size={width},2000", profile=tmp_path)
     assert re.search(r'data-wide="(-?\d+)"', dom).group(1) == "0"
+    hints = int(re.search(r'data-hints="(\d+)"', dom).group(1))
+    assert (hints > 0) == (width < 1280), "a table that scrolls says so, and no other"

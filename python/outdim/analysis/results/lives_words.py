@@ -90,7 +90,8 @@ def _where(life: Life) -> str:
     share = max(life.positive, 1 - life.positive)
     text = (
         f"Of its squares in {_layer(life.peak)}, {percent(life.kind_share)} stand at "
-        f"{'the ' if life.kind == FIRST else ''}{life.kind}, and {percent(share)} are of {sign} values"
+        f"{'the ' if life.kind == FIRST else ''}{life.kind}, and {percent(share)} are of {sign} "
+        "values"
     )
     if life.norm_share is not None:
         part = percent(life.norm_share)
