@@ -34,6 +34,11 @@ def random_dims(size: int, count: int, but: Sequence[int] = ()) -> list[int]:
     return found
 
 
+def random_beside(size: int) -> list[int]:
+    """Those that stand by default beside what stands out."""
+    return random_dims(size, _BESIDE)
+
+
 def outliers_by_parameters(inputs: Inputs) -> list[int] | None:
     """The outliers of the model at hand; None where its norms say nothing."""
 
@@ -56,6 +61,6 @@ def default_dims(inputs: Inputs) -> list[int]:
     try:
         found = detect(inputs.model, permutations=0, found=inputs.architecture, **rule)
     except DataError:  # its norms say nothing
-        return random_dims(size, _BESIDE)
+        return random_beside(size)
     first = np.argsort(-found.reach, kind="stable")[: min(len(found.dims), _MOST) or _NEAREST]
-    return [*first.tolist(), *random_dims(size, _BESIDE)]
+    return [*first.tolist(), *random_beside(size)]

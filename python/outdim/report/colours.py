@@ -4,6 +4,7 @@ Figures are made with the light ones; the page replaces them by their dark partn
 reader's system asks for a dark page.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 # Okabe and Ito's palette, darkened for white and lightened for black ground.
@@ -66,10 +67,16 @@ class Palette:
 
     def __init__(self) -> None:
         self._places: dict[int, int] = {}
+        self._grey: set[int] = set()
 
     def of(self, dim: int) -> Look:
         """The look of a dimension."""
-        return look(self._places.setdefault(int(dim), len(self._places)))
+        found = look(self._places.setdefault(int(dim), len(self._places)))
+        return found._replace(colour=MUTED) if dim in self._grey else found
+
+    def grey(self, dims: Iterable[int]) -> None:
+        """Those that are there to be compared with, but for those that have a colour."""
+        self._grey.update(set(dims) - set(self._places))
 
 
 def look(index: int) -> Look:

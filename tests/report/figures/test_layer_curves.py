@@ -2,7 +2,7 @@
 
 import numpy as np
 from outdim.analysis.table import Statistic
-from outdim.report.colours import SERIES, Palette, look
+from outdim.report.colours import MUTED, SERIES, Palette, look
 from outdim.report.figures.layer_curves import MAX_LINES, layer_curves
 from report.synthetic import view
 
@@ -100,3 +100,12 @@ def test_a_dimension_has_one_look_in_all_figures():
     assert all(len(looks) == 1 for looks in seen.values())
     assert seen["dimension 30"] == {look(0)[:2]}
     assert len(set.union(*seen.values())) == len(seen)
+
+
+def test_random_dimensions_are_grey_unless_a_report_is_about_them():
+    palette = Palette()
+    of_outlier = palette.of(7)
+    palette.grey([7, 9])
+    assert palette.of(7) == of_outlier != palette.of(9)
+    assert palette.of(9).colour == MUTED
+    assert palette.of(11).colour in SERIES

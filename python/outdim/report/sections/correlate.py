@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from outdim.analysis.dimensions import random_beside
 from outdim.analysis.table import COVARIATES, PEARSON_ABS, STATISTICS, place
 from outdim.report.figures.base import Figure
 from outdim.report.figures.heat_map import heat_map
@@ -20,7 +21,8 @@ _TOP = 3
 _SHOWN_OUTLIERS = 4
 _RANKED = (
     "Ranks are taken of few dimensions, those of --rank: where none were named, the outliers by "
-    "parameters and ten drawn at random, not the dimensions with the largest values of the model."
+    "parameters and ten drawn at random (grey), not the dimensions with the largest values of the "
+    "model."
 )
 
 
@@ -34,6 +36,9 @@ def section(study: Study, step: str, marked: Sequence[int]) -> Section:
     dims = [dim for dim in marked if dim < found.width]
     leading = r[0]
     beside = [v for v in r[1:] if _same(v, leading) and v.key.covariate != leading.key.covariate]
+    drawn = random_beside(found.width)
+    if study.options[step].get("rank") and set(drawn) <= set(study.options[step]["rank"]):
+        study.palette.grey(drawn)
     ranked = {STATISTICS[name].topic for name in ("spearman", "median")}
     curves = [
         replace(figure, caption=f"{figure.caption} {_RANKED}") if topic in ranked else figure
