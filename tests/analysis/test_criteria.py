@@ -12,7 +12,9 @@ import planted_lives
 import pyarrow.parquet as pq
 import pytest
 import torch
+from outdim.analysis.results.agreement import Found
 from outdim.analysis.results.criteria_words import cautions, most_agreed
+from outdim.analysis.results.nulls import Untrained
 from outdim.analysis.rules import RULES
 from outdim.errors import ArgumentError, EmptyCorpusError
 from outdim.models import load_model
@@ -121,6 +123,28 @@ def test_a_rule_within_what_any_dimensions_differ_by_counts_only_beside_twins(tm
     assert [row[0] for row in of_rules.rows] == ["massive", "mad (not counted)"]
     none = replace(found, rules=("mad",)).headline()[0]
     assert none.startswith("None of 1 rule on hidden states, of which 0 are counted, finds")
+
+
+@pytest.mark.parametrize(
+    ("chance", "twins", "counted"),
+    [(8.18e-27, (), True), (8.18e-27, (0, 0), True), (8.18e-27, (1, 1), False), (0.6, (), False),
+     (np.nan, (), False)],
+)  # fmt: skip
+def test_a_rule_is_judged_by_what_recurs_and_not_by_a_layer(chance, twins, counted):
+    """2.1 dimensions a layer where normal states have 1.6, and always the same one."""
+    untrained = Untrained(twins, 1.5, 576) if twins else None
+    flagged = {507: tuple(range(29))}
+    one = Found(
+        RULES["mean_3_sigma"], (507,), flagged, 15, 2.1, 1.6, chance, 0, untrained=untrained
+    )
+    assert one.as_in_a_layer
+    assert one.telling is counted
+    (said,) = cautions(SimpleNamespace(of=lambda selection: [one], states={}))
+    assert ("in a single layer may be chance: 2.1 dimensions" in said) is counted
+    assert ("1 in at least 15 layers, is counted: < 0.01 would if" in said) is counted
+    assert ("It is left out where rules are counted." in said) is not counted
+    assert "e-27" not in said
+    assert ("--twins" in said) is (counted and not twins)
 
 
 def test_without_a_twin_its_null_has_a_reason(source):

@@ -56,7 +56,7 @@ def test_maps_are_rows_of_attention_full_and_ablated(run):
 def test_the_page_says_what_was_found(section, run):
     heads, r, tokens = section.tables
     assert len(heads.rows) == 8
-    assert heads.columns[-2:] == ["ablated", "change"]
+    assert heads.columns[-4:] == ["ablated", "change", "controls", "beyond"]
     assert [cell.text for cell in r.cells()[0]][:2] == ["all", r.cells()[0][1].text]
     assert {cell.text for row in r.cells() for cell in row[1:2]} == {"3", "1"}
     assert [row[1].marked for row in r.cells() if row[1].text == "3"] == [True, True]
@@ -64,7 +64,7 @@ def test_the_page_says_what_was_found(section, run):
     said = read_study(run).sentences("headlines", "attention")
     assert said[0].endswith("in more than half of the sequences.") or "on" in said[0]
     assert said[-1].startswith("With 3 off (state), ")
-    assert "without a control" in heads.caption
+    assert "Controls: the mean of as many random dimensions off" in heads.caption
 
 
 def test_figures_draw_the_maps_and_the_statistics_of_heads(section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,14 +79,23 @@ class Found:
 
     @property
     def telling(self) -> bool:
-        """Whether most of what it finds is known to be not what it would find anyway."""
-        a_layer, of_model = [self.chance_a_layer], [self.chance]
-        if self.untrained is not None:
-            a_layer.append(self.untrained.a_layer)
-            of_model.append(self.untrained.of_model)
-        by_size = all(chance < self.a_layer / 2 for chance in a_layer)
+        """Whether most of what it finds in the model is known to be not what it would find anyway.
+
+        Where dimensions have to recur that is a matter of these alone: a rule that flags few more
+        in a layer than normal states have may flag the same one in every layer.
+        """
+        twin = self.untrained
+        of_model = [self.chance] if twin is None else [self.chance, twin.of_model]
         by_place = not any(chance >= len(self.dims) / 2 for chance in of_model)  # NaN: not known
-        return bool(self.dims) and by_size and by_place and not self.unproven
+        loud = math.isnan(self.chance) and self.as_in_a_layer
+        return bool(self.dims) and by_place and not loud and not self.unproven
+
+    @property
+    def as_in_a_layer(self) -> bool:
+        """Whether at least half of what it flags in a layer is there by chance."""
+        twin = self.untrained
+        by_chance = [self.chance_a_layer] if twin is None else [self.chance_a_layer, twin.a_layer]
+        return any(chance >= self.a_layer / 2 for chance in by_chance)
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,8 @@ def cautions(found: Criteria) -> list[str]:
     for one in judged:
         if one.dims and not one.telling:
             said.append(_not_telling(one))
+        elif one.dims and one.as_in_a_layer:
+            said.append(_in_a_layer(one))
     if undecided := sum(f.undecided for f in judged):
         verb, them = ("lies", "it") if undecided == 1 else ("lie", "them")
         said.append(
@@ -100,6 +102,34 @@ def cautions(found: Criteria) -> list[str]:
     return said + nonfinite_values(moments, effect)
 
 
+def expected(dims: float | None) -> str:
+    """How many dimensions there would be; what is next to none is not written out.
+
+    >>> expected(8.18e-27), expected(1.62), expected(0.0)
+    ('< 0.01', '1.62', '0.00')
+    """
+    return "< 0.01" if dims is not None and 0 < dims < 0.01 else number(dims, 2)
+
+
+def _in_a_layer(one: Found) -> str:
+    """That a rule says something of the model, and little of a single layer."""
+    more = "" if one.untrained else "; layers hand on their states, so that --twins tells more"
+    return (
+        f"What {one.rule.name} flags in a single layer may be chance: {number(one.a_layer, 1)} "
+        f"dimensions, where {_beside(one)}. What recurs, {len(one.dims)} in at least "
+        f"{counted(one.layers_needed, 'layer')}, is counted: {expected(one.chance)} would if the "
+        f"places in each layer were shuffled{more}."
+    )
+
+
+def _beside(one: Found) -> str:
+    """What is flagged in a layer where there is nothing to find."""
+    said = [f"states of this size without outliers have {number(one.chance_a_layer, 1)}"]
+    if one.untrained is not None:
+        said.append(f"those of random weights {number(one.untrained.a_layer, 1)}")
+    return " and ".join(said)
+
+
 def _not_telling(one: Found) -> str:
     """What a rule finds, beside what chance and a model that learned nothing give."""
     if one.unproven:
@@ -109,18 +139,16 @@ def _not_telling(one: Found) -> str:
             "rules are counted."
         )
     twin = one.untrained
-    a_layer = [f"states of this size without outliers have {number(one.chance_a_layer, 1)}"]
     of_model = (
         []
         if math.isnan(one.chance)
-        else [f"there would be {number(one.chance, 1)} if the places in each layer were shuffled"]
+        else [f"there would be {expected(one.chance)} if the places in each layer were shuffled"]
     )
     if twin is not None:
-        a_layer.append(f"those of random weights {number(twin.a_layer, 1)}")
         of_model.append(f"random weights give {number(twin.of_model, 1)}")
     beside = f", where {' and '.join(of_model)}" if of_model else ""
     return (
         f"What {one.rule.name} finds may be chance: {number(one.a_layer, 1)} dimensions a layer, "
-        f"where {' and '.join(a_layer)}; {len(one.dims)} of the model{beside}. It is left out "
+        f"where {_beside(one)}; {len(one.dims)} of the model{beside}. It is left out "
         "where rules are counted."
     )

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from outdim.analysis.results.agreement import jaccard
+from outdim.analysis.results.criteria_words import expected
 from outdim.analysis.table import selection_label
 from outdim.report.figures.layer_curves import MAX_MARKED
 from outdim.report.section import Cell, Section, Table
@@ -110,8 +111,8 @@ def _rules(document: dict[str, Any]) -> Table:
             str(len(one["dims"])),
             *([str(len(text[rule["name"]]["dims"]))] if text else []),
             number(one["a_layer"], 1),
-            _by_chance(one["chance_a_layer"]),
-            _by_chance(one["chance"]),
+            expected(one["chance_a_layer"]),
+            expected(one["chance"]),
             *([_untrained(one, twins)] if twins else []),
         ]
         for rule in document["rules"]
@@ -141,11 +142,6 @@ def _rules(document: dict[str, Any]) -> Table:
         rows=rows,
         left=2,
     )
-
-
-def _by_chance(expected: float | None) -> str:
-    """An expected number of dimensions; what is next to none is not written out."""
-    return "< 0.01" if expected is not None and 0 < expected < 0.01 else number(expected, 2)
 
 
 def _definitions(document: dict[str, Any]) -> Table:
