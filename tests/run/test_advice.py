@@ -118,7 +118,7 @@ def test_how_often_variants_read_the_text_is_said_from_the_plan():
     correlated = Entry("correlate", {}, [text] * 3)
     assert outlook([correlated], [0, 1, 2]) == ""
     twins = Entry("criteria", {"twins": 2}, [text] * 3)
-    ablated = Entry("attention", {"ablate": [5]}, [text] * 3)
+    ablated = Entry("attention", {"ablate": [5], "controls": []}, [text] * 3)
     assert outlook([correlated, twins, ablated], [0, 1]).startswith(
         "correlate+criteria+attention: 2 shards, 8 forwards"  # each 1 + 2 + 1
     )
