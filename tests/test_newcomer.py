@@ -119,8 +119,8 @@ class TestCommandLine:
         assert "norm-share Measure how much of a token's squared norm sits in" in said["--help"]
         own = said["norm-share --help"]
         assert "outdim norm-share TEXT --model MODEL --output OUTPUT [options]" in own
-        assert "--top TOP How many dimensions of a token, its own largest, are" in own
-        assert "(type: int, default: 3)" in own
+        assert "--top N How many dimensions of a token, its own largest, are" in own
+        assert "(default: 3)" in own
 
     def test_options_come_from_yaml_as_well(self, common, tmp_path, capsys) -> None:
         with pytest.raises(SystemExit):

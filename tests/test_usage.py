@@ -1,11 +1,14 @@
 """A command line that cannot be understood: every message names what was expected and what came."""
 
+import re
 import shlex
+import typing
 
 import pytest
 from outdim import cli
 from outdim.cli import main
 from outdim.commands import Group, commands, find
+from outdim.usage import fields_of
 
 
 @pytest.mark.parametrize(
@@ -88,6 +91,27 @@ def test_usage_shows_a_line_of_every_command_that_is_understood(capsys):
             continue
         assert f"\nexample: {example}\n" in parser.named.format_help()
         assert parser.parse_args(shlex.split(example)[1:]).subcommand == words[0]
+
+
+def test_help_speaks_of_what_is_typed():
+    """No type of Python, no value that is refused as it is written, no option that is not there."""
+    known = commands()
+    for words in every_command(known):
+        _, listed = find(known, words)
+        command = listed.load()
+        parser = cli._parser(known, words, command).named
+        said = " ".join(parser.format_help().split())
+        assert not re.findall(
+            r"Optional|Literal|<class|\(type|null|None\b(?! of)|outdim\.\w+|--\w+_\w+", said
+        )
+        for name, (_, hint) in fields_of(command.options()).items():
+            own = next((a.help for a in parser._actions if a.dest == name), "")
+            values = typing.get_args(next(iter(typing.get_args(hint)), None)) or typing.get_args(
+                hint
+            )
+            values = {value for value in values if isinstance(value, str)}
+            values |= {"zero", "state", "all", "random", "gamma"} & set(own.lower().split())
+            assert not [v for v in values if re.search(rf"\b{v.capitalize()}\b", own)], (words, own)
 
 
 def test_an_error_shows_that_line(capsys):

@@ -24,11 +24,11 @@ from jsonargparse import (
 from outdim import __version__
 from outdim.commands import Command, Group, Listed, commands, find
 from outdim.errors import Interrupted, OutdimError
+from outdim.help import Help, as_typed, metavar
 from outdim.text import visible
 from outdim.usage import Parser, fields_of, in_usage, required_of, usage
 
 _EPILOG = (
-    "--min-chars and --min_chars are the same. "
     "Exit codes: 0 done, 2 usage, 3 data or environment, 4 partial (some shards are missing), "
     "5 the run directory belongs to another run, 130/143 interrupted and resumable."
 )
@@ -141,6 +141,7 @@ def _parser(
         description="Find, explain and test the outlier dimensions of Transformers.",
         epilog=_EPILOG,
         version=__version__,
+        formatter_class=Help,
         allow_abbrev=False,  # --mode of another command would be --model here
     )
     parser.words = chosen
@@ -170,11 +171,12 @@ def _add_commands(
             description=listed.about,
             epilog=_EPILOG,
             usage=usage(words, required, group=isinstance(listed, Group)),
+            formatter_class=Help,
             allow_abbrev=False,
         )
         sub.fields = fields
         if options:
-            sub.add_argument("--config", action="config", help="YAML file with options")
+            sub.add_argument("--config", action="config", help="YAML file of options, _ for -")
         for prefix, kinds in options.items():
             for kind in kinds:
                 _add_options(sub, kind, prefix, required)
@@ -199,7 +201,8 @@ def _add_options(
     types = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         hint, name = types[field.name], f"{prefix}.{field.name}" if prefix else field.name
-        about: dict[str, Any] = {"help": help_of.get(field.name)}
+        said = as_typed(help_of.get(field.name) or "", types, prefix and f"{prefix}.")
+        about: dict[str, Any] = {"help": said}
         if "positional" in field.metadata:
             _add_positional(group, field, hint, about)
             continue
@@ -210,9 +213,13 @@ def _add_options(
         if hint is bool:
             about["action"] = ActionYesNo(yes_prefix="", no_prefix="no_")
         elif _is_list(hint):
-            about |= {"nargs": "*", "type": typing.get_args(_bare(hint))[0]}
+            about |= {
+                "nargs": "*",
+                "type": typing.get_args(_bare(hint))[0],
+                "metavar": metavar(hint),
+            }
         else:
-            about["type"] = hint
+            about |= {"type": hint, "metavar": metavar(hint)}
         group.add_argument(f"--{name}", **about)
 
 

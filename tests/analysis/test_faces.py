@@ -1,12 +1,17 @@
 """What the Python functions of steps have in common: how text is given, and what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import outdim
 import pytest
 from outdim import open_corpus
 from outdim.analysis.embeddings import embeddings
 from outdim.analysis.lifecycle import LifecycleOptions
-from outdim.errors import ArgumentError
+from outdim.analysis.registry import step_class, steps
+from outdim.analysis.step import Result
+from outdim.errors import ArgumentError, DataError
+from outdim.tokens import TokenFrequencies
 from tiny import tiny_model, tiny_texts, tiny_tokenizer
 
 #: With what each is called, and a number that tells one text from another.
@@ -47,6 +52,34 @@ def test_documents_a_path_and_a_corpus_are_all_taken(face, model, texts, tmp_pat
 def test_names_of_files_are_no_documents(face, model):
     with pytest.raises(ArgumentError, match="texts: expected documents, got names of files"):
         getattr(outdim, face)(model, tiny_tokenizer(), [__file__])
+    with pytest.raises(ArgumentError, match=r"texts: expected a list .*got dict"):
+        getattr(outdim, face)(model, tiny_tokenizer(), {"text": ["The keys are no documents."]})
+
+
+def test_published_counts_that_do_not_join_are_told_or_refused(model, texts):
+    tokenizer = tiny_tokenizer()
+    counts = TokenFrequencies.for_tokenizer(tokenizer, np.full(len(tokenizer), 10))
+    some, most = (replace(counts, unjoined=((" the", n * len(counts)),)) for n in (1, 2))
+    for face in ("correlate", "predictions"):
+        found = getattr(outdim, face)(model, tokenizer, texts[:2], frequencies=some)
+        assert "belong to no single token id" in str(found)
+        with pytest.raises(DataError, match="another vocabulary"):
+            getattr(outdim, face)(model, tokenizer, texts[:2], frequencies=most)
+
+
+def test_a_result_is_shown_in_a_line(model):
+    found = repr(outdim.detect(model, k=0.5))
+    assert found.startswith("<Detection: dims")
+    assert "min_fraction=0.5" in found
+    assert "gamma_z," in found
+    assert len(found) < 400
+    for name in steps():
+        step_class(name)
+    known = Result.__subclasses__()
+    while known:
+        cls = known.pop()
+        assert cls.__repr__ is Result.__repr__, cls
+        known += cls.__subclasses__()
 
 
 def test_a_printed_result_says_what_to_beware_of(texts):

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 from corpus_helpers import account, read
-from outdim.corpus import Accounting, Unit, open_corpus
+from outdim.analysis.in_memory import items_of
+from outdim.corpus import Accounting, GivenTexts, Unit, corpus_of, open_corpus
 from outdim.corpus.formats import hub_dataset as streams_module
 from outdim.errors import ArgumentError, DataError
 
@@ -139,6 +141,43 @@ class TestErrors:
             open_corpus("python-docs", on_error="ignore")
         with pytest.raises(ArgumentError, match="unit_bytes"):
             open_corpus("python-docs", unit_bytes=0)
+
+
+ODD: list[Any] = [{"text": ["a"]}, b"text", bytearray(b"text"), {"a", "b"}, None, 3, 2.5]
+
+
+class TestOtherThings:
+    """What holds no documents in an order is refused, not read letter by letter or key by key."""
+
+    @pytest.mark.parametrize("given", ODD, ids=lambda given: type(given).__name__)
+    def test_in_the_place_of_documents(self, given: Any) -> None:
+        got = f"got {type(given).__name__}"
+        with pytest.raises(ArgumentError, match=f"texts: expected a list of documents; a.*{got}"):
+            corpus_of(given)
+        with pytest.raises(ArgumentError, match=f"texts: expected a list of documents, .*{got}"):
+            GivenTexts(given)
+        with pytest.raises(ArgumentError, match=f"source: expected a path, glob or .*{got}"):
+            open_corpus(given)
+        with pytest.raises(ArgumentError, match=f"texts: expected labelled files .*{got}"):
+            items_of("sst2", given, None)
+
+    @pytest.mark.parametrize("given", [[{"text": "a"}], [b"a"], [["a"]], ["a", None], [3]])
+    def test_among_documents_or_paths(self, given: Any) -> None:
+        got = f"got {type(given[-1]).__name__}"
+        with pytest.raises(ArgumentError, match=f"texts: expected strings, {got}"):
+            corpus_of(given)
+        with pytest.raises(ArgumentError, match=f"source: expected .*{got} among them"):
+            open_corpus(given)
+
+    @pytest.mark.parametrize("given", ["One document.", "two\nlines", "nul \0"])
+    def test_a_document_in_the_place_of_a_path(self, given: str) -> None:
+        with pytest.raises(ArgumentError, match=r"names no file, '.*'; of one document pass a"):
+            corpus_of(given)
+
+    def test_what_gives_documents_in_order_is_taken(self) -> None:
+        for given in (("a", "b"), iter("ab"), np.array(["a", "b"])):
+            corpus = corpus_of(given)
+            assert list(corpus.read(corpus.units[0], Accounting())) == ["a", "b"]
 
 
 class TestSources:

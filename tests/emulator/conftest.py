@@ -35,7 +35,13 @@ def emulated():
 
     outdim._core = module
     library = ctypes.CDLL(PATH)
-    for kernel, limits in json.loads(Path(LIMITS).read_text()).items() if LIMITS else ():
+    given = json.loads(Path(LIMITS).read_text()) if LIMITS else {}
+    if given:  # a kernel without limits ends the program; these are the tests' own
+        given |= {
+            f"multiply_once<{of}>": {"registers": 0, "shared_bytes": 0}
+            for of in ("__half", "__nv_bfloat16")
+        }
+    for kernel, limits in given.items():
         library.emulator_limits(kernel.encode(), *limits.values())
     from outdim.ops import _cuda, _dispatch
 

@@ -72,25 +72,28 @@ def test_within_a_shard_the_line_goes_on(monkeypatch):
     assert shown[-1] == "133 tokens/s, shard 2/3, variant 10/100"
 
 
-def test_what_is_left_is_said_once_after_the_first_shard_where_it_is_long(monkeypatch, capsys):
+def test_what_is_left_is_said_once_and_not_from_the_start_of_a_process(monkeypatch, capsys):
     clock = [0.0]
     monkeypatch.setattr("outdim.run.progress.time.monotonic", lambda: clock[0])
     worker = worker_with(None)
     worker.study = {"greedy-lm": SimpleNamespace(work=[{"size_bytes": 100}] * 10)}
 
-    def said(took: float, at_once: int) -> str:
+    def said(*took: float, at_once: int = 1) -> str:
         clock[0] = 0.0
         progress = Progress(worker, ["greedy-lm"], [0, 1, 2, 3, 4], at_once=at_once)
-        for shard in (0, 1):
-            clock[0] += took
+        for shard, seconds in enumerate(took):
+            clock[0] += seconds
             progress.shard(shard)
         progress.close()
         return capsys.readouterr().err
 
-    line = "outdim: greedy-lm: the first shard took 60 s, all others together will take about"
-    assert said(60, 1) == f"{line} 9 minutes\n"  # the second stage, 5 to 9, is among them
-    assert said(60, 4) == f"{line} 2 minutes\n"
-    assert said(6, 1) == ""
+    line = "outdim: greedy-lm: {} done, all others together will take about {}\n"
+    assert said(60) == ""
+    # The second stage, 5 to 9, is among what is left.
+    assert said(60, 15, 15) == line.format("2 shards", "2 minutes")
+    assert said(600, 15) == line.format("1 shard", "1.5 hours")  # too long to be the start
+    assert said(40, 1, 40, 1, at_once=2) == line.format("3 shards", "5 minutes")
+    assert said(60, 5, 5) == ""  # under a minute
 
 
 def test_how_often_variants_read_the_text_is_said_from_the_plan():
@@ -115,7 +118,7 @@ def test_how_often_variants_read_the_text_is_said_from_the_plan():
     correlated = Entry("correlate", {}, [text] * 3)
     assert outlook([correlated], [0, 1, 2]) == ""
     twins = Entry("criteria", {"twins": 2}, [text] * 3)
-    ablated = Entry("attention", {"ablate": [5]}, [text] * 3)
+    ablated = Entry("attention", {"ablate": [5], "controls": []}, [text] * 3)
     assert outlook([correlated, twins, ablated], [0, 1]).startswith(
         "correlate+criteria+attention: 2 shards, 8 forwards"  # each 1 + 2 + 1
     )

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from corpus_helpers import read
+from outdim import manifest
 from outdim.corpus import open_corpus
 from outdim.counting import count_tokens
 from outdim.errors import ArgumentError, DataError, ResumeError
@@ -159,6 +160,30 @@ def test_given_counts_are_used_and_belong_to_the_plan(corpus, options, tmp_path)
     TokenFrequencies.for_tokenizer(tokenizer, counts + 1).to_parquet(tmp_path / "other.parquet")
     with pytest.raises(ResumeError, match=r"inputs\.attached\.counts"):
         give("correlate", corpus, replaced(options, counts=tmp_path / "other.parquet"))
+
+
+def test_published_counts_are_refused_where_most_of_them_do_not_join(corpus, options, tmp_path):
+    counts, other = tmp_path / "published.json", tmp_path / "other.json"
+    known = [[f"w{i}", 1000 - i] for i in range(90)]
+    counts.write_text(json.dumps([*known, [" the", 800]]))
+    other.write_text(json.dumps([*known, [" the", 28_000]]))
+    with pytest.raises(DataError, match=r"another vocabulary.*25% of what they count.*' the'"):
+        give("correlate", corpus, replaced(options, counts=other))
+    assert not options.output.exists()
+    run = give("correlate", corpus, replaced(options, counts=counts))
+    said = ["1% of what the published counts count, 1 string, belong to no single token id"]
+
+    def cautions(run):
+        return json.loads((run / "manifest.json").read_text())["cautions"]
+
+    assert [one[: len(said[0])] for one in cautions(run)["inputs"]] == said
+    manifest.update(run, {"cautions": {"inputs": ["Of another step.", *cautions(run)["inputs"]]}})
+    give("correlate", corpus, replaced(options, counts=counts))
+    assert len(cautions(run)["inputs"]) == 2
+    again = Options(output=tmp_path / "again", run=run, counts=counts)
+    assert said[0] in cautions(give("recorrelate", [], again))["recorrelate"][0]
+    with pytest.raises(DataError, match="another vocabulary"):
+        give("recorrelate", [], replaced(again, counts=other))
 
 
 @pytest.mark.parametrize(

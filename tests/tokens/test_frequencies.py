@@ -1,5 +1,6 @@
 """Token frequencies: arithmetic, storage, published counts, comparison."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from outdim.counting import count_tokens
 from outdim.errors import ArgumentError, DataError
-from outdim.tokens import TokenFrequencies, compare, special_ids
+from outdim.tokens import TokenFrequencies, check_frequencies, compare, special_ids
 from scipy.stats import rankdata
 from tokenizer_zoo import TEXTS, build
 
@@ -203,6 +204,43 @@ class TestPublishedCounts:
             (tmp_path / "a.json").write_text(f'[["b", 2], {pair}]')
             with pytest.raises(DataError, match=r"expected \[string, count\] with a count of 0"):
                 TokenFrequencies.from_counts_json(tmp_path / "a.json", build("gpt2"))
+
+
+def published(path: Path, counts: dict[str, int], tokenizer: Any) -> TokenFrequencies:
+    path.write_text(json.dumps(list(counts.items())), encoding="utf-8")
+    return TokenFrequencies.from_counts_json(path, tokenizer)
+
+
+class TestBelonging:
+    """Published counts name no ids: how much of them joins says whose they are."""
+
+    def test_counts_of_another_vocabulary_are_refused(self, shared_data: Path, minilm: Any) -> None:
+        of_roberta = TokenFrequencies.from_counts_json(
+            shared_data / "token_counts" / "roberta-base_wiki_word_counts.json", minilm
+        )
+        with pytest.raises(DataError, match=r"another vocabulary.*83%.*91% .*' the' \(126,981,940"):
+            check_frequencies(of_roberta, minilm)
+
+    def test_few_strings_of_much_mass_and_many_of_little_are_refused(self, tmp_path: Path) -> None:
+        bert = build("bert uncased")
+        words = [word for word in bert.get_vocab() if word.isalpha()][:20]
+        known = dict.fromkeys(words, 100)
+        for strange in ({" the": 300}, {f" a{i}": 1 for i in range(5)}):
+            with pytest.raises(DataError, match=r"belong to no single token id, above all ' "):
+                check_frequencies(published(tmp_path / "a.json", known | strange, bert), bert)
+
+    def test_what_does_not_join_is_told(self, tmp_path: Path) -> None:
+        bert = build("bert uncased")
+        words = [word for word in bert.get_vocab() if word.isalpha()][:20]
+        known = dict.fromkeys(words, 49)
+        given = published(tmp_path / "a.json", known | {"voivodeship": 20, "never seen": 0}, bert)
+        (said,) = check_frequencies(given, bert)
+        assert said.startswith("2% of what the published counts count, 1 string, belong to no")
+        assert "'voivodeship' (20)" in said
+        assert "never seen" not in said
+        assert check_frequencies(published(tmp_path / "a.json", known, bert), bert) == []
+        given.to_parquet(tmp_path / "kept.parquet")  # as a study keeps it
+        assert check_frequencies(TokenFrequencies.from_parquet(tmp_path / "kept.parquet"), bert)
 
 
 class TestComparing:

@@ -56,10 +56,12 @@ class AttentionOptions:
             ones. What is usual among the others comes with it: the
             median of 64 of them, drawn once.
         ablate: Dimensions that are disabled for a second forward of the same text: what the
-            patterns are without them, and how much they change. None for one forward only.
+            patterns are without them, and how much they change; none for one forward only.
         controls: Beside these, how many sets of as many other dimensions are disabled, a forward
             each; none takes 2.
-        at: Where they are disabled, as in outdim.ablate.
+        at: What is disabled: state (the dimension itself), parameters (its gamma and beta in the
+            norms, post-LN models), denominator (its part in the norms' mean and variance) or
+            readers (its gamma and beta in the norms that read it, pre-LN models).
         sentences: A few short sentences whose whole attention is drawn, full beside ablated: four
             at most, cut at 32 tokens.
     """

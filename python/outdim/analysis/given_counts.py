@@ -10,13 +10,13 @@ from outdim.tokens import TokenFrequencies, check_frequencies
 
 
 def counts_are_given(path: Path | None, inputs: Inputs) -> bool:
-    """Whether there are any; they are of the tokenizer at hand.
+    """Whether there are any; they are of the tokenizer at hand, but for what is cautioned of.
 
     Raises:
         DataError: They are of another one, or cannot be read.
     """
     if path is not None:
-        check_frequencies(_counts(path, inputs), inputs.tokenizer)
+        inputs.cautions += check_frequencies(_counts(path, inputs), inputs.tokenizer)
     return path is not None
 
 

@@ -13,7 +13,7 @@ from outdim.analysis.registry import step_class
 from outdim.analysis.step import Step
 from outdim.analysis.tasks import GLUE
 from outdim.analysis.variants.variant import variants
-from outdim.corpus import corpus_of
+from outdim.corpus import corpus_of, listed
 from outdim.errors import ArgumentError
 from outdim.tokens import check_frequencies
 
@@ -46,7 +46,7 @@ def inputs_of(
     inputs = Inputs.of({"source": [corpus.source]}, model=model, tokenizer=tokenizer, corpus=corpus)
     inputs.resolve(options)
     if frequencies is not None:
-        check_frequencies(frequencies, tokenizer)
+        inputs.cautions += check_frequencies(frequencies, tokenizer)
         inputs.frequencies = frequencies
     return inputs
 
@@ -137,9 +137,8 @@ def items_of(task: str, texts: Any, max_length: int | None) -> dict[str, Any]:
     Raises:
         ArgumentError: No files.
     """
-    given = [texts] if isinstance(texts, str | Path) else texts
-    if not isinstance(given, Sequence):
-        raise ArgumentError(f"texts: expected labelled files for task='glue:{task}', got a corpus.")
+    files = f"labelled files for task='glue:{task}'"
+    given = [texts] if isinstance(texts, str | Path) else listed("texts", texts, files)
     length = {} if max_length is None else {"max_length": max_length}
     return {"task": task, "data": [str(one) for one in given], **length}
 

@@ -42,8 +42,8 @@ class TextOptions:
     """Which text is read.
 
     Args:
-        source: Local parquet, jsonl or txt files or globs (also .gz, .zst), a Hugging Face id, or
-            python-docs, the English documentation inside Python itself.
+        source: Local files (parquet, arrow, csv, jsonl, txt, also .gz, .zst), globs or folders of
+            them, a Hugging Face id, or python-docs, the English documentation inside Python itself.
         column: Column (parquet, Hugging Face) or key (jsonl) that holds the text.
         name: Configuration of a Hugging Face dataset.
         split: Split of a Hugging Face dataset.
@@ -51,8 +51,8 @@ class TextOptions:
             WikiText-2.
         max_document_bytes: A longer document is one that cannot be read; it bounds the memory.
         on_error: Whether a broken line or file ends the run, or is skipped and accounted for.
-        shard_bytes: Size of a commit unit in bytes of input. None: 1/256 of the data, between 256
-            KiB (with a model 64 KiB, with V variants of one 16 KiB / V) and 64 MiB.
+        shard_bytes: Size of a commit unit in bytes of input; None takes 1/256 of the data, between
+            256 KiB (with a model 64 KiB, with V variants of one 16 KiB / V) and 64 MiB.
     """
 
     source: list[str] = field(

@@ -17,7 +17,7 @@ from outdim.analysis.results.worth import Worth
 from outdim.analysis.step import Result
 from outdim.analysis.table import PEARSON_ABS, TidyRows, describe, place
 from outdim.errors import DataError
-from outdim.tokens import TokenFrequencies
+from outdim.tokens import TokenFrequencies, unjoined_words
 
 Floats = NDArray[np.float64]
 
@@ -154,8 +154,8 @@ class Recorrelation(Result):
         ]
 
     def cautions(self) -> list[str]:
-        """What r rests on."""
-        return self.worth.cautions()
+        """Counts that could not be joined, and what r rests on."""
+        return [*unjoined_words(self.frequencies), *self.worth.cautions()]
 
 
 def recorrelate(kept: KeptSums, frequencies: TokenFrequencies) -> dict[str, pa.Table]:

@@ -93,6 +93,30 @@ class Result(ABC):
         """Sections of the manifest."""
         return {}
 
+    def __repr__(self) -> str:
+        """Names of what it has, with those values that are short."""
+        has = [
+            f"{name}={value!r}" if _is_short(value) else name
+            for name, value in vars(self).items()
+            if name in getattr(self, "__dataclass_fields__", ())
+        ]
+        return f"<{type(self).__name__}: {', '.join(has)}; print() says what was found>"
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        if "__repr__" not in vars(cls):  # else a dataclass has one that prints every value
+            cls.__repr__ = Result.__repr__  # type: ignore[method-assign]
+
+
+_FEW, _SHORT = 8, 40  # in a line about a result
+
+
+def _is_short(value: Any) -> bool:
+    """Whether it is a number, a word or a few of these."""
+    few = value if isinstance(value, tuple | list) and len(value) <= _FEW else [value]
+    plain = all(isinstance(one, int | float | str) for one in few)
+    return plain and len(repr(value)) <= _SHORT
+
 
 class Step(ABC):
     """An analysis: options in, a mergeable state, a result out.

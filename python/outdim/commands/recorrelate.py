@@ -73,7 +73,7 @@ def _recorrelation(worker: Worker, own_counts: Path, counts: Path) -> Recorrelat
     from outdim.analysis.results.worth import Worth
     from outdim.stats import TypeBuckets, TypeUnits
     from outdim.stats.named import below
-    from outdim.tokens import TokenFrequencies, load_tokenizer
+    from outdim.tokens import TokenFrequencies, check_frequencies, load_tokenizer
 
     entry = worker.study["correlate"]
     types = entry.options["types"]
@@ -82,9 +82,12 @@ def _recorrelation(worker: Worker, own_counts: Path, counts: Path) -> Recorrelat
             f"{worker.run} kept no types of tokens (--types 0): nothing can be said without."
         )
     own = TokenFrequencies.from_parquet(own_counts)
-    published = counts.suffix == ".json"
-    tokenizer = load_tokenizer(entry.options["tokenizer"]) if published else None
-    frequencies = TokenFrequencies.load(counts, tokenizer)
+    if counts.suffix == ".json":
+        tokenizer = load_tokenizer(entry.options["tokenizer"])
+        frequencies = TokenFrequencies.load(counts, tokenizer)
+        check_frequencies(frequencies, tokenizer)
+    else:
+        frequencies = TokenFrequencies.load(counts)
     state = below("types/", worker.store("correlate").root(worker.merger(entry)).tensors)
     seen = state["tokens"].nonzero()[:, 0].tolist()
     check_vocabulary(seen, own.tokens, frequencies.tokens)

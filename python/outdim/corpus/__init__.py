@@ -4,7 +4,7 @@ import importlib
 import warnings
 from typing import Any
 
-from outdim.corpus.corpus import Corpus, open_corpus
+from outdim.corpus.corpus import Corpus, listed, open_corpus
 from outdim.corpus.given import GivenTexts, corpus_of
 from outdim.corpus.texts import Accounting, Texts
 from outdim.corpus.unit import Unit
@@ -16,6 +16,7 @@ __all__ = [
     "Texts",
     "Unit",
     "corpus_of",
+    "listed",
     "open_corpus",
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,8 +13,10 @@ from outdim.corpus.find import find_files
 from outdim.corpus.reading import Problems, ReadOptions
 from outdim.corpus.texts import Accounting, Texts, admit
 from outdim.corpus.unit import Unit
-from outdim.errors import DataError
+from outdim.errors import ArgumentError, DataError
 from outdim.machine import usable_cores
+
+_PATHS = "a path, glob or dataset id, or a list of paths"
 
 
 def open_corpus(
@@ -62,8 +64,27 @@ def open_corpus(
         'The "assert" statem'
     """
     options = ReadOptions(column, name, split, min_chars, max_document_bytes, on_error, unit_bytes)
-    sources = [source] if isinstance(source, str | os.PathLike) else source
+    sources = (
+        [source] if isinstance(source, str | os.PathLike) else listed("source", source, _PATHS)
+    )
+    if other := [part for part in sources if not isinstance(part, str | os.PathLike)]:
+        raise ArgumentError(f"source: expected {_PATHS}, got {type(other[0]).__name__} among them.")
     return Corpus([os.fspath(part) for part in sources], options)
+
+
+def listed(name: str, given: Any, expected: str) -> list[Any]:
+    """What is in a list, a tuple, a column or what else gives its items in order.
+
+    Raises:
+        ArgumentError: It is another thing, in words that name what was ``expected``: of a mapping
+            only the keys would be read, of a string or of bytes each letter, and a set has no
+            order.
+    """
+    odd = (str, bytes, bytearray, Mapping, Set)
+    if isinstance(given, odd) or not isinstance(given, Iterable):
+        inside = "; pass the values that hold the text" if isinstance(given, Mapping) else ""
+        raise ArgumentError(f"{name}: expected {expected}, got {type(given).__name__}{inside}.")
+    return list(given)
 
 
 class Corpus:

@@ -8,7 +8,7 @@ from typing import Any
 
 from outdim.corpus.corpus import Corpus, open_corpus
 from outdim.counting.method import choose_counter
-from outdim.errors import ArgumentError, DataError
+from outdim.errors import DataError
 from outdim.tokens.frequencies import TokenFrequencies
 
 
@@ -47,8 +47,6 @@ def count_tokens(
         >>> count_tokens("python-docs", tokenizer).top(1)  # doctest: +SKIP
         [(1012, '.', 28267)]
     """
-    if source is None:
-        raise ArgumentError("source: expected text, as outdim.open_corpus takes it, got None")
     corpus = source if isinstance(source, Corpus) else open_corpus(source, **corpus_options)
     counter = choose_counter(
         corpus, tokenizer, method, documents=documents, memory_bytes=memory_bytes, workers=workers

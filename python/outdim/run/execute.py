@@ -74,7 +74,11 @@ def _begin(study: Study, request: Request, inputs: Inputs, planned: Planned) -> 
     manifest.begin(run, request.command)
     parts = about(inputs, planned.entries)
     with locked(run):
-        if not parts.items() <= manifest.read(run).items():  # others may be at work, or have ended
+        there = manifest.read(run)
+        if known := there.get("cautions", {}).get("inputs"):  # of other steps' inputs as well
+            said = dict.fromkeys([*known, *inputs.cautions])
+            parts["cautions"] = {**there["cautions"], "inputs": list(said)}
+        if not parts.items() <= there.items():  # others may be at work, or have ended
             manifest.update(run, parts)
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _DRAWN_S = 0.2  # variants of small models come by the thousand a second
 _LONG_S = 60.0  # of what is left, to be worth a line
+_SURE_S = 5.0  # of work behind the start, to be worth an estimate
+_LONG_START_S = 300.0  # beside which what a process needs to start is little
 _BYTES_PER_TOKEN = 4  # of English, about
 
 
@@ -51,7 +53,7 @@ def read_once(entries: Sequence[Entry], shards: Sequence[int]) -> bool:
 class Progress:
     """Tokens/s, time left and shard on stderr, drawn where that is a terminal.
 
-    Where it is none, what is left is said once, after the first shard.
+    Where it is none, what is left is said once, as soon as that can be told.
 
     Args:
         worker: Whose study it is.
@@ -78,6 +80,8 @@ class Progress:
         )
         self.total_tokens = 0
         self._begin = time.monotonic()
+        self._warm = self._begin, 0  # when every process had started, and the bytes until then
+        self._done = 0  # shards
         self._shards = [len(work) - len(shards), len(work)]
         self._at_once, self._tells = at_once, first and self._bar.disable
         self._planned = own + sum(self._sizes[max(shards, default=0) + 1 :])  # with later stages
@@ -113,17 +117,25 @@ class Progress:
         self._shards[0] += 1
         self._committed += self._sizes[shard]
         self._bar.update(self._committed - self._bar.n)
-        if self._tells and self._committed == self._sizes[shard]:
+        self._done += 1
+        if self._tells:
             self._say_what_is_left()
 
     def _say_what_is_left(self) -> None:
-        """After the first shard, in proportion."""
-        took = time.monotonic() - self._begin
-        seconds = took * (self._planned / self._committed - 1) / self._at_once
+        """Once, in proportion to shards behind the first of every process, in which it starts."""
+        now = time.monotonic()
+        began, before = self._warm
+        long_enough = _LONG_START_S if self._done <= self._at_once else _SURE_S
+        if self._done < self._at_once or now - began < long_enough:
+            if self._done == self._at_once:
+                self._warm = now, self._committed
+            return
+        self._tells = False
+        seconds = (now - began) * (self._planned - self._committed) / (self._committed - before)
         if seconds >= _LONG_S:
             print(
-                f"outdim: {self._name}: the first shard took {duration(took)}, all others "
-                f"together will take about {duration(seconds)}",
+                f"outdim: {self._name}: {counted(self._done, 'shard')} done, all others together "
+                f"will take about {duration(seconds)}",
                 file=sys.stderr,
             )
 

@@ -25,8 +25,8 @@ class SpreadOptions:
     """Who does the work. None of this changes the answer.
 
     Args:
-        workers: Processes on this machine, or threads for counting. None: one per GPU, or one per
-            core as memory allows.
+        workers: Processes on this machine, or threads for counting; None takes one per GPU, or
+            one per core as memory allows.
         device: cpu, cuda, cuda:1; auto takes a GPU where there is one.
         shard_index: Which share of the shards is this process's, from 0; give it with shard_count,
             as in a Slurm array. torchrun sets both by itself.

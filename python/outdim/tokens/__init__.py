@@ -2,7 +2,8 @@
 
 from outdim.tokens.batches import Batch, batches
 from outdim.tokens.compare import Comparison, compare
-from outdim.tokens.frequencies import Coverage, TokenFrequencies, check_frequencies
+from outdim.tokens.fit import check_frequencies, unjoined_words
+from outdim.tokens.frequencies import Coverage, TokenFrequencies
 from outdim.tokens.pieces import GROUPS, Piece, PieceEncoder, document_key, encode_pieces
 from outdim.tokens.tokenizer import (
     check_tokenizer,
@@ -31,5 +32,6 @@ __all__ = [
     "padding_id",
     "special_ids",
     "tokenizer_sha256",
+    "unjoined_words",
     "vocabulary_size",
 ]

@@ -340,32 +340,3 @@ def _check_column(table: Any, name: str, kind: str, path: str | Path) -> None:
         )
     if kind == "int64" and len(column) and (least := int(column.to_numpy().min())) < 0:
         raise DataError(f"{path}: {name}: expected 0 or more, got {least}")
-
-
-def check_frequencies(frequencies: TokenFrequencies, tokenizer: Any) -> None:
-    """Check that every id of the tokenizer has a count, and stands for the same token there.
-
-    Args:
-        frequencies: The counts.
-        tokenizer: That of the model.
-
-    Raises:
-        DataError: The frequencies are of another vocabulary.
-    """
-    coverage = frequencies.coverage(tokenizer)
-    if coverage.differing:
-        first = coverage.differing[0]
-        wrong = (
-            f"{len(coverage.differing)} of its {coverage.vocabulary} ids stand for other tokens, "
-            f"the first is {first} ({frequencies.tokens[first]!r} in the counts)"
-        )
-    elif coverage.lost:
-        wrong = f"{coverage.lost} tokens were counted at ids that it does not have"
-    elif len(frequencies) < coverage.vocabulary:
-        wrong = f"it has {coverage.vocabulary} ids, the counts have {len(frequencies)}"
-    else:
-        return
-    raise DataError(
-        f"counts: they are of another vocabulary than the tokenizer's: {wrong}. Count with the "
-        "tokenizer of the model."
-    )

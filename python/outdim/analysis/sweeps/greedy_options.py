@@ -26,12 +26,15 @@ class GreedyOptions:
 
     Args:
         rounds: How many are chosen.
-        goal: Break takes what does most harm beside those chosen before, spare what does least.
+        goal: To break it take what does most harm beside those chosen before, to spare it what
+            does least.
         dims: Candidates: all, ranges such as 0-99, single ones; worst:32 or least:32, those that do
             most or least harm in the run named by ranking. A round tries each.
         ranking: Run directory of a sweep or a screening.
         layers: Where they are disabled: all at once, 4-6 or 4,6 together, or 4.
-        at: State, parameters, denominator or readers, see outdim.ablate.
+        at: What is disabled: state (the dimension itself), parameters (its gamma and beta in the
+            norms, post-LN models), denominator (its part in the norms' mean and variance) or
+            readers (its gamma and beta in the norms that read it, pre-LN models).
         controls: So many random sets of each size stand beside the chosen ones.
         seed: Of all that is drawn: halves, controls, masks, documents.
         variants_at_once: How many variants share a forward; none takes as many as fill a batch, on

@@ -60,12 +60,16 @@ class GridOptions:
     """Which dimensions are disabled in turn, and where.
 
     Args:
-        dims: All, ranges such as 0-99, single ones, or with + or commas those that go together;
-            worst:8 or least:8, those that do most or least harm in the run named by ranking.
-        layers: All at once; each alone; window:N, so many in a row from every layer on; 4-6 or 4,6
-            together; or 4. Several words make a place each; 0 stands for the embeddings.
-        at: State, parameters, denominator or readers, see outdim.ablate.
-        mode: Zero, or mean: of the text for the state, of the other parameters for those of a norm.
+        dims: Which are tried: all, ranges such as 0-99, single ones, or with + or commas those that
+            go together; worst:8 or least:8, those that do most or least harm in the run named by
+            ranking.
+        layers: Where: all at once; each alone; window:N, so many in a row from every layer on; 4-6
+            or 4,6 together; or 4. Several words make a place each; 0 stands for the embeddings.
+        at: What is disabled: state (the dimension itself), parameters (its gamma and beta in the
+            norms, post-LN models), denominator (its part in the norms' mean and variance) or
+            readers (its gamma and beta in the norms that read it, pre-LN models).
+        mode: What they are set to: zero, or mean, of the text for the state, of the other
+            parameters for those of a norm.
         controls: So many random dimensions beside them at every place, drawn from all where most
             are swept; none takes 10.
         pairs: Beside single dimensions all pairs of them: whether two do more harm than the sum.

@@ -92,17 +92,19 @@ class AblationOptions:
     Args:
         ablate: Dimensions, each word a variant; with + or commas those that go together, as in
             507 507+247.
-        at: State, parameters, denominator or readers, see outdim.ablate.
-        mode: Zero, mean (of the text), resample (of parameters and readers) or clip; none takes
-            zero, or only scale if given.
+        at: What is disabled: state (the dimension itself), parameters (its gamma and beta in the
+            norms, post-LN models), denominator (its part in the norms' mean and variance) or
+            readers (its gamma and beta in the norms that read it, pre-LN models).
+        mode: What it is set to: zero, mean (of the text), resample (of parameters and readers) or
+            clip; none takes zero, or only scale if given.
         scale: Factors by which the dimensions are multiplied: a dose curve.
         bound: To which clip clips.
-        only: Gamma or beta alone, of the parameters.
+        only: Of the parameters, one of the two alone.
         layers: Where they are disabled, 0 for the embeddings; none takes all blocks.
         window: Take so many layers in a row at a time, from every layer on.
         controls: Beside every kind of variant, how many sets of as many other dimensions.
-        control_kind: Random, random_positions, largest_gamma, largest_beta or magnitude_matched,
-            see outdim.controls.
+        control_kind: How these are chosen: at random, at random in each layer anew, by the largest
+            gamma or beta, or by states of like magnitude.
         seed: Of all that is drawn: controls, masks, documents.
     """
 
