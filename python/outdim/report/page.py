@@ -160,8 +160,9 @@ def _subtitle(study: Study) -> str:
     parts = []
     if model.get("layers") and model.get("hidden_size"):
         parts.append(f"{model['layers']} layers × {model['hidden_size']:,} dimensions")
-    if data.get("source"):
-        parts.append(f"on {data['source']}")
+    if source := data.get("source"):
+        one_file = Path(source).is_absolute() and ", " not in source
+        parts.append(f"on {short_path(source) if one_file else source}")
     return " · ".join(parts)
 
 
