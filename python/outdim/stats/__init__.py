@@ -7,7 +7,8 @@ from outdim.stats.point_comoments import PointComoments
 from outdim.stats.point_counts import Extremes
 from outdim.stats.point_moments import PointMoments
 from outdim.stats.point_ranks import PointRanks
-from outdim.stats.rank_histogram import RankHistogram, RankResult
+from outdim.stats.rank_histogram import RankHistogram
+from outdim.stats.rank_result import RankResult
 from outdim.stats.result import MomentsResult
 from outdim.stats.token_shapes import TokenShapes
 from outdim.stats.token_sums import TokenSums

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from outdim.errors import ArgumentError, DataError, DtypeError
 from outdim.stats.named import below
-from outdim.stats.rank_histogram import HALF_CODES, RankHistogram, RankResult, check_state
+from outdim.stats.rank_histogram import HALF_CODES, RankHistogram, check_state
+from outdim.stats.rank_result import RankResult
 
 _SHARED = ("dims", "counts", "frequencies", "seen")  # every point sees the same rows
 _OWN = ("page_index", "count", "rank_sum", "dtype")

@@ -1,10 +1,7 @@
 """Exact streaming Spearman correlations, medians and quantiles of 16-bit hidden states."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,10 +11,10 @@ from outdim.ops._check import as_tensor, check_tensor, describe
 from outdim.ops._dispatch import Backend, keep_to_one_thread_after_fork
 from outdim.ops.rank_histogram import PAGE_BINS
 from outdim.stats._turns import Turns, in_turn
-from outdim.stats.ranks import Float64, Int64, SortedValues, double_mid_ranks
+from outdim.stats.rank_result import RankResult
+from outdim.stats.ranks import double_mid_ranks
 
 HALF_CODES = {torch.float16: 1, torch.bfloat16: 2}
-_BLOCK_DIMS = 16  # at most 1 MiB each, twice over
 # On a GPU up to so many dimensions get all of their pages at once, 1 MiB each: which ones a batch
 # needs is known there alone, and to ask would be to wait for its forward. More dimensions hold what
 # they need, about a tenth of that, and wait once a batch until no page is missing.
@@ -307,73 +304,6 @@ class RankHistogram(Turns):
             self._sums = larger
 
 
-@dataclass(frozen=True, eq=False)
-class RankResult:
-    """Spearman's rho, medians and quantiles of S dimensions."""
-
-    dims: list[int]
-    token_counts: Int64  # [V]
-    double_ranks: Int64  # [V]
-    page_index: Int64  # [S, 256]
-    sums: Int64  # [2, pages, 256], counts and sums of double ranks
-    dtype: torch.dtype
-
-    @property
-    def n(self) -> int:
-        """Number of tokens."""
-        return int(self.token_counts.sum())
-
-    @property
-    def median(self) -> Tensor:
-        """Median of each dimension, [S] float64."""
-        return self.quantile(0.5)
-
-    def spearman(self, of: Literal["h", "abs"] = "h") -> Tensor:
-        """Spearman's rho of h or |h| with token frequency, [S] float64; NaN: see `reason`."""
-        ranks = self.double_ranks.astype(np.float64) - (self.n + 1)
-        rank_m2 = float(np.sum(self.token_counts * ranks * ranks))
-        return self._each(of, lambda values: values.spearman(rank_m2)).clamp(-1, 1)
-
-    def reason(self, of: Literal["h", "abs"] = "h") -> list[str]:
-        """Why each rho is NaN, "" where it is a number; the texts are those of MomentsResult."""
-        if self.n < 2:
-            _check_of(of)
-            return ["fewer than two tokens"] * len(self.dims)
-        used = self.double_ranks[self.token_counts > 0]
-        rest = "constant covariate" if used.min() == used.max() else ""
-        return [
-            "nonfinite values" if nonfinite else rest or ("constant dimension" if constant else "")
-            for values in self._blocks(of)
-            for nonfinite, constant in zip(values.has_nan(), values.constant(), strict=True)
-        ]
-
-    def quantile(self, q: float, of: Literal["h", "abs"] = "h") -> Tensor:
-        """Quantile of h or |h|, [S] float64, interpolated linearly as numpy.quantile does.
-
-        NaN where there is no token or a NaN value.
-
-        Raises:
-            ArgumentError: q outside [0, 1].
-        """
-        if not 0 <= q <= 1:
-            raise ArgumentError(f"q: expected a number in [0, 1], got {q}")
-        return self._each(of, lambda values: values.quantile(q))
-
-    def _each(self, of: str, statistic: Callable[[SortedValues], Float64]) -> Tensor:
-        """Take a statistic of every dimension, NaN where there is no token."""
-        _check_of(of)
-        if not self.n:
-            return torch.full((len(self.dims),), torch.nan, dtype=torch.float64)
-        return torch.from_numpy(np.concatenate([statistic(v) for v in self._blocks(of)]))
-
-    def _blocks(self, of: str) -> Iterator[SortedValues]:
-        """Sort the values of some dimensions at a time, which bounds the memory."""
-        _check_of(of)
-        for start in range(0, len(self.dims), _BLOCK_DIMS):
-            index = self.page_index[start : start + _BLOCK_DIMS]
-            yield SortedValues.of_pages(index, self.sums, self.dtype, self.n, of == "abs")
-
-
 def check_state(state: dict[str, Tensor], dims: int, vocab: int) -> None:
     """Check the tensors of a state that are not compared with one's own."""
     pages = state["count"].shape[0] if state["count"].dim() else 0
@@ -392,8 +322,3 @@ def check_state(state: dict[str, Tensor], dims: int, vocab: int) -> None:
     index = state["page_index"]
     if index.numel() and not (int(index.min()) >= -1 and int(index.max()) < pages):
         raise DataError(f"state: damaged: page_index: expected -1 to {pages - 1}, got others")
-
-
-def _check_of(of: str) -> None:
-    if of not in ("h", "abs"):
-        raise ArgumentError(f'of: expected "h" or "abs", got {of!r}')
