@@ -102,7 +102,7 @@ def test_another_text_in_an_earlier_round_makes_later_rounds_void(narrow_llama, 
         "model": load_model(str(narrow_llama), head="lm"),
         "tokenizer": load_tokenizer(str(narrow_llama)),
     }
-    recorded = {"rounds": 2, "candidates": [0, 1, 2], "order": [], "controls": 0, "block": 5}
+    recorded = {"rounds": 2, "candidates": [0, 1, 2], "random": [], "controls": 0, "block": 5}
 
     def planned(last: str) -> Entry:
         for file, own in zip(files, (texts[:3], [*texts[3:5], last]), strict=True):

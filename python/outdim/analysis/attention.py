@@ -79,7 +79,7 @@ class AttentionStep(Observer):
     name = "attention"
     Options = AttentionOptions
     wants = ("detect",)
-    kept = ("dims",)
+    stays = ("dims",)
     by_default: ClassVar[bool] = False  # not every model lets its attention be seen
     attends: ClassVar[bool] = True
 

@@ -73,7 +73,7 @@ class Correlate(Observer):
     Options = CorrelateOptions
     needs = ("count",)
     wants = ("detect",)
-    kept = ("rank",)
+    stays = ("rank",)
 
     @classmethod
     def resolve(cls, options: CorrelateOptions, inputs: Inputs) -> Json:

@@ -130,7 +130,7 @@ class Step(ABC):
             from it, and has no flags of its own there.
         wants: Steps that run beside it where they can.
         presentation: Options that change what is made of the states, but not the states.
-        kept: Options whose defaults hang on what else was asked: once planned, they stay.
+        stays: Options whose defaults hang on what else was asked: once planned, they stay.
         ablates: Whether it measures what a model is without dimensions: an effect, which is told
             before what was only observed.
     """
@@ -141,7 +141,7 @@ class Step(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     wants: ClassVar[tuple[str, ...]] = ()
     presentation: ClassVar[tuple[str, ...]] = ()
-    kept: ClassVar[tuple[str, ...]] = ()
+    stays: ClassVar[tuple[str, ...]] = ()
     ablates: ClassVar[bool] = False
 
     def __init__(self, recorded: Mapping[str, Any], inputs: Inputs) -> None:

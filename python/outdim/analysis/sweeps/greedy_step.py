@@ -77,7 +77,7 @@ class GreedyStep(InBlocks):
         return {
             "candidates": candidates,
             "place": found.places[0],
-            "order": order.tolist(),
+            "random": order.tolist(),
         }
 
     @classmethod
@@ -165,7 +165,7 @@ class GreedyStep(InBlocks):
         rounds, controls = self.recorded["rounds"], self.recorded["controls"]
         chosen, sizes = self._chosen(rounds), range(1, 1 + rounds)
         found = [Variant("ablated", self._ablation(chosen[:size]), size) for size in sizes]
-        others = [dim for dim in self.recorded["order"] if dim not in chosen]
+        others = [dim for dim in self.recorded["random"] if dim not in chosen]
         # Each begins elsewhere in the order, taken as a circle: no two of a size are the same.
         starts = [number * len(others) // controls for number in range(controls)]
         circles = [others[start:] + others[:start] for start in starts]
