@@ -186,7 +186,9 @@ def _kept(cls: type[Step], options: Any, there: Mapping[str, Entry]) -> dict[str
     """Defaults that were planned before."""
     before = there[cls.name].options if cls.name in there else {}
     return {
-        name: before[name] for name in cls.stays if name in before and getattr(options, name) is None
+        name: before[name]
+        for name in cls.stays
+        if name in before and getattr(options, name) is None
     }
 
 
