@@ -24,7 +24,7 @@ _PAGE = 4096  # tmpfs gives room by pages
 def main() -> None:
     text, model, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     command = ["correlate", text, "--model", model, "--output", str(folder / "run")]
-    # Ranks of one dimension: states of more weigh more than the report does, which then always fits.
+    # Ranks of one dimension: states of more outweigh the report, which then always fits.
     command += ["--shard-bytes", "1024", "--max-length", "24", "--token-budget", "256"]
     command += ["--workers", "1", "--device", "cpu", "--detect.permutations", "10", "--rank", "0"]
     whole = attempt(folder, command, 1 << 30)
