@@ -3,7 +3,7 @@
 import pytest
 from outdim.analysis.lifecycle import lifecycle
 from planted_lives import DIM, planted, write_text
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model, tiny_texts, tiny_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +19,18 @@ def llama():
 @pytest.fixture(scope="session")
 def masked_bert():
     return tiny_model("bert", head="MaskedLM", outliers=(3,))
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """Of which predictions are told."""
+    return tiny_texts(60, 60)
+
+
+@pytest.fixture(scope="session")
+def few(texts) -> list[str]:
+    """For what is computed one document at a time."""
+    return texts[:15]
 
 
 @pytest.fixture(scope="session")

@@ -10,18 +10,7 @@ from outdim.counting import count_tokens
 from outdim.errors import ArgumentError, DataError
 from outdim.stats.jackknife import block_of
 from outdim.tokens.pieces import document_key
-from tiny import tiny_model, tiny_texts, tiny_tokenizer
-
-
-@pytest.fixture(scope="module")
-def texts() -> list[str]:
-    return tiny_texts(60, 60)
-
-
-@pytest.fixture(scope="module")
-def few(texts) -> list[str]:
-    """For what is computed one document at a time."""
-    return texts[:15]
+from tiny import tiny_model, tiny_tokenizer
 
 
 def plain(model, tokenizer, texts, context=None) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from outdim.analysis.detect import detect
 from outdim.analysis.inputs import Inputs
+from outdim.analysis.results.detection import Detection
 from outdim.errors import ArgumentError, DataError
 
 _BESIDE = 10  # random ones, so that a rank correlation has something to be read against
@@ -41,14 +42,8 @@ def random_beside(size: int) -> list[int]:
 
 def outliers_by_parameters(inputs: Inputs) -> list[int] | None:
     """The outliers of the model at hand; None where its norms say nothing."""
-
-    def find() -> list[int] | None:
-        try:
-            return list(detect(inputs.model, permutations=0, found=inputs.architecture).dims)
-        except DataError:
-            return None
-
-    return inputs.keep("outliers by parameters", find)
+    found = _detected(inputs, {})
+    return None if found is None else list(found.dims)
 
 
 def default_dims(inputs: Inputs) -> list[int]:
@@ -56,11 +51,22 @@ def default_dims(inputs: Inputs) -> list[int]:
 
     At most 16 outliers, or the three dimensions that are nearest to being one.
     """
-    size, asked = inputs.architecture.hidden_size, inputs.asked.get("detect", {})
-    rule: dict[str, Any] = {name: asked[name] for name in _RULE if name in asked}
-    try:
-        found = detect(inputs.model, permutations=0, found=inputs.architecture, **rule)
-    except DataError:  # its norms say nothing
-        return random_beside(size)
+    asked = inputs.asked.get("detect", {})
+    beside = random_beside(inputs.architecture.hidden_size)
+    found = _detected(inputs, {name: asked[name] for name in _RULE if name in asked})
+    if found is None:
+        return beside
     first = np.argsort(-found.reach, kind="stable")[: min(len(found.dims), _MOST) or _NEAREST]
-    return [*first.tolist(), *random_beside(size)]
+    return [*first.tolist(), *beside]
+
+
+def _detected(inputs: Inputs, rule: Mapping[str, Any]) -> Detection | None:
+    """What a rule finds in the parameters, once; None where the norms say nothing."""
+
+    def find() -> Detection | None:
+        try:
+            return detect(inputs.model, permutations=0, found=inputs.architecture, **rule)
+        except DataError:
+            return None
+
+    return inputs.keep(f"detected by parameters, {dict(rule)}", find)

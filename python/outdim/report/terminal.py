@@ -84,7 +84,7 @@ def _in_the_report(study: Study, shown: Sequence[Section]) -> str:
     sentences = sum(len(_all(study, one)) - len(_lead(study, one)) for one in shown)
     warned = sum(len(folded(study, one.step)) for one in shown)
     parts = [(sentences, "more sentence"), (warned, "more caution")]
-    said = " and ".join(counted(number, noun) for number, noun in parts if number)
+    said = " and ".join(counted(count, noun) for count, noun in parts if count)
     return f"The report has {said}." if said else ""
 
 

@@ -13,18 +13,7 @@ from outdim.analysis.results.predictions import LABELS
 from outdim.corpus import GivenTexts
 from outdim.counting import count_tokens
 from report.sections.test_predictions import planted
-from tiny import tiny_model, tiny_texts
-
-
-@pytest.fixture(scope="module")
-def texts() -> list[str]:
-    return tiny_texts(60, 60)
-
-
-@pytest.fixture(scope="module")
-def few(texts) -> list[str]:
-    """For what is computed one document at a time."""
-    return texts[:15]
+from tiny import tiny_model
 
 
 class OddAndEven:

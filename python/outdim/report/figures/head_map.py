@@ -44,7 +44,7 @@ def head_map(id_: str, title: str, shown: Sequence[View]) -> Figure:
 def _bounds(view: View) -> tuple[float, float]:
     """From 0 to the largest; where there are negative values, as far on both sides of it."""
     largest = float(view.largest.max(initial=0.0)) or 1.0
-    return (-largest if np.nanmin(view.estimate.value) < 0 else 0.0), largest
+    return (-largest if np.nanmin(view.estimate.value, initial=0.0) < 0 else 0.0), largest
 
 
 def _colours(view: View) -> tuple[str, ...]:
